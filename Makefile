@@ -1,9 +1,9 @@
-# Each target sets up its own virtual environment in .venv first. On Windows: the raw commands are in README.md.
+# Each target sets up its own virtual environment first: .venv, and .venv-peers with other frameworks for test-peers. On Windows: the raw commands are in README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-peers docs clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -18,6 +18,9 @@ test: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+test-peers: .venv-peers/done
+	.venv-peers/bin/pytest peers
+
 docs: .venv/done
 	$(BIN)/python docs/build.py
 
@@ -26,5 +29,11 @@ docs: .venv/done
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	touch $@
 
+.venv-peers/done: requirements-peers.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --no-deps --requirement requirements-peers.txt
+	.venv-peers/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers

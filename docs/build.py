@@ -1,4 +1,4 @@
-"""Build notes.pdf and summary.JPG from the sources in this folder (``make docs``).
+"""Build notes.pdf, summary.JPG and the map of reductions from the sources in this folder (``make docs``).
 
     python docs/build.py            needs the extra "docs": typst, matplotlib, pillow
 
@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 
 import figures
+import map as reductions
 import typst
 from PIL import Image
 
@@ -22,6 +23,7 @@ def compile_page(name: str, format: str) -> bytes:
 
 
 def main() -> None:
+    reductions.main()
     figures.main(ROOT / "build" / "docs")
     (ROOT / "notes.pdf").write_bytes(compile_page("notes.typ", "pdf"))
     page = Image.open(io.BytesIO(compile_page("summary.typ", "png"))).convert("RGB")

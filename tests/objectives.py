@@ -9,8 +9,11 @@ from torch import Tensor
 
 from torchstone import core
 from torchstone.dpo import bradley_terry_loss, dpo_loss
+from torchstone.dpo import variants as preference
 from torchstone.grpo import grpo_loss
-from torchstone.ppo import clipped_value_error, ppo_loss
+from torchstone.grpo import variants as grpo
+from torchstone.ppo import clipped_surrogate, clipped_value_error, ppo_loss
+from torchstone.ppo.variants import importance_surrogate
 from torchstone.reinforce import reinforce_loss
 
 Batch = dict[str, Tensor]
@@ -25,6 +28,7 @@ class Objective:
     tensors: tuple[str, ...]  # what it reads
     gradients: tuple[str, ...]  # what its gradient flows through; everything else is a constant
     per_token: bool = True
+    stops: bool = False  # a factor is held constant by design: the gradient is not the slope of the value
 
     def __str__(self) -> str:
         return self.name
@@ -54,6 +58,9 @@ def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6
         "old_values": normal(rows, columns),
         "returns": normal(rows, columns),
         "entropies": normal(rows, columns).abs(),
+        "logits": normal(rows, columns),
+        "labels": normal(rows),
+        "step_labels": normal(rows, columns),
         "mask": mask,
     }
 
@@ -61,7 +68,9 @@ def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6
 def pair_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6) -> Batch:
     g = torch.Generator().manual_seed(seed)
     names = "chosen_log_probs rejected_log_probs ref_chosen_log_probs ref_rejected_log_probs"
-    names += " chosen_rewards rejected_rewards margin"
+    names += (
+        " chosen_rewards rejected_rewards margin log_probs ref_log_probs weights chosen_win_rates rejected_win_rates"
+    )
     return {n: (3 * torch.randn(rows, generator=g, dtype=torch.float64)).to(dtype) for n in names.split()}
 
 
@@ -79,7 +88,27 @@ def _estimator(function, batch, reduce, **options):
     return core.Loss(reduce(function(**batch, **options), batch["mask"]), {})
 
 
+def _surrogate(function, batch, reduce, **options):
+    renamed = {"token_advantages": "advantages"}
+    return _estimator(function, {renamed.get(k, k): v for k, v in batch.items()}, reduce, **options)
+
+
+def _gspo(log_probs, old_log_probs, advantages, mask, *, token_gradient):
+    s = grpo.sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=token_gradient)
+    return clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=0.2)
+
+
 def _pairs(loss, batch, denominator=None, **options):
+    return loss(**batch, **options, denominator=denominator)
+
+
+def _kto(batch, denominator=None, **options):
+    desirable = torch.as_tensor(batch["ref_log_probs"]) > 0
+    return preference.kto_loss(**batch, desirable=desirable, **options, denominator=denominator)
+
+
+def _below_zero(loss, batch, denominator=None, **options):
+    batch = {k: -x.abs() if isinstance(x, Tensor) else x for k, x in batch.items()}
     return loss(**batch, **options, denominator=denominator)
 
 
@@ -88,10 +117,11 @@ _CRITIC = ("values", "old_values", "returns")
 _PAIR = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
 
 
-def _row(name, loss, tensors, gradients=("log_probs",), per_token=True, **options) -> Objective:
-    return Objective(name, partial(loss, **options), tensors, gradients, per_token)
+def _row(name, loss, tensors, gradients=("log_probs",), per_token=True, stops=False, **options) -> Objective:
+    return Objective(name, partial(loss, **options), tensors, gradients, per_token, stops)
 
 
+STOPS = ("gspo-token", "cispo", "cispo with a cap", "vespo", "dppo", "dppo-kl")  # closed forms in test_grpo_variants.py
 OBJECTIVES = [
     _row("kl_k1", partial(_estimator, core.kl_k1), ("log_probs", "ref_log_probs")),
     _row("kl_k2", partial(_estimator, core.kl_k2), ("log_probs", "ref_log_probs")),
@@ -140,6 +170,39 @@ OBJECTIVES = [
         )
         for kl in (core.kl_k1, core.kl_k2, core.kl_k3)
     ],
+    *[
+        _row(
+            f"{name}, {advantages}",
+            partial(_surrogate, function),
+            (*_RATIO, advantages),
+            stops=name in STOPS,
+            **options,
+        )
+        for name, function, options in (
+            ("importance sampling", importance_surrogate, {}),
+            ("gspo", _gspo, {"token_gradient": False}),
+            ("gspo-token", _gspo, {"token_gradient": True}),
+            ("cispo", grpo.cispo_surrogate, {"epsilon": 0.2, "epsilon_high": 0.3}),
+            ("cispo with a cap", grpo.cispo_surrogate, {"epsilon": None, "cap": 1.5}),
+            ("sapo", grpo.sapo_surrogate, {"tau_positive": 1.0, "tau_negative": 1.05}),
+            ("gmpo", grpo.gmpo_surrogate, {"epsilon": 0.4, "epsilon_high": 0.3}),
+            (
+                "vespo",
+                grpo.vespo_surrogate,
+                {f"{k}_{s}": 2.0 for k in ("k", "lambda") for s in ("positive", "negative")},
+            ),
+            ("dppo-kl", grpo.dppo_surrogate, {"divergence": "kl", "epsilon": 0.2, "cap": 3.0}),
+            ("dppo", grpo.dppo_surrogate, {"divergence": "tv", "epsilon": 0.2, "cap": 3.0}),
+        )
+        for advantages in ("advantages", "token_advantages")
+    ],
+    _row(
+        "k3 with the gradient of k2",
+        partial(_estimator, grpo.kl_k3_with_k2_gradient),
+        ("log_probs", "ref_log_probs"),
+        stops=True,
+    ),
+    _row("ratio-weighted kl", partial(_estimator, grpo.ratio_weighted_kl), (*_RATIO, "ref_log_probs")),
     _row("dpo", partial(_pairs, dpo_loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1),
     _row("cdpo", partial(_pairs, dpo_loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1, label_smoothing=0.1),
     _row(
@@ -155,6 +218,70 @@ OBJECTIVES = [
         ("chosen_rewards", "rejected_rewards", "margin"),
         ("chosen_rewards", "rejected_rewards"),
         per_token=False,
+    ),
+    _row(
+        "bradley-terry, centred",
+        partial(_pairs, bradley_terry_loss),
+        ("chosen_rewards", "rejected_rewards"),
+        ("chosen_rewards", "rejected_rewards"),
+        per_token=False,
+        centre=0.01,
+    ),
+    *[
+        _row(name, partial(_pairs, loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1, **options)
+        for name, loss, options in (
+            ("ipo", preference.ipo_loss, {}),
+            ("robust dpo", preference.robust_dpo_loss, {"flip_rate": 0.1}),
+            ("hinge", preference.hinge_loss, {"delta": 1.0}),
+            ("apo zero", preference.apo_zero_loss, {}),
+            ("apo down", preference.apo_down_loss, {}),
+            ("exo", preference.exo_loss, {"label_smoothing": 0.1}),
+            ("nca", preference.nca_loss, {}),
+            ("bco", preference.bco_loss, {"reward_shift": 0.3}),
+            ("sppo", preference.sppo_loss, {}),
+            ("discopop", preference.discopop_loss, {"tau": 0.5}),
+        )
+    ],
+    _row(
+        "sppo with win rates",
+        partial(_pairs, preference.sppo_loss),
+        (*_PAIR, "chosen_win_rates", "rejected_win_rates"),
+        _PAIR[:2],
+        per_token=False,
+        beta=0.1,
+    ),
+    _row("wpo", partial(_pairs, preference.wpo_loss), (*_PAIR, "weights"), _PAIR[:2], per_token=False, beta=0.1),
+    *[
+        _row(name, partial(_pairs, loss), _PAIR[:2], _PAIR[:2], per_token=False, **options)
+        for name, loss, options in (
+            ("slic", preference.hinge_loss, {"beta": 1.0, "delta": 1.0}),
+            ("simpo", preference.simpo_loss, {"beta": 2.0, "gamma": 0.5}),
+        )
+    ],
+    _row(
+        "orpo",
+        partial(_below_zero, preference.orpo_loss),
+        _PAIR[:2],
+        _PAIR[:2],
+        per_token=False,
+        odds_coef=0.1,
+        sft_coef=1.0,
+    ),
+    _row(
+        "kto",
+        _kto,
+        ("log_probs", "ref_log_probs"),
+        ("log_probs",),
+        per_token=False,
+        beta=0.1,
+        reference_point=0.7,
+        desirable_weight=1.0,
+        undesirable_weight=1.3,
+    ),
+    _row("sft", partial(_policy, preference.sft_loss), ("log_probs",)),
+    _row("outcome reward model", partial(_policy, preference.outcome_reward_loss), ("logits", "labels"), ("logits",)),
+    _row(
+        "process reward model", partial(_policy, preference.process_reward_loss), ("logits", "step_labels"), ("logits",)
     ),
 ]
 REDUCTIONS = {

@@ -1,5 +1,6 @@
 """What a person meets at the command line."""
 
+import csv
 import json
 import os
 import signal
@@ -62,6 +63,14 @@ def test_each_method_explains_its_own_options(method, capsys):
         (["compare", "--resume", "nowhere"], "--resume nowhere: no comparison there"),
         (["train", "grpo", "--device", "gpu"], "--device gpu cannot be used here"),
         (["compare", "--seeds", "0"], "must be at least 1"),
+        (["compare", "--recipes", "gspo,grop"], "--recipe grop: "),
+        (["compare", "--recipes", "gspo,grop"], "(did you mean 'grpo'"),
+        (["compare", "--recipes", "grpo", "ipo"], "--recipe ipo: ipo learns from preference pairs, and this loop from"),
+        (["compare", "--recipes", "grpo:advantage=group"], "expected one of reward, batch-mean, group-mean, group-std"),
+        (["compare", "--recipes", "dapo"], "raise --max-new-tokens, or write dapo:penalty.cache=1"),
+        (["compare", "--recipes", "grpo", "--group-size", "1"], "expected at least 2 samples in a group"),
+        (["compare", "--recipes", "ppo", "--lr", "0"], "--lr must be above 0"),
+        (["train", "recipe", "--recipe", "grpo:surogate=clip"], "did you mean 'surrogate'"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, says, capsys, tmp_path, monkeypatch):
@@ -138,6 +147,31 @@ def test_compare_runs_all_methods_and_goes_on_where_it_stopped(tmp_path):
     assert (out / "ppo-0" / "metrics.jsonl").read_text() == first
 
 
+def test_compare_takes_recipes_and_goes_on_where_it_stopped(tmp_path):
+    out, recipes = tmp_path / "c", ["grpo,gspo", "dapo:penalty.cache=2"]
+    options = ["--quick", "--samples", "512", "--group-size", "4", "--minibatches", "2", "--first-seed", "3"]
+    done = run("compare", "--recipes", *recipes, *options, "--seeds", "2", "--workers", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    for name in ("grpo", "gspo", "dapo:penalty.cache=2", "tokens if wrong", "3 - 1"):
+        assert name in (out / "table.txt").read_text()
+    assert "dapo" in done.stdout and (out / "curves.png").stat().st_size > 10_000
+    data = (out / "data.csv").read_text()
+    rows = [line.split(",") for line in data.splitlines()]
+    assert rows[0][:4] == ["run", "seed", "samples", "eval_reward"]
+    assert {(row[0], row[1]) for row in rows[1:]} == {(r, s) for r in ("grpo", "gspo", recipes[1]) for s in "34"}
+    config = json.loads((out / "dapo_penalty.cache=2-3" / "config.json").read_text())
+    assert (config["recipe"], config["group_size"], config["minibatches"]) == (recipes[1], 4, 2)
+    assert run("compare", "--resume", str(out)).returncode == 0
+    assert (out / "data.csv").read_text() == data
+
+
+def test_train_takes_a_recipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "recipe", "--recipe", "gspo:reduction=token-mean", "--steps", "2", *TINY, *ROUNDS]) == 0
+    assert [r["step"] for r in read_records(tmp_path / "runs" / "gspo_reduction=token-mean-sort-0")] == [0, 1, 2]
+    assert "gspo_reduction=token-mean-sort-0" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_the_interval_is_student_s_t():
     mean, half = interval([0.9, 1.0, 0.8])
     assert abs(mean - 0.9) < 1e-12 and abs(half - 4.30 * 0.1 / 3**0.5) < 1e-9
@@ -157,3 +191,19 @@ def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
     for name in ("compare-sort", "compare-sort-2", "compare-sort-3"):
         assert _new_folder(tmp_path / "compare-sort") == tmp_path / name
         (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize("name", ["length", "clip", "std", "std-kl"])
+def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
+    from torchstone.cli.run import check_options
+    from torchstone.options import Recipe
+
+    folder = Path(__file__).parents[1] / "docs" / "comparisons"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{name}.csv" in page and f"{name}.png" in page and (folder / f"{name}.png").exists()
+    assert (folder / f"{name}.csv").stat().st_size < 100_000
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for recipe in dict.fromkeys(row["run"] for row in rows):
+        check_options(Recipe(recipe=recipe))
+        assert recipe in page and len({row["seed"] for row in rows if row["run"] == recipe}) >= 5

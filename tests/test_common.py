@@ -62,6 +62,8 @@ def test_gradients_are_right_and_flow_only_where_declared(objective, how):
     objective(batch, **how).value.backward()
     moved = {k for k in objective.tensors if batch[k].grad is not None and batch[k].grad.abs().sum() > 0}
     assert moved == set(objective.gradients)
+    if objective.stops:
+        return
     arguments = [objective.batch()[k].requires_grad_() for k in objective.gradients]
     value = lambda *xs: objective(objective.batch() | dict(zip(objective.gradients, xs)), **how).value  # noqa: E731,B905
     assert torch.autograd.gradcheck(value, arguments)

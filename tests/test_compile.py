@@ -11,6 +11,10 @@ import torch
 from objectives import OBJECTIVES, REDUCTIONS
 
 from torchstone import core, dpo, grpo, ppo, reinforce
+from torchstone.dpo import variants as dpo_variants
+from torchstone.grpo import variants as grpo_variants
+from torchstone.ppo import variants as ppo_variants
+from torchstone.reinforce import variants as reinforce_variants
 
 
 def test_every_function_compiles_without_a_graph_break_to_the_same_numbers():
@@ -38,7 +42,24 @@ def functions() -> list[tuple]:
         (reinforce.discounted_returns, (x, mask), {"gamma": 0.9}),
         (reinforce.leave_one_out_advantages, (x,), {}),
         (grpo.group_advantages, (x,), {"divide_by_std": True, "correction": 1, "eps": 1e-4}),
+        (reinforce_variants.greedy_advantages, (x, x[:, 0]), {}),
+        (reinforce_variants.length_weighted_advantages, (x, y.abs()), {}),
+        (reinforce_variants.gpg_advantages, (x,), {}),
+        (reinforce_variants.max_likelihood_advantages, (x.abs(),), {}),
+        (reinforce_variants.optimal_token_advantages, (x, y.abs(), mask), {"group_size": 2}),
+        (
+            ppo_variants.importance_weights,
+            (x, y, mask),
+            {"level": "token", "gate": "sequence", "low": 0.5, "high": 2.0},
+        ),
+        (grpo_variants.overlong_penalties, (10 * y.abs(),), {"max_length": 20, "cache": 9}),
+        (grpo_variants.mixed_groups, (x,), {}),
+        (grpo_variants.off_policy_weights, (x, y, x[:, 0], mask), {"limit": 0.1}),
+        (grpo_variants.group_token_mean, (x, mask), {"group_size": 2}),
         (dpo.sequence_log_probs, (x, mask), {"average": True}),
+        (dpo_variants.kto_reference_point, (x[:, 0], y[:, 0]), {}),
+        (dpo_variants.log_sum_squares, (z,), {"temperature": 0.7}),
+        (dpo_variants.wpo_weights, (-x.abs(), -y.abs(), mask), {}),
     ]
 
 

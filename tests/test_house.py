@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def test_every_equation_stands_in_a_readme_a_docstring_and_a_test():
     named = re.findall(r"def test_(\w+)", read((ROOT / "tests").glob("test_*.py")))
     tested = {f"{a}.{n}" for name in named for a, n in re.findall(r"([A-Z]+)_(\d+)", name)}
     assert len(readmes) == len(set(readmes)), "an equation is defined twice"
-    assert set(readmes) == set(documented) == tested & set(readmes)
+    places = {"a README": set(readmes), "a docstring": set(documented), "a test's name": tested}
+    for tag in sorted(set(readmes) | set(documented)):
+        assert not [place for place, tags in places.items() if tag not in tags], f"({tag}) lacks its place"
     assert len(readmes) > 30
 
 
@@ -41,8 +44,10 @@ def test_the_reading_tour_fits_one_sitting():
 
 def public_names():
     for family in TOUR:
-        exported = re.search(r"__all__ = \[(.*?)\]", (ROOT / "torchstone" / family / "__init__.py").read_text(), re.S)
-        yield from ((family, name) for name in re.findall(r'"(\w+)"', exported[1]))
+        for file in ("__init__.py", "variants.py"):
+            path = ROOT / "torchstone" / family / file
+            exported = re.search(r"__all__ = \[(.*?)\]", path.read_text(), re.S) if path.exists() else None
+            yield from ((family, name) for name in re.findall(r'"(\w+)"', exported[1])) if exported else ()
 
 
 @pytest.mark.parametrize(("family", "name"), public_names())
@@ -104,6 +109,12 @@ def test_the_readmes_example_runs(capsys):
     assert logits.grad[:2, 1:3].abs().sum() > 0 and (logits.grad[2:] == 0).all()  # the second prompt's group is tied
 
 
-def test_the_map_names_every_reduction():
-    tests = re.findall(r"def (test_\w+)", (ROOT / "tests/test_reductions.py").read_text())
-    assert tests and all(f"`{name}`" in (ROOT / "docs/map.md").read_text() for name in tests)
+def test_the_map_draws_every_reduction():
+    of_map = runpy.run_path(str(ROOT / "docs" / "map.py"))
+    reductions = (ROOT / "tests" / "test_reductions.py").read_text(encoding="utf-8")
+    edges, layout = of_map["edges"](), (ROOT / "docs" / "map.typ").read_text(encoding="utf-8")
+    assert {e["test"] for e in edges} == set(re.findall(r"^def (test_\w+)", reductions, re.M)), "a test without @edge"
+    placed = re.findall(r'^  "(.+?)": \(', layout, re.M)
+    assert sorted(placed) == sorted({e[side] for e in edges for side in ("start", "end")}), "place it in docs/map.typ"
+    assert (ROOT / "docs" / "map.md").read_text(encoding="utf-8") == of_map["page"](), "run make docs"
+    assert of_map["digest"]().encode() in (ROOT / "docs" / "map.png").read_bytes(), "run make docs"

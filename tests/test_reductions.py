@@ -5,14 +5,39 @@ from functools import partial
 import pytest
 import torch
 
-from torchstone.core import fixed_length_mean, kl_k2, kl_k3, sequence_mean, sequence_sum, token_mean
+from torchstone.core import Loss, fixed_length_mean, kl_k2, kl_k3, sequence_mean, sequence_sum, token_mean
 from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards
+from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
+from torchstone.grpo.variants import (
+    cispo_surrogate,
+    dppo_surrogate,
+    gmpo_surrogate,
+    group_token_mean,
+    kl_k3_with_k2_gradient,
+    off_policy_weights,
+    ratio_weighted_kl,
+    sapo_surrogate,
+    sequence_log_ratios,
+    vespo_surrogate,
+)
 from torchstone.ppo import clipped_surrogate, gae, ppo_loss
+from torchstone.ppo.variants import importance_surrogate, importance_weights
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
+from torchstone.reinforce.variants import (
+    gpg_advantages,
+    length_weighted_advantages,
+    max_likelihood_advantages,
+    optimal_token_advantages,
+)
 
 REDUCTIONS = [token_mean, sequence_mean, sequence_sum, partial(fixed_length_mean, length=9)]
 same = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-14)
+
+
+def edge(start, end, when, note=""):
+    """An arrow of docs/map.md: ``start`` is ``end`` ``when``; ``note``: up to what. docs/map.py reads it from here."""
+    return lambda test: test
 
 
 @pytest.fixture
@@ -27,6 +52,7 @@ def gradient(loss, log_probs):
     return torch.autograd.grad(loss.value, log_probs, retain_graph=True)[0]
 
 
+@edge("PPO", "REINFORCE", "ratio 1", "same gradient")
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_ppo_at_ratio_1_has_the_gradient_of_reinforce(batch, reduce):
     log_probs, _, _, _, advantages, mask = batch
@@ -35,6 +61,7 @@ def test_ppo_at_ratio_1_has_the_gradient_of_reinforce(batch, reduce):
     same(gradient(ppo, log_probs), gradient(reinforce, log_probs))
 
 
+@edge("PPO", "importance sampling", "clip infinitely wide")
 def test_ppo_with_an_infinitely_wide_clip_is_importance_sampling(batch):
     log_probs, old, _, _, advantages, mask = batch
     wide = clipped_surrogate(log_probs, old, advantages, mask, epsilon=1e9)
@@ -42,6 +69,117 @@ def test_ppo_with_an_infinitely_wide_clip_is_importance_sampling(batch):
     same(wide, (-ratio * advantages[:, None]).masked_fill(~mask, 0))
 
 
+SURROGATES = {
+    "importance": importance_surrogate,
+    "clip": partial(clipped_surrogate, epsilon=0.2),
+    "cispo": partial(cispo_surrogate, epsilon=0.2, epsilon_high=0.3),
+    "cispo with a cap": partial(cispo_surrogate, epsilon=None, cap=5.0),
+    "sapo": partial(sapo_surrogate, tau_positive=1.0, tau_negative=3.0),
+    "vespo": partial(vespo_surrogate, k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
+    "dppo": partial(dppo_surrogate, divergence="tv", epsilon=0.2, cap=20.0),
+}
+
+
+@edge("importance sampling", "REINFORCE", "ratio 1", "same gradient")
+@edge("CISPO", "REINFORCE", "ratio 1", "same gradient")
+@edge("SAPO", "REINFORCE", "ratio 1", "same gradient")
+@edge("VESPO", "REINFORCE", "ratio 1", "same gradient")
+@edge("DPPO", "REINFORCE", "ratio 1", "same gradient")
+@pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
+def test_every_surrogate_at_ratio_1_has_the_gradient_of_reinforce(batch, surrogate):
+    log_probs, _, _, _, advantages, mask = batch
+    losses = surrogate(log_probs, log_probs.detach(), advantages, mask)
+    reinforce = reinforce_loss(log_probs, advantages, mask, reduce=sequence_sum)
+    same(gradient(Loss(sequence_sum(losses, mask), {}), log_probs), gradient(reinforce, log_probs))
+
+
+@edge("GSPO", "GRPO", "length 1")
+@edge("GSPO-token", "GRPO", "length 1")
+@pytest.mark.parametrize("token_gradient", [True, False])
+def test_gspo_at_length_1_is_grpo(batch, token_gradient):
+    log_probs, old, _, _, advantages, _ = batch
+    one = torch.zeros(6, 5, dtype=torch.bool)
+    one[:, 2] = True
+    s = sequence_log_ratios(log_probs, old, one, token_gradient=token_gradient)
+    gspo = clipped_surrogate(s, torch.zeros_like(s), advantages, one, epsilon=0.2)
+    grpo = grpo_loss(log_probs, old, advantages, one, reduce=sequence_mean, epsilon=0.2, beta=0.0)
+    gspo = Loss(sequence_mean(gspo, one), {})
+    same(gspo.value, grpo.value)
+    same(gradient(gspo, log_probs), gradient(grpo, log_probs))
+
+
+@edge("GSPO-token", "GSPO", "one advantage a sequence", "same gradient")
+def test_gspo_token_with_one_advantage_a_sequence_is_gspo(batch):
+    log_probs, old, _, _, advantages, mask = batch
+    gradients = []
+    for token_gradient in (True, False):
+        s = sequence_log_ratios(log_probs, old, mask, token_gradient=token_gradient)
+        losses = clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=0.2)
+        gradients.append(gradient(Loss(sequence_mean(losses, mask), {}), log_probs))
+    same(*gradients)
+
+
+@edge("GMPO", "GSPO", "inside its clip", "GSPO unclipped")
+def test_gmpo_inside_its_clip_is_gspo_without_one(batch):
+    log_probs, old, _, _, advantages, mask = batch
+    s = sequence_log_ratios(log_probs, old, mask, token_gradient=False)
+    same(
+        gmpo_surrogate(log_probs, old, advantages, mask, epsilon=99.0),
+        importance_surrogate(s, torch.zeros_like(s), advantages, mask),
+    )
+
+
+@edge("CISPO", "importance sampling", "inside its bounds", "same gradient")
+def test_cispo_inside_its_bounds_has_the_gradient_of_importance_sampling(batch):
+    log_probs, old, _, _, advantages, mask = batch
+    losses = [
+        cispo_surrogate(log_probs, old, advantages, mask, epsilon=None, cap=1e9),
+        importance_surrogate(log_probs, old, advantages, mask),
+    ]
+    same(*(gradient(Loss(token_mean(x, mask), {}), log_probs) for x in losses))
+
+
+@edge("importance weights", "weight 1", "sampler = trainer")
+@edge("off-policy mask", "weight 1", "sampler = trainer")
+def test_weights_of_a_sampler_that_is_the_trainer_are_1(batch):
+    _, old, _, _, advantages, mask = batch
+    ones = mask.to(old.dtype)
+    for level in ("token", "sequence", "sequence-mean"):
+        same(importance_weights(old, old, mask, level=level, gate=level, low=0.5, high=2.0), ones)
+    same(off_policy_weights(old, old, advantages, mask, limit=0.0), ones)
+
+
+@edge("group token mean", "token mean", "one group")
+def test_one_group_makes_the_group_token_mean_the_token_mean(batch):
+    x, mask = batch[0], batch[-1]
+    same(group_token_mean(x, mask, group_size=6), token_mean(x, mask))
+
+
+@edge("group token mean", "sequence mean", "groups of one")
+def test_groups_of_one_make_the_group_token_mean_the_sequence_mean(batch):
+    x, mask = batch[0], batch[-1]
+    same(group_token_mean(x, mask, group_size=1), sequence_mean(x, mask))
+
+
+@edge("ratio-weighted k3", "k2", "on policy, on average", "same gradient")
+@edge("k3, gradient of k2", "k2", "on policy, on average", "same gradient")
+def test_ratio_weighted_k3_on_policy_has_the_gradient_of_k2_on_average():
+    z, ref = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_()
+    every = torch.ones(7, 1, dtype=torch.bool)
+    log_p, log_ref = (torch.log_softmax(x, 0)[:, None] for x in (z, ref))
+    terms = [
+        ratio_weighted_kl(log_p, log_p.detach(), log_ref, every),
+        kl_k3_with_k2_gradient(log_p, log_ref, every),
+        kl_k2(log_p, log_ref, every),
+    ]
+    weights = log_p.detach().exp()
+    weighted, straight_through, k2 = (torch.autograd.grad((weights * x).sum(), z, retain_graph=True)[0] for x in terms)
+    same(weighted, k2)
+    same(straight_through, k2)
+
+
+@edge("GRPO", "PPO", "β = 0", "PPO without critic")
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_grpo_without_kl_is_ppo_without_critic(batch, reduce):
     log_probs, old, _, _, advantages, mask = batch
@@ -51,6 +189,7 @@ def test_grpo_without_kl_is_ppo_without_critic(batch, reduce):
     same(gradient(grpo, log_probs), gradient(ppo, log_probs))
 
 
+@edge("leave-one-out", "reward - group mean", "always", "times G / (G - 1)")
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_leave_one_out_is_the_undivided_group_advantage_times_g_over_g_minus_1(size):
     rewards = torch.randn(4, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
@@ -58,6 +197,7 @@ def test_leave_one_out_is_the_undivided_group_advantage_times_g_over_g_minus_1(s
     same(leave_one_out_advantages(rewards), centred * size / (size - 1))
 
 
+@edge("GAE", "return - V", "λ = 1")
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_gae_at_lambda_1_is_the_return_less_the_value(batch, gamma):
     rewards, _, _, values, _, mask = batch
@@ -67,12 +207,14 @@ def test_gae_at_lambda_1_is_the_return_less_the_value(batch, gamma):
     same(advantages, to_go - values.masked_fill(~mask, 0))
 
 
+@edge("GAE", "reward-to-go", "λ = 1, V = 0")
 def test_gae_without_a_critic_at_lambda_1_is_the_reward_to_go(batch):
     rewards, _, _, values, _, mask = batch
     advantages, _ = gae(rewards.detach(), torch.zeros_like(values), mask, gamma=0.9, lam=1.0)
     same(advantages, discounted_returns(rewards.detach(), mask, gamma=0.9))
 
 
+@edge("GAE", "TD error", "λ = 0")
 def test_gae_at_lambda_0_is_the_td_error(batch):
     rewards, _, _, values, _, _ = batch
     full = torch.ones_like(values, dtype=torch.bool)
@@ -81,6 +223,9 @@ def test_gae_at_lambda_0_is_the_td_error(batch):
     same(advantages, rewards.detach() + 0.9 * following - values)
 
 
+@edge("sequence mean", "token mean", "equal lengths")
+@edge("fixed-length mean", "token mean", "all of that length")
+@edge("sequence sum", "token mean", "equal lengths T", "times T")
 def test_rows_of_equal_length_make_the_three_means_one(batch):
     x, full = batch[0], torch.ones(6, 5, dtype=torch.bool)
     same(token_mean(x, full), sequence_mean(x, full))
@@ -88,6 +233,7 @@ def test_rows_of_equal_length_make_the_three_means_one(batch):
     same(token_mean(x, full), sequence_sum(x, full) / 5)
 
 
+@edge("DPO", "Bradley-Terry", "implicit rewards")
 def test_dpo_is_a_bradley_terry_reward_model_whose_reward_is_implicit():
     chosen, rejected, ref_chosen, ref_rejected = torch.randn(4, 7, dtype=torch.float64)
     rewards = [implicit_rewards(p, r, beta=0.3) for p, r in ((chosen, ref_chosen), (rejected, ref_rejected))]
@@ -95,6 +241,7 @@ def test_dpo_is_a_bradley_terry_reward_model_whose_reward_is_implicit():
     same(dpo.value, bradley_terry_loss(*rewards).value)
 
 
+@edge("DPO", "a symmetric loss", "label smoothing ½")
 def test_half_the_labels_flipped_makes_dpo_symmetric():
     pair, ref = torch.randn(2, 7, dtype=torch.float64), torch.randn(2, 7, dtype=torch.float64)
     how = {"beta": 0.3, "label_smoothing": 0.5}
@@ -103,9 +250,150 @@ def test_half_the_labels_flipped_makes_dpo_symmetric():
     same(dpo_loss(*pair, *ref, beta=0.3, label_smoothing=0.2).value, flipped)
 
 
+@edge("k3", "k2", "near the reference", "in the limit")
 def test_k3_is_k2_near_the_reference():
     log_probs = torch.randn(1, 50, dtype=torch.float64)
     every = torch.ones(1, 50, dtype=torch.bool)
     for step in (1e-2, 1e-3):
         k2, k3 = (k(log_probs + step, log_probs, every) for k in (kl_k2, kl_k3))
         torch.testing.assert_close(k3, k2, rtol=step, atol=0)
+
+
+@edge("OPO", "reward - group mean", "equal lengths")
+def test_opo_at_equal_lengths_is_the_undivided_group_advantage():
+    rewards = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0)
+    same(length_weighted_advantages(rewards, torch.full((4, 6), 9)), centred)
+
+
+@edge("GPG", "reward - group mean", "no tied group")
+def test_gpg_without_a_tied_group_is_the_undivided_group_advantage():
+    rewards = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    same(gpg_advantages(rewards), group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0))
+
+
+@edge("MaxRL", "leave-one-out", "two samples", "rewards 0 or 1")
+def test_maxrl_of_two_samples_scored_0_or_1_is_leave_one_out():
+    rewards = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
+    same(max_likelihood_advantages(rewards), leave_one_out_advantages(rewards))
+
+
+@edge("optimal token baseline", "OPO", "one step", "energies as lengths")
+def test_the_optimal_token_baseline_at_one_step_is_opo_with_energies_for_lengths():
+    returns, energies = torch.rand(2, 12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(12, 1, dtype=torch.bool)
+    tokens = optimal_token_advantages(returns, energies, mask, group_size=4)
+    same(tokens.view(3, 4), length_weighted_advantages(returns.view(3, 4), energies.view(3, 4)))
+
+
+@pytest.fixture
+def pairs():
+    """Log-probs of chosen and rejected, under the policy (with gradient) and under the reference."""
+    g = torch.Generator().manual_seed(0)
+    w, lo, ref_w, ref_lo = (-5 * torch.rand(4, 7, generator=g, dtype=torch.float64)).unbind()
+    return w.requires_grad_(), lo.requires_grad_(), ref_w, ref_lo
+
+
+def same_with_gradient(one, two, factor, pairs):
+    """one = factor * two, in value and in the gradient of both sides' log-probs."""
+    same(one.value, factor * two.value)
+    for a, b in zip(*(torch.autograd.grad(x.value, pairs[:2], allow_unused=True) for x in (one, two)), strict=True):
+        same(a, factor * b)
+
+
+@edge("robust DPO", "DPO", "flip rate 0")
+def test_robust_dpo_at_flip_rate_0_is_dpo(pairs):
+    same_with_gradient(
+        preference.robust_dpo_loss(*pairs, beta=0.3, flip_rate=0.0), dpo_loss(*pairs, beta=0.3), 1, pairs
+    )
+
+
+@edge("WPO", "DPO", "weights 1")
+def test_wpo_with_weights_of_1_is_dpo(pairs):
+    ones = torch.ones(7, dtype=torch.float64)
+    same_with_gradient(preference.wpo_loss(*pairs, ones, beta=0.3), dpo_loss(*pairs, beta=0.3), 1, pairs)
+
+
+@edge("AOT", "DPO", "one pair")
+def test_aot_of_one_pair_is_dpo(pairs):
+    one = [x[:1] for x in pairs]
+    for paired in (True, False):
+        same(preference.aot_loss(*one, beta=0.3, paired=paired).value, dpo_loss(*one, beta=0.3).value)
+
+
+@edge("SimPO", "DPO", "no margin", "uniform reference")
+def test_simpo_without_a_margin_is_dpo_with_a_uniform_reference(pairs):
+    uniform = torch.full((7,), -3.0, dtype=torch.float64)
+    simpo = preference.simpo_loss(*pairs[:2], beta=2.0, gamma=0.0)
+    same_with_gradient(simpo, dpo_loss(*pairs[:2], uniform, uniform, beta=2.0), 1, pairs)
+
+
+@edge("ORPO", "DPO", "no SFT term, unlikely completions", "uniform reference, β = 1, times the odds weight")
+def test_orpo_of_unlikely_completions_is_dpo_with_a_uniform_reference(pairs):
+    unlikely = [x - 40 for x in pairs[:2]]  # 1 - p rounds to 1, and the odds are p
+    orpo = preference.orpo_loss(*unlikely, odds_coef=0.2, sft_coef=0.0)
+    uniform = torch.zeros(7, dtype=torch.float64)
+    same_with_gradient(orpo, dpo_loss(*unlikely, uniform, uniform, beta=1.0), 0.2, pairs)
+
+
+@edge("hinge", "SLiC", "uniform reference", "times β, margin δ / β")
+def test_hinge_with_a_uniform_reference_is_slic(pairs):
+    uniform = torch.full((7,), -3.0, dtype=torch.float64)
+    hinge = preference.hinge_loss(*pairs[:2], uniform, uniform, beta=0.5, delta=1.0)
+    slic = preference.hinge_loss(*pairs[:2], beta=1.0, delta=2.0)  # beta times SLiC at the margin 1 / beta
+    same_with_gradient(hinge, slic, 0.5, pairs)
+
+
+@edge("APO zero", "KTO", "reference point 0, weights 1", "times 2")
+def test_apo_zero_is_twice_kto_at_reference_point_0(pairs):
+    w, lo, ref_w, ref_lo = pairs
+    desirable = torch.arange(14) < 7
+    how = {"beta": 0.3, "reference_point": 0.0, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    kto = preference.kto_loss(torch.cat([w, lo]), torch.cat([ref_w, ref_lo]), desirable, **how)
+    same_with_gradient(preference.apo_zero_loss(*pairs, beta=0.3), kto, 2, pairs)
+
+
+@edge("BCO", "DPO", "reward shift = the pair's mean", "twice the value at β / 2")
+def test_bco_shifted_by_a_pairs_mean_reward_is_twice_dpo_at_half_beta(pairs):
+    one = [x[:1] for x in pairs]
+    shift = 0.3 * (one[0] - one[2] + one[1] - one[3])[0] / 2
+    bco = preference.bco_loss(*one, beta=0.3, reward_shift=shift)
+    same(bco.value, 2 * dpo_loss(*one, beta=0.15).value)
+
+
+@edge("hard SPPO", "IPO", "less its centring term", "half of it at β / 2")
+def test_hard_sppo_is_half_of_ipo_at_half_beta_and_of_centred_log_ratios(pairs):
+    w, lo, ref_w, ref_lo = pairs
+    centred = ((w - ref_w) + (lo - ref_lo)).square().mean() / 2
+    sppo = preference.sppo_loss(*pairs, beta=0.3)
+    ipo = preference.ipo_loss(*pairs, beta=0.15)
+    same_with_gradient(sppo._replace(value=sppo.value - centred), ipo, 0.5, pairs)
+
+
+@edge("EXO", "DPO", "same label smoothing", "same minimum")
+def test_exo_stops_at_the_margin_of_cdpo():
+    zero = torch.zeros(1, dtype=torch.float64)
+    stop = torch.tensor([0.8 / 0.2], dtype=torch.float64).log().requires_grad_()
+    for loss in (preference.exo_loss, dpo_loss):
+        value = loss(stop, zero, zero, zero, beta=1.0, label_smoothing=0.2).value
+        same(torch.autograd.grad(value, stop)[0], zero)
+
+
+@edge("SFT", "REINFORCE", "advantage 1")
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_sft_is_reinforce_with_advantage_1(batch, reduce):
+    log_probs, _, _, _, advantages, mask = batch
+    sft = preference.sft_loss(log_probs, mask, reduce=reduce)
+    reinforce = reinforce_loss(log_probs, torch.ones_like(advantages), mask, reduce=reduce)
+    same(sft.value, reinforce.value)
+    same(gradient(sft, log_probs), gradient(reinforce, log_probs))
+
+
+@edge("outcome model", "process model", "one label for all tokens")
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_an_outcome_reward_model_is_a_process_reward_model_with_one_label(batch, reduce):
+    logits, _, _, _, labels, mask = batch
+    outcome = preference.outcome_reward_loss(logits, labels, mask, reduce=reduce)
+    process = preference.process_reward_loss(logits, labels[:, None].expand(6, 5), mask, reduce=reduce)
+    same(outcome.value, process.value)
+    same(gradient(outcome, logits), gradient(process, logits))

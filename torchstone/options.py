@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # it imports torch, which reading the options does not need
+    from torchstone.recipes import PolicyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What all methods share."""
 
-    task: str = "sort"  # Built in: sort, add. Or reasoning_gym:NAME, or reasoning_gym:NAME,option=value,...
+    task: str = "sort"  # Built in: sort, add, ramble. Or reasoning_gym:NAME, or reasoning_gym:NAME,option=value,...
     data: Path | None = None  # JSONL instead of a task: prompts (and columns) for --reward, or preference pairs for dpo
     reward: str | None = None  # file.py or file.py:function with f(prompts, completions, **columns) -> list[float]
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
@@ -37,10 +40,15 @@ class Run:
         return type(self).__name__.lower()
 
     @property
+    def label(self) -> str:
+        """What a person calls this kind of run."""
+        return self.method
+
+    @property
     def folder(self) -> Path:
         """Where the run writes."""
         name = self.data.stem if self.data else self.task.replace(":", "-").replace(",", "-")
-        return self.out or Path("runs") / f"{self.method}-{name}-{self.seed}"
+        return self.out or Path("runs") / f"{file_name(self.label)}-{name}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,6 @@ class Online(Run):
     group_size: int = 8  # G, completions of each prompt
     epochs: int = 1  # Passes over the completions of a round
     minibatches: int = 1  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
-    beta: float = 0.0  # Price in the reward of the KL to the start model, per nat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,30 @@ class GRPO(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe(Online):
+    """Any policy-gradient row of the table of recipes, as it stands or with changes."""
+
+    recipe: str = "grpo"  # Such as gspo, or grpo:surrogate.epsilon_high=0.28+advantage=group-mean
+    minibatches: int = 4  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
+
+    @property
+    def label(self) -> str:
+        return self.recipe
+
+    @property
+    def row(self) -> PolicyRecipe:
+        """The recipe. Raises ValueError: there is none of that name, or it learns from pairs."""
+        from torchstone.recipes import PolicyRecipe, find
+
+        row = find(self.recipe)
+        if not isinstance(row, PolicyRecipe):
+            raise ValueError(
+                f"{self.recipe} learns from preference pairs, and this loop from samples and their rewards"
+            )
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
 class DPO(Run):
     """DPO: from pairs of a better and a worse completion; no sampling while it trains."""
 
@@ -108,7 +139,12 @@ class DPO(Run):
     label_smoothing: float = 0.0  # Share of preferences taken to be wrong (cDPO)
 
 
-METHODS: dict[str, type[Run]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "dpo": DPO}
+METHODS: dict[str, type[Run]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "dpo": DPO, "recipe": Recipe}
+
+
+def file_name(label: str) -> str:
+    """A label as part of a path: ``grpo:penalty=none`` is ``grpo_penalty=none``."""
+    return "".join(c if c.isalnum() or c in "-._=+@" else "_" for c in label)
 
 
 def defaults(method: str, large: bool) -> Run:

@@ -13,10 +13,12 @@ usage: torchstone COMMAND [options]
 
   compare         watch REINFORCE, PPO, GRPO and DPO teach one small language model the same task (about 3 minutes)
   train METHOD    one run of reinforce, ppo, grpo or dpo: of the small model, or of a Hugging Face model
+  recipes         every named algorithm as a row of choices; one row, or what differs between two
 
 examples
   torchstone compare                                       a table, and the learning curves as a picture
   torchstone compare --quick --methods grpo dpo            a look in half a minute
+  torchstone compare --recipes grpo,gspo,dr_grpo           rows of the table of recipes, with or without changes
   torchstone train grpo --task add                         the small model learns to add
   torchstone train grpo --model FOLDER --task reasoning_gym:basic_arithmetic
   torchstone train grpo --model FOLDER --data prompts.jsonl --reward reward.py:score
@@ -33,6 +35,7 @@ usage: torchstone train METHOD [options]
   ppo         some clipped steps on each round of samples, a critic, and a price on leaving the start model
   grpo        each completion against the others of its prompt; no critic
   dpo         from pairs of a better and a worse completion; no sampling while it trains
+  recipe      any policy-gradient row of torchstone recipes: --recipe gspo
 
 torchstone train METHOD --help explains every option of the method.
 """
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        from torchstone.train.tasks import near
+        from torchstone.spelling import near
 
         known = ", ".join(COMMANDS)
         print(f"torchstone: unknown command {name!r}{near(name, COMMANDS)}; choose {known}", file=sys.stderr)
@@ -71,4 +74,15 @@ def _compare(arguments: list[str]) -> int:
     return commands.guarded(commands.compare, arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"compare": _compare, "train": _train}
+def _recipes(arguments: list[str]) -> int:
+    from torchstone.cli import commands
+    from torchstone.cli.recipes import recipes
+
+    return commands.guarded(recipes, arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "compare": _compare,
+    "train": _train,
+    "recipes": _recipes,
+}

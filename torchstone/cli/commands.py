@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchstone.train.tasks import UserError, near
+from torchstone.spelling import near
+from torchstone.train.tasks import UserError
 
 NEEDED = 'this command needs more than the maths: pip install "torchstone[train]"'
 
@@ -78,14 +79,14 @@ def _train(config: Any, resume: bool) -> int:
 
         def show(record: dict[str, Any]) -> bool:
             note = "  ".join(f"{k} {record[k]:.3f}" for k in ("reward", "rewards/accuracies", "entropy") if k in record)
-            progress.update(bar, description=config.method, total=record["steps"], completed=record["step"], note=note)
+            progress.update(bar, description=config.label, total=record["steps"], completed=record["step"], note=note)
             if "eval_reward" in record:
                 held_out = f"held-out reward {record['eval_reward']:.3f}"
                 progress.print(f"round {record['step']:>5}  {held_out}  {record['seconds']:6.1f} s")
             return stop.is_set()
 
         folder = run(config, show, resume)
-    report.plot_run(folder, f"{report.NAMES[config.method]} on {config.data or config.task}")
+    report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     console.print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}", soft_wrap=True)
     return 0
 
@@ -105,7 +106,8 @@ def compare(arguments: list[str]) -> int:
         if not (folder / "compare.json").is_file():
             raise UserError(f"--resume {folder}: no comparison there (compare.json is missing)")
         values = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-        options = Compare(**values | {"out": folder, "methods": tuple(values["methods"])})
+        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        options = Compare(**values | {"out": folder} | tuples)
     else:
         default = Compare(seeds=1, samples=8192, quick=True) if "--quick" in arguments else Compare()
         options = tyro.cli(Compare, args=arguments, default=default, prog="torchstone compare")
@@ -118,12 +120,17 @@ def compare(arguments: list[str]) -> int:
             runs = run(options, folder, display.show)
     except KeyboardInterrupt as e:
         raise Interrupted(folder) from e
-    table = report.comparison_table(runs, options.task)
-    report.plot_comparison(runs, options.task, options.samples, folder / "curves.png")
+    if options.recipes:
+        table = report.recipes_table(runs, options.task)
+        report.plot_recipes(runs, options.task, options.samples, folder / "curves.png")
+    else:
+        table = report.comparison_table(runs, options.task)
+        report.plot_comparison(runs, options.task, options.samples, folder / "curves.png")
+    report.write_csv(runs, folder / "data.csv")
     console.print(table)
     console.print(f"{time.perf_counter() - started:.0f} s in all. The picture is {folder}/curves.png", soft_wrap=True)
     with (folder / "table.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(table)
+        Console(file=file, width=160).print(table)
     return 0
 
 
@@ -139,13 +146,16 @@ class _Display:
     def __init__(self, console: Any, options: Any):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn("{task.description:<14}"), BarColumn(32), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(32), TimeElapsedColumn())
         self.console = console
         note = TextColumn("{task.fields[note]}")
         self.progress = Progress(*columns, note, console=console, transient=not console.is_terminal)
-        names = ["start"]
-        names += [f"{method} {seed}" for method in options.methods for seed in range(options.seeds)]
-        self.bars = {name: self.progress.add_task(name, total=None, start=False, note="") for name in names}
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        names = ["start", *(f"{name} {seed}" for name in options.names for seed in seeds)]
+        self.width = max(14, *map(len, names))
+        self.bars = {
+            name: self.progress.add_task(f"{name:<{self.width}}", total=None, start=False, note="") for name in names
+        }
         self.latest: dict[str, float] = {}
 
     def __enter__(self) -> _Display:
@@ -163,7 +173,7 @@ class _Display:
         note = f"held-out reward {100 * self.latest[name]:.0f}%" if name in self.latest else ""
         self.progress.update(bar, total=record["steps"], completed=record["step"], note=note)
         if record["step"] == record["steps"] and not self.console.is_terminal:
-            self.console.print(f"{name:<14} done  {note}", soft_wrap=True)
+            self.console.print(f"{name:<{self.width}} done  {note}", soft_wrap=True)
 
 
 def _resume_folder(arguments: list[str]) -> Path | None:

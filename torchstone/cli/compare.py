@@ -1,4 +1,4 @@
-"""``torchstone compare``: every method from the same start, on the same task, with the same budget of samples."""
+"""``torchstone compare``: methods or recipes from the same start, on the same task, with the same budget of samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torchstone.cli.inputs import find_task
-from torchstone.options import DPO, Online, Run, defaults
+from torchstone.cli.run import check_options
+from torchstone.options import DPO, Online, Recipe, Run, defaults, file_name
 from torchstone.train.tasks import UserError
 
 Method = Literal["reinforce", "ppo", "grpo", "dpo"]
@@ -26,16 +27,36 @@ Show = Callable[[str, dict[str, Any]], None]  # (name of the run, its latest rec
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Pre-training and a supervised warm-up, then each method from there: a table, and curves.png."""
+    """Pre-training and a supervised warm-up, then each method from there: a table, curves.png and data.csv."""
 
-    task: str = "sort"  # Built in: sort, add
+    task: str = "sort"  # Built in: sort, add, ramble
     methods: tuple[Method, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in the order of the table
-    seeds: int = 3  # Runs of each method; a seed decides all that comes after the start model
+    recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
+    seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
     samples: int = 24_576  # Budget of a run in completions sampled; for dpo those that are ranked to make its pairs
     out: Path | None = None  # Folder for everything; if left out, runs/compare-TASK, then runs/compare-TASK-2, ...
     workers: int = min(4, os.cpu_count() or 1)  # Runs at the same time, each on its share of the cores
     quick: bool = False  # A look in half a minute: one seed, 8,192 samples
     split: Literal["test", "validation"] = "test"  # Held-out prompts: choose settings on validation, report test
+    first_seed: int = 0  # The seeds are this one and those that follow
+    lr: float | None = None  # This option of every run, as those below; if left out, the method's own
+    prompts: int | None = None  # P, prompts in a round
+    group_size: int | None = None  # G, completions of each prompt
+    epochs: int | None = None  # Passes over the completions of a round
+    minibatches: int | None = None  # Optimizer steps in a pass
+    max_new_tokens: int | None = None  # Longest completion
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is compared: the recipes, as written with commas or spaces between them, or else the methods."""
+        given = [name for text in self.recipes for name in text.split(",") if name]
+        return tuple(dict.fromkeys(given or self.methods))
+
+    def changes(self, config: Run) -> dict[str, Any]:
+        """The options that were given, and that this kind of run has."""
+        names = ["lr", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens"]
+        known = {field.name for field in fields(config)}
+        return {name: getattr(self, name) for name in names if name in known and getattr(self, name) is not None}
 
 
 def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]:
@@ -43,22 +64,25 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
 
     Each start model and each run has a folder of its own in ``folder``, as ``torchstone train`` would write it.
     """
-    if min(options.seeds, options.samples, options.workers, len(options.methods)) < 1:
+    if min(options.seeds, options.samples, options.workers, len(options.names)) < 1:
         raise UserError("--seeds, --samples and --workers must be at least 1, and --methods name one method or more")
     find_task(Run(task=options.task))  # an unknown name is an error before anything is made
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    runs = {name: [run_config(options, folder, name, seed) for seed in seeds] for name in options.names}
+    for configs in runs.values():
+        check_options(configs[0])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(json.dumps({**asdict(options), "out": str(folder)}), encoding="utf-8")
-    runs: dict[str, list[Run]] = {
-        m: [run_config(options, folder, m, seed) for seed in range(options.seeds)] for m in options.methods
-    }
 
+    start = Run(task=options.task)
+    start = replace(start, **options.changes(start))
     spawn = multiprocessing.get_context("spawn")
     messages, stop = spawn.Queue(), spawn.Event()
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     pool = ProcessPoolExecutor(options.workers, spawn, _begin_worker, (messages, stop, threads))
     try:
-        waiting: set[Future[None]] = {pool.submit(_make_start, Run(task=options.task), folder / "start")}
-        jobs = [config for method in SLOWEST_FIRST for config in runs.get(method, [])]
+        waiting: set[Future[None]] = {pool.submit(_make_start, start, folder / "start")}
+        jobs = [config for name in sorted(runs, key=_slowest_first) for config in runs[name]]
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
@@ -74,11 +98,16 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     return {method: [config.folder for config in configs] for method, configs in runs.items()}
 
 
-def run_config(options: Compare, folder: Path, method: str, seed: int) -> Run:
-    """The method's defaults, and as many rounds as the common budget of samples allows."""
+def _slowest_first(name: str) -> int:
+    return SLOWEST_FIRST.index(name) if name in SLOWEST_FIRST else 0
+
+
+def run_config(options: Compare, folder: Path, name: str, seed: int) -> Run:
+    """The method's (or recipe's) defaults, and as many rounds as the common budget of samples allows."""
+    config = Recipe(recipe=name) if options.recipes else defaults(name, large=False)
     config = replace(
-        defaults(method, large=False), task=options.task, seed=seed, split=options.split, device="cpu",
-        model=str(folder / "start"), out=folder / f"{method}-{seed}",
+        config, task=options.task, seed=seed, split=options.split, device="cpu",
+        model=str(folder / "start"), out=folder / f"{file_name(name)}-{seed}", **options.changes(config),
     )  # fmt: skip
     if isinstance(config, DPO):
         return replace(config, samples=options.samples)
@@ -122,7 +151,7 @@ def _train(config: Run) -> None:
     from torchstone.cli.run import train
 
     def report(record: dict[str, Any]) -> bool:
-        _messages.put((f"{config.method} {config.seed}", record))
+        _messages.put((f"{config.label} {config.seed}", record))
         return _stop.is_set()
 
     if not (config.folder / "model").exists():  # else it was finished before an interruption

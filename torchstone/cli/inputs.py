@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone.options import Run
-from torchstone.train.tasks import RewardFunction, Row, Task, UserError, load_task, near, split_rows
+from torchstone.spelling import near
+from torchstone.train.tasks import RewardFunction, Row, Task, UserError, load_task, split_rows
 
 if TYPE_CHECKING:  # it imports torch, which reading a file does not need
     from torchstone.train.policy import Policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -13,7 +14,14 @@ from typing import Any
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]
 COLOURS = {"reinforce": "#1F6FA8", "ppo": "#C4570E", "grpo": "#178A6B", "dpo": "#9A3A78"}
 NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
-Curve = list[tuple[float, float]]  # (share of the run, held-out reward)
+PALETTE = ["#1F6FA8", "#C4570E", "#178A6B", "#9A3A78", "#8A7500", "#444444"]
+PANELS = {  # what a comparison of recipes shows: metric -> title, factor, its name in the table
+    "eval_reward": ("held-out reward, %", 100, "reward, %"),
+    "entropy": ("entropy, nats per token", 1, "entropy"),
+    "eval_length/right": ("length of right completions, tokens", 1, "tokens if right"),
+    "eval_length/wrong": ("length of wrong completions, tokens", 1, "tokens if wrong"),
+}
+Curve = list[tuple[float, float]]  # (share of the run, held-out reward or another metric)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -30,11 +38,11 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def curve(folder: Path) -> Curve:
-    """The evaluations of a run, by how much of it was done."""
+def curve(folder: Path, metric: str = "eval_reward") -> Curve:
+    """The metric at the evaluations of a run, by how much of it was done."""
     records = read_records(folder)
     steps = records[-1]["step"]
-    return [(r["step"] / steps, r["eval_reward"]) for r in records if "eval_reward" in r]
+    return [(r["step"] / steps, r[metric]) for r in records if "eval_reward" in r and metric in r]
 
 
 def at(points: Curve, share: float) -> float:
@@ -94,6 +102,95 @@ def plot_comparison(runs: dict[str, list[Path]], task: str, samples: int, file: 
     figure.subplots_adjust(left=0.07, right=0.80, top=0.83, bottom=0.11)
     figure.savefig(file, dpi=160)
     plt.close(figure)
+
+
+def recipes_table(runs: dict[str, list[Path]], task: str) -> Any:
+    """A rich table: what each recipe ends with, then seed by seed what it has more than the first one."""
+    from rich.table import Table
+
+    seeds = len(next(iter(runs.values())))
+    note = f"mean of {seeds} seeds ± 95% t interval" if seeds > 1 else "one seed"
+    names = "\n".join(f"{i}  {name}" for i, name in enumerate(runs, start=1))
+    caption = f"{names}\n{task}: end of the run, {note}. 2 - 1: what 2 has more than 1, seed by seed."
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("recipe")
+    for _, _, title in PANELS.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    ends = [[[last_of(folder, metric) for folder in folders] for metric in PANELS] for folders in runs.values()]
+    for i, columns in enumerate(ends, start=1):
+        table.add_row(str(i), *_cells(columns, ""), end_section=i == len(runs))
+    for i, columns in enumerate(ends[1:], start=2):
+        more = [[x - y for x, y in zip(*pair, strict=True)] for pair in zip(columns, ends[0], strict=True)]
+        table.add_row(f"{i} - 1", *_cells(more, "+"))
+    return table
+
+
+def last_of(folder: Path, metric: str) -> float:
+    """The metric at the run's last evaluation that has it; NaN if none has."""
+    points = curve(folder, metric)
+    return points[-1][1] if points else math.nan
+
+
+def _cells(columns: list[list[float]], sign: str) -> list[str]:
+    """Mean and interval of each metric's values, one value a seed."""
+    texts = []
+    for values, (_, factor, _) in zip(columns, PANELS.values(), strict=True):
+        mean, half = interval([factor * value for value in values])
+        digits = 1 if factor == 100 else 2
+        texts.append(f"{mean:{sign}.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else ""))
+    return texts
+
+
+def plot_recipes(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
+    """A panel for each metric, a line for each recipe: the mean over seeds, and its 95% t interval as a band."""
+    plt = _pyplot()
+    figure, grid = plt.subplots(2, 2, figsize=(9.6, 6.2), sharex=True)
+    seeds = len(next(iter(runs.values())))
+    for axes, (metric, (title, factor, _)) in zip(grid.flat, PANELS.items(), strict=True):
+        ends: list[float] = []
+        for i, (name, folders) in enumerate(runs.items()):
+            curves = [points for folder in folders if (points := curve(folder, metric))]
+            shares = [x / 40 for x in range(41) if curves and x / 40 >= max(points[0][0] for points in curves)]
+            stats = [interval([factor * at(points, x) for points in curves]) for x in shares]
+            xs, means = [x * samples for x in shares], [mean for mean, _ in stats]
+            style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ["-", "--", ":"][i // len(PALETTE) % 3]}
+            axes.fill_between(
+                xs, [m - h for m, h in stats], [m + h for m, h in stats], color=style["color"], alpha=0.15, linewidth=0
+            )
+            axes.plot(xs, means, label=f"{i + 1}  {name}", linewidth=2.0, **style)
+            ends += means
+        low, high = min(ends, default=0.0), max(ends, default=1.0)
+        room = max(0.2 * (high - low), 0.05 * abs(high), 0.01)  # the lines decide what is seen: bands may be very wide
+        axes.set_ylim(low - room, min(high + room, 101) if metric == "eval_reward" and high <= 100 else high + room)
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlim(0, samples)
+    for axes in grid[1]:
+        axes.set_xlabel("completions sampled")
+    band = f"mean of {seeds} seeds and its 95% t interval" if seeds > 1 else "one seed"
+    top = 1 - (0.45 + 0.19 * len(runs)) / 6.2  # inches for the heading, and a line of the legend each
+    figure.text(0.012, 0.985, f"{task}: {band}", va="top", fontweight="bold", fontsize=11)
+    where = {"loc": "upper left", "bbox_to_anchor": (0.005, 0.955), "frameon": False, "fontsize": 9}
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), **where)
+    figure.tight_layout(rect=(0, 0, 1, top))
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def write_csv(runs: dict[str, list[Path]], file: Path) -> None:
+    """Every evaluation of every run: what the table and the picture are made of."""
+    metrics = ["eval_reward", "eval_length/right", "eval_length/wrong", "entropy", "reward", "frac_reward_zero_std"]
+    metrics += ["clip_ratio/low_mean", "clip_ratio/high_mean", "grad_norm"]
+    with file.open("w", encoding="utf-8", newline="") as out:
+        rows = csv.writer(out, lineterminator="\n")
+        rows.writerow(["run", "seed", "samples", *metrics])
+        for name, folders in runs.items():
+            for folder in folders:
+                seed = json.loads((folder / "config.json").read_text(encoding="utf-8"))["seed"]
+                for r in (r for r in read_records(folder) if "eval_reward" in r):
+                    numbers = [f"{r[k]:.4g}" if k in r else "" for k in metrics]
+                    rows.writerow([name, seed, r["samples"], *numbers])
 
 
 def plot_run(folder: Path, title: str) -> Path:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from torchstone.cli.inputs import find_task, load_policy, read_jsonl
-from torchstone.options import DPO, GRPO, METHODS, PPO, Reinforce, Run
+from torchstone.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.train.learner import Learner
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
-from torchstone.train.online import learn_online
-from torchstone.train.policy import Policy
-from torchstone.train.rollout import sample, slices
+from torchstone.train.online import Batch, credit, learn_online, needs, objective
+from torchstone.train.policy import Policy, Scores
+from torchstone.train.rollout import Rollout, sample, slices
 from torchstone.train.start import make_start
 from torchstone.train.tasks import Row, Task, UserError, score
 
@@ -60,9 +60,9 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
         steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
         learner = Learner(policy)
         rounds = learn_offline(config, pairs, learner, steps)
-    elif isinstance(config, Reinforce | PPO | GRPO):
-        reference = copy.deepcopy(policy).requires_grad_(False) if config.beta > 0 else None
-        if isinstance(config, PPO):
+    elif isinstance(config, Reinforce | PPO | GRPO | Recipe):
+        reference = copy.deepcopy(policy).requires_grad_(False) if "ref_log_probs" in needs(config) else None
+        if "values" in needs(config):
             policy.add_critic()
         learner, steps = Learner(policy), config.steps
         rounds = learn_online(config, task, learner, reference)
@@ -76,7 +76,7 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
         if evaluated:
             texts = evaluate(config, task, policy)
             if texts and task.reward:
-                values["eval_reward"] = sum(text["reward"] for text in texts) / len(texts)
+                values |= describe(texts)
             append(folder / "completions.jsonl", [{"step": learner.step, **text} for text in texts[:8]])
         if isinstance(config, DPO):
             values["samples"] = config.samples if task.reward else 0
@@ -128,12 +128,25 @@ def evaluate(config: Run, task: Task, policy: Policy) -> list[Row]:
     for piece in slices(0, min(config.eval_prompts, len(task.held_out)), config.micro_batch):
         rows = task.held_out[piece]
         prompts = policy.encode_prompts([row["prompt"] for row in rows], config.system)
-        completions = sample(policy, prompts, config.max_new_tokens, config.temperature).completions
-        texts += [{"prompt": row["prompt"], "completion": c} for row, c in zip(rows, completions, strict=True)]
+        rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
+        sampled = zip(rows, rollout.completions, rollout.mask.sum(1).tolist(), strict=True)
+        texts += [{"prompt": row["prompt"], "completion": c, "tokens": n} for row, c, n in sampled]
         if task.reward:
-            rewards = score(task, rows, completions)
+            rewards = score(task, rows, rollout.completions)
             texts[piece] = [text | {"reward": r} for text, r in zip(texts[piece], rewards, strict=True)]
     return texts
+
+
+def describe(texts: list[Row]) -> dict[str, float]:
+    """The held-out reward, and the length in tokens of the completions that earned something, and nothing."""
+    earned = [text["tokens"] for text in texts if text["reward"] > 0]
+    nothing = [text["tokens"] for text in texts if text["reward"] <= 0]
+    means = {
+        "eval_length/right": earned,
+        "eval_length/wrong": nothing,
+        "eval_reward": [text["reward"] for text in texts],
+    }
+    return {name: sum(values) / len(values) for name, values in means.items() if values}
 
 
 def make_pairs(config: DPO, task: Task, start: Policy, file: Path, resume: bool) -> list[Row]:
@@ -169,6 +182,24 @@ def check_options(config: Run) -> None:
         value = getattr(config, name, None)
         if value is not None and not (fits(value) and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} must be {words}, got {value}")
+    if isinstance(config, Recipe):
+        check_recipe(config)
+
+
+def check_recipe(config: Recipe) -> None:
+    """A round on two empty groups: what the recipe lacks, or cannot be given here, is said before any work."""
+    G, why = config.group_size, ""
+    try:
+        if (config.row.penalty.numbers.get("cache") or 0) > config.max_new_tokens:  # type: ignore[operator]
+            why = f"; its cache is longer than a completion: raise --max-new-tokens, or write {config.recipe}"
+            why += f"{'+' if ':' in config.recipe else ':'}penalty.cache={max(1, config.max_new_tokens // 5)}"
+        rewards, mask = torch.zeros(2, G), torch.ones(2 * G, 1, dtype=torch.bool)
+        scores = Scores(*torch.zeros(3, 2 * G, 1))
+        rollout = Rollout(mask.long(), mask, mask, mask[:, 0], [])
+        advantages = credit(config, rewards, mask, scores, scores, rewards[:, 0])
+        objective(config, scores, Batch(rollout, scores, scores.log_probs, *advantages), 1)
+    except ValueError as e:
+        raise UserError(f"--recipe {config.recipe}: {e}{why}") from e
 
 
 def check_task(config: Run, task: Task, policy: Policy) -> None:

@@ -97,13 +97,32 @@ def log_ratios(
     log_probs: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], name: str
 ) -> Float[Tensor, "B T"]:
     """log pi(y_t) - log pi_other(y_t) in nats; 0 where ``mask`` is False. ``other``, called ``name``, is detached."""
-    log_probs, other = select(mask, **{"log_probs": log_probs, name: other})
-    return log_probs - other.detach()
+    check_mask(mask)
+    log_probs, other = as_float("log_probs", log_probs, mask.shape), as_float(name, other, mask.shape)
+    return (log_probs - other.detach()).masked_fill(~mask, 0)
 
 
 def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """exp(x), continued above +20 by its tangent exp(20) (1 + x - 20): finite, and its gradient is never 0."""
-    return x.clamp(max=LOG_RATIO_BOUND).exp() * (1 + torch.relu(x - LOG_RATIO_BOUND))
+    return _BoundedExp.apply(x)
+
+
+class _BoundedExp(torch.autograd.Function):
+    """Its slope is exp(min(x, 20)): said so here, the backward pass is one product."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        slope = x.clamp(max=LOG_RATIO_BOUND).exp_()
+        return torch.addcmul(slope, slope, torch.relu(x - LOG_RATIO_BOUND))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * x.clamp(max=LOG_RATIO_BOUND).exp()
 
 
 def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -1,12 +1,16 @@
 """Stages 3 and 6: log-probs of whole completions, and the DPO loss on pairs of them."""
 
+from typing import NamedTuple
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from torchstone.core.inputs import number, select, vectors
 from torchstone.core.reduce import Count, mean_of_pairs
-from torchstone.core.result import Loss, mean_of
+from torchstone.core.result import Loss, Mean, mean_of
+
+PAIR = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
 
 
 def sequence_log_probs(
@@ -80,22 +84,35 @@ def dpo_loss(
         preferences & relationship to IPO" (2023), eq. 3.
     """
     number("label_smoothing", label_smoothing, 0, 1)
-    chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs = vectors(
-        chosen_log_probs=chosen_log_probs,
-        rejected_log_probs=rejected_log_probs,
-        ref_chosen_log_probs=ref_chosen_log_probs,
-        ref_rejected_log_probs=ref_rejected_log_probs,
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
-    chosen_rewards = implicit_rewards(chosen_log_probs, ref_chosen_log_probs, beta=beta)
-    rejected_rewards = implicit_rewards(rejected_log_probs, ref_rejected_log_probs, beta=beta)
-    margins = chosen_rewards - rejected_rewards
+    margins = r_w - r_l
     losses = -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+class Pair(NamedTuple):
+    """r(x, y_w) and r(x, y_l), and what every loss on pairs reports."""
+
+    chosen: Float[Tensor, " N"]
+    rejected: Float[Tensor, " N"]
+    metrics: dict[str, Mean]
+
+
+def as_pair(beta: float, chosen_log_probs: Tensor, rejected_log_probs: Tensor, *references: Tensor | None) -> Pair:
+    """The two implicit rewards; without ``references`` beta log pi(y | x) alone."""
+    number("beta", beta, low=0, strict=True)
+    given = dict(zip(PAIR, (chosen_log_probs, rejected_log_probs, *references), strict=False))
+    chosen_log_probs, rejected_log_probs, *refs = vectors(**given)  # type: ignore[arg-type]
+    ref_chosen, ref_rejected = (x.detach() for x in refs) if refs else (0.0, 0.0)
+    chosen, rejected = beta * (chosen_log_probs - ref_chosen), beta * (rejected_log_probs - ref_rejected)
     metrics = {
-        "rewards/chosen": mean_of(chosen_rewards),
-        "rewards/rejected": mean_of(rejected_rewards),
-        "rewards/margins": mean_of(margins),
-        "rewards/accuracies": mean_of(margins > 0),
+        "rewards/chosen": mean_of(chosen),
+        "rewards/rejected": mean_of(rejected),
+        "rewards/margins": mean_of(chosen - rejected),
+        "rewards/accuracies": mean_of(chosen > rejected),
         "logps/chosen": mean_of(chosen_log_probs),
         "logps/rejected": mean_of(rejected_log_probs),
     }
-    return Loss(mean_of_pairs(losses, denominator), metrics)
+    return Pair(chosen, rejected, metrics)

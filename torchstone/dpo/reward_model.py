@@ -14,24 +14,28 @@ def bradley_terry_loss(
     rejected_rewards: Float[Tensor, " N"],
     *,
     margin: float | Float[Tensor, " N"] | None = None,
+    centre: float = 0.0,
     denominator: Count | None = None,
 ) -> Loss:
     """The negative log-likelihood of the preferences under the Bradley-Terry model.
 
         P(y_w > y_l | x) = sigmoid( r(x, y_w) - r(x, y_l) )                     (DPO.5)
         L = mean( -log sigmoid( r(x, y_w) - r(x, y_l) - margin ) )              (DPO.6)
+        centred: L + centre mean( (r(x, y_w) + r(x, y_l))^2 )                   (DPO.27)
 
     Args:
         chosen_rewards, rejected_rewards: r(x, y_w), r(x, y_l), in reward units. Gradient flows through both.
         margin: how much better the chosen one is held to be, in reward units: a number, or one a pair. Treated
             as a constant.
+        centre: how strongly the rewards, whose zero the pairs leave open, are held around 0. In 1 / reward units^2.
         denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
 
     Returns: ``Loss``; metrics: ``accuracy``, ``margin`` (of the rewards; not the argument), ``mean_reward``.
-    Raises ValueError: a shape or dtype is wrong.
+    Raises ValueError: a shape or dtype is wrong; ``margin`` is not finite; ``centre`` is negative.
     Source: Christiano et al., arXiv:1706.03741v4, eq. 1; Ouyang et al., arXiv:2203.02155v1, eq. 1; the margin:
-        Llama 2, arXiv:2307.09288v2, eq. 2.
+        Llama 2, arXiv:2307.09288v2, eq. 2; centring: Eisenstein et al., arXiv:2312.09244v3, eq. 2.
     """
+    number("centre", centre, 0)
     chosen_rewards, rejected_rewards = vectors(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     differences = chosen_rewards - rejected_rewards
     if isinstance(margin, int | float):
@@ -39,6 +43,8 @@ def bradley_terry_loss(
     elif margin is not None:
         margin = as_float("margin", margin, chosen_rewards.shape).detach()
     losses = -logsigmoid(differences if margin is None else differences - margin)
+    if centre > 0:
+        losses = losses + centre * (chosen_rewards + rejected_rewards).square()
     metrics = {
         "accuracy": mean_of(differences > 0),
         "margin": mean_of(differences),

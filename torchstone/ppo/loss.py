@@ -59,15 +59,17 @@ def policy_terms(
     advantages = per_token("advantages", advantages, mask)
     moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     ratios, low, high = bounded_exp(moved), 1 - epsilon, 1 + epsilon_high
-    loss = -torch.minimum(ratios * advantages, ratios.clamp(low, high) * advantages)
+    too_low, too_high = (ratios < low) & (advantages < 0), (ratios > high) & (advantages > 0)
+    # where the ratio is out of range on the side that the advantage rewards, the minimum of PPO.8 is the clipped term
+    loss = -torch.where(too_low | too_high, ratios.detach().clamp(low, high), ratios) * advantages
     if dual_clip is not None:
         number("dual_clip", dual_clip, low=1, strict=True)
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
-    moved, ratios = moved.detach(), ratios.detach()
+    moved = moved.detach()
     return loss, {
         "approx_kl": mean_of(bounded_expm1(moved) - moved, mask),
-        "clip_ratio/low_mean": mean_of((ratios < low) & (advantages < 0), mask),
-        "clip_ratio/high_mean": mean_of((ratios > high) & (advantages > 0), mask),
+        "clip_ratio/low_mean": mean_of(too_low, mask),
+        "clip_ratio/high_mean": mean_of(too_high, mask),
     }
 
 

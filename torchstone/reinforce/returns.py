@@ -64,10 +64,17 @@ def centred_rewards(
     """
     rewards = as_float("rewards", rewards, "P G").detach()
     require(rewards.shape[1] >= 2, "rewards", "at least 2 samples in a group (a lone sample has no baseline)", rewards)
-    scored = torch.ones_like(rewards, dtype=torch.bool) if scored is None else scored
-    fits = isinstance(scored, Tensor) and scored.dtype == torch.bool and scored.shape == rewards.shape
-    require(fits, "scored", f"a torch.bool tensor of shape {list(rewards.shape)}", scored)
+    scored = scored_members(rewards, scored)
     rewards = rewards.masked_fill(~scored, 0)
     n = scored.sum(1, keepdim=True).to(rewards.dtype)
     mean = rewards.sum(1, keepdim=True) / n.clamp(min=1)
     return (rewards - mean).masked_fill(~scored | all_equal(rewards, scored), 0), n
+
+
+def scored_members(rewards: Float[Tensor, "P G"], scored: Bool[Tensor, "P G"] | None) -> Bool[Tensor, "P G"]:
+    """``scored``, checked; True everywhere if it is None."""
+    if scored is None:
+        return torch.ones_like(rewards, dtype=torch.bool)
+    fits = isinstance(scored, Tensor) and scored.dtype == torch.bool and scored.shape == rewards.shape
+    require(fits, "scored", f"a torch.bool tensor of shape {list(rewards.shape)}", scored)
+    return scored

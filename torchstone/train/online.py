@@ -1,10 +1,10 @@
-"""REINFORCE, PPO and GRPO: one loop in seven stages. The maths is called from its folders, never written here."""
+"""REINFORCE, PPO, GRPO and every recipe: one loop in seven stages. The maths is called, never written here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from torchstone.core import Loss, kl_k3, masked_whiten, sequence_mean, sequence_sum, token_mean
-from torchstone.core.reduce import Reduce
+from torchstone.core.reduce import Count
 from torchstone.grpo import group_advantages, grpo_loss
-from torchstone.options import GRPO, PPO, Reinforce
+from torchstone.options import GRPO, PPO, Recipe, Reinforce
 from torchstone.ppo import explained_variance, gae, ppo_loss, shaped_rewards
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.train.learner import Learner
 from torchstone.train.policy import Policy, Rows, Scores
 from torchstone.train.rollout import Rollout, sample, score_tokens, slices
-from torchstone.train.tasks import Task, score, take
+from torchstone.train.tasks import Row, Task, score, take
 
-Method = Reinforce | PPO | GRPO
+Method = Reinforce | PPO | GRPO | Recipe
 
 
 def learn_online(config: Method, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:
@@ -45,29 +45,37 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
         # 4 rewards [P G]
         rewards = torch.tensor(score(task, rows, rollout.completions), device=policy.device).view(P, G)
 
-        # 5 advantages [B] or [B T]
-        advantages, returns = credit(config, rewards, rollout.mask, old, ref)
+        # 5 advantages [B] or [B T], of the groups that the method keeps
+        mask = kept(config, rewards, rollout.mask)
+        greedy = greedy_rewards(config, task, policy, rows[::G])
+        advantages, returns = credit(config, rewards, mask, old, ref, greedy)
 
-        batch = Batch(rollout, old, ref.log_probs, advantages, returns)
+        batch = Batch(replace(rollout, mask=mask), old, ref.log_probs, advantages, returns)
 
-        for part in list(slices(0, P * G, math.ceil(P * G / config.minibatches))) * config.epochs:
-            reduce = reduction(config, rollout.mask[part])  # its denominator counts the whole minibatch, so that
-            for piece in slices(part.start, part.stop, config.micro_batch):  # the micro-batches add up to it
+        unit = G if "group_size" in needs(config) else 1  # rows that must stay together
+        for part in list(slices(0, P * G, multiple(P * G / config.minibatches, unit))) * config.epochs:
+            count = denominator(config, mask[part])  # of the whole minibatch: the micro-batches add up to it
+            for piece in slices(part.start, part.stop, multiple(config.micro_batch, unit)):
                 # 6 loss: a scalar
                 micro = batch[piece]
                 new = policy(*micro.rollout.inputs, config.temperature)
-                learner.backward(objective(config, new, micro, reduce))
+                learner.backward(objective(config, new, micro, count))
             # 7 update
             learner.update(config.max_grad_norm)
 
-        yield learner.end_round() | describe(config, rewards, batch) | {"samples": learner.step * P * G}
+        yield learner.end_round() | describe(config, rewards, rollout, batch) | {"samples": learner.step * P * G}
+
+
+def multiple(size: float, unit: int) -> int:
+    """``size``, or the next multiple of ``unit`` above it."""
+    return math.ceil(size / unit) * unit
 
 
 @dataclass(frozen=True)
 class Batch(Rows):
     """What stages 2-5 hand to the loss: constants, with a row for each completion."""
 
-    rollout: Rollout
+    rollout: Rollout  # its mask is False in groups that are left out
     old: Scores  # of the policy that sampled
     ref_log_probs: Tensor  # [B T] of the start model
     advantages: Tensor  # [B] or [B T]
@@ -77,8 +85,38 @@ class Batch(Rows):
 # ---------------------------------------------------------------------------------- where the methods differ
 
 
-def credit(config: Method, rewards: Tensor, mask: Tensor, old: Scores, ref: Scores) -> tuple[Tensor, Tensor | None]:
+def needs(config: Method) -> list[str]:
+    """What a method needs beside samples, rewards and log-probs: ``ref_log_probs`` (a frozen copy), ``values``, ..."""
+    if isinstance(config, Recipe):
+        return config.row.needs()
+    return ["ref_log_probs"] * (config.beta > 0) + ["values"] * isinstance(config, PPO)
+
+
+def kept(config: Method, rewards: Tensor, mask: Tensor) -> Tensor:
+    """Stage 5: the mask [B T] without the groups that a recipe leaves out: they are dropped, not sampled anew."""
+    if isinstance(config, Recipe):
+        return mask & config.row.keep(rewards).repeat_interleave(config.group_size)[:, None]
+    return mask
+
+
+def greedy_rewards(config: Method, task: Task, policy: Policy, rows: list[Row]) -> Tensor | None:
+    """Stage 5: the reward [P] of the most likely token at each step, where a recipe takes it as the baseline."""
+    if "greedy_rewards" not in needs(config):
+        return None
+    prompts = policy.encode_prompts([row["prompt"] for row in rows], config.system)
+    completions = sample(policy, prompts, config.max_new_tokens, temperature=0.0).completions
+    return torch.tensor(score(task, rows, completions), device=policy.device)
+
+
+def credit(
+    config: Method, rewards: Tensor, mask: Tensor, old: Scores, ref: Scores, greedy: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Stage 5: from one reward a completion [P G] to an advantage a completion [B] or a token [B T]; the returns."""
+    if isinstance(config, Recipe):
+        return config.row.advantages(
+            rewards, mask, greedy_rewards=greedy, old_log_probs=old.log_probs, ref_log_probs=ref.log_probs,
+            values=old.values, max_length=config.max_new_tokens,
+        )  # fmt: skip
     if isinstance(config, GRPO):
         advantages = group_advantages(rewards, divide_by_std=config.divide_by_std, correction=1, eps=1e-4)
         return advantages.flatten(), None
@@ -95,38 +133,48 @@ def credit(config: Method, rewards: Tensor, mask: Tensor, old: Scores, ref: Scor
     return returns - baseline.flatten()[:, None], returns
 
 
-def reduction(config: Method, mask: Tensor) -> Reduce:
-    """Stage 6: how the tokens of a minibatch become one number. The rows of ``mask`` are the whole minibatch."""
-    if isinstance(config, GRPO):
-        return partial(sequence_mean, denominator=len(mask))
-    if isinstance(config, PPO):
-        return partial(token_mean, denominator=mask.sum())
-    return partial(sequence_sum, denominator=len(mask))
+def denominator(config: Method, mask: Tensor) -> Count:
+    """Stage 6: what the sum over a minibatch is divided by: its tokens, its groups, or its rows with a token."""
+    reduction = config.row.reduction.name if isinstance(config, Recipe) else ""
+    if isinstance(config, PPO) or reduction == "token-mean":
+        return mask.sum()
+    rows = config.group_size if reduction == "group-token-mean" else 1
+    return mask.reshape(-1, rows * mask.shape[1]).any(1).sum()
 
 
-def objective(config: Method, new: Scores, batch: Batch, reduce: Reduce) -> Loss:
-    """Stage 6: the loss of some rows of the batch."""
+def objective(config: Method, new: Scores, batch: Batch, count: Count) -> Loss:
+    """Stage 6: the loss of some rows of a minibatch; ``count`` is its denominator."""
     mask, old = batch.rollout.mask, batch.old
+    if isinstance(config, Recipe):
+        return config.row.loss(
+            new.log_probs, batch.advantages, mask, old_log_probs=old.log_probs, ref_log_probs=batch.ref_log_probs,
+            sampler_log_probs=old.log_probs,  # the program that samples is the one that trains
+            values=new.values, old_values=old.values, returns=batch.returns, entropies=new.entropies,
+            max_length=config.max_new_tokens, group_size=config.group_size, denominator=count,
+        )  # fmt: skip
     if isinstance(config, GRPO):
         return grpo_loss(
-            new.log_probs, old.log_probs, batch.advantages, mask, reduce=reduce,
+            new.log_probs, old.log_probs, batch.advantages, mask, reduce=partial(sequence_mean, denominator=count),
             epsilon=config.epsilon, epsilon_high=config.epsilon_high,
             beta=config.beta, ref_log_probs=batch.ref_log_probs if config.beta else None,
         )  # fmt: skip
     if isinstance(config, PPO):
         return ppo_loss(
-            new.log_probs, old.log_probs, batch.advantages, mask, reduce=reduce, epsilon=config.epsilon,
+            new.log_probs, old.log_probs, batch.advantages, mask,
+            reduce=partial(token_mean, denominator=count), epsilon=config.epsilon,
             values=new.values, old_values=old.values, returns=batch.returns,
             value_epsilon=config.value_epsilon, value_coef=config.value_coef,
             entropies=new.entropies, entropy_coef=config.entropy_coef,
         )  # fmt: skip
-    entropies, coef = new.entropies, config.entropy_coef
-    return reinforce_loss(new.log_probs, batch.advantages, mask, reduce=reduce, entropies=entropies, entropy_coef=coef)
+    return reinforce_loss(
+        new.log_probs, batch.advantages, mask, reduce=partial(sequence_sum, denominator=count),
+        entropies=new.entropies, entropy_coef=config.entropy_coef,
+    )  # fmt: skip
 
 
-def describe(config: Method, rewards: Tensor, batch: Batch) -> dict[str, Any]:
+def describe(config: Method, rewards: Tensor, rollout: Rollout, batch: Batch) -> dict[str, Any]:
     """The round's metrics that no loss knows; docs/train.md defines each by its expression."""
-    mask, old = batch.rollout.mask, batch.old
+    mask, old = rollout.mask, batch.old
     groups = rewards if rewards.shape[1] > 1 else rewards.T  # without groups: the round is one
     metrics = {
         "reward": rewards.mean(),
@@ -134,10 +182,10 @@ def describe(config: Method, rewards: Tensor, batch: Batch) -> dict[str, Any]:
         "frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean(),
         "entropy": token_mean(old.entropies, mask),
         "completions/mean_length": mask.sum(1).float().mean(),
-        "completions/clipped_ratio": batch.rollout.cut_off.float().mean(),
+        "completions/clipped_ratio": rollout.cut_off.float().mean(),
     }
-    if config.beta > 0:
+    if "ref_log_probs" in needs(config):
         metrics["kl"] = token_mean(kl_k3(old.log_probs, batch.ref_log_probs, mask), mask)
-    if isinstance(config, PPO) and batch.returns is not None:
+    if "values" in needs(config) and batch.returns is not None:
         metrics["explained_variance"] = explained_variance(old.values, batch.returns, mask)
     return {name: float(value) for name, value in metrics.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -33,13 +34,15 @@ class Rollout(Rows):
 def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temperature: float) -> Rollout:
     """Sample one completion for each prompt from the whole softmax: no top-k, top-p or penalty.
 
-    Anything that cuts the distribution would make its log-probs differ from those that the training sees.
+    Anything that cuts the distribution would make its log-probs differ from those that the training sees. At
+    temperature 0 every token is the most likely one.
     """
     from transformers import GenerationConfig
 
     tokens, attention = _pad_left(prompts, policy.pad_id)
+    whole: dict[str, Any] = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     how = GenerationConfig(
-        do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0, **whole, max_new_tokens=max_new_tokens,
         eos_token_id=policy.eos_ids, pad_token_id=policy.pad_id,
     )  # fmt: skip
     tokens, attention = tokens.to(policy.device), attention.to(policy.device)

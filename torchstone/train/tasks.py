@@ -8,13 +8,14 @@ look at (``answer``, ...). The reward function has TRL's signature, built-in tas
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from torchstone.spelling import near
 
 Row = dict[str, Any]
 RewardFunction = Callable[..., list[float]]
@@ -41,7 +42,7 @@ class Task:
 
 
 def load_task(name: str, split: str = "test") -> Task:
-    """A built-in task by name: ``sort``, ``add``.
+    """A built-in task by name: ``sort``, ``add``, ``ramble``.
 
     Args:
         split: ``test`` or ``validation``: which held-out rows of a built-in task to evaluate on.
@@ -49,11 +50,11 @@ def load_task(name: str, split: str = "test") -> Task:
     if name not in BUILT_IN:
         known = f"{', '.join(BUILT_IN)}, reasoning_gym:NAME, or --data FILE.jsonl"
         raise UserError(f"unknown task {name!r}{near(name, BUILT_IN)}; choose {known}")
-    make_rows, raw_lines, start_steps = BUILT_IN[name]
+    make_rows, raw_lines, start_steps, reward, alphabet = BUILT_IN[name]
     rows = make_rows()
     random.Random(1).shuffle(rows)
     held_out = {"test": rows[:HELD_OUT], "validation": rows[HELD_OUT : 2 * HELD_OUT]}
-    return Task(name, rows[2 * HELD_OUT :], held_out[split], exact_match, raw_lines, "0123456789+=>", start_steps)
+    return Task(name, rows[2 * HELD_OUT :], held_out[split], reward, raw_lines, alphabet, start_steps)
 
 
 # ----------------------------------------------------------------------------------------------- built-in tasks
@@ -91,9 +92,32 @@ def _add_lines(rows: list[Row], rng: random.Random) -> list[str]:
     return [row["prompt"] + f"{max(0, int(row['answer']) + rng.choice(slips)):03d}" for row in rows]
 
 
-BUILT_IN: dict[str, tuple[Callable[[], list[Row]], RawLines, tuple[int, int]]] = {
-    "sort": (_sort_rows, _sort_lines, (400, 7)),
-    "add": (_add_rows, _add_lines, (950, 20)),
+def match_after_dots(prompts: list[str], completions: list[str], answer: list[str], **columns: list) -> list[float]:
+    """1 where the completion, without the dots before it, is the answer, else 0."""
+    return [float(c.lstrip(".") == a.lstrip(".")) for c, a in zip(completions, answer, strict=True)]
+
+
+def _ramble_rows() -> list[Row]:
+    """``314159>`` -> ``....113459``: sort, after some dots. With too many, there is no room left for the answer."""
+    rng = random.Random(2)
+    return [row | {"answer": _dots(rng) + row["answer"]} for row in _sort_rows()]
+
+
+def _ramble_lines(rows: list[Row], rng: random.Random) -> list[str]:
+    """As for sort, with dots between the prompt and what follows it."""
+    return [line.replace(">", ">" + _dots(rng)) for line in _sort_lines(rows, rng)]
+
+
+def _dots(rng: random.Random) -> str:
+    """Before each dot, and after the last, one in ten stops: 9 on average, 24 at most."""
+    return "." * min(24, int(math.log(1 - rng.random()) / math.log(0.9)))
+
+
+DIGITS = "0123456789+=>"
+BUILT_IN: dict[str, tuple[Callable[[], list[Row]], RawLines, tuple[int, int], RewardFunction, str]] = {
+    "sort": (_sort_rows, _sort_lines, (400, 7), exact_match, DIGITS),
+    "add": (_add_rows, _add_lines, (950, 20), exact_match, DIGITS),
+    "ramble": (_ramble_rows, _ramble_lines, (800, 7), match_after_dots, DIGITS + "."),
 }
 
 
@@ -139,12 +163,6 @@ def take(rows: list[Row], n: int, step: int, seed: int) -> list[Row]:
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> list[int]:
     return random.Random(f"{seed} {epoch}").sample(range(n), n)
-
-
-def near(name: str, choices: Iterable[str]) -> str:
-    """`` (did you mean 'sort'?)``, or nothing."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def split_rows(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -1,0 +1,69 @@
+"""Write docs/map.md and draw docs/map.png from the edges in tests/test_reductions.py (part of ``make docs``).
+
+An edge stands once, as a decorator of the test that proves it. docs/map.typ holds the place of each method only.
+"""
+
+import ast
+import hashlib
+import io
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PPI = 120  # 1,400 pt wide: 2,333 pixels
+PAGE = """\
+# How the methods reduce to one another
+
+[![Every arrow of the table below, drawn: advantages, ratio and surrogate, KL, means, preference losses, reward
+models](map.png)](map.png)
+
+Follow an arrow: the method at its tail is the method at its head under the condition above the line. Each arrow is a
+test in [tests/test_reductions.py](../tests/test_reductions.py), most of them to 1e-12.
+
+| from | becomes | when | test |
+|---|---|---|---|
+"""
+
+
+def edges() -> list[dict[str, str]]:
+    """What ``@edge(start, end, when, note)`` says above each test, in the order of the file."""
+    found = []
+    for test in ast.parse((ROOT / "tests" / "test_reductions.py").read_text(encoding="utf-8")).body:
+        for call in getattr(test, "decorator_list", []):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "edge":
+                start, end, when, *note = (a.value.replace(" - ", " \N{MINUS SIGN} ") for a in call.args)
+                row = {"start": start, "end": end, "when": when, "note": "".join(note)}
+                found.append(row | {"test": test.name})
+    return found
+
+
+def page() -> str:
+    """The text of docs/map.md."""
+    row = "| {start} | {end} | {when}{semicolon}{note} | `{test}` |\n"
+    return PAGE + "".join(row.format(**e, semicolon="; " if e["note"] else "") for e in edges())
+
+
+def digest() -> str:
+    """Of the edges and the layout. It is written into docs/map.png, where a test looks for it."""
+    drawn = [{name: text for name, text in e.items() if name != "test"} for e in edges()]
+    layout = (ROOT / "docs" / "map.typ").read_text(encoding="utf-8")
+    return hashlib.sha256((json.dumps(drawn) + layout).encode()).hexdigest()
+
+
+def main() -> None:
+    import typst  # here and not above: a test reads the edges without the extra "docs"
+    from PIL import Image, PngImagePlugin
+
+    (ROOT / "docs" / "map.md").write_text(page(), encoding="utf-8")
+    inputs = {"edges": json.dumps(edges())}
+    how = {"root": ROOT, "format": "png", "ppi": PPI, "ignore_system_fonts": True, "timestamp": 0}
+    picture = Image.open(io.BytesIO(typst.compile(ROOT / "docs" / "map.typ", sys_inputs=inputs, **how)))
+    info = PngImagePlugin.PngInfo()
+    info.add_text("sources", digest())
+    picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+        ROOT / "docs" / "map.png", optimize=True, pnginfo=info, dpi=(PPI, PPI)
+    )
+
+
+if __name__ == "__main__":
+    main()

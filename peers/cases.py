@@ -1,0 +1,78 @@
+"""The form of a case: what a framework computes on a batch, to hold one dialect row against.
+
+A module `cases_NAME.py` has `CASES: dict[str, Case]`, from the row's name ("grpo@trl-1.16.0") to its case, and
+`SAME: set[str]`, the rows whose choices are all those of the published row. test_dialects.py collects them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from batch import PolicyBatch, PreferenceBatch, policy_batch, preference_batch
+from torch import Tensor
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Output(NamedTuple):
+    """What the framework computed.
+
+    `given` are arguments for the recipe's own calls, by their names there: they take the place of the batch's tensors,
+    or are what the batch does not hold (max_length, denominator, weights, reference_point, returns, ...). Without an
+    "advantages" among them the loss is fed the recipe's own, so that the row is held from the rewards to the gradient.
+    """
+
+    value: Tensor
+    gradients: dict[str, Tensor]  # by leaf: "log_probs", "entropies", "values"; "chosen", "rejected"
+    advantages: Tensor | None = None  # [B] or [B T]; None where the framework computes none
+    given: Mapping[str, Any] = NOTHING
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to run the framework, and how near the recipe must come.
+
+    `batches` are those that the framework can take, of BATCHES. Within `rtol`, relative to the largest entry of the
+    tensor; 1e-6 only where the framework casts to float32 itself, and `note` says where it does.
+    """
+
+    run: Callable[[Any], Output]
+    batches: tuple[str, ...]
+    rtol: float = 1e-10
+    note: str = ""
+
+
+def with_an_empty_row(seed: int) -> PolicyBatch:
+    """Masks with gaps, and a completion in which the policy chose nothing."""
+    batch = policy_batch(seed, gaps=True)
+    mask = batch.mask.clone()
+    mask[8] = False
+    return replace(batch, mask=mask)
+
+
+def far_off(seed: int) -> PolicyBatch:
+    """The log-ratios of policy_batch twice as large: ratios from 0.06 to 13, beyond every two-sided or dual clip."""
+    batch = policy_batch(seed)
+    return replace(batch, log_probs=2 * batch.log_probs - batch.old_log_probs)
+
+
+def spread_out(batch: PolicyBatch) -> PolicyBatch:
+    """Sampler and trainer further apart: rows by a mean factor of 0.27 to 11, and again by 1.3 between tokens."""
+    rows, tokens = batch.mask.shape
+    drift = torch.linspace(-1.3, 2.4, rows, dtype=torch.float64)[:, None] + 0.25 * torch.arange(tokens).sin()
+    return replace(batch, sampler_log_probs=batch.old_log_probs - drift)
+
+
+def pairs(seed: int) -> PreferenceBatch:
+    return preference_batch(seed)
+
+
+BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch]] = {
+    "prefix": policy_batch,  # right-padded completions
+    "gaps": lambda seed: policy_batch(seed, gaps=True),  # tool output inside completions
+    "empty": with_an_empty_row,
+    "far": far_off,  # ratios beyond 3 and 4
+    "pairs": pairs,
+}

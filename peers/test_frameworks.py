@@ -1,0 +1,88 @@
+"""What the rows of verl and OpenRLHF say beside their numbers, and OpenRLHF's reward model losses."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+import cases_verl
+import openrlhf_losses as openrlhf
+import pytest
+import verl_losses as verl
+from batch import leaf, policy_batch, preference_batch, value_and_grads
+from cases import BATCHES
+from test_dialects import SEEDS, differs, far, per_token, run
+from torch import Tensor
+
+from torchstone.dpo import bradley_terry_loss
+from torchstone.recipes import RECIPES
+from torchstone.recipes.choices import Choice
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("loss,with_margin", [("sigmoid", False), ("sigmoid", True), ("logexp", False)])
+def test_bradley_terry_is_openrlhfs_reward_loss(seed: int, loss: str, with_margin: bool) -> None:
+    batch = preference_batch(seed)
+    margin = batch.margins if with_margin else None
+    value, gradients = openrlhf.reward_model(batch, loss=loss, margin=margin)
+    leaves = {name: leaf(getattr(batch, name)) for name in gradients}
+    mine, mine_gradients = value_and_grads(bradley_terry_loss(*leaves.values(), margin=margin).value, **leaves)
+    assert not far(mine, value, 1e-10)
+    assert not any(far(mine_gradients[name], theirs, 1e-10) for name, theirs in gradients.items())
+
+
+def test_logexp_does_not_read_the_margin() -> None:
+    batch = preference_batch(0)
+    with_margin, _ = openrlhf.reward_model(batch, loss="logexp", margin=batch.margins)
+    without, _ = openrlhf.reward_model(batch, loss="logexp")
+    assert with_margin == without
+
+
+FLOAT32 = [name for name, case in cases_verl.CASES.items() if case.rtol > 1e-10]
+
+
+@pytest.fixture
+def float64_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl's own masked_var, whose n / (n - 1) is a quotient of integers, and so float32, in float64."""
+    functions = verl.core_algos.verl_F
+    source, factor = inspect.getsource(functions.masked_var), "mask_sum / (mask_sum - 1)"
+    assert source.count(factor) == 1
+    names = dict(vars(functions))
+    exec(source.replace(factor, "mask_sum.double() / (mask_sum - 1)"), names)
+    monkeypatch.setattr(functions, "masked_var", names["masked_var"])
+
+
+@pytest.mark.usefixtures("float64_counts")
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", FLOAT32)
+def test_but_for_a_float32_factor_verls_whitening_is_the_rows(name: str, seed: int) -> None:
+    for kind in cases_verl.CASES[name].batches:
+        batch = BATCHES[kind](seed)
+        expected = cases_verl.CASES[name].run(batch)
+        assert differs(run(RECIPES[name], batch, expected.given), expected, batch.mask, 1e-10) == []
+
+
+def discounted(name: str, gaps: bool) -> tuple[Tensor, Tensor]:
+    """Advantages of a row, and of its framework, with gamma 0.9 and lambda 0.8."""
+    batch = policy_batch(0, gaps=gaps)
+    row = RECIPES[name].but(advantage=Choice("critic", gamma=0.9, lam=0.8))
+    given = {"old_log_probs": batch.old_log_probs, "ref_log_probs": batch.ref_log_probs, "values": batch.old_values}
+    mine = row.advantages(batch.rewards, batch.mask, **given).advantages
+    if "verl" in name:
+        theirs, _ = verl.advantages(batch, "gae", gamma=0.9, lam=0.8)
+    else:
+        theirs, _ = openrlhf.advantages(batch, "gae", gamma=0.9, lambd=0.8)
+    return mine, per_token(theirs, batch.mask)
+
+
+@pytest.mark.parametrize("name", ("ppo@verl-0.9.1", "ppo@openrlhf-0.11.2"))
+@pytest.mark.parametrize("gaps", (False, True))
+def test_below_1_tool_output_is_a_step_in_openrlhf_and_in_verl_is_not(name: str, gaps: bool) -> None:
+    mine, theirs = discounted(name, gaps)
+    assert far(mine, theirs, 1e-7) == (gaps and "openrlhf" in name)
+
+
+@pytest.mark.parametrize("kl", (openrlhf.approx_kl, verl.kl_penalty))
+def test_k3_is_cut_at_10_with_gradient_0(kl: Callable) -> None:
+    batch = policy_batch(0)
+    value, gradients = kl(replace(batch, ref_log_probs=batch.log_probs + 3), "k3")
+    assert (value == 10).all() and not gradients["log_probs"].any()

@@ -1,0 +1,253 @@
+"""What came after GRPO, each against its closed form, a sum written out, or an exact expectation."""
+
+import math
+
+import pytest
+import torch
+from torch import nan, tensor
+
+from torchstone.core import kl_k1, kl_k2, kl_k3, sequence_mean
+from torchstone.grpo.variants import (
+    cispo_surrogate,
+    dppo_surrogate,
+    gmpo_surrogate,
+    group_token_mean,
+    kl_k3_with_k2_gradient,
+    mixed_groups,
+    off_policy_weights,
+    overlong_penalties,
+    ratio_weighted_kl,
+    sapo_surrogate,
+    sequence_log_ratios,
+    vespo_surrogate,
+)
+from torchstone.ppo import clipped_surrogate
+
+f64 = torch.float64
+RATIOS = [0.1, 0.7, 1.0, 1.3, 6.0]  # on both sides of every clip below
+MASK = tensor([[True, True, False], [True, True, True]])
+MOVED = tensor([[0.4, -0.2, nan], [0.1, 0.2, 0.6]], dtype=f64)  # log pi - log pi_old
+
+
+def one_row(ratios=RATIOS):
+    """Tokens with these ratios, log pi = -1 under the present policy."""
+    new = torch.full((1, len(ratios)), -1.0, dtype=f64, requires_grad=True)
+    return new, (new - tensor([ratios], dtype=f64).log()).detach(), torch.ones(1, len(ratios), dtype=torch.bool)
+
+
+def slopes(loss, log_probs):
+    """d loss_t / d log pi_t."""
+    return torch.autograd.grad(loss.sum(), log_probs)[0][0].tolist()
+
+
+def test_GRPO_4_one_ratio_a_sequence_by_hand():
+    found = sequence_log_ratios(MOVED, torch.zeros_like(MOVED), MASK, token_gradient=False)
+    torch.testing.assert_close(found, tensor([[0.1, 0.1, 0], [0.3, 0.3, 0.3]], dtype=f64))
+
+
+def test_GRPO_4_the_gradient_of_gspo_is_the_mean_score_times_ratio_times_advantage():
+    log_probs = MOVED.clone().requires_grad_()
+    s = sequence_log_ratios(log_probs, torch.zeros_like(MOVED), MASK, token_gradient=False)
+    advantages = tensor([2.0, -1.0], dtype=f64)
+    losses = clipped_surrogate(s, torch.zeros_like(s), advantages, MASK, epsilon=9.0)
+    sequence_mean(losses, MASK).backward()
+    first, second = -2 * math.exp(0.1) / 2, 1 * math.exp(0.3) / 3  # -A s / |y|, for each of 2 rows
+    expected = tensor([[first, first, 0], [second] * 3], dtype=f64) / 2
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_GRPO_5_each_token_moves_by_its_own_advantage():
+    log_probs = MOVED.clone().requires_grad_()
+    s = sequence_log_ratios(log_probs, torch.zeros_like(MOVED), MASK, token_gradient=True)
+    torch.testing.assert_close(s.detach(), tensor([[0.1, 0.1, 0], [0.3, 0.3, 0.3]], dtype=f64))
+    own = tensor([[1.0, 2.0, 9.0], [0.0, -1.0, 3.0]], dtype=f64)
+    clipped_surrogate(s, torch.zeros_like(s), own, MASK, epsilon=9.0).sum().backward()
+    expected = -own * tensor([[0.1, 0.1, 0], [0.3, 0.3, 0.3]], dtype=f64).exp()
+    torch.testing.assert_close(log_probs.grad, expected.masked_fill(~MASK, 0))
+
+
+def test_GRPO_6_the_penalty_of_dapo_by_hand():
+    lengths = tensor([[100.0, 16384, 18432, 20480, 20481, 30000]], dtype=f64)
+    penalties = overlong_penalties(lengths, max_length=20480, cache=4096)
+    assert penalties.tolist() == [[0, 0, -0.5, -1, -1, -1]]
+
+
+def test_GRPO_7_a_group_teaches_if_its_scored_rewards_differ():
+    rewards = tensor([[0.7] * 8, [0.7] * 7 + [0.8], [1, nan] * 4, [0, 1, nan, nan] * 2])
+    keep = mixed_groups(rewards, scored=~rewards.isnan())
+    assert keep.tolist() == [False, True, False, True]
+    assert mixed_groups(rewards[:2]).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_GRPO_8_clips_the_weight_and_keeps_every_gradient(advantage):
+    new, old, mask = one_row()
+    loss = cispo_surrogate(new, old, tensor([advantage], dtype=f64), mask, epsilon=0.2, epsilon_high=0.28)
+    weights = [0.8, 0.8, 1.0, 1.28, 1.28]
+    assert loss[0].tolist() == pytest.approx([-w * advantage * -1 for w in weights])
+    assert slopes(loss, new) == pytest.approx([-w * advantage for w in weights])
+
+
+def test_GRPO_8_without_a_lower_bound():
+    new, old, mask = one_row()
+    loss = cispo_surrogate(new, old, tensor([1.0], dtype=f64), mask, epsilon=None, epsilon_high=0.28)
+    assert slopes(loss, new) == pytest.approx([-0.1, -0.7, -1.0, -1.28, -1.28])
+
+
+@pytest.mark.parametrize(("cap", "weights"), [(5.0, [0.1, 0.7, 1, 1.3, 5]), (0.2, [0.1, 0.2, 0.2, 0.2, 0.2])])
+def test_GRPO_9_the_same_number_as_a_cap_is_another_algorithm(cap, weights):
+    new, old, mask = one_row()
+    loss = cispo_surrogate(new, old, tensor([1.0], dtype=f64), mask, epsilon=None, cap=cap)
+    assert slopes(loss, new) == pytest.approx([-w for w in weights])
+
+
+@pytest.mark.parametrize(("advantage", "tau"), [(2.0, 1.5), (-2.0, 3.0)])
+def test_GRPO_10_the_gradient_is_a_bell_around_ratio_1(advantage, tau):
+    new, old, mask = one_row()
+    options = {"tau_positive": 1.5, "tau_negative": 3.0}
+    loss = sapo_surrogate(new, old, tensor([advantage], dtype=f64), mask, **options)
+    gate = [1 / (1 + math.exp(-tau * (r - 1))) for r in RATIOS]
+    assert loss[0].tolist() == pytest.approx([-4 / tau * p * advantage for p in gate])
+    bell = [4 * p * (1 - p) * r for p, r in zip(gate, RATIOS, strict=True)]
+    assert bell[2] == 1 and slopes(loss, new) == pytest.approx([-b * advantage for b in bell])
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_GRPO_11_is_the_product_of_clipped_ratios_to_the_power_of_one_over_the_length(advantage):
+    new, old, mask = one_row()
+    loss = gmpo_surrogate(new, old, tensor([advantage], dtype=f64), mask, epsilon=0.4, epsilon_high=0.3)
+    low, high = math.exp(-0.4), math.exp(0.3)
+    sided = [min(r, high) if advantage > 0 else max(r, low) for r in RATIOS]
+    mean = math.prod(sided) ** (1 / len(RATIOS))
+    assert loss[0].tolist() == pytest.approx([-mean * advantage] * 5)
+    moves = [c == r for c, r in zip(sided, RATIOS, strict=True)]  # a clipped token passes no gradient
+    assert slopes(loss, new) == pytest.approx([-mean * advantage * m for m in moves])
+
+
+def test_GRPO_12_the_weight_is_1_on_policy_and_highest_at_k_over_lambda():
+    options = {"k_positive": 2.0, "lambda_positive": 3.0, "k_negative": 3.0, "lambda_negative": 2.0}
+    for advantage, k, rate in ((1.0, 2.0, 3.0), (-1.0, 3.0, 2.0)):
+        A = tensor([advantage], dtype=f64)
+        phi = lambda w: w**k * math.exp(rate * (1 - w))  # noqa: E731, B023
+        for ratios in ([1.0, 1.0], [0.5, 0.8], [2.0, 1.7], [k / rate, 1.0]):
+            new, old, mask = one_row(ratios)
+            found = slopes(vespo_surrogate(new, old, A, mask, **options), new)
+            assert found == pytest.approx([-advantage * phi(math.prod(ratios))] * 2)
+        assert phi(1.0) == 1 and max(phi(w / 100) for w in range(1, 500)) <= phi(k / rate)
+
+
+def test_GRPO_13_a_rare_token_may_grow_by_any_factor_and_a_common_one_may_not():
+    probability = tensor([[0.02, 0.6, 0.6, 0.02]], dtype=f64)
+    sampled = tensor([[0.001, 0.3, 0.9, 0.9]], dtype=f64)  # ratios 20, 2, 0.67, 0.02
+    every = torch.ones(1, 4, dtype=torch.bool)
+    for advantage, weights in ((1.0, [5, 0, 2 / 3, 0.02 / 0.9]), (-1.0, [5, 2, 0, 0])):
+        log_probs = probability.log().requires_grad_()
+        A = tensor([advantage], dtype=f64)
+        loss = dppo_surrogate(log_probs, sampled.log(), A, every, divergence="tv", epsilon=0.2, cap=5.0)
+        assert slopes(loss, log_probs) == pytest.approx([-w * advantage for w in weights])
+
+
+def test_GRPO_13_by_the_kl_of_this_token_or_another():
+    p, q = tensor([[0.02, 0.6, 0.6, 0.4]], dtype=f64), tensor([[0.001, 0.3, 0.9, 0.4]], dtype=f64)
+    kl = lambda q, p: q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))  # noqa: E731
+    distances = [kl(*pair) for pair in zip(q[0].tolist(), p[0].tolist(), strict=True)]
+    assert distances == pytest.approx([0.0162, 0.1838, 0.2263, 0.0], abs=5e-5)
+    for advantage, keep in ((1.0, [1, 0, 1, 1]), (-1.0, [1, 1, 0, 1])):
+        log_probs, A = p.log().requires_grad_(), tensor([advantage], dtype=f64)
+        every = torch.ones(1, 4, dtype=torch.bool)
+        loss = dppo_surrogate(log_probs, q.log(), A, every, divergence="kl", epsilon=0.1, cap=5.0)
+        weights = [k * min(r, 5) for k, r in zip(keep, (p / q)[0].tolist(), strict=True)]
+        assert slopes(loss, log_probs) == pytest.approx([-w * advantage for w in weights])
+
+
+def test_GRPO_14_value_of_k3_gradient_of_k2():
+    every = torch.ones(1, 5, dtype=torch.bool)
+    u = tensor([[-3.0, -0.5, 0.0, 0.5, 3.0]], dtype=f64, requires_grad=True)
+    found = kl_k3_with_k2_gradient(u, torch.zeros_like(u), every)
+    torch.testing.assert_close(found, kl_k3(u, torch.zeros_like(u), every))
+    assert slopes(found, u) == pytest.approx(u[0].tolist())  # d (u^2 / 2) = u
+
+
+@pytest.mark.parametrize("kl", [kl_k1, kl_k3])
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_GRPO_15_expects_the_kl_and_its_gradient_on_samples_of_any_policy(kl, on_policy):
+    z, other, ref = torch.randn(3, 7, dtype=f64, generator=torch.Generator().manual_seed(0))
+    other = z if on_policy else other
+    z = z.clone().requires_grad_()
+    log_p, log_q, log_ref = (torch.log_softmax(x, 0) for x in (z, other, ref))
+    true = (log_p.exp() * (log_p - log_ref)).sum()
+    every = torch.ones(7, 1, dtype=torch.bool)
+    terms = ratio_weighted_kl(log_p[:, None], log_q[:, None], log_ref[:, None], every, kl=kl)[:, 0]
+    estimate = (log_q.exp() * terms).sum()
+    torch.testing.assert_close(estimate, true)
+    gradients = [torch.autograd.grad(x, z, retain_graph=True)[0] for x in (estimate, true)]
+    torch.testing.assert_close(*gradients)
+    plain = torch.autograd.grad((log_q.exp() * kl_k3(log_p[:, None], log_ref[:, None], every)[:, 0]).sum(), z)[0]
+    assert (plain - gradients[1]).norm() > 0.05 * gradients[1].norm()
+
+
+def test_GRPO_15_k2_is_no_kl_to_weigh():
+    every = torch.ones(1, 1, dtype=torch.bool)
+    half = ratio_weighted_kl(tensor([[0.5]]), tensor([[0.0]]), tensor([[0.0]]), every, kl=kl_k2)
+    assert half.item() == pytest.approx(math.exp(0.5) * 0.125)
+
+
+def test_GRPO_16_drops_bad_completions_that_the_policy_has_left():
+    moved = tensor([[-0.5, -0.7, nan], [-0.5, -0.6, -0.7], [-0.1, 0.1, -2.0], [-0.1, 0.1, 0.0]], dtype=f64)
+    mask = ~moved.isnan()
+    for advantage, kept in ((-1.0, [False, False, False, True]), (1.0, [True] * 4)):
+        advantages = torch.full((4,), advantage, dtype=f64)
+        found = off_policy_weights(moved, torch.zeros_like(moved), advantages, mask, limit=0.5)
+        assert torch.equal(found, (mask & tensor(kept)[:, None]).to(f64))  # mean distances 0.6, 0.6, 0.67, 0
+
+
+def test_GRPO_17_a_prompt_with_long_answers_weighs_no_more():
+    x = tensor([[1.0, 2.0, nan], [3.0, nan, nan], [6.0, 6.0, 6.0], [8.0, 8.0, nan]], dtype=f64)
+    mask = ~x.isnan()
+    assert group_token_mean(x, mask, group_size=2).item() == pytest.approx((6 / 3 + 34 / 5) / 2)
+    halves = [group_token_mean(x[i : i + 2], mask[i : i + 2], group_size=2, denominator=2) for i in (0, 2)]
+    assert sum(halves).item() == pytest.approx((6 / 3 + 34 / 5) / 2)
+    silent = mask & tensor([False, False, True, True])[:, None]
+    assert group_token_mean(x, silent, group_size=2).item() == pytest.approx(34 / 5)
+
+
+x = torch.zeros(1, 3)
+every, A = torch.ones(1, 3, dtype=torch.bool), torch.ones(1)
+TAUS, VESPO = (
+    {"tau_positive": 1.0, "tau_negative": 1.0},
+    {"k_positive": 1.0, "lambda_positive": 1.0, "k_negative": 1.0, "lambda_negative": 1.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("cache", lambda: overlong_penalties(x, max_length=5, cache=0)),
+        ("max_length", lambda: overlong_penalties(x, max_length=5, cache=6)),
+        ("lengths", lambda: overlong_penalties(x.long(), max_length=5, cache=2)),
+        ("rewards", lambda: mixed_groups(x[0])),
+        ("scored", lambda: mixed_groups(x, scored=every[:, :1])),
+        ("epsilon_high", lambda: cispo_surrogate(x, x, A, every, epsilon=0.2)),
+        ("epsilon_high", lambda: cispo_surrogate(x, x, A, every, epsilon=0.2, epsilon_high=0.2, cap=5.0)),
+        ("epsilon_high", lambda: cispo_surrogate(x, x, A, every, epsilon=0.2, epsilon_high=-0.2)),
+        ("epsilon", lambda: cispo_surrogate(x, x, A, every, epsilon=-0.2, epsilon_high=0.2)),
+        ("cap", lambda: cispo_surrogate(x, x, A, every, epsilon=None, cap=-1.0)),
+        *[(k, lambda k=k: sapo_surrogate(x, x, A, every, **{**TAUS, k: 0.0})) for k in TAUS],
+        *[(k, lambda k=k: vespo_surrogate(x, x, A, every, **{**VESPO, k: -1.0})) for k in VESPO],
+        ("epsilon", lambda: gmpo_surrogate(x, x, A, every, epsilon=-1.0)),
+        ("epsilon_high", lambda: gmpo_surrogate(x, x, A, every, epsilon=0.1, epsilon_high=nan)),
+        ("divergence", lambda: dppo_surrogate(x, x, A, every, divergence="js", epsilon=0.1, cap=5.0)),
+        ("epsilon", lambda: dppo_surrogate(x, x, A, every, divergence="tv", epsilon=-1.0, cap=5.0)),
+        (
+            "epsilon_high",
+            lambda: dppo_surrogate(x, x, A, every, divergence="tv", epsilon=0.1, epsilon_high=-1.0, cap=5.0),
+        ),
+        ("cap", lambda: dppo_surrogate(x, x, A, every, divergence="tv", epsilon=0.1, cap=0.0)),
+        ("limit", lambda: off_policy_weights(x, x, A, every, limit=-0.1)),
+        ("group_size", lambda: group_token_mean(x, every, group_size=2)),
+        ("group_size", lambda: group_token_mean(x, every, group_size=0)),
+    ],
+)
+def test_bad_input_is_named(argument, call, unchecked):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
+        call()

@@ -1,0 +1,116 @@
+"""Around the clip: the unclipped surrogate, and weights for a sampler that is not the trainer."""
+
+import math
+
+import enumeration as tiny
+import pytest
+import torch
+from torch import nan, tensor
+
+from torchstone.core import token_mean
+from torchstone.ppo import clipped_surrogate, ppo_loss
+from torchstone.ppo.variants import importance_surrogate, importance_weights
+
+f64 = torch.float64
+MASK = tensor([[True, True, True, False], [True, False, True, False]])
+OLD = tensor([[2.0, 0.5, 1.0, nan], [3.0, nan, 0.1, nan]], dtype=f64).log()  # ratios to a sampler at probability 1
+SAMPLER = torch.zeros(2, 4, dtype=f64)
+
+
+def weights(**how):
+    return importance_weights(OLD, SAMPLER, MASK, **how)
+
+
+def rows(*numbers):
+    return tensor(numbers, dtype=f64)
+
+
+def test_PPO_12_expects_the_policy_gradient_of_the_present_policy_under_the_samples_of_another():
+    z, other = torch.randn(2, 6, dtype=f64, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_()
+    every, advantages = torch.ones(6, 1, dtype=torch.bool), torch.arange(6.0, dtype=f64)
+    log_p, log_q = torch.log_softmax(z, 0), torch.log_softmax(other, 0)
+    losses = importance_surrogate(log_p[:, None], log_q[:, None], advantages, every)[:, 0]
+    (estimate,) = torch.autograd.grad((log_q.exp() * losses).sum(), z, retain_graph=True)
+    (true,) = torch.autograd.grad(-(log_p.exp() * advantages).sum(), z)
+    torch.testing.assert_close(estimate, true)
+
+
+def test_PPO_13_levels_by_hand():
+    torch.testing.assert_close(weights(level="token", gate=None), rows([2, 0.5, 1, 0], [3, 0, 0.1, 0]))
+    torch.testing.assert_close(weights(level="sequence", gate=None), rows([1, 1, 1, 0], [0.3, 0, 0.3, 0]))
+    root = math.sqrt(0.3)
+    torch.testing.assert_close(weights(level="sequence-mean", gate=None), rows([1, 1, 1, 0], [root, 0, root, 0]))
+
+
+def test_PPO_13_whole_sequences_make_expectations_exact_and_tokens_do_not():
+    theta, sampler = tiny.parameters(0).detach(), tiny.parameters(1).detach()
+    old, drawn = tiny.log_probs(theta), tiny.log_probs(sampler)
+    f = tiny.rewards().sum(1)
+    true = (tiny.probabilities(theta) * f).sum()
+    estimate = lambda level: (  # noqa: E731
+        tiny.probabilities(sampler) * importance_weights(old, drawn, tiny.mask, level=level, gate=None)[:, 0] * f
+    ).sum()
+    torch.testing.assert_close(estimate("sequence"), true)
+    assert abs(estimate("token") - true) > 0.01
+
+
+def test_PPO_14_truncation_by_hand():
+    torch.testing.assert_close(weights(level="token", gate=None, high=2.0), rows([2, 0.5, 1, 0], [2, 0, 0.1, 0]))
+    both = weights(level="token", gate=None, low=0.7, high=1.5)
+    torch.testing.assert_close(both, rows([1.5, 0.7, 1, 0], [1.5, 0, 0.7, 0]))
+    assert weights(level="sequence", gate=None, low=0.5)[1, 0] == 0.5
+
+
+def test_PPO_15_masking_by_hand_the_gate_has_a_level_of_its_own():
+    by_token = weights(level="token", gate="token", low=0.2, high=2.5)
+    torch.testing.assert_close(by_token, rows([2, 0.5, 1, 0], [0, 0, 0, 0]))
+    by_mean = weights(level="token", gate="sequence-mean", low=0.5, high=5.0)  # sqrt(0.3) = 0.55: the row stays
+    torch.testing.assert_close(by_mean, rows([2, 0.5, 1, 0], [3, 0, 0.1, 0]))
+    by_product = weights(level="sequence", gate="sequence", low=0.5, high=5.0)
+    torch.testing.assert_close(by_product, rows([1, 1, 1, 0], [0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence-mean"])
+def test_importance_weights_are_constants_finite_far_away_and_1_where_the_programs_agree(level):
+    far = (1000 * torch.randn(2, 4, dtype=f64)).requires_grad_()
+    found = importance_weights(far, SAMPLER, MASK, level=level, gate=None)
+    assert found.isfinite().all() and not found.requires_grad
+    same = importance_weights(OLD, OLD, MASK, level=level, gate=level, low=0.9, high=1.1)
+    assert torch.equal(same, MASK.to(f64))
+
+
+def test_a_ratio_capped_from_both_sides_is_the_dual_clip():
+    """INTELLECT-2's two-sided clip, min(min(r, delta) A, clip(r) A), written out as its paper has it."""
+    g = torch.Generator().manual_seed(0)
+    log_probs, old = 2 * torch.randn(2, 200, 1, generator=g, dtype=f64)
+    advantages, every = torch.randn(200, generator=g, dtype=f64), torch.ones(200, 1, dtype=torch.bool)
+    ratio, A = (log_probs - old).exp(), advantages[:, None]
+    two_sided = -torch.minimum(ratio.clamp(max=4) * A, ratio.clamp(0.8, 1.2) * A)
+    torch.testing.assert_close(
+        clipped_surrogate(log_probs, old, advantages, every, epsilon=0.2, dual_clip=4.0), two_sided
+    )
+    assert (ratio[A < 0] > 4).any()
+
+
+def test_weights_multiply_the_loss_before_the_reduction():
+    log_probs, old, advantages = OLD - 0.1, OLD, tensor([1.0, -1.0], dtype=f64)
+    weighted = lambda x, mask: token_mean(x * weights(level="token", gate=None), mask)  # noqa: E731
+    loss = ppo_loss(log_probs, old, advantages, MASK, reduce=weighted, epsilon=0.2)
+    by_hand = -math.exp(-0.1) * (2 + 0.5 + 1 - 3 - 0.1) / 5
+    assert loss.value.item() == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("argument", "how"),
+    [
+        ("level", {"level": "word", "gate": None}),
+        ("gate", {"level": "token", "gate": "word"}),
+        ("low", {"level": "token", "gate": None, "low": -0.1}),
+        ("high", {"level": "token", "gate": None, "low": 2.0, "high": 1.0}),
+        ("high", {"level": "token", "gate": None, "high": nan}),
+    ],
+)
+def test_bad_input_is_named(argument, how, unchecked):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
+        weights(**how)

@@ -1,0 +1,493 @@
+"""Recipes: every row runs, says where its numbers stand, and is the composition of functions that it claims to be."""
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from objectives import pair_batch, token_batch
+
+from torchstone import core
+from torchstone.cli import main
+from torchstone.core import fixed_length_mean, kl_k1, kl_k2, masked_whiten, sequence_mean, sequence_sum, token_mean
+from torchstone.dpo import dpo_loss, sequence_log_probs
+from torchstone.dpo.variants import ipo_loss, kto_loss, simpo_loss
+from torchstone.grpo import group_advantages, grpo_loss
+from torchstone.grpo.variants import group_token_mean, overlong_penalties
+from torchstone.ppo import gae, ppo_loss, shaped_rewards
+from torchstone.recipes import RECIPES, Choice, PolicyRecipe, PreferenceRecipe, find, page, table
+from torchstone.recipes.choices import TENSORS
+from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
+
+ROOT = Path(__file__).parent.parent
+POLICY = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
+PREFERENCE = [row for row in RECIPES.values() if isinstance(row, PreferenceRecipe)]
+PUBLISHED = [row for row in RECIPES.values() if "@" not in row.name]
+P, G, T = 2, 3, 5
+same = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
+policy_rows = pytest.mark.parametrize("row", POLICY, ids=lambda row: row.name)
+preference_rows = pytest.mark.parametrize("row", PREFERENCE, ids=lambda row: row.name)
+
+
+def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
+    """What any policy row may need, for P groups of G."""
+    g = torch.Generator().manual_seed(100 + seed)
+    batch = token_batch(seed, dtype, rows=P * G)
+    batch["sampler_log_probs"] = batch["old_log_probs"] + 0.3 * torch.randn(P * G, T, generator=g).to(dtype)
+    batch["rewards"] = torch.randn(P, G, generator=g, dtype=torch.float64).to(dtype)
+    batch["energies"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
+    batch["greedy_rewards"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
+    return batch
+
+
+STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards")
+STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies")
+
+
+def rows_of(batch: dict, index) -> dict:
+    return {k: v if k in ("rewards", "greedy_rewards") else v[index] for k, v in batch.items()}
+
+
+def advantages(row, batch):
+    row = with_short_cache(row)
+    given = {k: batch[k] for k in STAGE_5}
+    return row.advantages(batch["rewards"], batch["mask"], max_length=T, **given)
+
+
+def with_short_cache(row):
+    """DAPO's cache of 4,096 tokens does not fit completions of five."""
+    return row.but(penalty=Choice("overlong", cache=2)) if row.penalty.name == "overlong" else row
+
+
+def run(row, batch, denominator=None, earned=None):
+    """Value, gradients by every tensor it may flow through, metrics."""
+    earned = advantages(row, batch).advantages if earned is None else earned
+    leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
+    given = {k: leaves.get(k, batch[k]) for k in STAGE_6}
+    how = {"max_length": T, "group_size": G, "denominator": denominator}
+    loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
+    gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
+    zeros = [torch.zeros_like(x) if d is None else d for d, x in zip(gradients, leaves.values(), strict=True)]
+    return loss.value.detach(), dict(zip(leaves, zeros, strict=True)), {k: float(m) for k, m in loss.metrics.items()}
+
+
+# ------------------------------------------------------------------------------------------------ what a row says
+
+
+def test_there_are_as_many_published_rows_as_promised():
+    assert sum(isinstance(row, PolicyRecipe) for row in PUBLISHED) >= 20
+    assert sum(isinstance(row, PreferenceRecipe) for row in PUBLISHED) >= 12
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
+def test_every_number_of_a_published_row_says_where_it_is_stated(row):
+    numbers, stated = set(row.numbers()), {k for k, v in row.stated.items() if v}
+    assert numbers == stated, f"without a place: {numbers - stated}; of no number: {stated - numbers}"
+    assert row.source and row.about.endswith(".")
+
+
+@pytest.mark.parametrize("kind", [PolicyRecipe, PreferenceRecipe])
+def test_every_option_and_every_number_says_what_it_does(kind):
+    for options in kind.COLUMNS.values():
+        for option in options.values():
+            assert option.effect.endswith(".") and set(option.numbers) <= set(kind.NUMBERS)
+
+
+def test_no_code_asks_for_a_recipes_name():
+    names = {row.name for row in RECIPES.values()} - {"dpo", "ppo", "grpo", "reinforce"}  # these are folders too
+    for file in (ROOT / "torchstone").rglob("*.py"):
+        if file.parent.name != "dialects" and file.name != "published.py":
+            text = file.read_text()
+            assert not any(f'== "{name}"' in text or f'in ("{name}"' in text for name in names), file
+
+
+# -------------------------------------------------------------------------------------------------- every row runs
+
+
+@policy_rows
+def test_what_lies_under_the_mask_never_matters(row):
+    batch = policy_batch()
+    dirty = {
+        k: v.masked_fill(~batch["mask"], math.nan) if v.shape == (P * G, T) and k != "mask" else v
+        for k, v in batch.items()
+    }
+    same(advantages(row, batch)[0], advantages(row, dirty)[0])
+    same(run(row, batch), run(row, dirty))
+
+
+@policy_rows
+def test_groups_in_another_order_give_the_same_loss(row):
+    batch, order = policy_batch(), torch.tensor([3, 4, 5, 0, 1, 2])
+    swapped = rows_of(batch, order) | {k: batch[k].flip(0) for k in ("rewards", "greedy_rewards")}
+    value, gradients, metrics = run(row, batch)
+    same((value, {k: g[order] for k, g in gradients.items()}, metrics), run(row, swapped))
+
+
+@policy_rows
+def test_micro_batches_of_whole_groups_add_up(row):
+    batch = policy_batch()
+    earned = advantages(row, batch).advantages
+    value, gradients, _ = run(row, batch, earned=earned)
+    counts = {"token-mean": batch["mask"].sum(), "group-token-mean": P}
+    halves = [
+        run(row, rows_of(batch, rows), counts.get(row.reduction.name, P * G), earned[rows])
+        for rows in (slice(0, G), slice(G, P * G))
+    ]
+    same(halves[0][0] + halves[1][0], value)
+    for name, gradient in gradients.items():
+        same(torch.cat([half[1][name] for half in halves]), gradient)
+
+
+@policy_rows
+def test_gradients_flow_where_the_row_says(row):
+    runs = [run(row, policy_batch(seed)) for seed in range(4)]  # in one batch a narrow clip may stop every row
+    moved = {name for _, gradients, _ in runs for name, gradient in gradients.items() if gradient.abs().sum() > 0}
+    metrics = runs[0][2]
+    expected = {"log_probs": True, "values": row.value.name != "none", "entropies": row.entropy.name != "none"}
+    assert moved == {name for name, flows in expected.items() if flows}
+    assert ("kl" in metrics) == (row.loss_kl.name != "none")
+
+
+@policy_rows
+def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
+    batch = policy_batch()
+    sizes = {"max_length": T, "group_size": G}
+    for name in row.needs():
+        if name in row.option("groups").inputs:
+            continue
+        stages = {}
+        if name in STAGE_5 or name == "max_length":
+            given = {k: batch[k] for k in STAGE_5} | {"max_length": T}
+            stages[row.advantages] = ((batch["rewards"], batch["mask"]), given)
+        if name in STAGE_6 or name in sizes:
+            given = {k: batch[k] for k in STAGE_6} | sizes
+            stages[row.loss] = ((batch["log_probs"], batch["advantages"], batch["mask"]), given)
+        complaints = []
+        for function, (arguments, given) in stages.items():
+            try:
+                function(*arguments, **given | {name: None})
+            except ValueError as e:
+                complaints.append(str(e))
+        assert any(c.startswith(f"{name}: the recipe {row.name} needs {TENSORS[name]}, since ") for c in complaints)
+
+
+ADVANTAGES = PolicyRecipe.COLUMNS["advantage"]
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_an_option_for_advantages_heeds_who_was_scored(name):
+    option = ADVANTAGES[name]
+    if "token_rewards" in option.inputs:
+        return
+    assert "scored" in option.inputs, "without it an unscored completion counts as a reward of 0"
+    batch = policy_batch()
+    batch["lengths"] = batch["mask"].sum(1).view(P, G).double()
+    batch["scored"] = torch.tensor([[True, True, True], [True, False, True]])
+    numbers = {"correction": 1, "eps": 1e-4}
+    found = []
+    for junk in (7.0, 1e6, -1e6):
+        batch["rewards"][1, 1] = junk
+        known = {k: batch[k] for k in option.inputs} | {k: numbers[k] for k in option.numbers}
+        found.append(option.run(**known)[batch["scored"]])
+    same(found[0], found[1])
+    same(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {"reward", "batch-mean", "greedy", "critic"}))
+def test_a_group_of_one_is_refused(name, unchecked):
+    option, ones = ADVANTAGES[name], torch.ones(4, 1)
+    known = dict.fromkeys(("rewards", "lengths", "token_rewards", "energies"), ones) | {"mask": ones.bool()}
+    numbers = {"correction": 1, "eps": 1e-4}
+    with pytest.raises(ValueError, match="at least 2"):
+        option.run(**{k: known[k] for k in option.inputs if k in known}, **{k: numbers[k] for k in option.numbers})
+
+
+@policy_rows
+def test_an_unscored_completion_may_have_no_reward(row):
+    batch, row = policy_batch(), with_short_cache(row)
+    batch["rewards"][1, 2] = math.nan
+    given = {k: batch[k] for k in STAGE_5} | {"max_length": T, "scored": ~batch["rewards"].isnan()}
+    earned = row.advantages(batch["rewards"], batch["mask"], **given).advantages
+    assert earned.isfinite().all()
+    if row.advantage.name in ("group-mean", "group-std", "leave-one-out") and row.reward_kl.name == "none":
+        assert (earned[P * G - 1] == 0).all() or row.normalise.name == "whiten"
+
+
+def pairs(seed: int = 0) -> dict:
+    """Token log-probs of N = 6 pairs under the policy and the reference, with ragged masks."""
+    g = torch.Generator().manual_seed(seed)
+    log_probs = {
+        name: -torch.rand(6, width, generator=g, dtype=torch.float64)
+        for name, width in (
+            ("chosen_log_probs", 5),
+            ("rejected_log_probs", 4),
+            ("ref_chosen_log_probs", 5),
+            ("ref_rejected_log_probs", 4),
+        )
+    }
+    masks = {"chosen_mask": torch.rand(6, 5, generator=g) > 0.3, "rejected_mask": torch.rand(6, 4, generator=g) > 0.3}
+    return log_probs | {k: v | (torch.arange(v.shape[1]) == 0) for k, v in masks.items()}
+
+
+def prefer(row, batch, **how):
+    leaves = {k: batch[k].clone().requires_grad_() for k in ("chosen_log_probs", "rejected_log_probs")}
+    constants = {"reference_point": 0.3, "weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
+    loss = row.loss(**{**batch, **leaves, **constants, **how})
+    return loss.value.detach(), torch.autograd.grad(loss.value, list(leaves.values())), loss.metrics
+
+
+@preference_rows
+def test_a_preference_row_runs_whatever_lies_under_the_mask(row):
+    batch = pairs()
+    value, gradients, _ = prefer(row, batch)
+    assert value.isfinite() and all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients[:1])
+    dirty = {
+        k: v.masked_fill(~batch[("chosen" if "chosen" in k else "rejected") + "_mask"], math.nan)
+        if v.is_floating_point()
+        else v
+        for k, v in batch.items()
+    }
+    same((value, gradients), prefer(row, dirty)[:2])
+
+
+@preference_rows
+def test_preference_micro_batches_add_up_unless_the_row_sorts_the_batch(row):
+    if row.objective.name == "sorted-logistic":
+        return
+    batch = pairs()
+    value, gradients, _ = prefer(row, batch)
+    count = int(batch["chosen_mask"].sum()) if row.sft.numbers.get("mean") == "token" else 6
+    halves = [
+        prefer(row, {k: v[rows] for k, v in batch.items()}, denominator=6, sft_denominator=count)
+        for rows in (slice(0, 2), slice(2, 6))
+    ]
+    same(halves[0][0] + halves[1][0], value)
+    for i in (0, 1):
+        same(torch.cat([half[1][i] for half in halves]), gradients[i])
+
+
+@preference_rows
+def test_a_preference_row_says_what_it_lacks(row):
+    batch = pairs()
+    everything = {**batch, "reference_point": 0.3, "weights": torch.ones(6, dtype=torch.float64)}
+    for name in row.needs():
+        with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since objective is"):
+            row.loss(**everything | {name: None})
+
+
+# ------------------------------------------------------------- rows against the functions that they are made of
+
+
+def group_std(batch):
+    return group_advantages(batch["rewards"], divide_by_std=True, correction=1, eps=0.0).flatten()
+
+
+def ratio(batch):
+    return batch["log_probs"], batch["old_log_probs"]
+
+
+def reference(batch, beta):
+    return {"beta": beta, "ref_log_probs": batch["ref_log_probs"]}
+
+
+def by_hand_grpo(b):
+    return grpo_loss(*ratio(b), group_std(b), b["mask"], reduce=sequence_mean, epsilon=0.2, **reference(b, 0.04))
+
+
+def by_hand_dr_grpo(b):
+    centred = group_advantages(b["rewards"], divide_by_std=False, correction=0, eps=0.0).flatten()
+    reduce = partial(fixed_length_mean, length=T)
+    return grpo_loss(*ratio(b), centred, b["mask"], reduce=reduce, epsilon=0.2, beta=0.0)
+
+
+def by_hand_dapo(b):
+    lengths = b["mask"].sum(1).view(P, G).double()
+    rewards = b["rewards"] + overlong_penalties(lengths, max_length=T, cache=2)
+    reduce = partial(group_token_mean, group_size=G)
+    earned = group_std(b | {"rewards": rewards})
+    return ppo_loss(*ratio(b), earned, b["mask"], reduce=reduce, epsilon=0.2, epsilon_high=0.28)
+
+
+def by_hand_ppo(b):
+    shaped = shaped_rewards(b["rewards"].flatten(), b["old_log_probs"], b["ref_log_probs"], b["mask"], beta=0.02)
+    earned, _ = gae(shaped, b["values"], b["mask"], gamma=1.0, lam=0.95)
+    white = masked_whiten(earned, b["mask"], correction=0, eps=1e-8)
+    return ppo_loss(
+        b["log_probs"], b["old_log_probs"], white, b["mask"], reduce=token_mean, epsilon=0.2, values=b["values"],
+        old_values=b["old_values"], returns=b["returns"], value_epsilon=0.2, value_coef=0.1,
+    )  # fmt: skip
+
+
+def by_hand_rloo(b):
+    kl = kl_k1(b["old_log_probs"], b["ref_log_probs"], b["mask"]).sum(1).view(P, G)
+    earned = leave_one_out_advantages(b["rewards"] - 0.05 * kl).flatten()
+    return reinforce_loss(b["log_probs"], earned, b["mask"], reduce=sequence_sum)
+
+
+def by_hand_reinforce_plus_plus(b):
+    shaped = shaped_rewards(b["rewards"].flatten(), b["old_log_probs"], b["ref_log_probs"], b["mask"], beta=0.01)
+    white = masked_whiten(discounted_returns(shaped, b["mask"], gamma=1.0), b["mask"], correction=1, eps=1e-8)
+    return ppo_loss(b["log_probs"], b["old_log_probs"], white, b["mask"], reduce=sequence_mean, epsilon=0.2)
+
+
+def by_hand_reinforce_plus_plus_baseline(b):
+    centred = group_advantages(b["rewards"], divide_by_std=False, correction=0, eps=0.0).flatten()
+    white = masked_whiten(centred[:, None].expand(P * G, T), b["mask"], correction=1, eps=1e-8)
+    kl = reference(b, 0.001) | {"kl": kl_k2}
+    return grpo_loss(*ratio(b), white, b["mask"], reduce=sequence_mean, epsilon=0.2, **kl)
+
+
+def by_hand_luspo(b):
+    """Written out: the ratio of a whole row, clipped, times its length."""
+    u = (b["log_probs"] - b["old_log_probs"]).masked_fill(~b["mask"], 0)
+    n = b["mask"].sum(1)
+    s, A = (u.sum(1) / n).exp(), group_std(b)
+    return core.Loss((-torch.minimum(s * A, s.clamp(1 - 2e-3, 1 + 2.5e-3) * A) * n).mean(), {})
+
+
+def by_hand_icepop(b):
+    w = (b["old_log_probs"] - b["sampler_log_probs"]).exp()
+    r, A = (b["log_probs"] - b["old_log_probs"]).exp(), group_std(b)[:, None]
+    loss = -torch.minimum(r * A, r.clamp(0.8, 1.2) * A) * w * ((w >= 0.5) & (w <= 5))
+    return core.Loss((loss.masked_fill(~b["mask"], 0).sum(1) / b["mask"].sum(1)).mean(), {})
+
+
+BY_HAND = {
+    "grpo": by_hand_grpo, "dr_grpo": by_hand_dr_grpo, "dapo": by_hand_dapo, "ppo": by_hand_ppo, "rloo": by_hand_rloo,
+    "reinforce++": by_hand_reinforce_plus_plus, "reinforce++-baseline": by_hand_reinforce_plus_plus_baseline,
+    "luspo": by_hand_luspo, "icepop": by_hand_icepop,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_row_is_the_composition_that_it_claims_to_be(name):
+    batch = policy_batch(1)
+    value, gradients, _ = run(RECIPES[name], batch)
+    for key in gradients:
+        batch[key] = batch[key].requires_grad_()
+    by_hand = BY_HAND[name](batch)
+    same(value, by_hand.value.detach())
+    for key, gradient in gradients.items():
+        (expected,) = torch.autograd.grad(by_hand.value, batch[key], retain_graph=True, allow_unused=True)
+        same(gradient, torch.zeros_like(gradient) if expected is None else expected)
+
+
+def test_the_returns_of_a_critic_come_with_its_advantages():
+    batch = policy_batch()
+    shaped = shaped_rewards(
+        batch["rewards"].flatten(), batch["old_log_probs"], batch["ref_log_probs"], batch["mask"], beta=0.02
+    )
+    same(advantages(RECIPES["ppo"], batch).returns, gae(shaped, batch["values"], batch["mask"], gamma=1.0, lam=0.95)[1])
+    assert advantages(RECIPES["grpo"], batch).returns is None
+
+
+def test_preference_rows_are_the_functions_on_sums_or_means():
+    batch = pairs()
+    masks = {"chosen": batch["chosen_mask"], "rejected": batch["rejected_mask"]}
+    of = lambda average: [  # noqa: E731
+        sequence_log_probs(batch[f"{ref}{side}_log_probs"], masks[side], average=average)
+        for ref in ("", "ref_") for side in ("chosen", "rejected")
+    ]  # fmt: skip
+    sums, means = of(False), of(True)
+    same(prefer(RECIPES["dpo"], batch)[0], dpo_loss(*sums, beta=0.1).value)
+    same(prefer(RECIPES["dpo-norm"], batch)[0], dpo_loss(*means, beta=5.0).value)
+    same(prefer(RECIPES["ipo"], batch)[0], ipo_loss(*sums, beta=0.1).value)
+    same(prefer(RECIPES["ipo-mean"], batch)[0], ipo_loss(*means, beta=0.1).value)
+    same(prefer(RECIPES["simpo"], batch)[0], simpo_loss(*means[:2], beta=2.0, gamma=1.0).value)
+    mean = -sequence_log_probs(batch["chosen_log_probs"], masks["chosen"], average=True).mean()
+    same(prefer(RECIPES["iterative-rpo"], batch)[0], dpo_loss(*sums, beta=0.1).value + mean)
+    good = torch.arange(12) < 6
+    how = {"beta": 0.1, "reference_point": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    same(prefer(RECIPES["kto"], batch)[0], kto_loss(torch.cat(sums[:2]), torch.cat(sums[2:]), good, **how).value)
+
+
+def test_the_pair_batch_of_the_common_suite_is_not_what_a_recipe_takes(unchecked):
+    whole = {k: v for k, v in pair_batch().items() if k.endswith("log_probs") and k[0] in "cr" and k != "ref_log_probs"}
+    with pytest.raises(ValueError, match="expected"):
+        RECIPES["dpo"].loss(
+            **whole, chosen_mask=torch.ones(6, dtype=torch.bool), rejected_mask=torch.ones(6, dtype=torch.bool)
+        )
+
+
+# ------------------------------------------------------------------------------------- keeping, finding, comparing
+
+
+def test_dynamic_sampling_names_the_groups_to_keep():
+    rewards = torch.tensor([[0.7, 0.7, 0.7], [0.7, 0.7, 0.8]])
+    assert RECIPES["dapo"].keep(rewards).tolist() == [False, True]
+    assert RECIPES["grpo"].keep(rewards).tolist() == [True, True]
+
+
+def test_a_row_with_changes():
+    row = find("grpo:surrogate.epsilon_high=0.28+advantage=group-mean+loss_kl=none")
+    assert row.surrogate == Choice("clip", epsilon=0.2, epsilon_high=0.28)
+    assert row.advantage == Choice("group-mean") and row.loss_kl == Choice("none")
+    assert row.reduction == RECIPES["grpo"].reduction
+    assert find("gspo:reduction=sequence-sum").reduction == Choice("sequence-sum", empty_rows="skipped")
+    assert find("cispo:surrogate.cap=none+surrogate.epsilon_high=0.28").surrogate.numbers["cap"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("gropo", r"expected a name in the table .*, got 'gropo' \(did you mean 'grpo'"),
+        ("grpo:surogate=clip", r"expected column=option .*, got 'surogate=clip' \(did you mean 'surrogate'\?\)"),
+        ("grpo:surrogate=clp", r"surrogate: expected one of .*, got 'clp' \(did you mean 'clip'\?\)"),
+        ("grpo:surrogate.eps=1", r"surrogate: clip takes epsilon, epsilon_high, dual_clip, got"),
+        ("grpo:surrogate", "expected column=option"),
+        ("rloo:surrogate=clip+surrogate.epsilon=0.2", "ratio: expected one other than none, since surrogate is clip"),
+        ("vespo:ratio=product", r"ratio: expected own, since surrogate is vespo .*, got product"),
+        ("grpo:surrogate=policy-gradient", "ratio: expected none, since surrogate is policy-gradient, got token"),
+        (
+            "grpo:reduction=fixed-length+advantage=group-std+advantage.epps=1",
+            "advantage: group-std takes correction, eps",
+        ),
+    ],
+)
+def test_an_unknown_name_lists_near_ones(text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        find(text)
+
+
+def test_a_row_that_lacks_a_choice_or_misspells_one_is_no_row():
+    with pytest.raises(ValueError, match="takes level, gate, low, high, got weights"):
+        RECIPES["tis"].but(sampler=Choice("weights", level="token"))
+    with pytest.raises(TypeError):
+        PolicyRecipe(name="x", about="", source="", ratio=Choice("token"))
+    with pytest.raises(TypeError):
+        replace(RECIPES["grpo"], advantge=Choice("group-mean"))
+
+
+def test_differences_are_the_choices_and_numbers_that_differ():
+    found = {d.at: d for d in table.differences(RECIPES["grpo"], RECIPES["dapo"])}
+    assert set(found) == {"penalty", "groups", "surrogate.epsilon_high", "loss_kl", "reduction"}
+    assert found["surrogate.epsilon_high"].values == ("none", "0.28") and len(found["reduction"].effects) == 2
+    assert table.differences(RECIPES["grpo"], RECIPES["grpo"]) == []
+    with pytest.raises(ValueError, match="expected two rows of one kind"):
+        table.differences(RECIPES["grpo"], RECIPES["dpo"])
+
+
+def test_the_page_in_the_docs_is_in_step():
+    assert (ROOT / "docs/recipes.md").read_text() == page.markdown() + "\n", (
+        "torchstone recipes --markdown > docs/recipes.md"
+    )
+
+
+def test_the_command_prints_rows_differences_and_data(capsys):
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "grpo" in out and "simpo" in out and "@" not in out
+    assert main(["recipes", "dapo"]) == 0
+    assert "epsilon_high 0.28" in capsys.readouterr().out
+    assert main(["recipes", "grpo", "dapo"]) == 0
+    out = capsys.readouterr().out
+    assert "group-token-mean" in out and "Every completion weighs the same" in out and "advantage" not in out.split()
+    assert main(["recipes", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert set(rows) == set(RECIPES)
+    assert rows["dapo"]["choices"]["surrogate"] == {"option": "clip", "epsilon": 0.2, "epsilon_high": 0.28}
+    assert main(["recipes", "gropo"]) == 1
+    assert "did you mean 'grpo'" in capsys.readouterr().err

@@ -1,0 +1,667 @@
+"""Other losses on the same pairs, losses without pairs, and losses per token. Equations and symbols are in README.md.
+
+Most are a function of the two implicit rewards r_w = r(x, y_w) and r_l = r(x, y_l) of DPO.2, or of h = r_w - r_l.
+Whether log-probs are summed or averaged over tokens is decided before, by ``sequence_log_probs(average=...)``: both
+models the same way. Length-normalised DPO is ``dpo_loss`` on averages.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from torchstone.core.inputs import LOG_RATIO_BOUND, as_float, bounded_exp, number, per_token, require, select, vectors
+from torchstone.core.logprobs import log_softmax
+from torchstone.core.reduce import Count, Reduce, mean_of_pairs
+from torchstone.core.result import Loss, mean_of
+from torchstone.dpo.loss import PAIR, as_pair, dpo_loss, implicit_rewards
+
+# fmt: off
+__all__ = [
+    "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
+    "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
+    "sppo_loss", "discopop_loss", "aot_loss", "sft_loss", "outcome_reward_loss", "process_reward_loss",
+]
+# fmt: on
+
+
+def ipo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """Identity preference optimisation: a finite target for the log-ratio difference, also where the label is certain.
+
+        L = mean( (h / beta - 1 / (2 beta))^2 )                                             (DPO.7)
+
+    Args:
+        chosen_log_probs, rejected_log_probs: log pi(y_w | x), log pi(y_l | x), in nats: sums over tokens (OpenRLHF,
+            and the paper's letter), or means per token (TRL, and by its account the paper's experiments). Gradient
+            flows through both.
+        ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference. Treated as constants.
+        beta: strength of the KL constraint (the paper's tau); h / beta is pulled to 1 / (2 beta), in nats.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``, in nats squared; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: Azar et al., arXiv:2310.12036v2, eq. 17.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    return Loss(mean_of_pairs(((r_w - r_l - 0.5) / beta).square(), denominator), metrics)
+
+
+def robust_dpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    flip_rate: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """DPO's loss under clean labels, estimated without bias from labels of which a known share is flipped.
+
+        L = mean( (-(1 - e) log sigmoid(h) + e log sigmoid(-h)) / (1 - 2 e) )               (DPO.8)
+
+    The opposite sign of cDPO's second term: it does not stop at a margin, and is not bounded from below.
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        flip_rate: e, the probability that a pair's label is flipped. 0 is DPO.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``flip_rate`` is outside [0, 0.5).
+    Source: Ray Chowdhury et al., arXiv:2403.00409.
+    """
+    number("flip_rate", flip_rate, 0)
+    require(flip_rate < 0.5, "flip_rate", "a finite number >= 0 and < 0.5", flip_rate)
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    losses = -(1 - flip_rate) * logsigmoid(r_w - r_l) + flip_rate * logsigmoid(r_l - r_w)
+    return Loss(mean_of_pairs(losses / (1 - 2 * flip_rate), denominator), metrics)
+
+
+def hinge_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"] | None = None,
+    ref_rejected_log_probs: Float[Tensor, " N"] | None = None,
+    *,
+    beta: float,
+    delta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """A margin is enough: pairs that are apart by ``delta`` have no gradient, all others the same one.
+
+        L = mean( max(0, delta - h) )                                                       (DPO.9)
+
+    Args:
+        chosen_log_probs, rejected_log_probs: as in ``dpo_loss``.
+        ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference (RSO's hinge-norm); both None
+            for SLiC, where h = beta (log pi(y_w | x) - log pi(y_l | x)). Treated as constants.
+        beta: reward units per nat; 1 in SLiC.
+        delta: the margin, in reward units; 1 in RSO. Only beta / delta decides which pairs are apart.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``. SLiC adds its regulariser, ``sft_loss``.
+    Raises ValueError: a shape or dtype is wrong; one reference without the other; ``beta`` is not positive; ``delta``
+        is negative.
+    Source: SLiC: Zhao et al., arXiv:2305.10425v1, section 2; with the reference: Liu et al. (RSO),
+        arXiv:2309.06657, eq. 10.
+    """
+    number("delta", delta, 0)
+    free = ref_chosen_log_probs is None and ref_rejected_log_probs is None
+    references = () if free else (ref_chosen_log_probs, ref_rejected_log_probs)
+    r_w, r_l, metrics = as_pair(beta, chosen_log_probs, rejected_log_probs, *references)
+    return Loss(mean_of_pairs(torch.relu(delta - (r_w - r_l)), denominator), metrics)
+
+
+def simpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    gamma: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """The reward is the mean log-prob itself, as in generation, with a margin; no reference.
+
+        L = mean( -log sigmoid( beta log pi(y_w | x) / |y_w| - beta log pi(y_l | x) / |y_l| - gamma ) )    (DPO.10)
+
+    Args:
+        chosen_log_probs, rejected_log_probs: *means* per token, in nats. Gradient flows through both. On sums with
+            gamma = 0 this is CPO's first term.
+        beta: reward units per nat and token.
+        gamma: the margin, in reward units: outside of beta, as in the paper. Code whose number is a share of beta
+            (``gamma_beta_ratio``) means gamma = ratio * beta.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``, with rewards that have no reference and no gamma.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``gamma`` is negative.
+    Source: Meng et al., arXiv:2405.14734v3, eq. 4-6; CPO: Xu et al., arXiv:2401.08417v4, eq. 3.
+    """
+    number("gamma", gamma, 0)
+    r_w, r_l, metrics = as_pair(beta, chosen_log_probs, rejected_log_probs)
+    return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma), denominator), metrics)
+
+
+def orpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    *,
+    odds_coef: float,
+    sft_coef: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """Supervised fine-tuning that also raises the odds of the chosen completion over those of the rejected.
+
+        log odds(y) = log P(y) - log(1 - P(y)),    log P(y) = log pi(y | x) / |y|           (DPO.11)
+        L = mean( -sft_coef log P(y_w) - odds_coef log sigmoid( log odds(y_w) - log odds(y_l) ) )    (DPO.12)
+
+    Args:
+        chosen_log_probs, rejected_log_probs: log P, the *means* per token, in nats. Gradient flows through both.
+        odds_coef: the paper's lambda.
+        sft_coef: 1 in the paper. 0 leaves the term to ``sft_loss``, to be added under another reduction.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``, with the reward odds_coef log P. Log-odds above 20 go on as their
+        tangent, so value and gradient stay finite where a log-prob rounds to 0.
+    Raises ValueError: a shape or dtype is wrong; ``odds_coef`` is not positive; ``sft_coef`` is negative.
+    Source: Hong et al., arXiv:2403.07691v2, eq. 3-7.
+    """
+    number("odds_coef", odds_coef, low=0, strict=True)
+    number("sft_coef", sft_coef, 0)
+    metrics = as_pair(odds_coef, chosen_log_probs, rejected_log_probs).metrics
+    chosen, rejected = vectors(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    losses = -sft_coef * chosen - odds_coef * logsigmoid(_log_odds(chosen) - _log_odds(rejected))
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+def _log_odds(log_p: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """log p - log(1 - p), of slope 1 / (1 - p); above +20 its tangent."""
+    last = -math.log1p(math.exp(-LOG_RATIO_BOUND))  # log-odds 20
+    inside = log_p.clamp(max=last)
+    return inside - torch.log(-torch.expm1(inside)) + (1 + math.exp(LOG_RATIO_BOUND)) * torch.relu(log_p - last)
+
+
+def kto_reference_point(log_probs: Float[Tensor, " M"], ref_log_probs: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """How far the policy is from the reference on the whole: what KTO measures gains and losses against.
+
+        z = max(0, (1 / M) sum_i (log pi(y_j | x_i) - log pi_ref(y_j | x_i))),    j = i mod M + 1    (DPO.13)
+
+    Args:
+        log_probs: of *mismatched* pairs, in nats: each prompt with the completion of the next prompt, summed over
+            tokens. On matched pairs it says how far the policy is on the data.
+        ref_log_probs: the same under the frozen reference.
+
+    Returns: nats, at least 0, detached; 0 where M is 0. It estimates KL(pi || pi_ref) with a bias. A mean over several
+        devices is taken before the max.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Ethayarajh et al., arXiv:2402.01306v5, section 4.1, unnumbered.
+    """
+    log_probs, ref_log_probs = vectors(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    return mean_of_pairs(log_probs - ref_log_probs).detach().clamp(min=0)
+
+
+def kto_loss(
+    log_probs: Float[Tensor, " N"],
+    ref_log_probs: Float[Tensor, " N"],
+    desirable: Bool[Tensor, " N"],
+    *,
+    beta: float,
+    reference_point: float | Float[Tensor, ""],
+    desirable_weight: float,
+    undesirable_weight: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """Completions with a thumb up or down, and no pairs: each is a gain or a loss against a common reference point.
+
+        u = log pi(y | x) - log pi_ref(y | x)
+        L = mean( w (1 - sigmoid(s beta (u - z))) ),    s = 1 and w = desirable_weight where desirable,
+                                                        s = -1 and w = undesirable_weight elsewhere    (DPO.14)
+
+    Args:
+        log_probs: log pi(y | x), summed over tokens, in nats. Gradient flows through it.
+        ref_log_probs: the same under the frozen reference. Treated as a constant.
+        desirable: True for a thumb up.
+        beta: how soon the gain saturates, per nat.
+        reference_point: z, in nats: ``kto_reference_point``, or 0. Treated as a constant.
+        desirable_weight, undesirable_weight: the paper's lambda_D, lambda_U.
+        denominator: number of completions in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics: ``rewards/chosen``, ``rewards/rejected``, ``logps/chosen``, ``logps/rejected`` (means
+        over the desirable, and over the others), ``kl`` (z).
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a weight or a ``reference_point`` given as a
+        number is negative.
+    Source: Ethayarajh et al., arXiv:2402.01306v5, eq. 8.
+    """
+    number("desirable_weight", desirable_weight, 0)
+    number("undesirable_weight", undesirable_weight, 0)
+    z = _constant("reference_point", reference_point, low=0)
+    log_probs, ref_log_probs = vectors(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
+    fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == rewards.shape
+    require(fits, "desirable", f"a torch.bool tensor of shape {list(rewards.shape)}", desirable)
+    missed = torch.sigmoid(beta * z - rewards)
+    losses = torch.where(desirable, desirable_weight * missed, undesirable_weight * torch.sigmoid(rewards - beta * z))
+    metrics = {
+        "rewards/chosen": mean_of(rewards, desirable),
+        "rewards/rejected": mean_of(rewards, ~desirable),
+        "logps/chosen": mean_of(log_probs, desirable),
+        "logps/rejected": mean_of(log_probs, ~desirable),
+        "kl": mean_of(torch.zeros_like(rewards) + z),
+    }
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+def _constant(argument: str, x: float | Tensor, low: float = -math.inf) -> float | Tensor:
+    """A number, checked, or a tensor without dimensions, detached and taken as it is."""
+    if isinstance(x, Tensor):
+        return as_float(argument, x, ()).detach()
+    number(argument, x, low)
+    return x
+
+
+def apo_zero_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """For chosen completions better than the policy's own: the chosen becomes likelier, the rejected unlikelier.
+
+        L = mean( 1 - sigmoid(r_w) + sigmoid(r_l) )                                         (DPO.15)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+
+    Returns: ``Loss``, between 0 and 2; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: D'Oosterlinck et al., arXiv:2408.06266, eq. 7, with the constants of TRL's form.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    return Loss(mean_of_pairs(torch.sigmoid(-r_w) + torch.sigmoid(r_l), denominator), metrics)
+
+
+def apo_down_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """For chosen completions worse than the policy's own: both become unlikelier, the rejected more so.
+
+        L = mean( sigmoid(r_w) + 1 - sigmoid(r_w - r_l) )                                   (DPO.16)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+
+    Returns: ``Loss``, between 0 and 2; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: D'Oosterlinck et al., arXiv:2408.06266, eq. 8, with the constants of TRL's form.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    return Loss(mean_of_pairs(torch.sigmoid(r_w) + torch.sigmoid(r_l - r_w), denominator), metrics)
+
+
+def log_sum_squares(logits: Float[Tensor, "B T V"], *, temperature: float) -> Float[Tensor, "B T"]:
+    """The log-probability that two draws from the policy are the same token: WPO's normaliser.
+
+        log c_t = log sum_v pi(v | x, y_<t)^2                                               (DPO.17)
+
+    Args:
+        logits: of the policy, finite or -inf, aligned with the tokens. Treated as a constant.
+        temperature: the temperature that the tokens were sampled at.
+
+    Returns: nats, from -log V to 0; detached.
+    Raises ValueError: a shape or dtype is wrong; ``temperature`` is not positive.
+    Source: Zhou et al. (WPO), arXiv:2406.11827v2, eq. 2.
+    """
+    return torch.logsumexp(2 * log_softmax("logits", logits.detach(), temperature), -1)
+
+
+def wpo_weights(
+    log_probs: Float[Tensor, "B T"],
+    log_normalisers: Float[Tensor, "B T"] | None,
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, " B"]:
+    """How likely it is that the policy itself would have written this completion.
+
+        w(x, y) = exp( (1 / |y|) sum_t (log pi(y_t | x, y_<t) - log c_t) )                  (DPO.18)
+
+    Args:
+        log_probs: under the policy that learns, in nats. Treated as a constant.
+        log_normalisers: log c_t, in nats: ``log_sum_squares`` (sampled alignment, the paper's default), log max_v pi(v)
+            (greedy alignment), or None for c = 1.
+        mask: True at the completion's tokens. Other entries may hold anything, NaN included.
+
+    Returns: weights, unitless and detached; 1 for a row without a True.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Zhou et al. (WPO), arXiv:2406.11827v2, eq. 2 and section 3.
+    """
+    (log_w,) = select(mask, log_probs=log_probs)
+    if log_normalisers is not None:
+        log_w = log_w - select(mask, log_normalisers=log_normalisers)[0]
+    return bounded_exp(log_w.sum(1) / mask.sum(1).clamp(min=1)).detach()
+
+
+def wpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    weights: Float[Tensor, " N"],
+    *,
+    beta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """DPO in which pairs that the policy would not have written count less.
+
+        L = mean( -w(x, y_w) w(x, y_l) log sigmoid(h) )                                     (DPO.19)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta: as in ``dpo_loss``.
+        weights: w(x, y_w) w(x, y_l), one a pair. Treated as a constant. The authors' code adds ``.clamp(max=1)``, which
+            is in neither their paper nor TRL.
+        denominator: number of pairs, not the sum of weights; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``, unweighted.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: Zhou et al. (WPO), arXiv:2406.11827v2, eq. 1.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    weights = as_float("weights", weights, r_w.shape).detach()
+    return Loss(mean_of_pairs(-weights * logsigmoid(r_w - r_l), denominator), metrics)
+
+
+def exo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    label_smoothing: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """The KL of DPO the other way round: from the policy's preference to the label's.
+
+        L = mean( KL( (sigmoid(h), sigmoid(-h)) || (1 - e, e) ) )                           (DPO.20)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        label_smoothing: e, the label's own doubt: the loss is 0 where sigmoid(h) = 1 - e, and infinite at e = 0.
+
+    Returns: ``Loss``, at least 0; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``label_smoothing`` is outside (0, 0.5].
+    Source: Ji et al., arXiv:2402.00856, eq. 16.
+    """
+    number("label_smoothing", label_smoothing, 0, 0.5, strict=True)
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    h = r_w - r_l
+    losses = torch.sigmoid(h) * (logsigmoid(h) - math.log1p(-label_smoothing))
+    losses = losses + torch.sigmoid(-h) * (logsigmoid(-h) - math.log(label_smoothing))
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+def nca_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """Noise-contrastive alignment: each reward's own value is fitted, so the chosen one's likelihood does not fall.
+
+        L = mean( -log sigmoid(r_w) - (1/2) log sigmoid(-r_w) - (1/2) log sigmoid(-r_l) )    (DPO.21)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: Chen et al., arXiv:2402.05369v3, table 1.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    losses = -logsigmoid(r_w) - logsigmoid(-r_w) / 2 - logsigmoid(-r_l) / 2
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+def bco_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    reward_shift: float | Float[Tensor, ""],
+    denominator: Count | None = None,
+) -> Loss:
+    """Two separate judgements in place of a comparison: the chosen is good, the rejected is bad.
+
+        L = mean( -log sigmoid(r_w - d) - log sigmoid(-(r_l - d)) )                         (DPO.22)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        reward_shift: d, in reward units: in the paper a running mean of (r_w + r_l) / 2, which the caller keeps (the
+            mean of ``rewards/chosen`` and ``rewards/rejected``); 0 in TRL's and Liger's ``bco_pair``. A constant.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``reward_shift`` is not finite.
+    Source: Jung et al., arXiv:2404.04656, eq. 7 and 8.
+    """
+    shift = _constant("reward_shift", reward_shift)
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    return Loss(mean_of_pairs(-logsigmoid(r_w - shift) - logsigmoid(shift - r_l), denominator), metrics)
+
+
+def sppo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    chosen_win_rates: Float[Tensor, " N"] | None = None,
+    rejected_win_rates: Float[Tensor, " N"] | None = None,
+    denominator: Count | None = None,
+) -> Loss:
+    """Self-play: each log-ratio is pulled to how often the completion wins against the policy that wrote it.
+
+        L = mean( ((r_w - (P_w - 1/2)) / beta)^2 + ((r_l - (P_l - 1/2)) / beta)^2 )         (DPO.23)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``. The reference is the policy of the last round; beta is 1 / eta.
+        chosen_win_rates, rejected_win_rates: P_w, P_l, from 0 to 1: the share of the round's other completions that
+            this one beats. None is the hard form: 1 and 0. Treated as constants.
+
+    Returns: ``Loss``, in nats squared; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: Wu et al., arXiv:2405.00675, eq. 4.7. The authors' code has half of it.
+    """
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    p_w = torch.ones_like(r_w) if chosen_win_rates is None else chosen_win_rates
+    p_l = torch.zeros_like(r_l) if rejected_win_rates is None else rejected_win_rates
+    r_w, r_l, p_w, p_l = vectors(r_w=r_w, r_l=r_l, chosen_win_rates=p_w, rejected_win_rates=p_l)
+    losses = (r_w - (p_w.detach() - 0.5)).square() + (r_l - (p_l.detach() - 0.5)).square()
+    return Loss(mean_of_pairs(losses / beta**2, denominator), metrics)
+
+
+def discopop_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    tau: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """The loss that a search by a language model found: logistic for wrong pairs, exponential for right ones.
+
+        L = mean( -(1 - g) log sigmoid(h) + g exp(-h) ),    g = sigmoid(h / tau)            (DPO.24)
+
+    It is not convex: with a small tau it rises around h = 0, and pairs that are just right are pushed back.
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        tau: how sharp the change from one to the other is, in reward units; 0.05 in the paper.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` or ``tau`` is not positive.
+    Source: Lu et al., arXiv:2406.08414v3, eq. 5.
+    """
+    number("tau", tau, low=0, strict=True)
+    r_w, r_l, metrics = as_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    h = r_w - r_l
+    losses = -torch.sigmoid(-h / tau) * logsigmoid(h) + bounded_exp(logsigmoid(h / tau) - h)
+    return Loss(mean_of_pairs(losses, denominator), metrics)
+
+
+def aot_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    paired: bool,
+    label_smoothing: float = 0.0,
+    denominator: Count | None = None,
+) -> Loss:
+    """DPO between sorted values: the *distribution* of rewards is to be better, not each pair.
+
+        paired:      h_i = beta ( u_(i) - v_(i) ),    u = log pi(y_w) - log pi(y_l),         v = the same of pi_ref
+        unpaired:    h_i = beta ( u_(i) - v_(i) ),    u = log pi(y_w) - log pi_ref(y_w),     v = the same of y_l
+        L = mean( -(1 - label_smoothing) log sigmoid(h_i) - label_smoothing log sigmoid(-h_i) )    (DPO.25)
+
+    u_(i) is the i-th smallest of the batch, so a batch cannot be split: the sorting is of the pairs given.
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, label_smoothing,
+            denominator: as in ``dpo_loss``.
+        paired: sort the two models' preferences, or the two kinds of completions' rewards (they need not be pairs).
+
+    Returns: ``Loss``; metrics as ``dpo_loss``, of the re-matched pairs.
+    Raises ValueError: as ``dpo_loss``.
+    Source: Melnyk et al., arXiv:2406.05882.
+    """
+    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
+    w, lo, ref_w, ref_l = vectors(**dict(zip(PAIR, given, strict=True)))
+    if paired:
+        u, v = (w - lo).argsort(stable=True), (ref_w - ref_l).argsort(stable=True)
+        matched = (w[u], lo[u], ref_w[v], ref_l[v])
+    else:
+        u, v = (w - ref_w).argsort(stable=True), (lo - ref_l).argsort(stable=True)
+        matched = (w[u], lo[v], ref_w[u], ref_l[v])
+    return dpo_loss(*matched, beta=beta, label_smoothing=label_smoothing, denominator=denominator)
+
+
+def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduce) -> Loss:
+    """The negative log-likelihood of given completions: on its own, or to be added to a loss on pairs.
+
+        L = reduce( -log pi(y_t | x, y_<t) )                                                (DPO.26)
+
+    Args:
+        log_probs: of the chosen completions' tokens, in nats. Gradient flows through it.
+        mask: True at the completion's tokens. Other entries may hold anything, NaN included.
+        reduce: (x[B T], mask) -> scalar, from ``torchstone.core``: ``sequence_mean`` is the term of ORPO and of
+            iterative RPO, ``sequence_sum`` CPO's, ``token_mean`` TRL's.
+
+    Returns: ``Loss``, in nats; metrics: ``nll_loss`` (mean over tokens).
+    Raises ValueError: a shape or dtype is wrong.
+    Source: iterative RPO: Pang et al., arXiv:2404.19733v3, eq. 1; CPO: arXiv:2401.08417v4, eq. 5.
+    """
+    (log_probs,) = select(mask, log_probs=log_probs)
+    return Loss(reduce(-log_probs, mask), {"nll_loss": mean_of(-log_probs, mask)})
+
+
+def outcome_reward_loss(
+    logits: Float[Tensor, "B T"], labels: Float[Tensor, " B"], mask: Bool[Tensor, "B T"], *, reduce: Reduce
+) -> Loss:
+    """An outcome reward model: at every chosen token, how likely is it that the completion will turn out right?
+
+        L = reduce( -c log sigmoid(z_t) - (1 - c) log sigmoid(-z_t) )                       (DPO.28)
+
+    Args:
+        logits: z, the model's score at each token. Gradient flows through it.
+        labels: c, one a completion: 1 right, 0 wrong, or a share in between. Treated as a constant.
+        mask: True at the tokens that are judged: all of the completion, or the last one only.
+        reduce: (x[B T], mask) -> scalar, from ``torchstone.core``.
+
+    Returns: ``Loss``; metrics: ``accuracy`` (of z > 0 as a verdict, over judged tokens).
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Cobbe et al., arXiv:2110.14168v2, section 4.3 and appendix E (every token of the solution; the loss is not
+        printed); as cross-entropy: Lambert, arXiv:2504.12501, chapter on reward models.
+    """
+    (logits,) = select(mask, logits=logits)
+    return _judged(logits, per_token("labels", as_float("labels", labels, mask.shape[:1]), mask), mask, reduce)
+
+
+def process_reward_loss(
+    logits: Float[Tensor, "B T"], step_labels: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduce
+) -> Loss:
+    """A process reward model: at the end of every step, is the step right?
+
+        L = reduce( -c_t log sigmoid(z_t) - (1 - c_t) log sigmoid(-z_t) )                   (DPO.29)
+
+    Args:
+        logits: z, the model's score at each token. Gradient flows through it.
+        step_labels: c, one a token: 1 right, 0 wrong, or a share in between. Treated as a constant.
+        mask: True at the tokens that end a step. Other entries may hold anything, NaN included.
+        reduce: (x[B T], mask) -> scalar, from ``torchstone.core``.
+
+    Returns: ``Loss``; metrics: ``accuracy`` (of z > 0 as a verdict, over steps).
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Uesato et al., arXiv:2211.14275; Lightman et al., arXiv:2305.20050.
+    """
+    logits, step_labels = select(mask, logits=logits, step_labels=step_labels)
+    return _judged(logits, step_labels.detach(), mask, reduce)
+
+
+def _judged(logits: Tensor, labels: Tensor, mask: Tensor, reduce: Reduce) -> Loss:
+    """Binary cross-entropy, and the share of right verdicts."""
+    losses = -labels * logsigmoid(logits) - (1 - labels) * logsigmoid(-logits)
+    return Loss(reduce(losses, mask), {"accuracy": mean_of((logits > 0) == (labels > 0.5), mask)})

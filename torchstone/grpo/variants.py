@@ -1,0 +1,406 @@
+"""Other ratios, other surrogates, other KL terms: what came after GRPO. Equations and symbols are in README.md.
+
+Stage 3 log-ratios of whole sequences; stage 4 penalties for length; stage 5 which groups teach; stage 6 losses.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchstone.core.inputs import as_float, bounded_exp, log_ratios, number, per_token, require, select
+from torchstone.core.kl import kl_k2, kl_k3
+from torchstone.core.reduce import Count, all_equal, sequence_mean
+from torchstone.reinforce.loss import reinforce_surrogate
+from torchstone.reinforce.returns import scored_members
+
+# fmt: off
+__all__ = [
+    "sequence_log_ratios", "overlong_penalties", "mixed_groups",
+    "cispo_surrogate", "sapo_surrogate", "gmpo_surrogate", "vespo_surrogate", "dppo_surrogate",
+    "kl_k3_with_k2_gradient", "ratio_weighted_kl", "off_policy_weights", "group_token_mean",
+]
+# fmt: on
+
+
+def sequence_log_ratios(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    token_gradient: bool,
+) -> Float[Tensor, "B T"]:
+    """One log-ratio a sequence, the mean of its tokens' (GSPO): pass it on as log-probs, with zeros as the old ones.
+
+        log s = (1 / |y|) sum_t (log pi(y_t | x, y_<t) - log pi_old(y_t | x, y_<t))             (GRPO.4)
+        log s_t = sg[log s] + log pi(y_t | x, y_<t) - sg[log pi(y_t | x, y_<t)]    GSPO-token    (GRPO.5)
+
+    sg[.] is a constant. The two have one value; their gradients differ if tokens have advantages of their own.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        token_gradient: False is GSPO: the gradient of one token's term reaches every token of its row. True is
+            GSPO-token: it reaches that token alone.
+
+    Returns: nats per token, the same at every token of a row; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong.
+
+    Example: ``clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=3e-4, epsilon_high=4e-4)``, reduced
+        by ``sequence_mean``. Reduced by ``token_mean`` a sequence counts as often as it has tokens.
+    Source: Zheng et al. (GSPO), arXiv:2507.18071v2, eq. 7 and 14.
+    """
+    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    ratios = (moved.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).expand(moved.shape)
+    if token_gradient:
+        ratios = ratios.detach() + moved - moved.detach()
+    return ratios.masked_fill(~mask, 0)
+
+
+def overlong_penalties(lengths: Float[Tensor, "P G"], *, max_length: int, cache: int) -> Float[Tensor, "P G"]:
+    """DAPO's soft punishment of long completions, to add to the rewards.
+
+        0                                     if |y| <= max_length - cache
+        (max_length - cache - |y|) / cache    if |y| <= max_length
+        -1                                    beyond                                        (GRPO.6)
+
+    Args:
+        lengths: |y|, in tokens, as floating-point numbers, in the shape of the rewards.
+        max_length: L_max, the longest completion that generation allows, in tokens.
+        cache: L_cache, the last tokens before it, over which the penalty grows from 0 to -1.
+
+    Returns: reward units, from -1 to 0, detached.
+    Raises ValueError: a shape or dtype is wrong; ``cache`` is not positive, or above ``max_length``.
+    Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 13.
+    """
+    number("cache", cache, low=0, strict=True)
+    number("max_length", max_length, low=cache)
+    lengths = as_float("lengths", lengths, "P G").detach()
+    return ((max_length - cache - lengths) / cache).clamp(-1, 0)
+
+
+def mixed_groups(rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Bool[Tensor, " P"]:
+    """Which prompts' groups hold more than one reward: DAPO's dynamic sampling draws others in place of the rest.
+
+        keep_p = max_i r_i > min_i r_i    over the group's scored samples                    (GRPO.7)
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: True for the groups to keep. To drop the others from a batch rather than replace them, mask their rows:
+        ``mask & keep.repeat_interleave(G)[:, None]``; they then enter no count either.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 11.
+    """
+    rewards = as_float("rewards", rewards, "P G")
+    return ~all_equal(rewards, scored_members(rewards, scored))[:, 0]
+
+
+def cispo_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    epsilon: float | None,
+    epsilon_high: float | None = None,
+    cap: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """The clip bounds the weight of a token, and no token loses its gradient.
+
+        L_t = -sg[ clip(r_t, 1 - epsilon, 1 + epsilon_high) ] A_t log pi(y_t | x, y_<t)    (GRPO.8)
+        L_t = -sg[ min(r_t, cap) ] A_t log pi(y_t | x, y_<t)                               (GRPO.9)
+
+    Published code means either by "epsilon_high": 0.2 as 1 + epsilon_high bounds the ratio at 1.2; as a cap, at 0.2.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through r_t.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        epsilon: the lower bound is 1 - epsilon; None is no lower bound.
+        epsilon_high: the upper bound is 1 + epsilon_high. Give this or ``cap``.
+        cap: the upper bound itself. Give this or ``epsilon_high``.
+
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; an epsilon is negative; not just one of ``epsilon_high``, ``cap``.
+    Source: MiniMax (MiniMax-M1), arXiv:2506.13585v1, eq. 4 and 5.
+    """
+    require((epsilon_high is None) != (cap is None), "epsilon_high", "either epsilon_high or cap", (epsilon_high, cap))
+    for name, x in (("epsilon", epsilon), ("epsilon_high", epsilon_high), ("cap", cap)):
+        if x is not None:
+            number(name, x, 0)
+    high = cap if epsilon_high is None else 1 + epsilon_high
+    low = 0.0 if epsilon is None else 1 - epsilon
+    ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
+    return ratios.clamp(low, high) * reinforce_surrogate(log_probs, advantages, mask)
+
+
+def sapo_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    tau_positive: float,
+    tau_negative: float,
+) -> Float[Tensor, "B T"]:
+    """A soft gate in place of the clip: the further the ratio is from 1, the smaller the gradient, and never quite 0.
+
+        L_t = -f(r_t) A_t,    f(r) = (4 / tau) sigmoid(tau (r - 1))                         (GRPO.10)
+
+    tau is tau_positive where A_t > 0 and tau_negative elsewhere. At r = 1 the slope of f is 1, whatever tau is.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        tau_positive, tau_negative: how fast the gate closes, per unit of ratio.
+
+    Returns: the unit of ``advantages``, per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; a tau is not positive.
+    Source: Gao et al. (SAPO), arXiv:2511.20347.
+    """
+    number("tau_positive", tau_positive, low=0, strict=True)
+    number("tau_negative", tau_negative, low=0, strict=True)
+    advantages = per_token("advantages", advantages, mask)
+    ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs"))
+    tau = torch.full_like(ratios, tau_negative).masked_fill(advantages > 0, tau_positive)
+    return -4 / tau * torch.sigmoid(tau * (ratios - 1)) * advantages
+
+
+def gmpo_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    epsilon: float,
+    epsilon_high: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """The geometric mean of a sequence's clipped ratios in place of the arithmetic mean: outliers weigh less.
+
+        u_t = log r_t,    c_t = min(u_t, epsilon_high) where A > 0, else max(u_t, -epsilon)
+        L_t = -exp( (1 / |y|) sum_t c_t ) A                                                 (GRPO.11)
+
+    The clip is in nats: it bounds the ratio between exp(-epsilon) and exp(epsilon_high).
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``; its sign decides which side is clipped.
+            Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        epsilon, epsilon_high: the clip of the log-ratio, in nats; ``epsilon_high`` is ``epsilon`` if None.
+
+    Returns: the unit of ``advantages``, the same ratio at every token of a row; exactly 0 where ``mask`` is False.
+        Reduce it by ``sequence_mean``.
+    Raises ValueError: a shape or dtype is wrong; an epsilon is negative.
+    Source: Zhao et al. (GMPO), arXiv:2507.20673v3, eq. 4.
+    """
+    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+    number("epsilon", epsilon, 0)
+    number("epsilon_high", epsilon_high, 0)
+    advantages = per_token("advantages", advantages, mask)
+    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    clipped = torch.where(advantages > 0, moved.clamp(max=epsilon_high), moved.clamp(min=-epsilon))
+    means = clipped.masked_fill(~mask, 0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return -bounded_exp(means) * advantages
+
+
+def vespo_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    k_positive: float,
+    lambda_positive: float,
+    k_negative: float,
+    lambda_negative: float,
+) -> Float[Tensor, "B T"]:
+    """A smooth weight of the whole sequence's ratio, 1 on policy, falling to 0 on both sides.
+
+        W = prod_t r_t,    phi(W) = W^k exp(lambda (1 - W))
+        L_t = -sg[ phi(W) ] A_t log pi(y_t | x, y_<t)                                       (GRPO.12)
+
+    k and lambda are the positive ones where A_t >= 0, and the negative ones elsewhere.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through W.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        k_positive, k_negative: the power of W: how fast the weight rises from W = 0.
+        lambda_positive, lambda_negative: how fast it falls for large W. The weight is largest at W = k / lambda.
+
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; a k or lambda is negative.
+    Source: Shen et al. (VESPO), arXiv:2602.10693v3, eq. 20.
+    """
+    for name, x in (("k_positive", k_positive), ("k_negative", k_negative)):
+        number(name, x, 0)
+    for name, x in (("lambda_positive", lambda_positive), ("lambda_negative", lambda_negative)):
+        number(name, x, 0)
+    positive = per_token("advantages", advantages, mask) >= 0
+    log_w = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").detach().sum(1, keepdim=True)
+    k = torch.full(mask.shape, k_negative, dtype=log_w.dtype, device=log_w.device).masked_fill(positive, k_positive)
+    rate = torch.full_like(k, lambda_negative).masked_fill(positive, lambda_positive)
+    phi = bounded_exp(k * log_w + rate * (1 - bounded_exp(log_w)))
+    return phi * reinforce_surrogate(log_probs, advantages, mask)
+
+
+def dppo_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    divergence: str,
+    epsilon: float,
+    epsilon_high: float | None = None,
+    cap: float,
+) -> Float[Tensor, "B T"]:
+    """The trust region is drawn around the token's *probability*, not its ratio: rare tokens may move by any factor.
+
+        p = pi(y_t | x, y_<t),  q = pi_old(y_t | x, y_<t)
+        D_t = |p - q|    or    q log(q / p) + (1 - q) log((1 - q) / (1 - p))
+        drop_t = D_t > epsilon_high and p > q where A_t > 0, else D_t > epsilon and p < q
+        L_t = -sg[ (1 - drop_t) min(r_t, cap) ] A_t log pi(y_t | x, y_<t)                   (GRPO.13)
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through r_t.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        divergence: D between "this token" and "another": ``"tv"`` (total variation) or ``"kl"``.
+        epsilon, epsilon_high: how far the token may be lowered, and raised, in units of D (probability, or nats);
+            ``epsilon_high`` is ``epsilon`` if None.
+        cap: bound of the ratio as a weight.
+
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; ``divergence`` is unknown; an epsilon is negative; ``cap`` is not
+        positive.
+    Source: Qi et al. (DPPO, binary forms), arXiv:2602.04879v3, eq. 12-14; the cap as in verl 0.9.1.
+    """
+    require(divergence in ("tv", "kl"), "divergence", "'tv' or 'kl'", divergence)
+    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+    number("epsilon", epsilon, 0)
+    number("epsilon_high", epsilon_high, 0)
+    number("cap", cap, low=0, strict=True)
+    positive = per_token("advantages", advantages, mask) > 0
+    ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
+    log_p, log_q = (x.detach() for x in select(mask, log_probs=log_probs, old_log_probs=old_log_probs))
+    p, q = log_p.exp(), log_q.exp()
+    moved = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+    raised, lowered = (moved > epsilon_high) & (p > q), (moved > epsilon) & (p < q)
+    keep = ~torch.where(positive, raised, lowered)
+    return keep * ratios.clamp(max=cap) * reinforce_surrogate(log_probs, advantages, mask)
+
+
+def kl_k3_with_k2_gradient(
+    log_probs: Float[Tensor, "B T"], ref_log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """The value of k3, which estimates KL(pi || pi_ref), with the gradient of k2, which estimates that KL's gradient.
+
+        sg[k3] + k2 - sg[k2]                                                                (GRPO.14)
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of tokens that pi sampled, in nats. Gradient flows through it.
+        ref_log_probs: the same tokens under the frozen reference, in nats. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+
+    Returns: nats per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: KL.2 and KL.3; verl 0.9.1 names it ``k3+``.
+    """
+    k2 = kl_k2(log_probs, ref_log_probs, mask)
+    return kl_k3(log_probs, ref_log_probs, mask).detach() + k2 - k2.detach()
+
+
+def ratio_weighted_kl(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    ref_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    kl: Callable[[Tensor, Tensor, Tensor], Tensor] = kl_k3,
+) -> Float[Tensor, "B T"]:
+    """An estimate of KL(pi || pi_ref) from tokens that an *older* policy sampled, right in value and in gradient.
+
+        r_t(theta) KL_t,    with gradient through r_t                                       (GRPO.15)
+
+    On tokens of pi_old the plain k3 is biased. On tokens of pi itself its gradient is that of KL(pi_ref || pi); here
+    the ratio's own gradient turns it into that of KL(pi || pi_ref), on policy too.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        ref_log_probs: the same tokens under the frozen reference, in nats. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        kl: the estimator per token: ``kl_k3``, or ``kl_k1``. (k2 estimates no KL.)
+
+    Returns: nats per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 7.
+    """
+    (log_probs,) = select(mask, log_probs=log_probs)  # once, so that both factors' gradients add up in float32
+    ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs"))
+    return ratios * kl(log_probs, ref_log_probs, mask)
+
+
+def off_policy_weights(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    limit: float,
+) -> Float[Tensor, "B T"]:
+    """0 for a bad completion that the policy has left too far behind, 1 for all others (DeepSeek-V3.2).
+
+        w_t = 0 where A_t < 0 and (1 / |y|) sum_t (log pi_old - log pi) > limit, else 1     (GRPO.16)
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Treated as a constant.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        limit: delta, the mean distance in nats per token that is still allowed.
+
+    Returns: weights of 0 or 1 to multiply the surrogate by; 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; ``limit`` is negative.
+    Source: DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 9.
+    """
+    number("limit", limit, 0)
+    moved = sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=False).detach()
+    dropped = (per_token("advantages", advantages, mask) < 0) & (-moved > limit)
+    return (mask & ~dropped).to(moved.dtype)
+
+
+def group_token_mean(
+    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, group_size: int, denominator: Count | None = None
+) -> Float[Tensor, ""]:
+    """Every token weighs the same within its group, and every group the same: DAPO and CISPO as printed.
+
+        sum_p ( sum_{i in p} sum_t x_it / sum_{i in p} |y_i| ) / N,    N = number of groups with a True    (GRPO.17)
+
+    Frameworks take ``token_mean`` of the whole batch instead: prompts with long answers then weigh more.
+
+    Args:
+        x: any value per token. Gradient flows through it.
+        mask: True at the tokens that count; rows p * group_size to (p + 1) * group_size - 1 belong to prompt p.
+        group_size: G, completions of each prompt; it divides the number of rows.
+        denominator: N, in groups. Default: the groups with a True. At 0 the result is 0.
+    Raises ValueError: a shape or dtype is wrong; ``group_size`` does not divide the rows; ``denominator`` is negative.
+    Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 8; MiniMax-M1, arXiv:2506.13585, eq. 4.
+    """
+    (x,) = select(mask, x=x)
+    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    groups = len(mask) // group_size
+    return sequence_mean(x.reshape(groups, -1), mask.reshape(groups, -1), denominator=denominator)

@@ -1,0 +1,177 @@
+"""A recipe is a row of choices. A choice is the name of an option, and the option's numbers.
+
+An option is a function of the maths, and a sentence on what it does to the update. Its arguments say the rest: those
+named like a tensor of the batch (``log_probs``, ``rewards``, ...) are taken from the batch, by name; all others are
+numbers, which the recipe sets. So a new objective becomes an option by being written down in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from torchstone.spelling import near
+
+Number = float | int | str | bool | None
+
+# What a batch may hold, and what it is for: the message when a recipe needs it and it is not given.
+TENSORS = {
+    "rewards": "one reward a completion [P G]",
+    "scored": "which completions could be scored [P G]",
+    "greedy_rewards": "the reward of each prompt's greedy completion [P]",
+    "lengths": "tokens of each completion [P G]",
+    "energies": "the squared norm of each token's score [B T]",
+    "token_rewards": "one reward a token [B T]",
+    "log_probs": "log-probs of the policy that learns [B T]",
+    "old_log_probs": "log-probs of the policy that sampled [B T]",
+    "ref_log_probs": "log-probs of the frozen reference [B T]",
+    "sampler_log_probs": "log-probs as the sampling program reported them [B T]",
+    "values": "the critic's values [B T]",
+    "old_values": "the critic's values at sampling time [B T]",
+    "returns": "what the critic learns to predict [B T]",
+    "entropies": "entropy of each next-token distribution [B T]",
+    "advantages": "one advantage a sequence [B] or a token [B T]",
+    "mask": "True where the policy chose the token [B T]",
+    "max_length": "the longest completion that generation allows, in tokens",
+    "group_size": "completions of each prompt",
+    "denominator": "tokens or rows of the whole batch",
+    "x": "a loss per token [B T]",
+    **{
+        f"{ref}{side}_log_probs": f"log pi{'_ref' * bool(ref)}(y | x) of the {side} completions [N]"
+        for ref in ("", "ref_")
+        for side in ("chosen", "rejected")
+    },
+    "weights": "a weight for each pair [N]",
+    "reference_point": "KTO's reference point, a scalar",
+    "chosen_mask": "True at the chosen completions' tokens [N T]",
+    "sft_denominator": "tokens or completions of the whole batch",
+    "chosen_win_rates": "how often the chosen completion wins [N]",
+    "rejected_win_rates": "how often the rejected completion wins [N]",
+}
+
+
+# fmt: off
+ALWAYS = {  # every batch has these, or they are made from what it has
+    "rewards", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
+    "chosen_log_probs", "rejected_log_probs", "chosen_mask",
+}
+# fmt: on
+
+
+class Option(NamedTuple):
+    """``run`` computes it; ``effect`` says in one sentence what it does to the update.
+
+    ``ratios``: of a surrogate, the ratios that it can take; empty where any will do.
+    """
+
+    run: Callable[..., Any]
+    effect: str
+    ratios: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> dict[str, bool]:
+        """Names of the tensors that it takes, and whether it needs them."""
+        return {k: p.default is p.empty for k, p in _parameters(self.run).items() if k in TENSORS}
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Names of its numbers, with their defaults; ``inspect.Parameter.empty`` where there is none."""
+        return {k: p.default for k, p in _parameters(self.run).items() if k not in TENSORS}
+
+
+def _parameters(run: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments that are still open: those that ``functools.partial`` has set are the option's own."""
+    fixed = getattr(run, "keywords", {})
+    return {k: p for k, p in inspect.signature(run).parameters.items() if k not in fixed}
+
+
+@dataclass(frozen=True, init=False)
+class Choice:
+    """The name of an option and its numbers: ``Choice("clip", epsilon=0.2)``."""
+
+    name: str
+    numbers: Mapping[str, Number]
+
+    def __init__(self, name: str, /, **numbers: Number):
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "numbers", MappingProxyType(numbers))
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{k} {show(v)}" for k, v in self.numbers.items())
+        return f"{self.name} ({inside})" if inside else self.name
+
+
+NONE = Choice("none")
+
+
+def show(value: Number) -> str:
+    """A number as a person writes it: ``0.2``, ``1e-4``, ``none``."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, float) and 0 < abs(value) < 0.001:
+        mantissa, exponent = f"{value:.10e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What both kinds of recipe share: the check of a row, its numbers, and where they come from.
+
+    ``source`` names the paper, its version and equation, or the framework's file. ``stated`` says for each number
+    (``"surrogate.epsilon"``) where it is stated, or "not stated", or "not read". ``name`` is the row's own.
+    """
+
+    COLUMNS: ClassVar[dict[str, dict[str, Option]]]  # in the order of data flow: the options of each choice, by name
+    NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update
+
+    name: str
+    about: str
+    source: str
+    stated: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for at, options in self.COLUMNS.items():
+            choice = getattr(self, at)
+            option = options.get(choice.name)
+            if option is None:
+                known = f"expected one of {', '.join(options)}"
+                raise ValueError(f"{self.name}.{at}: {known}, got {choice.name!r}{near(choice.name, options)}")
+            missing = [k for k, v in option.numbers.items() if v is inspect.Parameter.empty and k not in choice.numbers]
+            if set(choice.numbers) - set(option.numbers) or missing:
+                takes = ", ".join(option.numbers) or "no number"
+                raise ValueError(f"{self.name}.{at}: {choice.name} takes {takes}, got {choice}")
+
+    def numbers(self) -> dict[str, Number]:
+        """Every number of the row, as ``"surrogate.epsilon": 0.2``."""
+        return {f"{at}.{k}": v for at in self.COLUMNS for k, v in getattr(self, at).numbers.items()}
+
+    def option(self, at: str) -> Option:
+        """The option that the row chooses in this column."""
+        return self.COLUMNS[at][getattr(self, at).name]
+
+    def run(self, at: str, batch: Mapping[str, Any]) -> Any:
+        """Call the option of this column: tensors from the batch by name, numbers from the row."""
+        option = self.option(at)
+        tensors = {k: batch[k] for k in option.inputs if batch.get(k) is not None}
+        return option.run(**tensors, **getattr(self, at).numbers)
+
+    def require(self, ats: Iterable[str], batch: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` before anything is computed, if an option of these columns lacks a tensor."""
+        for at in ats:
+            for tensor, needed in self.option(at).inputs.items():
+                if needed and batch.get(tensor) is None:
+                    why = f"since {at} is {getattr(self, at)}"
+                    raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
+
+    def needs(self) -> list[str]:
+        """What this row needs beside rewards and log-probs, in the order of the columns."""
+        found = (k for at in self.COLUMNS for k, needed in self.option(at).inputs.items() if needed)
+        return [k for k in dict.fromkeys(found) if k not in ALWAYS]
+
+    def but(self, **changes: Any) -> Any:
+        """This row with some choices changed."""
+        return replace(self, **changes)

@@ -1,0 +1,377 @@
+"""Every choice that a policy-gradient algorithm makes, its options, and what each does to the update.
+
+The columns stand in the order in which data flows. An option is a function of the maths, or a few lines around one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.core import (
+    fixed_length_mean,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    masked_whiten,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+)
+from torchstone.core.inputs import log_ratios, require, select
+from torchstone.core.reduce import root_mean_square
+from torchstone.core.result import Mean
+from torchstone.grpo import group_advantages
+from torchstone.grpo import variants as grpo
+from torchstone.ppo import clipped_value_error, gae
+from torchstone.ppo import variants as ppo
+from torchstone.ppo.loss import policy_terms
+from torchstone.recipes.choices import Option
+from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_surrogate
+from torchstone.reinforce import variants as reinforce
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+def nothing() -> None:
+    """The option "none"."""
+
+
+# ------------------------------------------------------------- stage 4: what is added to, or taken from, the rewards
+
+
+def reward_kl(per_sequence: bool, old_log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, estimator: str,
+              beta: float) -> Tensor:  # fmt: skip
+    """What leaving the reference costs, in reward units: a token ``[B T]`` (PPO.1), or a completion ``[B]``."""
+    require(estimator in ESTIMATORS, "estimator", f"one of {', '.join(ESTIMATORS)}", estimator)
+    costs = beta * ESTIMATORS[estimator](old_log_probs, ref_log_probs, mask).detach()
+    return costs.sum(1) if per_sequence else costs
+
+
+PENALTIES = {
+    "none": Option(nothing, "A completion's length has no price of its own."),
+    "overlong": Option(
+        grpo.overlong_penalties,
+        "The last cache tokens before the limit cost up to 1 reward, so that completions learn to end in time.",
+    ),
+}
+REWARD_KLS = {
+    "none": Option(nothing, "The reward says nothing about the reference."),
+    "per-token": Option(
+        partial(reward_kl, False),
+        "Each token pays for its own step away from the reference and for those that follow it.",
+    ),
+    "per-sequence": Option(
+        partial(reward_kl, True),
+        "The completion pays once for its whole distance from the reference, before the baseline is taken.",
+    ),
+}
+
+# ----------------------------------------------------------------------- stage 5: from rewards to advantages
+
+
+def batch_mean(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
+    """r - mean of the batch's scored rewards: its groups taken as one."""
+    one = None if scored is None else scored.reshape(1, -1)
+    centred = group_advantages(rewards.reshape(1, -1), divide_by_std=False, correction=0, eps=0.0, scored=one)
+    return centred.view_as(rewards)
+
+
+def batch_std(rewards: Tensor, scored: Tensor | None = None, *, correction: int, eps: float) -> Tensor:
+    """(r - the group's mean) / (the batch's deviation + eps)."""
+    spread, counted = batch_mean(rewards, scored).reshape(1, -1), torch.ones_like(rewards, dtype=torch.bool)
+    std = root_mean_square(spread, (counted if scored is None else scored).sum() - correction)
+    centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0, scored=scored)
+    return centred / torch.where(std > 0, std + eps, 1)
+
+
+def over_nonzero_share(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
+    """The group-mean advantage times completions / completions whose reward is not 0."""
+    centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0, scored=scored)
+    return centred * rewards.numel() / rewards.count_nonzero().clamp(min=1)
+
+
+def critic(token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of ``gae``."""
+    return gae(token_rewards, values, mask, gamma=gamma, lam=lam)
+
+
+def optimal_token(token_rewards: Tensor, energies: Tensor, mask: Tensor, rewards: Tensor) -> tuple[Tensor, None]:
+    """``optimal_token_advantages`` of the undiscounted reward-to-go."""
+    returns = discounted_returns(token_rewards, mask, gamma=1.0)
+    return reinforce.optimal_token_advantages(returns, energies, mask, group_size=rewards.shape[1]), None
+
+
+def whiten(advantages: Tensor, mask: Tensor, *, correction: int, eps: float) -> Tensor:
+    """``masked_whiten`` over all chosen tokens of the batch."""
+    return masked_whiten(advantages, mask, correction=correction, eps=eps)
+
+
+def clip_advantages(advantages: Tensor, *, limit: float) -> Tensor:
+    """Advantages no further from 0 than ``limit``."""
+    return advantages.clamp(-limit, limit)
+
+
+ADVANTAGES = {
+    "reward": Option(lambda rewards, scored=None: rewards, "No baseline: right on average, with the largest variance."),
+    "batch-mean": Option(
+        batch_mean, "What beats the batch's mean reward is raised: easy prompts are raised as a whole."
+    ),
+    "group-mean": Option(
+        partial(group_advantages, divide_by_std=False, correction=0, eps=0.0),
+        "Each completion against the others of its prompt; the gradient is 1 - 1/G times the true one.",
+    ),
+    "group-std": Option(
+        partial(group_advantages, divide_by_std=True),
+        "Each completion against the others of its prompt, on one scale: nearly hopeless or solved prompts weigh more.",
+    ),
+    "batch-std": Option(
+        batch_std,
+        "Each completion against the others of its prompt, scaled by the batch: prompts keep their relative weight.",
+    ),
+    "leave-one-out": Option(
+        leave_one_out_advantages,
+        "Each completion against the mean of the others alone: an unbiased gradient.",
+    ),
+    "greedy": Option(
+        reinforce.greedy_advantages,
+        "Each completion against the greedy one: unbiased, for one more completion a prompt.",
+    ),
+    "length-weighted": Option(
+        reinforce.length_weighted_advantages,
+        "The baseline weighs long completions more, as their gradients vary more: less variance.",
+    ),
+    "gpg": Option(
+        reinforce.gpg_advantages,
+        "Groups that teach are scaled up for those that do not, so that the step keeps its size.",
+    ),
+    "group-mean-by-nonzero": Option(
+        over_nonzero_share,
+        "Scaled up by the share of rewards that are not 0: the rarer success is in the batch, the larger the step.",
+    ),
+    "max-likelihood": Option(
+        reinforce.max_likelihood_advantages,
+        "Divided by the prompt's success rate: hard prompts weigh more, as under maximum likelihood.",
+    ),
+    "optimal-token": Option(
+        optimal_token,
+        "A baseline for each step of a group, weighted by how much each completion's score has varied so far.",
+    ),
+    "critic": Option(
+        critic, "A critic judges each token: credit within the completion, at the price of a second model."
+    ),
+}
+NORMALISATIONS = {
+    "none": Option(nothing, "Advantages keep their scale."),
+    "whiten": Option(
+        whiten,
+        "The batch's tokens get mean 0 and deviation 1: the step's size no longer depends on the rewards' scale.",
+    ),
+    "clip": Option(clip_advantages, "No advantage is larger than the limit."),
+}
+GROUPS = {
+    "all": Option(nothing, "Every group counts, those without a signal too: they dilute the mean."),
+    "mixed": Option(
+        grpo.mixed_groups, "Groups of equal rewards are left out of the batch and of its counts: the others weigh more."
+    ),
+}
+
+# ------------------------------------------------------------------------ stage 6: from log-probs to the loss
+
+
+def no_ratio(log_probs: Tensor) -> tuple[Tensor, None]:
+    return log_probs, None
+
+
+def token_ratio(log_probs: Tensor, old_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    return log_probs, old_log_probs
+
+
+def sequence_ratio(
+    token_gradient: bool, log_probs: Tensor, old_log_probs: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    ratios = grpo.sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=token_gradient)
+    return ratios, torch.zeros_like(ratios)
+
+
+def product_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    return moved.sum(1, keepdim=True).expand(moved.shape), torch.zeros_like(moved)
+
+
+def clip(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor,
+    *, epsilon: float, epsilon_high: float | None = None, dual_clip: float | None = None,
+) -> tuple[Tensor, dict[str, Mean]]:  # fmt: skip
+    """``clipped_surrogate``, and how often the clip acts."""
+    return policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip)
+
+
+def loss_kl(
+    kl: Callable, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, beta: float
+) -> tuple[Tensor, Tensor]:
+    estimate = kl(log_probs, ref_log_probs, mask)
+    return beta * estimate, estimate
+
+
+def loss_kl_by_ratio(
+    log_probs: Tensor, old_log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, beta: float
+) -> tuple[Tensor, Tensor]:
+    estimate = grpo.ratio_weighted_kl(log_probs, old_log_probs, ref_log_probs, mask, kl=kl_k3)
+    return beta * estimate, estimate
+
+
+def value_error(values: Tensor, returns: Tensor, mask: Tensor, old_values: Tensor | None = None, *, coef: float,
+                epsilon: float | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    errors = clipped_value_error(values, old_values, returns, mask, epsilon=epsilon)
+    return coef * errors, errors
+
+
+def entropy_bonus(entropies: Tensor, mask: Tensor, *, coef: float) -> tuple[Tensor, Tensor]:
+    (entropies,) = select(mask, entropies=entropies)
+    return -coef * entropies, entropies
+
+
+def over_rows(mean: Callable, x: Tensor, mask: Tensor, denominator: Any = None, *, empty_rows: str) -> Tensor:
+    """A mean over rows that counts those without a choice, or skips them."""
+    require(empty_rows in ("counted", "skipped"), "empty_rows", "'counted' or 'skipped'", empty_rows)
+    counted = mask.shape[0] if empty_rows == "counted" else None
+    return mean(x, mask, denominator=counted if denominator is None else denominator)
+
+
+def over_max_length(x: Tensor, mask: Tensor, max_length: int, denominator: Any = None, *, empty_rows: str) -> Tensor:
+    return over_rows(partial(fixed_length_mean, length=max_length), x, mask, denominator, empty_rows=empty_rows)
+
+
+RATIOS = {
+    "none": Option(no_ratio, "On policy: the samples count as the present policy's own."),
+    "token": Option(token_ratio, "Each token has its own ratio to the policy that sampled."),
+    "own": Option(token_ratio, "The surrogate makes one ratio of the completion's tokens itself."),
+    "sequence": Option(
+        partial(sequence_ratio, False),
+        "One ratio a completion, the geometric mean: it is clipped, or kept, as a whole.",
+    ),
+    "sequence-token": Option(
+        partial(sequence_ratio, True), "One ratio a completion decides, and each token moves by its own advantage."
+    ),
+    "product": Option(
+        product_ratio,
+        "One ratio a completion, the product over its tokens: exact, and far from 1 for long completions.",
+    ),
+}
+SAMPLERS = {
+    "none": Option(nothing, "The sampler's log-probs are taken to be the trainer's."),
+    "weights": Option(
+        ppo.importance_weights,
+        "Tokens that the sampler drew too often weigh less, up to a bound or not at all beyond it.",
+    ),
+    "off-policy-mask": Option(
+        grpo.off_policy_weights, "Bad completions that the policy has left too far behind teach nothing."
+    ),
+}
+SURROGATES = {
+    "policy-gradient": Option(reinforce_surrogate, "The plain policy gradient: no ratio, no brake.", ("none",)),
+    "importance": Option(
+        ppo.importance_surrogate, "Reweighted by the ratio, without a brake: large ratios rule the step."
+    ),
+    "clip": Option(clip, "A token that has moved far enough in its advantage's direction gets no gradient."),
+    "cispo": Option(grpo.cispo_surrogate, "The clip bounds a token's weight; no token loses its gradient.", ("token",)),
+    "sapo": Option(grpo.sapo_surrogate, "The gradient fades as the ratio leaves 1, in place of a hard clip."),
+    "gmpo": Option(
+        grpo.gmpo_surrogate, "The geometric mean of clipped ratios: single outliers hardly count.", ("own",)
+    ),
+    "vespo": Option(
+        grpo.vespo_surrogate, "A smooth weight of the completion's ratio, falling to 0 on both sides.", ("own",)
+    ),
+    "dppo": Option(
+        grpo.dppo_surrogate,
+        "The trust region bounds probabilities, not ratios: rare tokens may grow by any factor.",
+        ("token",),
+    ),
+}
+LOSS_KLS = {
+    "none": Option(nothing, "The loss does not pull towards the reference."),
+    "k1": Option(partial(loss_kl, kl_k1), "On average no pull at all: the expected gradient is 0."),
+    "k2": Option(partial(loss_kl, kl_k2), "Pulls along the gradient of KL(policy || reference), token by token."),
+    "k3": Option(partial(loss_kl, kl_k3), "Pulls along the gradient of KL(reference || policy): the other direction."),
+    "k3-k2-gradient": Option(
+        partial(loss_kl, grpo.kl_k3_with_k2_gradient),
+        "Reports k3, pulls along the gradient of KL(policy || reference).",
+    ),
+    "k3-by-ratio": Option(
+        loss_kl_by_ratio, "Pulls along the gradient of KL(policy || reference), also on samples of an older policy."
+    ),
+}
+VALUES = {
+    "none": Option(nothing, "No critic is trained."),
+    "squared-error": Option(value_error, "A critic learns the returns by half the squared error."),
+}
+ENTROPIES = {
+    "none": Option(nothing, "Nothing holds the entropy up."),
+    "bonus": Option(entropy_bonus, "A bonus for each nat of entropy keeps the policy from settling early."),
+}
+REDUCTIONS = {
+    "token-mean": Option(token_mean, "Every token weighs the same, so long completions weigh more."),
+    "sequence-mean": Option(
+        partial(over_rows, sequence_mean),
+        "Every completion weighs the same, so a token of a long one weighs less: long wrong answers are punished less.",
+    ),
+    "sequence-sum": Option(
+        partial(over_rows, sequence_sum),
+        "The completion's log-probability counts as a sum: the policy gradient as derived.",
+    ),
+    "group-token-mean": Option(
+        grpo.group_token_mean, "Every token weighs the same within its prompt's group, and every group the same."
+    ),
+    "fixed-length": Option(
+        over_max_length, "Every token weighs the same, in this batch and in the next: no length bias, a smaller step."
+    ),
+}
+
+COLUMNS = {
+    "penalty": PENALTIES,
+    "reward_kl": REWARD_KLS,
+    "groups": GROUPS,
+    "advantage": ADVANTAGES,
+    "normalise": NORMALISATIONS,
+    "ratio": RATIOS,
+    "surrogate": SURROGATES,
+    "sampler": SAMPLERS,
+    "loss_kl": LOSS_KLS,
+    "value": VALUES,
+    "entropy": ENTROPIES,
+    "reduction": REDUCTIONS,
+}
+
+# What a number does to the update as it grows, for the comparison of two rows.
+NUMBERS = {
+    "beta": "larger holds the policy closer to the reference",
+    "estimator": "how the divergence is estimated from the sampled tokens",
+    "divergence": "how the distance of two probabilities is measured",
+    "epsilon": "larger lets tokens fall (and, without an epsilon_high, rise) further from where they were sampled",
+    "epsilon_high": "larger lets rare tokens rise further, which keeps the entropy up",
+    "dual_clip": "bounds the loss of a token with A < 0 at this multiple of |A|",
+    "cap": "the largest weight of a token",
+    "tau_positive": "larger closes the gate sooner for tokens that are raised",
+    "tau_negative": "larger closes the gate sooner for tokens that are lowered",
+    "k_positive": "how fast the weight of a good completion rises from ratio 0",
+    "k_negative": "how fast the weight of a bad completion rises from ratio 0",
+    "lambda_positive": "how fast the weight of a good completion falls for large ratios",
+    "lambda_negative": "how fast the weight of a bad completion falls for large ratios",
+    "correction": "1 divides the variance by n - 1, 0 by n: a factor of sqrt(n / (n - 1)) in the scale",
+    "eps": "larger damps groups of nearly equal rewards",
+    "gamma": "below 1 the end of a completion counts less for its beginning",
+    "lam": "smaller trusts the critic more: less variance, more bias",
+    "coef": "the weight of this term",
+    "limit": "the largest advantage",
+    "cache": "how many tokens before the limit begin to cost",
+    "empty_rows": "whether completions without a chosen token enlarge the denominator",
+    "level": "whether a token or a completion is weighed",
+    "gate": "where the decision to drop is taken; none truncates",
+    "low": "the smallest ratio that is kept",
+    "high": "the largest ratio that is kept",
+}

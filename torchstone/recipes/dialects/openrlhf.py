@@ -1,0 +1,174 @@
+"""OpenRLHF 0.11.2: the estimators of train_ppo_ray with its actor's and critic's losses, and train_dpo.
+
+Everywhere but with --algo.kl.use_loss: a KL of 0.01 (k1) a token in the reward, added after the baseline and the scale,
+and not before them. Rewards are clipped to -10 and 10 after the baseline; log-ratios are cut at -20 and 20 (GSPO:
+nowhere), every KL estimate at -10 and 10. Whitening floors the variance at 1e-8 and adds nothing to it.
+"""
+
+from __future__ import annotations
+
+from torchstone.recipes.choices import Choice, Recipe
+from torchstone.recipes.policy import PolicyRecipe
+from torchstone.recipes.preference import PreferenceRecipe
+
+VERSION = "openrlhf-0.11.2"
+MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:226-421", "openrlhf/models/loss.py"
+KL, NONE = Choice("per-token", estimator="k1", beta=0.01), Choice("none")
+WHITEN = Choice("whiten", correction=0, eps=0.0)
+CLIP = Choice("clip", epsilon=0.2)
+VALUE = Choice("squared-error", coef=1.0, epsilon=0.5)
+
+GRPO = PolicyRecipe(
+    name=f"grpo@{VERSION}",
+    about="GRPO with a mean over tokens, and with its KL in the reward: each token's is added after the division.",
+    reward_kl=KL,
+    advantage=Choice("group-std", correction=1, eps=1e-9),
+    ratio=Choice("token"),
+    surrogate=CLIP,
+    reduction=Choice("token-mean"),
+    source=f"{MAKER}; {LOSS}:75-259 (algo.advantage.estimator=group_norm)",
+)
+
+
+def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+    """train_ppo_ray with these settings, and its defaults."""
+    source = f"{MAKER}; {LOSS}:75-259 ({settings})"
+    return GRPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
+
+
+def critic(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+    """PPO with a critic."""
+    given = {"advantage": Choice("critic", gamma=1.0, lam=1.0), "normalise": WHITEN, "value": VALUE}
+    row = policy(name, settings, about, **given, **choices)
+    return row.but(source=row.source.replace("75-259", "75-298"))
+
+
+def sampler(name: str, settings: str, about: str, gate: str | None) -> PolicyRecipe:
+    """GRPO with weights for the samples of vLLM."""
+    weights = Choice("weights", level="token", gate=gate, low=0.5, high=5.0)
+    return policy(name, f"algo.advantage.estimator=group_norm, {settings}", about, sampler=weights)
+
+
+POLICY = [
+    critic(
+        "ppo",
+        "algo.advantage.estimator=gae",
+        "Lambda 1; the critic has an optimiser of its own, so coef is 1. With gamma or lambda below 1, tool output "
+        "would count as steps.",
+    ),
+    critic(
+        "ppo-dual-clip",
+        "algo.advantage.estimator=gae, actor.dual_clip=3",
+        "PPO with the dual clip, which has no default: 3 is the paper's.",
+        surrogate=Choice("clip", epsilon=0.2, dual_clip=3.0),
+    ),
+    policy(
+        "reinforce++",
+        "algo.advantage.estimator=reinforce",
+        "A mean over tokens. gamma is 1; below 1, tool output would count as steps.",
+        advantage=Choice("reward"),
+        normalise=WHITEN,
+    ),
+    policy(
+        "reinforce++-baseline",
+        "algo.advantage.estimator=reinforce_baseline",
+        "The KL is in the reward (k1), where the paper has it in the loss (k2); a mean over tokens.",
+        advantage=Choice("group-mean"),
+        normalise=WHITEN,
+    ),
+    policy(
+        "rloo",
+        "algo.advantage.estimator=rloo",
+        "The baseline sees no KL: each token pays its own afterwards. PPO's clip a token, and a mean over tokens.",
+        advantage=Choice("leave-one-out"),
+    ),
+    GRPO,
+    policy(
+        "grpo-kl",
+        "algo.advantage.estimator=group_norm, algo.kl.use_loss, algo.kl.estimator=k3",
+        "GRPO with its KL in the loss; k3 must be asked for, by default it is k1, whose expected gradient is 0.",
+        reward_kl=NONE,
+        loss_kl=Choice("k3", beta=0.01),
+    ),
+    policy(
+        "dr_grpo",
+        "algo.advantage.estimator=dr_grpo",
+        "The group's mean alone: a mean over tokens in place of the constant length, which OpenRLHF has not.",
+        advantage=Choice("group-mean"),
+    ),
+    policy(
+        "dapo",
+        "algo.advantage.estimator=group_norm, actor.eps_clip_low_high=0.2 0.28, reward.overlong_buffer_len=4096, "
+        "algo.dynamic_filtering_enable",
+        "The paper's numbers, a mean over the batch's tokens, a KL in the reward. It keeps groups whose mean reward is "
+        "between 0 and 1: for rewards of 0 and 1, the mixed ones.",
+        penalty=Choice("overlong", cache=4096),
+        groups=Choice("mixed"),
+        surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
+    ),
+    policy(
+        "gspo",
+        "algo.advantage.estimator=group_norm, actor.policy_loss_type=gspo",
+        "GSPO's ratio and mean over rows, with GRPO's clip of 0.2, which it hardly reaches.",
+        ratio=Choice("sequence"),
+        reduction=Choice("sequence-mean", empty_rows="skipped"),
+    ),
+    policy(
+        "flash-reinforce",
+        "algo.advantage.estimator=flash_reinforce",
+        "One sample a prompt against the mean of the whole rollout; nothing is divided.",
+        advantage=Choice("batch-mean"),
+    ),
+    sampler(
+        "tis",
+        "algo.advantage.is_correction_level=token, is_correction_mode=clip",
+        "Each token's weight is clamped between 0.5 and 5: from below too.",
+        None,
+    ),
+    sampler(
+        "icepop",
+        "algo.advantage.is_correction_level=token",
+        "Tokens with a weight outside 0.5 to 5 are dropped; they stay in the count.",
+        "token",
+    ),
+    sampler(
+        "seq-mask-tis",
+        "algo.advantage.is_correction_level=seq",
+        "Completions whose mean weight (geometric) is outside 0.5 to 5 are dropped; the others' tokens keep their own.",
+        "sequence-mean",
+    ),
+]
+
+
+def preference(name: str, settings: str, about: str, objective: Choice, sft: Choice = NONE) -> PreferenceRecipe:
+    """train_dpo with these settings."""
+    return PreferenceRecipe(
+        name=f"{name}@{VERSION}",
+        about=about,
+        log_prob=Choice("sum"),
+        objective=objective,
+        sft=sft,
+        source=f"{LOSS}:329-371; openrlhf/trainer/dpo_trainer.py:165-179, 306-383 ({settings})",
+    )
+
+
+LOGISTIC = Choice("logistic", beta=0.1)
+PREFERENCE = [
+    preference("dpo", "model.beta=0.1", "DPO as published.", LOGISTIC),
+    preference(
+        "cdpo",
+        "model.label_smoothing=0.1",
+        "cDPO as published; label_smoothing is 0 by default, which is DPO.",
+        Choice("logistic", beta=0.1, label_smoothing=0.1),
+    ),
+    preference("ipo", "model.ipo_enable", "On summed log-probs, by the paper's letter.", Choice("squared", beta=0.1)),
+    preference(
+        "iterative-rpo",
+        "model.nll_loss_coef=1",
+        "The mean over each chosen completion; nll_loss_coef is 0 by default, 1 is the paper's.",
+        LOGISTIC,
+        Choice("chosen", coef=1.0, mean="sequence"),
+    ),
+]
+
+ROWS: list[Recipe] = [*POLICY, *PREFERENCE]

@@ -1,0 +1,310 @@
+"""TRL 1.16.0: GRPOTrainer, RLOOTrainer, DPOTrainer, KTOTrainer; CPO, ORPO and GMPO of trl.experimental.
+
+Ratios are not bounded anywhere: exp overflows for log-ratios above 88 in float32, where ours goes on as a tangent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchstone.recipes.choices import Choice, Recipe
+from torchstone.recipes.policy import PolicyRecipe
+from torchstone.recipes.preference import PreferenceRecipe
+
+VERSION = "trl-1.16.0"
+GRPO, DPO = "trl/trainer/grpo_trainer.py:2759-2814, 3020-3290", "trl/trainer/dpo_trainer.py:1285-1530"
+
+PER_ROW = Choice("sequence-mean", empty_rows="counted")
+PER_SUM = Choice("sequence-sum", empty_rows="counted")
+SFT = Choice("chosen", coef=1.0, mean="token")
+
+DAPO = PolicyRecipe(
+    name=f"dapo@{VERSION}",
+    about="GRPOTrainer's default: of DAPO only the mean over tokens; equal rewards may leave rounding / 1e-4, not 0.",
+    advantage=Choice("group-std", correction=1, eps=1e-4),
+    ratio=Choice("token"),
+    surrogate=Choice("clip", epsilon=0.2),
+    reduction=Choice("token-mean"),
+    source=f"{GRPO} (GRPOConfig())",
+)
+
+
+def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+    """GRPOTrainer with these settings."""
+    source = f"{GRPO} (GRPOConfig({settings}))"
+    return DAPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
+
+
+def sampler(name: str, mode: str, about: str, **numbers: Any) -> PolicyRecipe:
+    """GRPOTrainer with vLLM as the sampler."""
+    weights = Choice("weights", **numbers, low=None, high=3.0)
+    row = policy(name, f"use_vllm=True, vllm_importance_sampling_mode='{mode}'", about, sampler=weights)
+    return row.but(source=f"{row.source}; weights: 2660-2703")
+
+
+POLICY = [
+    DAPO,
+    policy("grpo", "loss_type='grpo'", "GRPO, by default without a KL; rows without a token count.", reduction=PER_ROW),
+    policy(
+        "grpo-kl",
+        "loss_type='grpo', beta=0.04",
+        "GRPO with its KL, which TRL multiplies by the ratio unless use_bias_correction_kl is False.",
+        loss_kl=Choice("k3-by-ratio", beta=0.04),
+        reduction=PER_ROW,
+    ),
+    policy(
+        "bnpo",
+        "loss_type='bnpo'",
+        "The mean over the tokens of one micro-batch: with several of them, not the mean over the batch's tokens.",
+    ),
+    policy(
+        "dr_grpo",
+        "loss_type='dr_grpo'",
+        "The constant length (max_completion_length) alone: the deviation still divides; that is scale_rewards.",
+        reduction=Choice("fixed-length", empty_rows="counted"),
+    ),
+    policy(
+        "dr_grpo-unscaled",
+        "loss_type='dr_grpo', scale_rewards='none'",
+        "Dr. GRPO as published: neither divisor.",
+        advantage=Choice("group-mean"),
+        reduction=Choice("fixed-length", empty_rows="counted"),
+    ),
+    policy(
+        "lite-ppo",
+        "scale_rewards='batch'",
+        "One deviation for the whole batch, and the mean over tokens.",
+        advantage=Choice("batch-std", correction=1, eps=1e-4),
+    ),
+    policy(
+        "gspo",
+        "importance_sampling_level='sequence', loss_type='grpo'",
+        "GSPO's ratio with GRPO's clip of 0.2, which it hardly reaches; TRL's documentation sets 3e-4 and 4e-4.",
+        ratio=Choice("sequence"),
+        reduction=PER_ROW,
+    ),
+    policy(
+        "luspo",
+        "loss_type='luspo'",
+        "The sum over tokens, with a ratio a token; TRL warns, and asks for importance_sampling_level='sequence'.",
+        reduction=PER_SUM,
+    ),
+    policy(
+        "cispo",
+        "loss_type='cispo'",
+        "epsilon_high is the cap itself, and by default 0.2: a token on policy weighs 0.2. The documentation sets 5.",
+        surrogate=Choice("cispo", epsilon=None, cap=0.2),
+    ),
+    policy(
+        "sapo",
+        "loss_type='sapo'",
+        "SAPO as published.",
+        surrogate=Choice("sapo", tau_positive=1.0, tau_negative=1.05),
+        reduction=PER_ROW,
+    ),
+    policy(
+        "vespo",
+        "loss_type='vespo'",
+        "The mean over tokens in place of the sum, advantages divided by the deviation; log W is cut at -18.4 and 20.",
+        ratio=Choice("own"),
+        surrogate=Choice("vespo", k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
+    ),
+    policy(
+        "intellect-2",
+        "delta=4.0",
+        "The two-sided clip; delta has no default, 4 is the paper's. Below 1 + epsilon it would bind at A > 0 too.",
+        surrogate=Choice("clip", epsilon=0.2, dual_clip=4.0),
+    ),
+    policy(
+        "deepseek-v3.2",
+        "off_policy_mask_threshold=0.5, beta=0.001",
+        "Both numbers are TRL's examples; by default the terms are off. With vLLM the mask compares vLLM's log-probs.",
+        sampler=Choice("off-policy-mask", limit=0.5),
+        loss_kl=Choice("k3-by-ratio", beta=0.001),
+    ),
+    sampler("tis", "token_truncate", "Each token's weight is truncated at 3.", level="token", gate=None),
+    sampler(
+        "tis-sequence", "sequence_truncate", "The product of the weights, truncated at 3.", level="sequence", gate=None
+    ),
+    sampler(
+        "icepop",
+        "token_mask",
+        "Tokens that weigh more than 3 are dropped; no lower bound.",
+        level="token",
+        gate="token",
+    ),
+    sampler(
+        "mis",
+        "sequence_mask",
+        "The default with vLLM: the product of the weights, and completions above 3 are dropped.",
+        level="sequence",
+        gate="sequence",
+    ),
+    DAPO.but(
+        name=f"gmpo@{VERSION}",
+        about="GMPO as published; loss_type is not read. A row without a token adds -A to the value alone.",
+        ratio=Choice("own"),
+        surrogate=Choice("gmpo", epsilon=0.4),
+        reduction=PER_ROW,
+        source="trl/experimental/gmpo/gmpo_trainer.py:43-155 (GMPOConfig())",
+    ),
+    PolicyRecipe(
+        name=f"rloo@{VERSION}",
+        about="RLOO with PPO's clip on the ratio of whole completions: beyond it a good completion has no gradient.",
+        reward_kl=Choice("per-sequence", estimator="k1", beta=0.05),
+        advantage=Choice("leave-one-out"),
+        ratio=Choice("product"),
+        surrogate=Choice("clip", epsilon=0.2),
+        reduction=PER_ROW,
+        source="trl/trainer/rloo_trainer.py:1647-1708, 1794-1861 (RLOOConfig())",
+    ),
+]
+
+
+def preference(
+    name: str, settings: str, about: str, objective: Choice, log_prob: str = "sum", sft: Choice | None = None,
+    source: str = DPO, config: str = "DPOConfig",
+) -> PreferenceRecipe:  # fmt: skip
+    """A preference trainer with these settings; DPOTrainer where nothing else is said."""
+    return PreferenceRecipe(
+        name=f"{name}@{VERSION}",
+        about=about,
+        log_prob=Choice(log_prob),
+        objective=objective,
+        sft=Choice("none") if sft is None else sft,
+        source=f"{source} ({config}({settings}))",
+    )
+
+
+CPO: dict[str, Any] = {"sft": SFT, "source": "trl/experimental/cpo/cpo_trainer.py:678-917", "config": "CPOConfig"}
+LOGISTIC = Choice("logistic", beta=0.1)
+
+PREFERENCE = [
+    preference("dpo", "", "DPO as published.", LOGISTIC),
+    preference(
+        "cdpo",
+        "label_smoothing=0.1",
+        "Not cDPO: loss_type 'sigmoid' does not read label_smoothing, so this is DPO, without a warning.",
+        LOGISTIC,
+    ),
+    preference(
+        "robust_dpo",
+        "loss_type='robust', label_smoothing=0.1",
+        "label_smoothing is the flip rate; by default it is 0, which is DPO. 0.1 is the documentation's.",
+        Choice("robust", beta=0.1, flip_rate=0.1),
+    ),
+    preference(
+        "ipo",
+        "loss_type='ipo'",
+        "On log-probs per token, as by TRL's account the paper's results were computed.",
+        Choice("squared", beta=0.1),
+        "mean",
+    ),
+    preference(
+        "rso",
+        "loss_type='hinge'",
+        "TRL's documentation also names it SLiC, which has no reference.",
+        Choice("hinge", beta=0.1, delta=1.0),
+    ),
+    preference(
+        "exo",
+        "loss_type='exo_pair', label_smoothing=1e-3",
+        "label_smoothing must be given; 1e-3 is what TRL's error message recommends.",
+        Choice("exo", beta=0.1, label_smoothing=1e-3),
+    ),
+    preference("nca", "loss_type='nca_pair'", "Pairwise NCA as published.", Choice("nca", beta=0.1)),
+    preference(
+        "bco",
+        "loss_type='bco_pair'",
+        "Without the running mean of the rewards that the paper subtracts: good and bad are told apart at 0.",
+        Choice("bco", beta=0.1, reward_shift=0.0),
+    ),
+    preference(
+        "sppo",
+        "loss_type='sppo_hard'",
+        "The hard form; with DPO's beta of 0.1 a log-ratio is pulled to 5 nats, with the authors' 0.001 to 500.",
+        Choice("sppo", beta=0.1),
+    ),
+    preference(
+        "aot",
+        "loss_type='aot'",
+        "Paired AOT: sorted over the micro-batch.",
+        Choice("sorted-logistic", beta=0.1, paired=True),
+    ),
+    preference(
+        "aot_unpaired",
+        "loss_type='aot_unpaired'",
+        "Unpaired AOT: sorted over the micro-batch.",
+        Choice("sorted-logistic", beta=0.1, paired=False),
+    ),
+    preference("apo_zero", "loss_type='apo_zero'", "APO-zero.", Choice("apo-zero", beta=0.1)),
+    preference("apo_down", "loss_type='apo_down'", "APO-down.", Choice("apo-down", beta=0.1)),
+    preference(
+        "discopop",
+        "loss_type='discopop'",
+        "DiscoPOP with DPO's beta; the exponential is not bounded.",
+        Choice("discopop", beta=0.1, tau=0.05),
+    ),
+    preference(
+        "dpo-norm",
+        "loss_type='sigmoid_norm'",
+        "Log-probs per token with a beta meant for sums: gradients are about a length smaller than DPO's.",
+        LOGISTIC,
+        "mean",
+    ),
+    preference(
+        "wpo",
+        "use_weighting=True",
+        "Sampled alignment; not clamped at 1 as in the authors' code.",
+        Choice("weighted-logistic", beta=0.1),
+    ),
+    preference(
+        "iterative-rpo",
+        "loss_type=['sigmoid', 'sft']",
+        "The supervised term is a mean over the micro-batch's tokens, not over each completion's.",
+        LOGISTIC,
+        sft=SFT,
+    ),
+    preference(
+        "kto",
+        "",
+        "KTO as published, on a mean over completions; loss_type='apo_zero_unpaired' is this with reference point 0.",
+        Choice("kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0),
+        source="trl/trainer/kto_trainer.py:1370-1563",
+        config="KTOConfig",
+    ),
+    preference(
+        "cpo",
+        "",
+        "The supervised term is a mean over the micro-batch's tokens, beside sums of log-probs.",
+        Choice("logistic-free", beta=0.1, gamma=0.0),
+        **CPO,
+    ),
+    preference(
+        "simpo",
+        "loss_type='simpo'",
+        "SimPO with supervised learning, unless cpo_alpha is set to 0; beta 0.1 is a twentieth of the paper's.",
+        Choice("logistic-free", beta=0.1, gamma=0.5),
+        "mean",
+        **CPO,
+    ),
+    preference(
+        "slic",
+        "loss_type='hinge'",
+        "The hinge of CPOTrainer: SLiC with a supervised term that is a mean over tokens.",
+        Choice("hinge-free", beta=0.1, delta=1.0),
+        **CPO,
+    ),
+    preference(
+        "orpo",
+        "",
+        "The supervised term is a mean over the micro-batch's tokens, prompts included; the odds are float32.",
+        Choice("odds-ratio", odds_coef=0.1, sft_coef=0.0),
+        "mean",
+        SFT,
+        "trl/experimental/orpo/orpo_trainer.py:670-877",
+        "ORPOConfig",
+    ),
+]
+
+ROWS: list[Recipe] = [*POLICY, *PREFERENCE]

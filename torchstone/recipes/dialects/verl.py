@@ -1,0 +1,233 @@
+"""verl 0.9.1: the estimators and losses of verl/trainer/ppo/core_algos.py, as its trainer calls them.
+
+Everywhere: the trainer gives the counts of the whole mini-batch. Whitening takes n / (n - 1) in float32. Log-ratios are
+cut at -20 and 20 (GSPO: at 10, GMPO: nowhere), the KL k3 at 10, with gradient 0 beyond. A group
+of one keeps its raw reward; equal rewards leave what rounding leaves, divided by 1e-6, in place of 0.
+"""
+
+from __future__ import annotations
+
+from torchstone.recipes.choices import Choice, Recipe
+from torchstone.recipes.policy import PolicyRecipe
+
+VERSION = "verl-0.9.1"
+ALGOS, WEIGHTS = "verl/trainer/ppo/core_algos.py", "verl/trainer/ppo/rollout_corr_helper.py:479-600"
+GROUP_STD = Choice("group-std", correction=1, eps=1e-6)
+WHITEN = Choice("whiten", correction=1, eps=1e-8)
+DUAL_CLIP = Choice("clip", epsilon=0.2, dual_clip=3.0)
+PER_ROW = Choice("sequence-mean", empty_rows="counted")
+
+GRPO = PolicyRecipe(
+    name=f"grpo@{VERSION}",
+    about="GRPO with a mean over tokens, a dual clip at 3, and no KL: its documentation asks for use_kl_loss=True.",
+    advantage=GROUP_STD,
+    ratio=Choice("token"),
+    surrogate=DUAL_CLIP,
+    reduction=Choice("token-mean"),
+    source=f"{ALGOS}:267-331, 1285-1376 (adv_estimator=grpo)",
+)
+
+
+def policy(name: str, lines: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+    """verl with these settings, and its defaults."""
+    source = f"{ALGOS}:{lines} ({settings})"
+    return GRPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
+
+
+def loss_mode(name: str, lines: str, mode: str, about: str, **choices: Choice) -> PolicyRecipe:
+    """GRPO's advantages with another loss."""
+    return policy(name, f"267-331, {lines}", f"adv_estimator=grpo, loss_mode={mode}", about, **choices)
+
+
+def sampler(name: str, settings: str, about: str, **numbers: float | str | None) -> PolicyRecipe:
+    """GRPO with weights for the samples of an inference engine (decoupled mode)."""
+    row = GRPO.but(name=f"{name}@{VERSION}", about=about, sampler=Choice("weights", **numbers))
+    return row.but(source=f"{GRPO.source[:-1]}, {settings}); weights: {WEIGHTS}")
+
+
+POLICY = [
+    policy(
+        "ppo",
+        "215-263, 1285-1376, 2125-2185",
+        "adv_estimator=gae",
+        "No KL, lambda 1, a dual clip at 3, whitened advantages; the critic has an optimiser of its own, so coef is 1.",
+        advantage=Choice("critic", gamma=1.0, lam=1.0),
+        normalise=WHITEN,
+        value=Choice("squared-error", coef=1.0, epsilon=0.5),
+    ),
+    policy(
+        "ppo-kl",
+        "215-263, 1285-1376, 2125-2185, 2188-2251",
+        "adv_estimator=gae, use_kl_in_reward=True",
+        "PPO with its KL, one a token in the reward.",
+        reward_kl=Choice("per-token", estimator="k1", beta=0.001),
+        advantage=Choice("critic", gamma=1.0, lam=1.0),
+        normalise=WHITEN,
+        value=Choice("squared-error", coef=1.0, epsilon=0.5),
+    ),
+    GRPO,
+    policy(
+        "grpo-kl",
+        "267-331, 1285-1376, 2188-2251",
+        "adv_estimator=grpo, use_kl_loss=True",
+        "GRPO with its KL (low_var_kl), at 0.001.",
+        loss_kl=Choice("k3", beta=0.001),
+    ),
+    policy(
+        "grpo-kl+",
+        "267-331, 1285-1376, 2188-2251",
+        "adv_estimator=grpo, use_kl_loss=True, kl_loss_type=k3+",
+        "GRPO whose KL reports k3 and pulls along k2's gradient.",
+        loss_kl=Choice("k3-k2-gradient", beta=0.001),
+    ),
+    policy(
+        "dr_grpo",
+        "267-331, 1285-1376, 1181-1193",
+        "adv_estimator=grpo, norm_adv_by_std_in_grpo=False, loss_agg_mode=seq-mean-token-sum-norm",
+        "Dr. GRPO; the constant length is loss_scale_factor, and without it the width of the padded batch.",
+        advantage=Choice("group-mean"),
+        reduction=Choice("fixed-length", empty_rows="counted"),
+    ),
+    policy(
+        "dapo",
+        "267-331, 1285-1376",
+        "adv_estimator=grpo, clip_ratio_high=0.28, overlong_buffer.len=4096, filter_groups.enable=True",
+        "By its documentation's numbers, as the paper's, but a mean over the batch's tokens and a dual clip at 3. Tool "
+        "output counts in the length.",
+        penalty=Choice("overlong", cache=4096),
+        groups=Choice("mixed"),
+        surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28, dual_clip=3.0),
+    ).but(
+        source=f"{ALGOS}:267-331, 1285-1376; verl/workers/reward_manager/dapo.py:58-154 (adv_estimator=grpo, "
+        "clip_ratio_high=0.28, overlong_buffer.len=4096, filter_groups.enable=True: docs/algo/dapo.md)"
+    ),
+    loss_mode(
+        "gspo",
+        "1545-1619",
+        "gspo",
+        "GSPO-token with GRPO's clip of 0.2 and a mean over tokens: a completion counts as often as it has tokens.",
+        ratio=Choice("sequence-token"),
+        surrogate=Choice("clip", epsilon=0.2),
+    ),
+    loss_mode(
+        "sapo",
+        "1622-1704",
+        "sapo",
+        "SAPO as published; loss_agg_mode is not read.",
+        surrogate=Choice("sapo", tau_positive=1.0, tau_negative=1.05),
+        reduction=PER_ROW,
+    ),
+    loss_mode(
+        "gmpo",
+        "1928-2011",
+        "geo_mean",
+        "GMPO with half the paper's clip; a mean over the rows of the micro-batch, loss_agg_mode is not read.",
+        ratio=Choice("own"),
+        surrogate=Choice("gmpo", epsilon=0.2),
+        reduction=PER_ROW,
+    ),
+    loss_mode(
+        "cispo",
+        "2047-2105",
+        "cispo",
+        "The weight is bounded at 1.2, and at 0.8 from below: a token with ratio 0 still counts.",
+        surrogate=Choice("cispo", epsilon=0.2, epsilon_high=0.2),
+    ),
+    loss_mode(
+        "dppo",
+        "1379-1457",
+        "dppo_tv",
+        "The cap is clip_ratio_c, so 3: the 20 in the code is never reached. Advantages are divided by the deviation.",
+        surrogate=Choice("dppo", divergence="tv", epsilon=0.2, cap=3.0),
+    ),
+    loss_mode(
+        "dppo-kl",
+        "1460-1542",
+        "dppo_kl",
+        "As dppo, by the KL, whose logarithms have 1e-8 added inside.",
+        surrogate=Choice("dppo", divergence="kl", epsilon=0.2, cap=3.0),
+    ),
+    policy(
+        "gpg",
+        "770-831, 1707-1740",
+        "adv_estimator=gpg, loss_mode=gpg",
+        "Not the paper's correction: alpha counts completions whose reward is not 0, not groups that teach.",
+        advantage=Choice("group-mean-by-nonzero"),
+        ratio=Choice("none"),
+        surrogate=Choice("policy-gradient"),
+    ),
+    policy(
+        "rloo",
+        "587-636, 1285-1376",
+        "adv_estimator=rloo",
+        "The baseline alone: PPO's clip a token, a mean over tokens, and no KL.",
+        advantage=Choice("leave-one-out"),
+    ),
+    policy(
+        "rloo-kl",
+        "587-636, 1285-1376, 2188-2251",
+        "adv_estimator=rloo, use_kl_in_reward=True",
+        "As rloo; the completion's KL is part of its reward before the baseline is taken.",
+        reward_kl=Choice("per-sequence", estimator="k1", beta=0.001),
+        advantage=Choice("leave-one-out"),
+    ),
+    policy(
+        "remax",
+        "734-766, 1285-1376",
+        "adv_estimator=remax",
+        "The baseline alone: PPO's clip a token, and a mean over tokens.",
+        advantage=Choice("greedy"),
+    ),
+    policy(
+        "opo",
+        "639-690, 1285-1376",
+        "adv_estimator=opo",
+        "The baseline alone: PPO's clip a token, and a mean over tokens.",
+        advantage=Choice("length-weighted"),
+    ),
+    policy(
+        "reinforce++",
+        "693-731, 1285-1376",
+        "adv_estimator=reinforce_plus_plus",
+        "No KL, a dual clip at 3, a mean over tokens. gamma is 1: below 1 it discounts once a chosen token.",
+        advantage=Choice("reward"),
+        normalise=WHITEN,
+    ),
+    policy(
+        "reinforce++-baseline",
+        "533-584, 1285-1376",
+        "adv_estimator=reinforce_plus_plus_baseline",
+        "No KL, a dual clip at 3, a mean over tokens.",
+        advantage=Choice("group-mean"),
+        normalise=WHITEN,
+    ),
+    sampler(
+        "tis",
+        "rollout_is=token",
+        "Each token's weight is truncated at 2.",
+        level="token",
+        gate=None,
+        low=None,
+        high=2.0,
+    ),
+    sampler(
+        "tis-sequence",
+        "rollout_is=sequence",
+        "The product of the weights, truncated at 2.",
+        level="sequence",
+        gate=None,
+        low=None,
+        high=2.0,
+    ),
+    sampler(
+        "icepop",
+        "rollout_is=token, rollout_is_threshold=0.5_5.0",
+        "IcePop with a mean over tokens; those that are dropped stay in the count.",
+        level="token",
+        gate="token",
+        low=0.5,
+        high=5.0,
+    ),
+]
+
+ROWS: list[Recipe] = [*POLICY]

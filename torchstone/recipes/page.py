@@ -1,0 +1,100 @@
+"""docs/recipes.md, written by ``torchstone recipes --markdown`` from the rows themselves."""
+
+from __future__ import annotations
+
+from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
+from torchstone.recipes.choices import Recipe, show
+from torchstone.recipes.table import by_algorithm, markdown_table
+
+HEAD = """\
+# Recipes: the field in one table
+
+"GRPO", "Dr. GRPO", "CISPO" or "IPO" are different numbers in different code. Here each is one row of choices: as its
+paper has it, and as frameworks compute it. Every row runs, and every dialect is held against the framework itself, in
+value and in gradient (`make test-peers`).
+
+```python
+from torchstone.recipes import RECIPES
+
+recipe = RECIPES["dapo"]
+earned = recipe.advantages(rewards, mask, max_length=512)
+loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_probs, group_size=8)
+```
+
+`torchstone recipes` prints the table, `torchstone recipes dapo` one row with the place in the paper where each number
+stands, `torchstone recipes grpo dapo` what differs and what that does to the update. A row with a choice of your own is
+`find("grpo:advantage=group-mean")`. This page is written by `torchstone recipes --markdown`.
+
+**How to read a row.** From left to right as data flows: how a completion's advantage is made from the rewards; whether
+a ratio to the sampling policy is taken for each token or each completion; the loss per token; where the KL to the
+reference is paid, its estimator and weight; how the losses become one number. Everything that is off is left out.
+`clip 0.2, high 0.28` is $\\epsilon = 0.2$, $\\epsilon_{high} = 0.28$; `n` and `n-1` are the divisor of the variance.
+[What each choice does](#what-each-choice-does) has a sentence for every option.
+
+## What surprises people
+
+Each of these is a row below, run against that version. None is called wrong here: a name is not a specification.
+
+- **DAPO and CISPO**, as printed, take the mean over the tokens of each prompt's group and then over prompts. Every
+  framework takes it over the tokens of the batch, so prompts with long answers weigh more.
+- **`loss_type="dr_grpo"` in TRL** changes the length divisor alone; the group's deviation still divides, since that is
+  another setting (`scale_rewards`). OpenRLHF's `dr_grpo` is the other half: no deviation, and no constant length.
+- **CISPO's `epsilon_high`** is the cap itself in TRL and Liger, and 0.2 by default: a token on policy then weighs 0.2.
+  In verl it is a distance from 1, and there is a lower bound too.
+- **RLOO in TRL** is PPO's clip on the ratio of the whole completion; in verl and OpenRLHF on that of each token. The
+  paper has no clip.
+- **The KL**: TRL multiplies it by the ratio (which makes its gradient right), Liger does not, at the same `beta`.
+  OpenRLHF pays it in the reward by default, in GRPO and Dr. GRPO too. verl has none unless asked.
+- **PPO and GRPO in verl** have a dual clip at 3 unless it is turned off.
+- **GPG in verl** counts completions whose reward is not 0; the paper counts groups that teach something.
+- **`label_smoothing` with DPO's default loss** is not read by TRL and Liger: cDPO there is DPO, without a warning.
+- **IPO** is on sums by the letter of its paper and in OpenRLHF, per token in TRL: the same beta is another loss.
+- **SimPO in TRL and Liger** adds supervised learning unless it is turned off; its beta is a twentieth of the paper's.
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    policy = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
+    preference = [row for row in RECIPES.values() if isinstance(row, PreferenceRecipe)]
+    parts = [HEAD]
+    for title, rows in (("Policy gradient", policy), ("Preference", preference)):
+        published = [row for row in rows if "@" not in row.name]
+        parts += [f"## {title}, as published\n", markdown_table(list(published)) + "\n"]
+        dialects = {name: group for name, group in by_algorithm(rows).items() if any("@" in row.name for row in group)}
+        if dialects:
+            parts.append(f"## {title}, as frameworks compute it\n")
+            parts.append(
+                "**Bold** is not as published. The number after the framework's name is the version that was run.\n"
+            )
+        for name, group in dialects.items():
+            known = RECIPES.get(name)
+            parts += [f"### {name}\n", markdown_table(group, known) + "\n"]
+    parts.append(choices())
+    parts.append(numbers([row for row in RECIPES.values() if "@" not in row.name]))
+    return "\n".join(parts).rstrip()
+
+
+def choices() -> str:
+    """What each option does to the update, one sentence each."""
+    parts = ["## What each choice does\n"]
+    for kind in (PolicyRecipe, PreferenceRecipe):
+        for at, options in kind.COLUMNS.items():
+            parts += [f"### {at}\n", "| option | numbers | what it does to the update |", "|---|---|---|"]
+            parts += [f"| `{k}` | {', '.join(o.numbers)} | {o.effect} |" for k, o in options.items()]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def numbers(rows: list[Recipe]) -> str:
+    """Where each number of a published row is stated."""
+    lines = [
+        "## Where the numbers stand\n",
+        "Quotation marks stand only around text that was read ([sources.md](sources.md) says how each paper was read).",
+        "A number that is not stated, or was not read, is the usual one, so that the row runs.\n",
+        "| row | number | value | where the paper states it |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        lines += [f"| `{row.name}` | {k} | {show(v)} | {row.stated.get(k, '')} |" for k, v in row.numbers().items()]
+    return "\n".join(lines)

@@ -1,0 +1,193 @@
+"""Policy-gradient algorithms as rows of choices, from the rewards to the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchstone.core import Loss
+from torchstone.core.inputs import as_float, bounded_expm1, check_mask, log_ratios, per_token, require, select
+from torchstone.core.masks import last_chosen
+from torchstone.core.result import Mean, mean_of
+from torchstone.recipes.choices import NONE, Choice, Recipe
+from torchstone.recipes.columns import COLUMNS, NUMBERS
+from torchstone.reinforce import discounted_returns
+from torchstone.reinforce.returns import scored_members
+
+ALL = Choice("all")
+
+
+class Advantages(NamedTuple):
+    """``advantages`` [B T]: what each token earned. ``returns`` [B T]: what a critic should learn, or None."""
+
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRecipe(Recipe):
+    """A policy-gradient algorithm: its columns stand in the order in which data flows.
+
+    Rows of a batch are completions, row ``p * G + g`` the g-th of prompt p.
+    """
+
+    COLUMNS: ClassVar = COLUMNS
+    NUMBERS: ClassVar = NUMBERS
+
+    penalty: Choice = NONE
+    reward_kl: Choice = NONE
+    groups: Choice = ALL
+    advantage: Choice
+    normalise: Choice = NONE
+    ratio: Choice
+    surrogate: Choice
+    sampler: Choice = NONE
+    loss_kl: Choice = NONE
+    value: Choice = NONE
+    entropy: Choice = NONE
+    reduction: Choice
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ratios = self.option("surrogate").ratios
+        if (ratios and self.ratio.name not in ratios) or (not ratios and self.ratio.name == "none"):
+            expected = " or ".join(ratios) or "one other than none"
+            raise ValueError(
+                f"{self.name}.ratio: expected {expected}, since surrogate is {self.surrogate}, got {self.ratio}"
+            )
+
+    def keep(self, rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Bool[Tensor, " P"]:
+        """Which groups the update may use: sample others in place of the rest, or mask their rows."""
+        kept = self.run("groups", {"rewards": rewards, "scored": scored})
+        return torch.ones_like(rewards[:, 0], dtype=torch.bool) if kept is None else kept
+
+    def advantages(
+        self,
+        rewards: Float[Tensor, "P G"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        scored: Bool[Tensor, "P G"] | None = None,
+        greedy_rewards: Float[Tensor, " P"] | None = None,
+        old_log_probs: Float[Tensor, "B T"] | None = None,
+        ref_log_probs: Float[Tensor, "B T"] | None = None,
+        values: Float[Tensor, "B T"] | None = None,
+        energies: Float[Tensor, "B T"] | None = None,
+        max_length: int | None = None,
+    ) -> Advantages:
+        """Stages 4 and 5 of this row: from one reward a completion to an advantage a token.
+
+        Args:
+            rewards: one a completion, in reward units; row p holds the G samples of prompt p.
+            mask: True where the policy chose the token, ``B = P * G`` rows.
+            scored: False where a completion could not be scored; its reward may then be NaN. Without a group ("reward",
+                "critic") it counts as 0.
+            greedy_rewards: the reward of each prompt's greedy completion, for the baseline "greedy".
+            old_log_probs, ref_log_probs: of the sampled tokens, in nats, for a KL in the reward.
+            values: the critic's, in reward units, for the advantage "critic".
+            energies: the squared norm of each token's score, for "optimal-token" (``optimal_token_advantages``).
+            max_length: the longest completion that generation allows, in tokens, for the penalty "overlong".
+
+        Returns: ``Advantages``, detached, 0 where ``mask`` is False.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        """
+        rewards = as_float("rewards", rewards, "P G").detach()
+        P, G = rewards.shape
+        if scored is not None:
+            rewards = rewards.masked_fill(~scored_members(rewards, scored), 0)
+        check_mask(mask)
+        require(len(mask) == P * G, "mask", f"{P * G} rows, one for each reward", mask)
+        batch = {
+            "rewards": rewards, "mask": mask, "scored": scored, "greedy_rewards": greedy_rewards, "energies": energies,
+            "old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values, "max_length": max_length,
+            "lengths": mask.sum(1).view(P, G).to(rewards.dtype), "token_rewards": mask,
+        }  # fmt: skip
+        self.require(("penalty", "reward_kl", "advantage"), batch)
+        penalties, costs = self.run("penalty", batch), self.run("reward_kl", batch)
+        if penalties is not None:
+            batch["rewards"] = rewards = rewards + penalties
+        if costs is not None and costs.ndim == 1:
+            batch["rewards"] = rewards = rewards - costs.view(P, G)
+            costs = None
+        batch["token_rewards"] = at_the_end(rewards, mask, costs)
+        advantages, returns = self.run("advantage", batch), None
+        if isinstance(advantages, tuple):
+            advantages, returns = advantages
+        elif costs is None:
+            advantages = per_token("advantages", advantages.flatten(), mask)
+        else:
+            advantages = discounted_returns(at_the_end(advantages, mask, costs), mask, gamma=1.0)
+        normalised = self.run("normalise", {"advantages": advantages, "mask": mask})
+        return Advantages((advantages if normalised is None else normalised).detach(), returns)
+
+    def loss(
+        self,
+        log_probs: Float[Tensor, "B T"],
+        advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        old_log_probs: Float[Tensor, "B T"] | None = None,
+        ref_log_probs: Float[Tensor, "B T"] | None = None,
+        sampler_log_probs: Float[Tensor, "B T"] | None = None,
+        values: Float[Tensor, "B T"] | None = None,
+        old_values: Float[Tensor, "B T"] | None = None,
+        returns: Float[Tensor, "B T"] | None = None,
+        entropies: Float[Tensor, "B T"] | None = None,
+        max_length: int | None = None,
+        group_size: int | None = None,
+        denominator: int | float | Tensor | None = None,
+    ) -> Loss:
+        """Stage 6 of this row: a scalar to minimise.
+
+            L = reduce( w_t L_surrogate_t + beta KL_t + coef L_value_t - coef H_t )
+
+        Args:
+            log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+            advantages: from ``advantages``. Treated as a constant.
+            mask: True where the policy chose the token.
+            old_log_probs, ref_log_probs, sampler_log_probs: the same tokens under the policy that sampled, under the
+                frozen reference, and as the sampling program reported them. Treated as constants.
+            values, old_values, returns: see ``clipped_value_error``. Gradient flows through ``values``.
+            entropies: H_t, in nats. Gradient flows through it.
+            max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
+            group_size: G, completions of each prompt, for the reduction "group-token-mean".
+            denominator: tokens (``token-mean``), groups (``group-token-mean``) or rows of the whole batch, for
+                micro-batches.
+
+        Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` with a ratio, the clip's with "clip", and
+            ``kl``, ``value_loss``, ``entropy`` where the row has the term.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        """
+        batch = {
+            "log_probs": log_probs, "advantages": advantages, "mask": mask, "old_log_probs": old_log_probs,
+            "ref_log_probs": ref_log_probs, "sampler_log_probs": sampler_log_probs, "values": values,
+            "old_values": old_values, "returns": returns, "entropies": entropies, "max_length": max_length,
+            "group_size": group_size, "denominator": denominator, "x": mask,
+        }  # fmt: skip
+        self.require(("ratio", "surrogate", "sampler", "loss_kl", "value", "entropy", "reduction"), batch)
+        (batch["log_probs"],) = select(mask, log_probs=log_probs)  # once: all terms' gradients add up in float32
+        present, old = self.run("ratio", batch)
+        loss, metrics = with_metrics(self.run("surrogate", batch | {"log_probs": present, "old_log_probs": old}))
+        if old is not None and not metrics:
+            moved = log_ratios(present, old, mask, "old_log_probs").detach()
+            metrics["approx_kl"] = mean_of(bounded_expm1(moved) - moved, mask)
+        weights = self.run("sampler", batch)
+        loss = loss if weights is None else loss * weights
+        for at, name in (("loss_kl", "kl"), ("value", "value_loss"), ("entropy", "entropy")):
+            term = self.run(at, batch)
+            if term is not None:
+                loss, metrics[name] = loss + term[0], mean_of(term[1], mask)
+        return Loss(self.run("reduction", batch | {"x": loss}), metrics)
+
+
+def at_the_end(scores: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:
+    """Each completion's score on its last token, less what each token costs."""
+    rewards = per_token("rewards", scores.flatten(), mask).masked_fill(~last_chosen(mask), 0)
+    return rewards if costs is None else rewards - costs
+
+
+def with_metrics(result: Tensor | tuple[Tensor, dict[str, Mean]]) -> tuple[Tensor, dict[str, Mean]]:
+    return result if isinstance(result, tuple) else (result, {})

@@ -1,0 +1,181 @@
+"""Preference objectives as rows of choices: how a completion is scored, the loss on the pair, what is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchstone.core import Loss, sequence_mean, sequence_sum, token_mean
+from torchstone.dpo import dpo_loss, sequence_log_probs
+from torchstone.dpo import variants as dpo
+from torchstone.recipes.choices import NONE, Choice, Option, Recipe
+
+# ------------------------------------------------------------------------------ stage 3: one number a completion
+
+LOG_PROBS = {
+    "sum": Option(
+        partial(sequence_log_probs, average=False), "Long completions have large log-ratios, and so large gradients."
+    ),
+    "mean": Option(
+        partial(sequence_log_probs, average=True), "Per token: length has no say, and beta is on another scale."
+    ),
+}
+
+# ------------------------------------------------------------------------------------- stage 6: from pairs to the loss
+
+
+def kto_on_pairs(
+    chosen_log_probs: Tensor, rejected_log_probs: Tensor, ref_chosen_log_probs: Tensor, ref_rejected_log_probs: Tensor,
+    reference_point: Tensor | float, denominator: Any = None,
+    *, beta: float, desirable_weight: float, undesirable_weight: float,
+) -> Loss:  # fmt: skip
+    """``kto_loss`` with each pair as one desirable and one undesirable completion."""
+    desirable = torch.arange(2 * len(chosen_log_probs), device=chosen_log_probs.device) < len(chosen_log_probs)
+    return dpo.kto_loss(
+        torch.cat([chosen_log_probs, rejected_log_probs]), torch.cat([ref_chosen_log_probs, ref_rejected_log_probs]),
+        desirable, beta=beta, reference_point=reference_point, desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight, denominator=None if denominator is None else 2 * denominator,
+    )  # fmt: skip
+
+
+def with_reference(
+    loss: Callable[..., Loss], chosen_log_probs: Tensor, rejected_log_probs: Tensor, ref_chosen_log_probs: Tensor,
+    ref_rejected_log_probs: Tensor, denominator: Any = None, *, beta: float, delta: float,
+) -> Loss:  # fmt: skip
+    """A loss whose reference may be left out, with it."""
+    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
+    return loss(*given, beta=beta, delta=delta, denominator=denominator)
+
+
+OBJECTIVES = {
+    "logistic": Option(dpo_loss, "Every pair pushes, the less the better it is ranked already; no margin is enough."),
+    "robust": Option(dpo.robust_dpo_loss, "Corrects the logistic loss for a known share of flipped labels."),
+    "squared": Option(dpo.ipo_loss, "The margin is pulled to a finite value, from above too."),
+    "hinge": Option(partial(with_reference, dpo.hinge_loss), "Pairs apart by the margin have no gradient at all."),
+    "hinge-free": Option(
+        partial(dpo.hinge_loss, ref_chosen_log_probs=None, ref_rejected_log_probs=None),
+        "Pairs apart by the margin have no gradient at all; nothing holds the policy to a reference.",
+    ),
+    "logistic-free": Option(
+        dpo.simpo_loss, "The log-prob itself is the reward, with a margin; nothing holds the policy to a reference."
+    ),
+    "odds-ratio": Option(dpo.orpo_loss, "Odds in place of probabilities, beside supervised learning; no reference."),
+    "kto": Option(kto_on_pairs, "Each completion alone is a gain or a loss; far-off ones of either kind stop pushing."),
+    "apo-zero": Option(dpo.apo_zero_loss, "The chosen becomes likelier and the rejected unlikelier, each on its own."),
+    "apo-down": Option(
+        dpo.apo_down_loss, "Both become unlikelier, the rejected more: for chosen ones worse than the policy."
+    ),
+    "weighted-logistic": Option(dpo.wpo_loss, "Pairs that the policy itself would not have written count less."),
+    "exo": Option(dpo.exo_loss, "The KL of the logistic loss the other way round: it seeks one mode."),
+    "nca": Option(
+        dpo.nca_loss, "Each reward's own value is fitted, so that the chosen one's likelihood does not fall."
+    ),
+    "bco": Option(dpo.bco_loss, "Two separate judgements, good and bad, in place of a comparison."),
+    "sppo": Option(dpo.sppo_loss, "Each log-ratio is pulled to how often the completion wins."),
+    "discopop": Option(dpo.discopop_loss, "Logistic for wrong pairs, exponential for right ones."),
+    "sorted-logistic": Option(dpo.aot_loss, "The distribution of margins is to be better, not each pair."),
+}
+
+
+def sft(chosen_log_probs: Tensor, chosen_mask: Tensor, sft_denominator: Any = None, *, coef: float, mean: str) -> Loss:
+    """``coef`` times ``sft_loss`` on the chosen completions' tokens."""
+    reduce = partial(
+        {"token": token_mean, "sequence": sequence_mean, "sum": sequence_sum}[mean], denominator=sft_denominator
+    )
+    loss = dpo.sft_loss(chosen_log_probs, chosen_mask, reduce=reduce)
+    return Loss(coef * loss.value, loss.metrics)
+
+
+def nothing() -> None:
+    """The option "none"."""
+
+
+COLUMNS = {
+    "log_prob": LOG_PROBS,
+    "objective": OBJECTIVES,
+    "sft": {
+        "none": Option(nothing, "Only the comparison teaches: both likelihoods may fall together."),
+        "chosen": Option(sft, "The chosen completion's own likelihood is raised too, so that it cannot fall."),
+    },
+}
+NUMBERS = {
+    "beta": "larger holds the policy closer to the reference, or sharpens the comparison",
+    "label_smoothing": "the share of labels taken to be wrong: above 0 the margin has a finite optimum",
+    "flip_rate": "the known share of flipped labels",
+    "delta": "the margin that is enough, in reward units",
+    "gamma": "the margin that is asked for, in reward units",
+    "odds_coef": "the weight of the comparison",
+    "sft_coef": "the weight of supervised learning on the chosen completion",
+    "coef": "the weight of supervised learning on the chosen completion",
+    "mean": "whether a token, a completion or a sum is averaged",
+    "desirable_weight": "the weight of good completions",
+    "undesirable_weight": "the weight of bad completions",
+    "reward_shift": "where a reward counts as neither good nor bad",
+    "tau": "how sharply the loss changes its form at margin 0",
+    "paired": "whether margins or single rewards are sorted",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRecipe(Recipe):
+    """A preference objective on N pairs of token log-probs."""
+
+    COLUMNS: ClassVar = COLUMNS
+    NUMBERS: ClassVar = NUMBERS
+
+    log_prob: Choice
+    objective: Choice
+    sft: Choice = NONE
+
+    def loss(
+        self,
+        chosen_log_probs: Float[Tensor, "N T"],
+        rejected_log_probs: Float[Tensor, "N U"],
+        chosen_mask: Bool[Tensor, "N T"],
+        rejected_mask: Bool[Tensor, "N U"],
+        *,
+        ref_chosen_log_probs: Float[Tensor, "N T"] | None = None,
+        ref_rejected_log_probs: Float[Tensor, "N U"] | None = None,
+        reference_point: Float[Tensor, ""] | float | None = None,
+        weights: Float[Tensor, " N"] | None = None,
+        denominator: int | float | Tensor | None = None,
+        sft_denominator: int | float | Tensor | None = None,
+    ) -> Loss:
+        """The loss of this row.
+
+        Args:
+            chosen_log_probs, rejected_log_probs: log pi(y_t | x, y_<t) of the completions' tokens, in nats. Gradient
+                flows through both.
+            chosen_mask, rejected_mask: True at the completion's tokens, its end token included.
+            ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference. Treated as constants.
+            reference_point: z of KTO, in nats: ``kto_reference_point`` of mismatched pairs, or 0.
+            weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
+            denominator: pairs in the whole batch, for micro-batches.
+            sft_denominator: tokens ("token") or completions of the whole batch, for the supervised term.
+
+        Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        """
+        tokens = {
+            "chosen_log_probs": (chosen_log_probs, chosen_mask),
+            "rejected_log_probs": (rejected_log_probs, rejected_mask),
+            "ref_chosen_log_probs": (ref_chosen_log_probs, chosen_mask),
+            "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask),
+        }
+        constants = {"reference_point": reference_point, "weights": weights, "denominator": denominator}
+        self.require(("objective",), {name: x for name, (x, _) in tokens.items()} | constants)
+        whole = {
+            name: self.run("log_prob", {"log_probs": x, "mask": mask})
+            for name, (x, mask) in tokens.items()
+            if x is not None
+        }
+        loss: Loss = self.run("objective", whole | constants)
+        given_tokens = {"chosen_log_probs": chosen_log_probs, "chosen_mask": chosen_mask}
+        extra: Loss | None = self.run("sft", given_tokens | {"sft_denominator": sft_denominator})
+        return loss if extra is None else Loss(loss.value + extra.value, loss.metrics | extra.metrics)

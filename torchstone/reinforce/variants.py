@@ -1,0 +1,162 @@
+"""Stage 5 again: other baselines, and other scales. Equations and symbols are in README.md."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from torchstone.core.inputs import as_float, require, select
+from torchstone.reinforce.returns import centred_rewards, scored_members
+
+__all__ = [
+    "greedy_advantages",
+    "length_weighted_advantages",
+    "gpg_advantages",
+    "max_likelihood_advantages",
+    "optimal_token_advantages",
+]
+
+
+def greedy_advantages(
+    rewards: Float[Tensor, "P G"],
+    greedy_rewards: Float[Tensor, " P"],
+    *,
+    scored: Bool[Tensor, "P G"] | None = None,
+) -> Float[Tensor, "P G"]:
+    """Each sample's reward minus that of the greedy completion of the same prompt (ReMax).
+
+        A_i = r_i - r(greedy)                                                  (REINFORCE.6)
+
+    The greedy completion depends on the policy, not on the sample: the gradient stays unbiased, with G = 1 too.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
+        greedy_rewards: of the completion that takes the likeliest token at each step, one a prompt, in reward
+            units. Treated as a constant.
+        scored: False where a completion could not be scored; its reward may then be NaN. Where the greedy one could
+            not, the whole row.
+
+    Returns: reward units, detached; exactly 0 for an unscored sample and for one that ties with the greedy one.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Li et al. (ReMax), arXiv:2310.10505.
+    """
+    rewards = as_float("rewards", rewards, "P G").detach()
+    greedy_rewards = as_float("greedy_rewards", greedy_rewards, rewards.shape[:1]).detach()
+    return (rewards - greedy_rewards[:, None]).masked_fill(~scored_members(rewards, scored), 0)
+
+
+def length_weighted_advantages(
+    rewards: Float[Tensor, "P G"],
+    lengths: Float[Tensor, "P G"] | Int[Tensor, "P G"],
+    *,
+    scored: Bool[Tensor, "P G"] | None = None,
+) -> Float[Tensor, "P G"]:
+    """Each sample's reward minus the mean reward of its group, where a sample weighs as much as it has tokens (OPO).
+
+        A_i = r_i - sum_j l_j r_j / sum_j l_j,    j over the group             (REINFORCE.7)
+
+    The best constant baseline weighs rewards by the squared norm of the score grad log pi(y | x); OPO takes that to
+    grow with the length. Sample i is in its own baseline: with n samples the gradient is that of J - E[baseline] / n.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
+        lengths: l, in tokens, such as ``mask.sum(1).view(P, G)``; not negative. A completion without a token weighs 0.
+            Any other weights will do. Treated as a constant.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: reward units, detached. Exactly 0 for an unscored sample, and in a group whose scored rewards are all
+        equal or fewer than two, or whose scored lengths are all 0.
+    Raises ValueError: a shape or dtype is wrong; G is 1.
+    Source: Hao et al. (OPO), arXiv:2505.23585v2.
+    """
+    centred, _ = centred_rewards(rewards, scored)
+    fits = isinstance(lengths, Tensor) and lengths.shape == centred.shape and not lengths.dtype.is_complex
+    require(fits and lengths.dtype != torch.bool, "lengths", f"a number tensor of shape {list(centred.shape)}", lengths)
+    ignored = ~scored_members(rewards, scored)
+    weights = lengths.detach().to(centred.dtype).masked_fill(ignored, 0)
+    total = weights.sum(1, keepdim=True)
+    baseline = (weights * centred).sum(1, keepdim=True) / torch.where(total > 0, total, 1)
+    return (centred - baseline).masked_fill(ignored | (total <= 0), 0)
+
+
+def gpg_advantages(rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Float[Tensor, "P G"]:
+    """Each sample's reward against its group's mean, scaled up for the groups of the batch that teach nothing (GPG).
+
+        A_i = alpha (r_i - mean r),    alpha = B / (B - M)                     (REINFORCE.8)
+
+    B counts the groups, M those without a signal: their scored rewards are all equal or fewer than two. The mean over
+    all groups is then the mean over the others. alpha changes from batch to batch, as a learning rate would.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
+            alpha is counted over these P rows: give the whole batch, before it is split into micro-batches.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: reward units, detached. Exactly 0 for an unscored sample and in a group without a signal.
+    Raises ValueError: a shape or dtype is wrong; G is 1.
+    Source: Chu et al. (GPG), arXiv:2504.02546v4, eq. 6-8, with F_norm = 1.
+    """
+    centred, _ = centred_rewards(rewards, scored)
+    mixed = (centred != 0).any(1).sum()
+    return centred * centred.shape[0] / mixed.clamp(min=1)
+
+
+def max_likelihood_advantages(
+    rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None
+) -> Float[Tensor, "P G"]:
+    """Each sample's reward against its group's mean, divided by that mean (MaxRL).
+
+        A_i = (r_i - mean r) / mean r,    0 where mean r = 0                   (REINFORCE.9)
+
+    With rewards 0 or 1, success rate p and n samples, the mean over the group of A_i grad log pi(y_i) is in expectation
+    the gradient of -sum_{k=1}^{n-1} (1 - p)^k / k: that of p at n = 2, that of log p as n grows.
+
+    Args:
+        rewards: one a completion, 0 or 1 (or any r >= 0 that counts successes); row p holds the G samples of
+            prompt p. Treated as a constant.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: unitless, detached. Exactly 0 for an unscored sample, and in a group whose scored rewards are all equal
+        or fewer than two, or have no positive mean.
+    Raises ValueError: a shape or dtype is wrong; G is 1.
+    Source: Tajwar et al. (MaxRL), arXiv:2602.02710, algorithm 1; the objective: eq. 6.
+    """
+    centred, n = centred_rewards(rewards, scored)
+    counted = rewards.detach().to(centred.dtype).masked_fill(~scored_members(rewards, scored), 0)
+    mean = counted.sum(1, keepdim=True) / n.clamp(min=1)
+    return centred / torch.where(mean > 0, mean, torch.inf)  # x / inf = 0
+
+
+def optimal_token_advantages(
+    returns: Float[Tensor, "B T"],
+    energies: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    group_size: int,
+) -> Float[Tensor, "B T"]:
+    """At each step, the return minus its mean over the group, weighted by the energy spent so far (OTB).
+
+        W_it = sum_{s <= t} w_is,    w_is = |grad log pi(y_is | x, y_i,<s)|^2
+        A_it = G_it - sum_j W_jt G_jt / sum_j W_jt,    j over the group's rows with a token at t    (REINFORCE.10)
+
+    The baseline minimises sum_j W_jt (G_jt - b)^2. The squared norm with respect to the logits needs no backward pass:
+    w = 1 - 2 pi(y) + sum_v pi(v)^2. Sample i is in its own baseline, which biases the gradient as in OPO.
+
+    Args:
+        returns: G, in reward units, the reward-to-go of ``discounted_returns``. Treated as a constant.
+        energies: w, not negative, one a token. Treated as a constant.
+        mask: True where the policy chose the token. A row that was not scored is False throughout.
+        group_size: G. Rows p*G to p*G+G-1 belong to one prompt, and their step t stands in the same column.
+
+    Returns: reward units, detached; exactly 0 where ``mask`` is False, and where the group's returns at that step are
+        all equal or fewer than two (the end of the longest completion), or have no energy.
+    Raises ValueError: a shape or dtype is wrong; ``group_size`` is below 2 or does not divide B.
+    Source: Li et al. (OTB), arXiv:2602.07078v2.
+    """
+    returns, energies = select(mask, returns=returns, energies=energies)
+    fits = isinstance(group_size, int) and group_size >= 2 and len(mask) % group_size == 0
+    require(fits, "group_size", f"an integer of at least 2 that divides the {len(mask)} rows", group_size)
+    prompts, steps = len(mask) // group_size, mask.shape[1]
+    groups = [x.unflatten(0, (prompts, group_size)) for x in (returns, energies.cumsum(1), mask)]
+    rewards, weights, alive = (x.transpose(1, 2).flatten(0, 1) for x in groups)  # [P*T G]: each step is a group
+    advantages = length_weighted_advantages(rewards, weights, scored=alive)
+    return advantages.unflatten(0, (prompts, steps)).transpose(1, 2).flatten(0, 1)
