@@ -123,12 +123,14 @@ def _print_differences(a: Recipe, b: Recipe, found: list[table.Difference]) -> N
     from rich.console import Console
 
     console = Console()
+    for row in (a, b):
+        console.print(f"[bold]{row.name}[/bold]  {row.about}\n[dim]{row.source}[/dim]\n", highlight=False)
     if not found:
-        console.print(f"{a.name} and {b.name} make the same choices.", highlight=False)
+        console.print("They make the same choices.", highlight=False)
     for at, (one, two), effects in found:
         console.print(f"[bold]{at}[/bold]", highlight=False)
         if len(effects) == 1:
-            console.print(f"  {one} -> {two}\n  [dim]{effects[0]}[/dim]\n", highlight=False)
+            console.print(f"  {one} -> {two}\n  [dim]{effects[0][0].upper()}{effects[0][1:]}.[/dim]\n", highlight=False)
             continue
         for name, text, effect in ((a.name, one, effects[0]), (b.name, two, effects[1])):
             console.print(f"  {name}: {text}\n  [dim]{effect}[/dim]", highlight=False)
