@@ -34,6 +34,7 @@ def functions() -> list[tuple]:
         (core.next_token_log_probs, (z, ids), {"temperature": 0.7}),
         (core.token_entropies, (z,), {"temperature": 0.7}),
         (core.linear_log_probs, (z, z[0], ids.clamp(max=5)), {"temperature": 0.7}),
+        (core.linear_log_probs_and_entropies, (z, z[0], ids.clamp(max=5)), {"temperature": 0.7}),
         (core.kl_exact, (z, z.flip(0)), {"temperature": 0.7}),
         (core.masked_whiten, (x, mask), {"correction": 1, "eps": 1e-8}),
         (ppo.shaped_rewards, (x[:, 0], x, y, mask), {"beta": 0.1}),

@@ -7,7 +7,6 @@ import torch
 from torch import inf, nan, tensor
 
 from torchstone import core
-from torchstone.core import linear
 from torchstone.core.inputs import bounded_exp, bounded_expm1
 from torchstone.core.masks import last_chosen
 
@@ -62,14 +61,6 @@ def test_token_ids_of_any_integer_type_are_taken():
         assert same.equal(core.token_log_probs(logits, targets, temperature=1.0))
 
 
-def test_CORE_4_holds_no_more_than_a_chunk_of_logits(monkeypatch):
-    monkeypatch.setattr(linear, "CHUNK_ELEMENTS", 33)  # three rows of eleven
-    rows, plain = [], linear.token_log_probs
-    monkeypatch.setattr(linear, "token_log_probs", lambda z, *a, **k: rows.append(z.shape[1]) or plain(z, *a, **k))
-    core.linear_log_probs(random(2, 5, 3), random(11, 3), torch.randint(11, (2, 5)), temperature=1.0)
-    assert rows == [3, 3, 3, 1]
-
-
 def test_next_token_mask_pairs_with_next_token_log_probs():
     chosen = tensor([[False, False, True, True, False]])  # two prompt tokens, two chosen, one pad
     assert core.next_token_mask(chosen).tolist() == [[False, True, True, False]]
@@ -119,34 +110,12 @@ def test_a_token_that_cannot_be_chosen_adds_exactly_nothing_to_entropy_and_kl():
         assert (large.grad[..., 3] == 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 10**6])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_CORE_4_linear_log_probs_are_token_log_probs_without_the_logits(monkeypatch, chunk, with_bias):
-    monkeypatch.setattr(linear, "CHUNK_ELEMENTS", chunk)
-    hidden, weight = random(2, 5, 3).requires_grad_(), random(11, 3, seed=1).requires_grad_()
-    bias = random(11, seed=2).requires_grad_() if with_bias else None
-    targets, upstream = torch.randint(11, (2, 5)), random(2, 5, seed=3)
-    inputs = [hidden, weight, *([bias] if with_bias else [])]
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    plain = core.token_log_probs(logits, targets, temperature=0.7)
-    largest = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: largest.append(x.numel()) or x, lambda x: x):
-        chunked = core.linear_log_probs(hidden, weight, targets, temperature=0.7, bias=bias)
-    assert max(largest) <= weight.numel()  # [B T V] has 110 elements, and none of them is kept
-    torch.testing.assert_close(chunked, plain)
-    for one, two in zip(*(torch.autograd.grad(x, inputs, upstream) for x in (plain, chunked)), strict=True):
-        torch.testing.assert_close(one, two)
-
-
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
-def test_half_logits_and_hidden_states_are_computed_in_float32(half):
+def test_half_logits_are_computed_in_float32(half):
     logits, targets = 5 * random(2, 3, 50, dtype=half), torch.randint(50, (2, 3))
     exact = core.token_log_probs(logits.float(), targets, temperature=0.9)
     assert core.token_log_probs(logits, targets, temperature=0.9).equal(exact)
     assert core.token_entropies(logits, temperature=1.0).dtype == torch.float32
-    hidden, weight = random(2, 3, 4, dtype=half), random(50, 4, dtype=half)
-    exact = core.linear_log_probs(hidden.float(), weight.float(), targets, temperature=0.9)
-    assert core.linear_log_probs(hidden, weight, targets, temperature=0.9).equal(exact)
 
 
 # --- far-off tokens
@@ -260,7 +229,7 @@ def test_a_mean_remembers_its_weight():
 
 # --- bad input
 
-LOGITS, TARGETS, WEIGHT = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), torch.zeros(4, 5)
+LOGITS, TARGETS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +244,6 @@ LOGITS, TARGETS, WEIGHT = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.lo
         ("logits", lambda: core.token_log_probs(LOGITS.long(), TARGETS, temperature=1.0)),
         ("tokens", lambda: core.next_token_log_probs(LOGITS, TARGETS[:, 1:], temperature=1.0)),
         ("ref_logits", lambda: core.kl_exact(LOGITS, LOGITS[:, :, :3], temperature=1.0)),
-        ("hidden", lambda: core.linear_log_probs(LOGITS, WEIGHT, TARGETS, temperature=1.0)),
-        ("bias", lambda: core.linear_log_probs(LOGITS, WEIGHT.t(), TARGETS, temperature=1.0, bias=torch.zeros(2))),
-        ("hidden", lambda: core.linear_log_probs(LOGITS[0], WEIGHT.t(), TARGETS, temperature=1.0)),
         ("temperature", lambda: core.token_log_probs(LOGITS, TARGETS, temperature=math.inf)),
         ("temperature", lambda: core.token_log_probs(LOGITS, TARGETS, temperature=None)),
         ("targets", lambda: core.token_log_probs(LOGITS, TARGETS.bool(), temperature=1.0)),

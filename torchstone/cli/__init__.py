@@ -14,6 +14,7 @@ usage: torchstone COMMAND [options]
   compare         watch REINFORCE, PPO, GRPO and DPO teach one small language model the same task (about 3 minutes)
   train METHOD    one run of reinforce, ppo, grpo or dpo: of the small model, or of a Hugging Face model
   recipes         every named algorithm as a row of choices; one row, or what differs between two
+  cost            memory and work of an update on paper, with the formula behind every number
 
 examples
   torchstone compare                                       a table, and the learning curves as a picture
@@ -81,8 +82,15 @@ def _recipes(arguments: list[str]) -> int:
     return commands.guarded(recipes, arguments)
 
 
+def _cost(arguments: list[str]) -> int:
+    from torchstone.cli.cost import cost  # not guarded: that loads torch, and this needs none
+
+    return cost(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "train": _train,
     "recipes": _recipes,
+    "cost": _cost,
 }

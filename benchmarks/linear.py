@@ -1,0 +1,134 @@
+"""How long log-probs from hidden states take, forward and backward, and what memory they need beyond their gradients.
+
+    python benchmarks/linear.py [1024x576x49152 ...]     rows x width x vocabulary; --quick: a smoke run, writes nothing
+
+Time is a ratio to the three matrix products that the work consists of (logits, gradient of hidden, gradient of weight),
+measured beside it: every round runs all contenders in turn, and the figure is the median ratio over rounds. With
+--threads 1 it is processor time, which other processes on the machine disturb less than the time on the clock.
+Memory is measured in a process of its own for each contender: its peak resident memory (VmHWM: all that torch, MKL and
+Python allocate; Linux only), minus what was resident with the inputs in place after a toy run, minus the gradients.
+TRL and Liger take part where they are installed (requirements-peers.txt).
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from torchstone.core import Loss, linear_log_probs, linear_loss
+
+SIZES = ["1024x576x49152", "4096x576x49152", "1024x640x262144", "4096x640x262144"]
+TOY = "512x64x2048"
+RESULTS = Path(__file__).parent / "results" / "linear.json"
+COPIES = {"naive": 3, "TRL": 5}  # of the full logits at most (others 2): left out where memory is short
+
+
+def inputs(size):
+    rows, width, vocabulary = (int(n) for n in size.split("x"))
+    hidden = torch.randn(8, rows // 8, width).requires_grad_()  # eight sequences
+    weight = torch.randn(vocabulary, width).mul_(width**-0.5).requires_grad_()
+    return hidden, weight, torch.randint(vocabulary, hidden.shape[:2]), torch.randn(hidden.shape[:2])
+
+
+def installed(module):
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        print(f"{module} is not installed: left out", file=sys.stderr)
+
+
+def contenders():
+    """Each goes from hidden h, weight w, targets y and coefficients c to the gradients of sum(c * log_probs)."""
+
+    @torch.no_grad()
+    def products(h, w, y, c):
+        logits = h.flatten(0, 1) @ w.T
+        h.grad, w.grad = (logits @ w).view_as(h), logits.T @ h.flatten(0, 1)
+
+    log_p = lambda h, w, y: torch.log_softmax(h @ w.T, -1).gather(-1, y[..., None]).squeeze(-1)  # noqa: E731
+    naive = lambda h, w, y, c: (c * log_p(h, w, y)).sum().backward()  # noqa: E731
+    ours = lambda h, w, y, c: (c * linear_log_probs(h, w, y, temperature=1.0)).sum().backward()  # noqa: E731
+    loss = lambda x, c: Loss((c * x).sum(), {})  # noqa: E731
+    found = {"three products": products, "naive": naive, "linear_log_probs": ours}
+    found["linear_log_probs, frozen head"] = lambda h, w, y, c: ours(h, w.detach(), y, c)
+    found["linear_loss"] = lambda h, w, y, c: linear_loss(h, w, y, loss, c, temperature=1.0).value.backward()
+    if (trl := installed("trl.trainer.utils")) is not None:
+        found["TRL"] = lambda h, w, y, c: (c * trl.selective_log_softmax(h @ w.T, y)).sum().backward()
+    if (liger := installed("liger_kernel.chunked_loss")) is not None:
+        grpo = liger.LigerFusedLinearGRPOLoss(beta=0.0, compiled=False, use_ref_model=False)
+        dpo = liger.LigerFusedLinearDPOLoss(compiled=False, use_ref_model=False)  # a loss of pairs; the same products
+        found["Liger GRPO"] = lambda h, w, y, c: grpo(h, w, y, torch.ones_like(c), c[:, 0])[0].backward()
+        found["Liger DPO"] = lambda h, w, y, c: dpo(w, h, y)[0].backward()
+    return found
+
+
+def peak(name, size):
+    """MB beyond inputs and gradients at the peak of one run, in this process."""
+    resident = lambda key: 1024 * int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0])  # noqa: E731
+    run = contenders()[name]
+    run(*inputs(TOY))
+    data = inputs(size)
+    before = resident("VmRSS")
+    run(*data)
+    return (resident("VmHWM") - before - sum(x.grad.nbytes for x in data if x.grad is not None)) / 1e6
+
+
+def measure(size, rounds):
+    rows, _, vocabulary = (int(n) for n in size.split("x"))
+    free, logits_mb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6, rows * vocabulary * 4e-6
+    runs = {name: run for name, run in contenders().items() if COPIES.get(name, 2) * logits_mb < 0.9 * free}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    data, seconds, table = inputs(size), {name: [] for name in runs}, {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            run(*inputs(TOY))  # warms up
+            data[0].grad = data[1].grad = None
+            start = clock()
+            run(*data)
+            seconds[name].append(clock() - start)
+    del data
+    for name in runs:
+        ratios = sorted(a / b for a, b in zip(seconds[name], seconds["three products"], strict=True))
+        child = [sys.executable, __file__, size, "--peak", name]
+        extra = float(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
+        row = {"ratio": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1], "extra_mb": extra}
+        row |= {"of_logits": extra / logits_mb, "seconds": statistics.median(seconds[name])}
+        print("{:30} {ratio:5.2f} ({lowest:.2f}-{highest:.2f}) {extra_mb:6.0f} MB {of_logits:7.1%}".format(name, **row))
+        table[name] = {key: round(number, 3) for key, number in row.items()}
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", default=SIZES, metavar="NxHxV")
+    for name, default in {"--rounds": 5, "--threads": torch.get_num_threads()}.items():
+        parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # a contender: how this script calls itself
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        return print(peak(options.peak, *options.sizes))
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    noted = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": options.threads}
+    for name in ("torch", "trl", "liger-kernel"):
+        noted |= {d.name: d.version for d in importlib.metadata.distributions(name=name)}
+    for size in ["64x32x512"] if options.quick else options.sizes:
+        print(f"{size}, float32: time / three products (lowest-highest), extra memory, its share of the full logits")
+        measured = {"machine": noted | {"load": os.getloadavg()[0]}, "table": measure(size, options.rounds)}
+        results[f"{size}, {options.threads} threads"] = measured
+    if not options.quick:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
