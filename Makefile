@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 
-.PHONY: demo test test-peers docs clean
+.PHONY: demo test test-peers bench docs clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -20,6 +20,9 @@ test: .venv/done
 
 test-peers: .venv-peers/done
 	.venv-peers/bin/pytest peers
+
+bench: .venv-peers/done
+	for name in recurrence objectives linear startup training; do .venv-peers/bin/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/done
 	$(BIN)/python docs/build.py

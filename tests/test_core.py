@@ -137,6 +137,17 @@ def test_the_exponential_goes_on_as_its_tangent_above_20(dtype):
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], tensor(slopes, dtype=dtype))
 
 
+@pytest.mark.parametrize("function", [bounded_exp, bounded_expm1])
+def test_the_short_backward_pass_is_the_plain_one(function):
+    x = torch.linspace(-30, 19.9, 50, dtype=f64, requires_grad=True)
+    plain = {bounded_exp: torch.exp, bounded_expm1: torch.expm1}[function]
+    one, other = (torch.autograd.grad(f(x).sum(), x, create_graph=True)[0] for f in (function, plain))
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(*(torch.autograd.grad(g.sum(), x)[0] for g in (one, other)))  # and once more
+    above = torch.linspace(20.1, 40, 50, dtype=f64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: function(x) / math.exp(20), above)
+
+
 # --- stage 5: the recurrence, whitening
 
 
@@ -161,9 +172,33 @@ def test_CORE_10_the_recurrence_is_as_accurate_as_a_loop_over_a_long_row():
     assert error < 1e-5
 
 
-def test_CORE_10_the_recurrence_has_a_gradient():
-    inputs, decays = random(2, 5).requires_grad_(), torch.rand(2, 5, dtype=f64).requires_grad_()
+@pytest.mark.parametrize("columns", [0, 1, 2, 5, 8])
+def test_CORE_10_the_recurrence_has_a_gradient(columns):
+    inputs, decays = random(2, columns).requires_grad_(), torch.rand(2, columns, dtype=f64).requires_grad_()
     assert torch.autograd.gradcheck(core.linear_recurrence, (inputs, decays))
+    assert torch.autograd.gradgradcheck(core.linear_recurrence, (inputs, decays))
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.99, 0.999, 1.0])
+@pytest.mark.parametrize("columns", [7, 1000, 16384])
+def test_CORE_10_the_fast_form_is_the_loop_in_value_and_gradient(decay, columns):
+    inputs, weights = random(2, columns, dtype=torch.float32), random(2, columns, seed=1, dtype=torch.float32)
+    decays = torch.full_like(inputs, decay).masked_fill(random(2, columns, seed=2) > 3, 0.0).requires_grad_()
+    fast = core.linear_recurrence(inputs.requires_grad_(), decays)
+    gradients = torch.autograd.grad((fast * weights).sum(), (inputs, decays))
+    x = loop(inputs.detach(), decays.detach())
+    by_input = loop(weights.flip(1), decays.detach().roll(1, 1).flip(1)).flip(1)  # d x_s / d inputs_t: from the left
+    exact = (x, by_input, by_input * torch.nn.functional.pad(x[:, 1:], (0, 1)))
+    for one, other in zip((fast.detach(), *gradients), exact, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+def test_CORE_10_expanded_and_transposed_inputs_are_read_and_not_written():
+    column, turned = random(6, 1), random(4, 6).T
+    before = column.clone(), turned.clone()
+    torch.testing.assert_close(core.linear_recurrence(column.expand(6, 4), turned), loop(column.expand(6, 4), turned))
+    torch.testing.assert_close(core.linear_recurrence(column, column), column)
+    assert column.equal(before[0]) and turned.equal(before[1])
 
 
 def test_CORE_9_whitening_is_by_the_textbook():

@@ -69,8 +69,7 @@ def select(mask: Bool[Tensor, "B T"], **tensors: Float[Tensor, "B T"]) -> tuple[
     under False then reach neither a value nor a gradient (0 * nan is nan, so multiplying would not do).
     """
     check_mask(mask)
-    ignored = ~mask
-    return tuple(as_float(name, x, mask.shape).masked_fill(ignored, 0) for name, x in tensors.items())
+    return tuple(torch.where(mask, as_float(name, x, mask.shape), 0) for name, x in tensors.items())
 
 
 def per_token(argument: str, x: Tensor, mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -99,32 +98,35 @@ def log_ratios(
     """log pi(y_t) - log pi_other(y_t) in nats; 0 where ``mask`` is False. ``other``, called ``name``, is detached."""
     check_mask(mask)
     log_probs, other = as_float("log_probs", log_probs, mask.shape), as_float(name, other, mask.shape)
-    return (log_probs - other.detach()).masked_fill(~mask, 0)
+    return torch.where(mask, log_probs - other.detach(), 0)
 
 
 def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """exp(x), continued above +20 by its tangent exp(20) (1 + x - 20): finite, and its gradient is never 0."""
-    return _BoundedExp.apply(x)
-
-
-class _BoundedExp(torch.autograd.Function):
-    """Its slope is exp(min(x, 20)): said so here, the backward pass is one product."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        slope = x.clamp(max=LOG_RATIO_BOUND).exp_()
-        return torch.addcmul(slope, slope, torch.relu(x - LOG_RATIO_BOUND))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradient * x.clamp(max=LOG_RATIO_BOUND).exp()
+    return _BoundedExp.apply(x, 0)
 
 
 def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``bounded_exp(x) - 1`` without cancellation near 0."""
-    return x.clamp(max=LOG_RATIO_BOUND).expm1() + math.exp(LOG_RATIO_BOUND) * torch.relu(x - LOG_RATIO_BOUND)
+    return _BoundedExp.apply(x, 1)
+
+
+class _BoundedExp(torch.autograd.Function):
+    """exp or, ``less`` 1, expm1. The slope, exp(min(x, 20)), can be read off the value: the backward pass is short."""
+
+    @staticmethod
+    def forward(x: Tensor, less: int) -> Tensor:
+        below = x.clamp(max=LOG_RATIO_BOUND)
+        below = below.expm1_() if less else below.exp_()
+        return below.add_((x - LOG_RATIO_BOUND).relu_(), alpha=math.exp(LOG_RATIO_BOUND))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.less = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (value,) = ctx.saved_tensors
+        value = value + 1 if ctx.less else value
+        return gradient * value.clamp(max=math.exp(LOG_RATIO_BOUND)), None

@@ -33,7 +33,7 @@ def token_mean(
     Source: DAPO, arXiv:2503.14476v2, eq. 12 (token-level loss).
     """
     (x,) = select(mask, x=x)
-    return _divide(x.sum(), mask.sum() if denominator is None else denominator)
+    return _divide(x.sum(), mask.count_nonzero() if denominator is None else denominator)
 
 
 def sequence_mean(
@@ -50,8 +50,9 @@ def sequence_mean(
     Source: GRPO, arXiv:2402.03300v3, eq. 3 (the 1/|o_i| inside the sum over i).
     """
     (x,) = select(mask, x=x)
-    means = x.sum(1) / mask.sum(1).clamp(min=1)
-    return _divide(means.sum(), mask.any(1).sum() if denominator is None else denominator)
+    lengths = mask.sum(1)
+    means = x.sum(1) / lengths.clamp(min=1)
+    return _divide(means.sum(), lengths.count_nonzero() if denominator is None else denominator)
 
 
 def sequence_sum(
@@ -67,7 +68,7 @@ def sequence_sum(
     Raises ValueError: a shape or dtype is wrong; ``denominator`` is negative.
     """
     (x,) = select(mask, x=x)
-    return _divide(x.sum(), mask.any(1).sum() if denominator is None else denominator)
+    return _divide(x.sum(), mask.sum(1).count_nonzero() if denominator is None else denominator)
 
 
 def fixed_length_mean(

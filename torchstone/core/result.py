@@ -35,6 +35,8 @@ class Loss(NamedTuple):
 
 def mean_of(x: Tensor, counted: Bool[Tensor, "..."] | None = None) -> Mean:
     """The detached mean of ``x`` over the entries where ``counted`` is True (over all if None)."""
-    counted = torch.ones_like(x, dtype=torch.bool) if counted is None else counted
-    x = x.detach().float() if x.dtype == torch.bool else x.detach()
-    return Mean(x.masked_fill(~counted, 0).sum(), counted.sum())
+    x, is_bool = x.detach(), x.dtype == torch.bool
+    if counted is not None:
+        x = x & counted if is_bool else torch.where(counted, x, 0)
+    count = x.new_full((), x.numel(), dtype=torch.int64) if counted is None else counted.count_nonzero()
+    return Mean(x.count_nonzero().float() if is_bool else x.sum(), count)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import given, number, select
+from torchstone.core.inputs import as_float, check_mask, given, number
 from torchstone.core.kl import kl_k3
 from torchstone.core.reduce import Reduce
 from torchstone.core.result import Loss, mean_of
@@ -42,11 +42,12 @@ def grpo_loss(
     Source: Shao et al., arXiv:2402.03300v3, eq. 3.
     """
     number("beta", beta, 0)
-    (log_probs,) = select(mask, log_probs=log_probs)  # once, so that the gradients of both terms add up in float32
+    check_mask(mask)
+    log_probs = as_float("log_probs", log_probs, mask.shape)  # once: the gradients of both terms add up in float32
     loss, metrics = policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high)
     if ref_log_probs is not None or beta > 0:
         ref_log_probs = given("ref_log_probs", ref_log_probs, "beta is not 0")
-        (divergence,) = select(mask, kl=kl(log_probs, ref_log_probs, mask))
-        loss = loss + beta * divergence if beta > 0 else loss
+        divergence = as_float("kl", kl(log_probs, ref_log_probs, mask), mask.shape)
+        loss = loss.add(divergence, alpha=beta) if beta > 0 else loss
         metrics["kl"] = mean_of(divergence, mask)
     return Loss(reduce(loss, mask), metrics)

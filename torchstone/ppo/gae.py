@@ -6,7 +6,7 @@ from torch import Tensor
 
 from torchstone.core.inputs import number, select
 from torchstone.core.reduce import deviations
-from torchstone.core.scan import linear_recurrence, next_chosen
+from torchstone.core.scan import linear_recurrence, next_column
 
 
 def gae(
@@ -41,10 +41,11 @@ def gae(
     number("gamma", gamma, 0, 1)
     number("lam", lam, 0, 1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
-    deltas = (rewards + gamma * next_chosen(values, mask) - values).masked_fill(~mask, 0)
-    decays = torch.full_like(values, gamma * lam).masked_fill(~mask, 1)
-    advantages = linear_recurrence(deltas, decays).masked_fill(~mask, 0)
-    return advantages, advantages + values
+    # PPO.3-5 as one recurrence, the lambda-return: R_t = r_t + gamma c_{t+1}, with c_t = (1 - lam) V_t + lam R_t
+    decays = torch.where(mask, values.new_full((), gamma * lam), 1)
+    carried = linear_recurrence((1 - lam) * values + lam * rewards, decays)  # a gap adds 0, and is stepped over
+    returns = torch.where(mask, rewards + gamma * next_column(carried), 0)
+    return returns - values, returns
 
 
 def explained_variance(

@@ -58,17 +58,17 @@ def policy_terms(
     number("epsilon_high", epsilon_high, 0)
     advantages = per_token("advantages", advantages, mask)
     moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    ratios, low, high = bounded_exp(moved), 1 - epsilon, 1 + epsilon_high
-    too_low, too_high = (ratios < low) & (advantages < 0), (ratios > high) & (advantages > 0)
-    # where the ratio is out of range on the side that the advantage rewards, the minimum of PPO.8 is the clipped term
-    loss = -torch.where(too_low | too_high, ratios.detach().clamp(low, high), ratios) * advantages
+    ratios = bounded_exp(moved)
+    clipped = ratios.detach().clamp(1 - epsilon, 1 + epsilon_high)
+    removed = (ratios.detach() - clipped) * advantages > 0  # here the minimum of PPO.8 is the clipped term
+    loss = torch.where(removed, clipped, ratios) * -advantages
     if dual_clip is not None:
         number("dual_clip", dual_clip, low=1, strict=True)
         loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
-    moved = moved.detach()
+    moved, too_high = moved.detach(), removed & (advantages > 0)
     return loss, {
         "approx_kl": mean_of(bounded_expm1(moved) - moved, mask),
-        "clip_ratio/low_mean": mean_of(too_low, mask),
+        "clip_ratio/low_mean": mean_of(removed & ~too_high, mask),
         "clip_ratio/high_mean": mean_of(too_high, mask),
     }
 

@@ -27,9 +27,9 @@ def discounted_returns(
     Source: Williams (1992), doi:10.1007/BF00992696, eq. 11 (episodic REINFORCE, one reward at the end).
     """
     number("gamma", gamma, 0, 1)
-    (rewards,) = select(mask, rewards=rewards)
-    decays = torch.full_like(rewards, gamma).masked_fill(~mask, 1)
-    return linear_recurrence(rewards, decays).masked_fill(~mask, 0).detach()
+    rewards = select(mask, rewards=rewards)[0].detach()
+    decays = torch.where(mask, rewards.new_full((), gamma), 1)
+    return torch.where(mask, linear_recurrence(rewards, decays), 0)
 
 
 def leave_one_out_advantages(

@@ -39,7 +39,9 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
         rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
 
         # 3 log-probs [B T] before any update: of the policy that sampled, and of the frozen start
-        old = score_tokens(policy, rollout, config.temperature, config.micro_batch)
+        once = (config.epochs, config.minibatches) == (1, 1) and config.micro_batch >= P * G  # serves the update too
+        first = score_tokens(policy, rollout, config.temperature, config.micro_batch, gradient=once)
+        old = Scores(*(x.detach() for x in vars(first).values()))
         ref = score_tokens(reference, rollout, config.temperature, config.micro_batch) if reference else old
 
         # 4 rewards [P G]
@@ -58,7 +60,7 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
             for piece in slices(part.start, part.stop, multiple(config.micro_batch, unit)):
                 # 6 loss: a scalar
                 micro = batch[piece]
-                new = policy(*micro.rollout.inputs, config.temperature)
+                new = first if once else policy(*micro.rollout.inputs, config.temperature)
                 learner.backward(objective(config, new, micro, count))
             # 7 update
             learner.update(config.max_grad_norm)

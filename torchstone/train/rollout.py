@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -37,22 +36,32 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     Anything that cuts the distribution would make its log-probs differ from those that the training sees. At
     temperature 0 every token is the most likely one.
     """
-    from transformers import GenerationConfig
-
-    tokens, attention = _pad_left(prompts, policy.pad_id)
-    whole: dict[str, Any] = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    how = GenerationConfig(
-        do_sample=temperature > 0, **whole, max_new_tokens=max_new_tokens,
-        eos_token_id=policy.eos_ids, pad_token_id=policy.pad_id,
-    )  # fmt: skip
-    tokens, attention = tokens.to(policy.device), attention.to(policy.device)
-    tokens = policy.model.generate(tokens, attention_mask=attention.long(), generation_config=how)  # [B S]
-    completions = tokens[:, attention.shape[1] :]  # [B T]
+    tokens, attention = (x.to(policy.device) for x in _pad_left(prompts, policy.pad_id))
+    different = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    new, visible = (x.to(policy.device) for x in _pad_left(list(different), policy.pad_id))
+    copies = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=policy.device)
+    ends = torch.tensor(policy.eos_ids, device=policy.device)
+    unfinished = torch.ones_like(tokens[:, :1], dtype=torch.bool)
+    chosen: list[Tensor] = []  # columns [B 1]
+    cache = None
+    while len(chosen) < max_new_tokens and unfinished.any():
+        out = policy.read(new, visible, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if not chosen:  # each prompt was read once, however many completions it gets
+            cache.batch_select_indices(copies)
+            logits, visible = logits[copies], attention
+        new = logits.argmax(1, keepdim=True)
+        if temperature > 0:
+            new = torch.multinomial((logits / temperature).softmax(1), 1)
+        new = new.where(unfinished, policy.pad_id)
+        unfinished &= ~torch.isin(new, ends)
+        visible = torch.cat([visible, torch.ones_like(unfinished)], 1)
+        chosen.append(new)
+    completions = torch.cat(chosen, 1)  # [B T]
     mask = completion_mask(completions, eos_id=policy.eos_ids)
-    kept = [row[chosen] for row, chosen in zip(completions, mask, strict=True)]
-    texts = policy.tokenizer.batch_decode(kept, skip_special_tokens=True)
-    cut_off = mask[:, -1] & ~torch.isin(completions[:, -1], torch.tensor(policy.eos_ids, device=policy.device))
-    return Rollout(tokens, torch.cat([attention, torch.ones_like(mask)], 1), mask, cut_off, texts)
+    lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)
+    texts = policy.tokenizer.batch_decode([row[:n] for row, n in lengths], skip_special_tokens=True)
+    return Rollout(torch.cat([tokens, completions], 1), visible, mask, unfinished[:, 0], texts)
 
 
 def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:
@@ -67,10 +76,12 @@ def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]
     return Rollout(tokens, attention, mask, torch.zeros_like(mask[:, 0]), [])
 
 
-@torch.no_grad()
-def score_tokens(policy: Policy, rollout: Rollout, temperature: float, micro_batch: int) -> Scores:
-    """Stage 3 for constants: a forward pass over all rows, ``micro_batch`` of them at a time."""
-    parts = [policy(*rollout[rows].inputs, temperature) for rows in slices(0, len(rollout.tokens), micro_batch)]
+def score_tokens(
+    policy: Policy, rollout: Rollout, temperature: float, micro_batch: int, gradient: bool = False
+) -> Scores:
+    """Stage 3: a forward pass over all rows, ``micro_batch`` of them at a time; constants, unless ``gradient``."""
+    with torch.set_grad_enabled(gradient):
+        parts = [policy(*rollout[rows].inputs, temperature) for rows in slices(0, len(rollout.tokens), micro_batch)]
     return Scores(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
@@ -79,8 +90,8 @@ def slices(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
 
 
-def _pad_left(rows: list[list[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """The padding goes to the left, so that every completion starts at the same column."""
     width = max(map(len, rows))
-    tokens = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
+    tokens = torch.tensor([[*[pad_id] * (width - len(row)), *row] for row in rows])
     return tokens, torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
