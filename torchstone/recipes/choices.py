@@ -107,6 +107,10 @@ class Choice:
 NONE = Choice("none")
 
 
+def nothing() -> None:
+    """The option "none"."""
+
+
 def show(value: Number) -> str:
     """A number as a person writes it: ``0.2``, ``1e-4``, ``none``."""
     if isinstance(value, bool) or value is None:

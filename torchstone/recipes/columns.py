@@ -30,15 +30,11 @@ from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_value_error, gae
 from torchstone.ppo import variants as ppo
 from torchstone.ppo.loss import policy_terms
-from torchstone.recipes.choices import Option
+from torchstone.recipes.choices import Option, nothing
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_surrogate
 from torchstone.reinforce import variants as reinforce
 
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-
-
-def nothing() -> None:
-    """The option "none"."""
 
 
 # ------------------------------------------------------------- stage 4: what is added to, or taken from, the rewards

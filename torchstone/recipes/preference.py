@@ -14,7 +14,7 @@ from torch import Tensor
 from torchstone.core import Loss, sequence_mean, sequence_sum, token_mean
 from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.dpo import variants as dpo
-from torchstone.recipes.choices import NONE, Choice, Option, Recipe
+from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
 
 # ------------------------------------------------------------------------------ stage 3: one number a completion
 
@@ -90,10 +90,6 @@ def sft(chosen_log_probs: Tensor, chosen_mask: Tensor, sft_denominator: Any = No
     )
     loss = dpo.sft_loss(chosen_log_probs, chosen_mask, reduce=reduce)
     return Loss(coef * loss.value, loss.metrics)
-
-
-def nothing() -> None:
-    """The option "none"."""
 
 
 COLUMNS = {
