@@ -1,0 +1,5 @@
+"""..."""
+
+from ..contract import Objective
+
+OBJECTIVES: list[Objective] = []
