@@ -1,0 +1,418 @@
+"""Run a function on an objective's vectors, and say what differs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torchstone.conformance.call import Outcome, Way, call
+from torchstone.conformance.compare import difference, properties
+from torchstone.conformance.fit import Fit, fit
+from torchstone.conformance.target import TargetError
+from torchstone.conformance.vectors import Case, Vectors, load
+from torchstone.spelling import near
+
+PRECISIONS = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case in one precision. ``status``: pass, fail, warn, skip, error (it raised or nothing fits), timeout."""
+
+    case_id: int
+    comment: str
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any]
+    precision: str
+    status: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The function equals the right one with these alternatives in ``matched`` of ``of`` cases.
+
+    ``kind``: "bug", "variant", "setting" (another value of a number), "edge" (fails only where this flag is), or
+    "factor" (the right numbers times a constant).
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    matched: int
+    of: int
+    about: tuple[str, ...]
+    effect: tuple[str, ...]
+    links: tuple[str, ...] = ()
+    pitfalls: tuple[str, ...] = ()
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cases of one flag."""
+
+    flag: str
+    kind: str
+    cases: int
+    passed: int
+    failed: int
+    warned: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Report:
+    target: str
+    objective: str
+    fitted: Mapping[str, str]  # their parameter -> ours
+    way: str
+    taken: Mapping[str, Any]  # settings that the function has built in, as they were taken to be
+    results: tuple[Result, ...]
+    diagnoses: tuple[Diagnosis, ...]
+    notes: tuple[str, ...]
+    unexplained: tuple[Result, ...]  # failures that no diagnosis explains
+    kinds: Mapping[str, str]  # of each flag
+
+    @property
+    def passed(self) -> bool:
+        """All cases match, or what differs has a name and was accepted by it."""
+        if not any(r.status in ("pass", "warn") for r in self.results):
+            return False
+        failed = any(r.status in ("fail", "error", "timeout") for r in self.results)
+        return not failed or (not self.unexplained and all(d.accepted for d in self.diagnoses))
+
+    @property
+    def rows(self) -> list[Row]:
+        """How the cases of each flag went; a case counts once, by its worst precision."""
+        worst = {i: _worst(group) for i, group in itertools.groupby(self.results, key=lambda r: r.case_id)}
+        flags = {r.case_id: r.flags or ("plain",) for r in self.results}
+        rows = []
+        for flag in dict.fromkeys(f for fs in flags.values() for f in fs):
+            statuses = [worst[i] for i, fs in flags.items() if flag in fs]
+            count = statuses.count
+            failed = count("fail") + count("error") + count("timeout")
+            rows.append(
+                Row(
+                    flag,
+                    self.kinds.get(flag, "edge"),
+                    len(statuses),
+                    count("pass"),
+                    failed,
+                    count("warn"),
+                    count("skip"),
+                )
+            )
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {
+            "target": self.target,
+            "objective": self.objective,
+            "passed": self.passed,
+            "fitted": dict(self.fitted),
+            "way": self.way,
+            "taken": dict(self.taken),
+            "diagnoses": [vars(d) for d in self.diagnoses],
+            "flags": [vars(r) for r in self.rows],
+            "notes": list(self.notes),
+            "unexplained": [r.case_id for r in self.unexplained],
+            "results": [{**vars(r), "settings": dict(r.settings)} for r in self.results],
+        }
+
+
+ORDER = ("timeout", "error", "fail", "warn", "pass", "skip")
+
+
+def _worst(results: Iterable[Result]) -> str:
+    return min((r.status for r in results), key=ORDER.index)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A function with everything that is needed to call it; ``run`` is one case in one precision."""
+
+    function: Callable[..., Any]
+    fit: Fit
+    way: Way
+    vectors: Vectors
+    time_limit: float
+
+    def run(self, case: Case, precision: str = "float64") -> Outcome:
+        return call(self.function, self.fit, self.way, self.vectors, case, precision, self.time_limit)
+
+
+def check(
+    function: Callable[..., Any], objective: str, *, names: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None, accept: Iterable[str] = (), output: str | int | None = None,
+    arrays: str | None = None, time_limit: float = 10.0, target: str | None = None, search: bool = True,
+) -> Report:  # fmt: skip
+    """Run every case of an objective that this function can express, and name what differs.
+
+    Args:
+        function: any callable or class of torch, NumPy or JAX. Its parameters are matched by the field's usual names.
+        objective: such as "grpo_loss"; ``conformance.OBJECTIVES`` lists them.
+        names: their parameter -> our argument or setting, where the name does not tell.
+        settings: their parameter -> a value, passed as it is.
+        accept: alternatives by name ("dual_clip", "token_mean") that are meant, and so no failure.
+        output: which of several results to take: an index, a key or an attribute.
+        arrays: "torch", "numpy" or "jax"; found out by trying where None.
+        time_limit: seconds for one case.
+        target: what to call the function in the report.
+        search: look for combinations of alternatives too, for up to half a minute.
+
+    Returns: ``Report``; ``passed`` is True if all cases match, or what differs was accepted by name.
+    Raises ValueError: no such objective or alternative; a parameter cannot be matched (``TargetError``).
+    """
+    from torchstone.conformance.diagnose import diagnose
+
+    vectors = load(objective)
+    accept = tuple(accept)
+    for name in accept:
+        known = [*vectors.flags, *vectors.settings]
+        if name.partition("=")[0] not in known:
+            raise ValueError(f"accept: expected one of {', '.join(known)}; got {name!r}{near(name, known)}")
+    how = fit(function, vectors, names or {}, settings or {})
+    cases = [case for case in vectors.cases if applies(case, how, vectors)]
+    if not cases:
+        raise TargetError(
+            f"target: none of the {len(vectors.cases)} cases of {vectors.objective} can be run: it takes "
+            f"{', '.join(how.says()) or 'nothing that is known'}; the objective has {', '.join(vectors.arguments)}"
+        )
+    given = None if output is None else str(output)
+    trial = best_way(
+        function, how, vectors, cases, arrays or likely_arrays(function), given, time_limit, fixed=arrays is not None
+    )
+    outcomes = {case.id: trial.run(case) for case in cases}
+    taken, cases = built_in(cases, outcomes, how, vectors)
+    results = _results(trial, vectors, cases, outcomes)
+    diagnoses, unexplained = diagnose(trial, cases, outcomes, results, taken, accept, search)
+    return Report(
+        target=target or getattr(function, "__qualname__", None) or type(function).__name__,
+        objective=vectors.objective,
+        fitted=how.says(),
+        way=trial.way.says(),
+        taken=taken,
+        results=tuple(results),
+        diagnoses=tuple(diagnoses),
+        notes=tuple(_notes(trial, cases, outcomes, results)),
+        unexplained=tuple(unexplained),
+        kinds={name: flag.kind for name, flag in vectors.flags.items()},
+    )
+
+
+# -------------------------------------------------------------------------- which cases, called how, with which numbers
+
+
+def applies(case: Case, how: Fit, vectors: Vectors) -> bool:
+    """Can the function be asked this at all? What it cannot be given must not matter in the case."""
+    for name, x in case.inputs.items():
+        if how.expresses(name) or (name in ("mask", "old_log_probs", "ref_log_probs") and _derived(name, how)):
+            continue
+        if name.endswith("mask") and all(m for row in x for m in (row if isinstance(row, list) else [row])):
+            continue
+        if name == "old_log_probs" and x == case.inputs["log_probs"]:
+            continue
+        return False
+    return True
+
+
+def _derived(name: str, how: Fit) -> bool:
+    return name != "mask" and any(d in ("log_ratios", "ratios") for d in how.derived.values())
+
+
+def likely_arrays(function: Callable[..., Any]) -> str:
+    """The library that the function itself speaks of, or else its module."""
+    run = getattr(function, "forward", None) or function
+    spoken = getattr(getattr(run, "__code__", None), "co_names", ())
+    here = getattr(run, "__globals__", None) or vars(sys.modules.get(getattr(function, "__module__", "") or "", sys))
+    for names in (spoken, list(here)):
+        found = {x.__name__.split(".")[0] for k in names if isinstance(x := here.get(k), ModuleType)}
+        for library in ("torch", "jax", "numpy"):
+            if library in found:
+                return library
+    return "torch"
+
+
+def best_way(
+    function: Callable[..., Any], how: Fit, vectors: Vectors, cases: list[Case], arrays: str, output: str | None,
+    time_limit: float, fixed: bool,
+) -> Trial:  # fmt: skip
+    """The most favourable reading of what the signature leaves open, found on a few plain cases."""
+    probes = [c for c in cases if c.result == "valid" and c.expected is not None and not _edge(c)][:4]
+    probes = probes or [c for c in cases if c.expected is not None][:4] or cases[:1]
+    uneven = [c for c in probes if c.inputs.get("mask") is None or len(c.inputs["mask"]) != len(c.inputs["mask"][0])]
+    probes = (uneven or probes)[:3]
+    best: tuple[float, Trial] | None = None
+    slow = 0
+    for way in _ways(how, vectors, arrays, output, fixed):
+        trial = Trial(function, how, way, vectors, time_limit)
+        score = 0.0
+        for case in probes:
+            outcome = trial.run(case)
+            slow += outcome.kind == "timeout"
+            score += _score(outcome, case)
+        if best is None or score > best[0]:
+            best = (score, trial)
+        if score == 3 * len(probes) or slow > 1:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _edge(case: Case) -> bool:
+    return any(
+        f in case.flags for f in ("nan_under_mask", "all_masked", "empty_row", "rows_equal_columns", "one_token")
+    )
+
+
+def _ways(how: Fit, vectors: Vectors, arrays: str, output: str | None, fixed: bool) -> Iterable[Way]:
+    """Ways to call it, the plain one first."""
+    has = vectors.arguments
+    masks = ("bool", "float") if any(a.kind == "bool" and k.endswith("mask") for k, a in has.items()) else ("bool",)
+    flat = "group_size" in how.derived.values()
+    layouts = (
+        (("flat", "P G") if flat else ("P G", "row"))
+        if "rewards" in has and has["rewards"].shape == "P G"
+        else ("P G",)
+    )
+    expanded = (
+        ("", "B T", "B 1")
+        if any(k in has for k in ("advantages", "returns", "baseline")) and "log_probs" in has
+        else ("",)
+    )
+    kinds = (arrays,) if fixed or arrays == "jax" else (arrays, "numpy" if arrays == "torch" else "torch")
+    firsts = tuple(vectors.returns)
+    outputs: tuple[str | None, ...] = (output,) if output is not None else (None, "0", "1", firsts[0])
+    for kind, choice, layout, advantages, mask in itertools.product(kinds, outputs, layouts, expanded, masks):
+        yield Way(kind, mask, layout, advantages, choice)
+
+
+def _score(outcome: Outcome, case: Case) -> float:
+    if outcome.kind != "numbers":
+        return 0.5 if outcome.kind == "shape" else 0.0
+    if case.expected is None:
+        return 1.0
+    tolerance = 2e-5 if outcome.single else 1e-7
+    if difference(outcome, case.expected, tolerance) is None:
+        return 3.0
+    if any(difference(outcome, n, tolerance) is None for n in case.alternatives.values()):
+        return 2.0
+    return 1.0
+
+
+def built_in(
+    cases: list[Case], outcomes: Mapping[int, Outcome], how: Fit, vectors: Vectors
+) -> tuple[dict[str, Any], list[Case]]:
+    """What the settings that cannot be passed seem to be: the values under which most cases match, and those cases."""
+    fixed = [k for k in vectors.settings if not how.expresses(k)]
+    fixed = [k for k in fixed if k not in ("reduce", "length", "group_size") or _reduces(outcomes)]
+    groups: dict[tuple[Any, ...], list[Case]] = {}
+    for case in cases:
+        groups.setdefault(tuple(repr(case.settings[k]) for k in fixed), []).append(case)
+
+    def match(group: list[Case]) -> tuple[float, float]:
+        scored = [c for c in group if c.expected is not None]
+        right = sum(_score(outcomes[c.id], c) == 3 for c in scored)
+        named = max(
+            (
+                sum(_score_as(outcomes[c.id], c, name) for c in scored)
+                for name in {n for c in scored for n in c.alternatives}
+            ),
+            default=0,
+        )
+        n = max(len(scored), 1)
+        return (right / n if right == n else 0, max(right, named) / n)
+
+    best = max(groups.values(), key=match)
+    return {k: best[0].settings[k] for k in fixed}, best
+
+
+def _score_as(outcome: Outcome, case: Case, name: str) -> bool:
+    wanted = case.alternatives.get(name, case.expected)
+    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-7) is None
+
+
+def _reduces(outcomes: Mapping[int, Outcome]) -> bool:
+    """Does the function reduce by itself? What comes back per token is reduced here, as the case says."""
+    return all(o.taken != "tokens" for o in outcomes.values())
+
+
+# ------------------------------------------------------------------------------------------------------- case by case
+
+
+def _results(trial: Trial, vectors: Vectors, cases: list[Case], outcomes: Mapping[int, Outcome]) -> list[Result]:
+    results, overtime = [], 0
+    here = {c.id for c in cases}
+    for case in vectors.cases:
+        for precision in PRECISIONS:
+            if case.id not in here:
+                status, detail = "skip", "cannot be expressed with these parameters"
+            elif overtime > 2:
+                status, detail = "skip", "after three cases that took too long"
+            else:
+                outcome = outcomes[case.id] if precision == "float64" else trial.run(case, precision)
+                overtime += outcome.kind == "timeout"
+                status, detail = judge(outcome, case, precision)
+            results.append(Result(case.id, case.comment, case.flags, case.settings, precision, status, detail))
+    return results
+
+
+def judge(outcome: Outcome, case: Case, precision: str) -> tuple[str, str]:
+    """Status and detail of one case."""
+    if outcome.kind == "timeout":
+        return "timeout", outcome.detail
+    if case.result == "invalid":
+        if outcome.kind == "refused":
+            return "pass", outcome.detail
+        return "fail", f"expected an error, got {_short(outcome)}"
+    if outcome.kind != "numbers":
+        return ("warn" if case.result == "acceptable" else "error"), outcome.detail
+    if case.expected is None:
+        found = properties(outcome, case)
+    else:
+        single = precision == "float32" or outcome.single
+        found = difference(outcome, case.expected, case.tolerance["float32" if single else precision])
+    if found is None:
+        return "pass", ""
+    return ("warn" if case.result == "acceptable" else "fail"), found
+
+
+def _short(outcome: Outcome) -> str:
+    if outcome.kind != "numbers":
+        return outcome.detail
+    return ", ".join(f"{k} = {v}" for k, v in list(outcome.outputs.items())[:1])
+
+
+def _notes(trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], results: list[Result]) -> Iterable[str]:
+    ran = [outcomes[c.id] for c in cases if outcomes[c.id].kind == "numbers"]
+    vectors = trial.vectors
+    differentiable = any(a.gradient for a in vectors.arguments.values())
+    if differentiable and ran and all(o.gradients is None for o in ran):
+        why = "NumPy has none" if trial.way.arrays == "numpy" else "no gradient flows from what it returns"
+        yield f"no gradients: {why}, so only values were compared. Half of the proof is missing."
+    taken = {o.taken for o in ran}
+    if "tokens" in taken:
+        yield "it returns one number a token; they were reduced here, as the objective says."
+    if "rows" in taken:
+        yield "it returns one number a row or pair; their mean was taken here."
+    if "mean" in taken:
+        yield "it returns one number; it was compared with the mean of the expected ones over the chosen tokens."
+    missing = [k for k in vectors.returns if ran and not any(k in o.outputs for o in ran)]
+    if missing:
+        yield f"not returned, so not compared: {', '.join(missing)}."
+    if ran and all(o.single for o in ran):
+        yield "it computes in float32, whatever it is given."
+    changed = sorted({k for o in ran for k in o.changed})
+    if changed:
+        yield f"it changes its inputs in place: {', '.join(changed)}."
+    skipped = len({r.case_id for r in results if r.status == "skip"})
+    if skipped:
+        yield (
+            f"{skipped} of {len(vectors.cases)} cases were left out: they need an argument that it does not take, or "
+            "another value of a number that it has built in."
+        )

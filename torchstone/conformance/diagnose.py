@@ -1,0 +1,295 @@
+"""Which known variant or bug is it? Stored alternatives first, then combinations by the oracle, then flags."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torchstone.conformance.call import Outcome
+from torchstone.conformance.checker import Diagnosis, Result, Trial
+from torchstone.conformance.compare import difference, leaves, reduced
+from torchstone.conformance.vectors import Case, Numbers, Vectors
+
+SECONDS = 30.0  # for the search of combinations
+
+
+def diagnose(
+    trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], results: Sequence[Result],
+    taken: Mapping[str, Any], accept: Sequence[str], search: bool = True,
+) -> tuple[list[Diagnosis], list[Result]]:  # fmt: skip
+    """What explains the failures, and those failures that nothing explains."""
+    failed = [r for r in results if r.status in ("fail", "error", "timeout")]
+    vectors = trial.vectors
+    found = [*_other_settings(vectors, taken, cases, accept)]
+    if not failed:
+        return found, []
+    scored = [c for c in cases if c.expected is not None and outcomes[c.id].kind == "numbers"]
+    wrong = {r.case_id for r in failed if r.precision == "float64"}
+    names, explained = _single(vectors, scored, outcomes, wrong)
+    core = [c for c in scored if c.id in wrong and c.id not in explained and not _hazard(c)]
+    if core and search:
+        more, covers = _combined(trial, scored, outcomes, wrong)
+        if len(covers) > len(explained):
+            names, explained = more, covers
+    if names:
+        found.append(_named(vectors, names, scored, outcomes, trial, accept))
+    rest = [r for r in failed if r.case_id not in explained]
+    if rest and not names:
+        factor = _factor([c for c in scored if not _hazard(c)], outcomes)
+        if factor is not None:
+            found.append(factor)
+            rest = [r for r in rest if _hazard_flags(r.flags)]
+    by_flag, rest = _by_flag(vectors, results, rest, accept)
+    return found + by_flag, rest
+
+
+def _other_settings(
+    vectors: Vectors, taken: Mapping[str, Any], cases: list[Case], accept: Sequence[str]
+) -> Iterable[Diagnosis]:
+    """A setting that the function has built in, on which the objective leaves no choice, and it chose otherwise."""
+    for name, value in taken.items():
+        setting = vectors.settings[name]
+        if not setting.free and setting.usual and value != setting.usual[0]:
+            label = f"{name}={value}"
+            yield Diagnosis(
+                (label,), "variant", len(cases), len(cases), (f"{setting.about} It is {value} here.",), (),
+                accepted=label in accept or name in accept or str(value) in accept,
+            )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- alternatives by name
+
+
+def _matches(outcome: Outcome, wanted: Numbers | None) -> bool:
+    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-7) is None
+
+
+def _single(
+    vectors: Vectors, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int]
+) -> tuple[tuple[str, ...], set[int]]:
+    """The alternative that explains most failures and contradicts nothing but edges."""
+    best: tuple[float, tuple[str, ...], set[int]] = (0, (), set())
+    for name in vectors.named:
+        shown = [c for c in scored if name in c.alternatives]
+        hit = {c.id for c in shown if _matches(outcomes[c.id], c.alternatives[name])}
+        against = [c for c in shown if c.id not in hit and not _hazard(c)]
+        score = len(hit & wrong) - 2 * len(against)
+        if hit & wrong and score > best[0]:
+            best = (score, (name,), hit & wrong)
+    return best[1], best[2]
+
+
+def _combined(
+    trial: Trial, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int]
+) -> tuple[tuple[str, ...], set[int]]:
+    """Two or three alternatives at once, or another number, computed by the oracle and compared case by case."""
+    objective = _oracle(trial.vectors.objective)
+    failing = [c for c in scored if c.id in wrong and not _hazard(c) and _finite(outcomes[c.id])]
+    if objective is None or not failing:
+        return (), set()
+    probe = min(failing, key=lambda c: (-len(c.alternatives), _tokens(c)))
+    facets = _facets(objective, trial, probe.settings)
+    end = time.monotonic() + SECONDS
+    best: tuple[tuple[str, ...], set[int]] = ((), set())
+    for size in (1, 2, 3):
+        for names in itertools.combinations(facets, size):
+            if time.monotonic() > end:
+                return best
+            if not _orthogonal(objective, names):
+                continue
+            if not _matches(_values_only(outcomes[probe.id]), _by_oracle(objective, probe, names, gradients=False)):
+                continue
+            hit = {c.id for c in scored if _matches(outcomes[c.id], _by_oracle(objective, c, names))}
+            core = [c for c in scored if not _hazard(c)]
+            if (
+                probe.id in hit
+                and len(hit & wrong) > len(best[1])
+                and sum(c.id in hit for c in core) >= 0.7 * len(core)
+            ):
+                best = (names, hit & wrong)
+        if best[0]:
+            return best
+    return best
+
+
+def _oracle(name: str) -> Any:
+    try:
+        from torchstone_oracle.contracts import OBJECTIVES
+    except ImportError:
+        return None
+    return OBJECTIVES.get(name)
+
+
+def _facets(objective: Any, trial: Trial, settings: Mapping[str, Any]) -> list[str]:
+    """Alternatives by name, and other usual values of numbers ("epsilon=0.1")."""
+    numbers = [
+        f"{k}={v}"
+        for k, s in objective.settings.items()
+        for v in s.usual
+        if v != settings[k] and v is not None and settings[k] is not None
+    ]
+    return [*objective.alternatives, *numbers]
+
+
+def _orthogonal(objective: Any, names: Sequence[str]) -> bool:
+    """No step or number is replaced twice."""
+    replaced = [
+        key
+        for n in names
+        for key in (
+            (*objective.alternatives[n].steps, *objective.alternatives[n].settings)
+            if n in objective.alternatives
+            else (n.partition("=")[0],)
+        )
+    ]
+    return len(replaced) == len(set(replaced))
+
+
+def _by_oracle(objective: Any, case: Case, names: Sequence[str], gradients: bool = True) -> Numbers | None:
+    """The oracle's numbers for a case with these alternatives; None where they have none."""
+    settings = dict(case.settings)
+    for n in names:
+        if n not in objective.alternatives:
+            key, _, _ = n.partition("=")
+            settings[key] = next(v for v in objective.settings[key].usual if f"{key}={v}" == n)
+    try:
+        outputs, slopes = objective.run(
+            dict(case.inputs), settings, *(n for n in names if n in objective.alternatives), gradients=gradients
+        )
+    except Exception:
+        return None
+    return Numbers(
+        {k: _floats(outputs[k]) for k in objective.returns if outputs.get(k) is not None},
+        {k: _floats(g) for k, g in slopes.items()},
+    )
+
+
+def _floats(x: Any) -> Any:
+    if isinstance(x, list):
+        return [_floats(part) for part in x]
+    return None if x is None else float(getattr(x, "value", x))
+
+
+def _values_only(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.kind, outcome.outputs, None, outcome.detail, outcome.taken, outcome.single)
+
+
+def _tokens(case: Case) -> int:
+    return sum(1 for _ in leaves(dict(case.inputs)))
+
+
+def _finite(outcome: Outcome) -> bool:
+    return all(math.isfinite(x) for _, x in leaves(dict(outcome.outputs)))
+
+
+def _named(
+    vectors: Vectors, names: tuple[str, ...], scored: list[Case], outcomes: Mapping[int, Outcome], trial: Trial,
+    accept: Sequence[str],
+) -> Diagnosis:  # fmt: skip
+    if len(names) == 1 and names[0] in vectors.flags:
+        shown = [c for c in scored if names[0] in c.alternatives]
+        matched = sum(_matches(outcomes[c.id], c.alternatives[names[0]]) for c in shown)
+        of = len(shown)
+    else:
+        objective = _oracle(vectors.objective)
+        of = len(scored)
+        matched = sum(_matches(outcomes[c.id], _by_oracle(objective, c, names)) for c in scored)
+    flags = [vectors.flags[n] for n in names if n in vectors.flags]
+    kinds = {f.kind for f in flags}
+    about = tuple(
+        vectors.flags[n].about if n in vectors.flags else f"{n.partition('=')[0]} is {n.partition('=')[2]}."
+        for n in names
+    )
+    return Diagnosis(
+        names,
+        "bug" if "bug" in kinds else "variant" if kinds else "setting",
+        matched, of, about, tuple(f.effect for f in flags),
+        tuple(dict.fromkeys(x for f in flags for x in f.links)),
+        tuple(dict.fromkeys(x for f in flags for x in f.pitfalls)),
+        accepted=all(n in accept or n.partition("=")[0] in accept for n in names),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- a constant factor; failing flags
+
+
+def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> Diagnosis | None:
+    """Are all numbers the right ones times one constant?"""
+    found: float | None = None
+    cases = [c for c in scored if c.expected is not None and any(x for _, x in leaves(dict(c.expected.outputs)))]
+    for case in cases:
+        assert case.expected is not None
+        outcome = outcomes[case.id]
+        expected = reduced(case.expected, outcome.taken)
+        first = next(iter(expected.outputs))
+        pairs = zip(leaves(expected.outputs[first]), leaves(outcome.outputs[first]), strict=False)
+        ratios = [got / right for (_, right), (_, got) in pairs if abs(right) > 1e-6]
+        if found is None and ratios:
+            found = ratios[0]
+        if found is None or not math.isfinite(found) or abs(found) < 1e-9 or abs(found - 1) < 1e-6:
+            return None
+        scaled = Numbers(
+            {first: _times(expected.outputs[first], found)},
+            {k: _times(g, found) for k, g in expected.gradients.items()},
+        )
+        if not _matches(outcome, scaled):
+            return None
+    if found is None or len(cases) < 2:
+        return None
+    about = f"Your numbers are {found:.6g} times the right ones, value and gradient."
+    effect = "The learning rate is another one by this factor." if found > 0 else "The update goes the wrong way."
+    return Diagnosis((f"times {found:.6g}",), "factor", len(cases), len(cases), (about,), (effect,))
+
+
+def _times(x: Any, factor: float) -> Any:
+    return [_times(part, factor) for part in x] if isinstance(x, list) else (None if x is None else factor * x)
+
+
+HAZARDS = ("nan_under_mask", "all_masked", "empty_row", "far_log_ratio", "one_token", "rows_equal_columns")
+
+
+def _hazard(case: Case) -> bool:
+    """Is this a case in which code fails for a reason of its own?"""
+    return bool(_hazard_flags(case.flags))
+
+
+def _hazard_flags(flags: Iterable[str]) -> bool:
+    return any(f in HAZARDS or f.startswith(("tie", "group_of_one", "extreme", "empty", "unscored")) for f in flags)
+
+
+def _by_flag(
+    vectors: Vectors, results: Sequence[Result], rest: list[Result], accept: Sequence[str]
+) -> tuple[list[Diagnosis], list[Result]]:
+    """Failures that have an edge in common: the fewest flags that cover them."""
+    found, left = [], list(rest)
+    while left:
+        best, covers = None, 0.0
+        for flag in dict.fromkeys(f for r in left for f in r.flags if vectors.flags[f].kind == "edge"):
+            failing = {r.case_id for r in left if flag in r.flags}
+            ran = {r.case_id for r in results if flag in r.flags and r.status != "skip"}
+            share = len(failing) * (len(failing) / len(ran)) * (2 if _hazard_flags([flag]) else 1)
+            if share > covers:
+                best, covers = flag, share
+        if best is None:
+            break
+        flag_data = vectors.flags[best]
+        failing = {r.case_id for r in left if best in r.flags}
+        of = {r.case_id for r in results if best in r.flags and r.status != "skip"}
+        found.append(
+            Diagnosis(
+                (best,),
+                "edge",
+                len(failing),
+                len(of),
+                (flag_data.about,),
+                (flag_data.effect,),
+                flag_data.links,
+                flag_data.pitfalls,
+                accepted=best in accept,
+            )
+        )
+        left = [r for r in left if r.case_id not in failing]
+    return found, left

@@ -1,0 +1,272 @@
+"""Which of a function's parameters is which of ours? Guessed from the names that the field uses.
+
+``role("ref_per_token_logps")`` is "ref_log_probs". What cannot be guessed is asked for: ``--names``, ``--set``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchstone.conformance.target import TargetError
+from torchstone.conformance.vectors import Vectors
+
+# fmt: off
+WHOSE = {  # words that say whose log-prob, value or reward it is
+    "ref": "ref reference base init initial frozen anchor",
+    "sampler": "sampler vllm inference infer engine",
+    "old": "old prev previous behavior behaviour behave rollout mu generation fixed before",
+    "chosen": "chosen win winner winning w preferred pos positive good accepted better",
+    "rejected": "rejected reject lose loser losing l dispreferred neg negative bad worse",
+}
+WHAT = {  # words that say what it is
+    "log_probs": "logprob logprobs logp logps lp logpi",
+    "logits": "logits logit",
+    "mask": "mask masks",
+    "advantages": "advantage advantages adv advs a",
+    "rewards": "reward rewards r score scores",
+    "values": "value values v vpred vpreds vs baseline",
+    "returns": "return returns ret rets",
+    "entropies": "entropy entropies ent",
+    "targets": "target targets label labels index ids actions",
+    "log_ratios": "logratio logratios",
+    "ratios": "ratio ratios rho",
+}
+SETTINGS = {  # whole names, after words such as "coefficient" have become one
+    "epsilon": "epsilon eps clip cliprange clip_range clip_eps eps_clip clip_ratio clip_param clip_epsilon "
+               "clip_coef ppo_clip epsilon_low clip_low eps_low cliprange_low clip_ratio_low clip_eps_low "
+               "clip_range_low low_clip clip_epsilon_low eps_clip_low",
+    "epsilon_high": "epsilon_high clip_high eps_high cliprange_high clip_ratio_high clip_eps_high clip_range_high "
+                    "high_clip clip_epsilon_high eps_clip_high epsilon_upper",
+    "dual_clip": "dual_clip clip_ratio_c dual_clip_c delta",
+    "value_epsilon": "value_epsilon cliprange_value clip_range_vf value_clip vf_clip value_clip_eps clip_value",
+    "beta": "beta kl_coef kl_beta kl_weight kl_ctl kl_loss_coef kl_penalty_coef init_kl_coef beta_kl kl_penalty",
+    "gamma": "gamma discount discount_factor",
+    "lam": "lam lambda lambd lmbda gae_lambda gae_lam lamb",
+    "eps": "eps epsilon std_eps adv_eps",
+    "temperature": "temperature temp tau t",
+    "correction": "correction ddof",
+    "divide_by_std": "divide_by_std normalize_by_std scale_rewards scale_by_std use_std std_norm norm_adv_by_std "
+                     "norm_adv_by_std_in_grpo normalize_std use_std_normalization normalize",
+    "label_smoothing": "label_smoothing smoothing label_smooth",
+    "denominator": "denominator num_items_in_batch normalizer batch_num_tokens total_tokens num_tokens n_tokens "
+                   "global_num_tokens",
+    "length": "length max_length max_len max_tokens max_completion_length loss_scale_factor max_response_length "
+              "generation_max_len",
+    "value_coef": "value_coef vf_coef value_loss_coef critic_coef v_coef",
+    "entropy_coef": "entropy_coef ent_coef entropy_loss_coef",
+    "group_size": "group_size num_generations n_samples n_samples_per_prompt num_samples rollout_n g k n n_rollouts "
+                  "samples_per_prompt",
+    "reduce": "reduce reduction loss_agg_mode aggregation",
+    "flip_rate": "flip_rate label_smoothing label_noise",
+    "delta": "delta margin",
+    "eos_id": "eos_id eos_token_id eos",
+    "keep_mean": "keep_mean",
+}
+# fmt: on
+AGGREGATIONS = {  # loss_agg_mode, as verl names them
+    "token_mean": "token-mean",
+    "sequence_sum": "seq-mean-token-sum",
+    "sequence_mean": "seq-mean-token-mean",
+}
+
+
+def words(name: str) -> list[str]:
+    """``refPerTokenLogps`` -> ref, per, token, logp."""
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    snake = re.sub(r"log_?probabilit(y|ies)", "logprobs", snake)
+    snake = re.sub(r"log_(?=p(rob)?s?(_|$)|pi|ratio|probs)", "log", snake)
+    snake = snake.replace("coefficient", "coef").replace("coeff", "coef").replace("normaliz", "normaliz")
+    return [w for w in snake.split("_") if w]
+
+
+def role(name: str) -> str | None:
+    """The argument of ours that a parameter of this name usually is; None where it cannot be told."""
+    ws = words(name)
+    what = next((k for k, known in WHAT.items() for w in ws if w in known.split()), None)
+    if "mask" in ws or "mask" in name.lower():
+        what = "mask"
+    whose = [k for k, known in WHOSE.items() if any(w in known.split() for w in ws)]
+    if what is None:
+        return None
+    if what == "mask":
+        return next((f"{k}_mask" for k in ("chosen", "rejected") if k in whose), "mask")
+    if what == "log_probs" and whose in (["old", "sampler"], ["sampler"]):
+        return "sampler_log_probs"
+    return "_".join([*whose, what])
+
+
+def setting(name: str) -> list[str]:
+    """The settings of ours that a parameter of this name may be."""
+    joined = "_".join(words(name))
+    return [k for k, known in SETTINGS.items() if joined in known.split()]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a function's parameters are filled: from the case's arguments, from its settings, or as the user said.
+
+    ``arguments``, ``settings``: their name -> ours. ``derived``: their name -> "log_ratios", "ratios". ``fillers``:
+    their name -> what it may be without changing the objective. ``given``: their name -> the user's value.
+    ``defaults``: left as they are. ``constructor``: the same for the arguments of a class.
+    """
+
+    arguments: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    derived: dict[str, str] = field(default_factory=dict)
+    fillers: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    defaults: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    positional: tuple[str, ...] = ()
+    constructor: Fit | None = None
+
+    def expresses(self, ours: str) -> bool:
+        """Can this argument or setting of ours be passed at all?"""
+        inner = self.constructor is not None and self.constructor.expresses(ours)
+        return inner or ours in {**self.arguments, **self.settings}.values() or ours in self.arguments.values()
+
+    def says(self) -> dict[str, str]:
+        """Their name -> ours, for the report."""
+        outer = self.constructor.says() if self.constructor else {}
+        return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
+
+
+# What a parameter that the objective does not know may be given without changing it.
+FILLERS = {
+    "ref_log_probs": "log_probs", "old_log_probs": "log_probs", "sampler_log_probs": "old_log_probs",
+    "beta": "0", "entropy_coef": "0", "value_coef": "0", "label_smoothing": "0",
+    "mask": "all True", "chosen_mask": "all True", "rejected_mask": "all True",
+}  # fmt: skip
+
+
+def fit(function: Callable[..., Any], vectors: Vectors, names: Mapping[str, str], settings: Mapping[str, Any]) -> Fit:
+    """Match a function's parameters with an objective's arguments and settings.
+
+    Raises TargetError: a parameter without a default cannot be matched; a name in ``names`` or ``settings`` is unknown.
+    """
+    constructor = None
+    run = function
+    if inspect.isclass(function):
+        constructor = _fit(_parameters(function.__init__)[1:], vectors, names, settings, partial=True)
+        run = getattr(function, "forward", None) or function.__call__
+        parameters = _parameters(run)[1:]
+    else:
+        forward = getattr(function, "forward", None)
+        parameters = _parameters(forward if forward is not None and not inspect.isroutine(function) else function)
+    every = {p.name for p in parameters} | (
+        set(constructor.says()) | set(constructor.defaults) if constructor else set()
+    )
+    loose = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for source, given in (("--names", names), ("--set", settings)):
+        for name in given:
+            if name not in every and not loose:
+                raise TargetError(f"{source}: the target has no parameter {name!r}; it has {', '.join(sorted(every))}")
+    inside = set(constructor.says()) if constructor else set()
+    found = _fit(parameters, vectors, names, {k: v for k, v in settings.items() if k not in inside})
+    if constructor is None:
+        return found
+    return Fit(**{**vars(found), "constructor": constructor})
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as e:
+        raise TargetError(
+            f"target: the parameters of {function!r} cannot be read; wrap it in a function that names them"
+        ) from e
+
+
+def _fit(
+    parameters: list[inspect.Parameter], vectors: Vectors, names: Mapping[str, str], settings: Mapping[str, Any],
+    partial: bool = False,
+) -> Fit:  # fmt: skip
+    kinds: dict[str, dict[str, Any]] = {"arguments": {}, "settings": {}, "derived": {}, "fillers": {}, "given": {}}
+    unknown, defaults = [], []
+    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for p in parameters:
+        if p.name in settings:
+            kinds["given"][p.name] = settings[p.name]
+            continue
+        taken = set(kinds["arguments"].values()) | set(kinds["settings"].values())
+        kind, ours = _match(p, vectors, names, taken)
+        if kind:
+            kinds[kind][p.name] = ours
+        elif p.default is p.empty:
+            unknown.append(p.name)
+        else:
+            defaults.append(p.name)
+    for p in parameters:  # a parameter that the objective does not know, but that has a neutral value
+        if p.name in unknown:
+            filler = next((k for k in [role(p.name), *setting(p.name)] if k in FILLERS), None)
+            if filler:
+                kinds["fillers"][p.name] = filler
+                unknown.remove(p.name)
+    tensors = [k for k in vectors.arguments if k not in kinds["arguments"].values()]
+    required = [k for k in tensors if all(k in case.inputs for case in vectors.cases)]
+    if len(unknown) == 1 and len(required) == 1 and not partial:  # one is left on both sides
+        kinds["arguments"][unknown.pop()] = required[0]
+    if unknown and not partial:
+        left = ", ".join([*tensors, *(k for k in vectors.settings if k not in kinds["settings"].values())])
+        raise TargetError(
+            f"target: cannot tell what {', '.join(unknown)} should be; say so with names "
+            f"({unknown[0]} = one of {left}) or set a value ({unknown[0]}=...)"
+        )
+    return Fit(
+        kinds["arguments"], kinds["settings"], kinds["derived"], kinds["fillers"], kinds["given"], defaults=tuple(defaults),
+        optional=frozenset(p.name for p in parameters if p.default is not p.empty),
+        positional=tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
+    )  # fmt: skip
+
+
+def _match(
+    p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], taken: set[str]
+) -> tuple[str | None, str | None]:
+    """("arguments" or "settings" or "derived", our name) for one parameter."""
+    if p.name in names:
+        ours = names[p.name]
+        for kind, known in (("arguments", vectors.arguments), ("settings", vectors.settings)):
+            if ours in known:
+                return kind, ours
+        if ours in ("log_ratios", "ratios", "group_size"):
+            return "derived", ours
+        known_names = ", ".join([*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size"])
+        raise TargetError(f"--names: {p.name} = {ours!r}: expected one of {known_names}")
+    if p.name in vectors.arguments and p.name not in taken:
+        return "arguments", p.name
+    if p.name in vectors.settings and p.name not in taken:
+        return "settings", p.name
+    for ours in setting(p.name):
+        if ours in vectors.settings and ours not in taken:
+            return "settings", ours
+    guess = role(p.name)
+    for ours in _near_roles(guess):
+        if ours in vectors.arguments and ours not in taken:
+            return "arguments", ours
+    if "group_size" in setting(p.name) and any(a.shape == "P G" for a in vectors.arguments.values()):
+        return "derived", "group_size"
+    if guess in ("log_ratios", "ratios", "ref_log_ratios"):
+        return "derived", guess.removeprefix("ref_")
+    return None, None
+
+
+def _near_roles(guess: str | None) -> list[str]:
+    """What a role may be called in an objective that has another word for it."""
+    others = {
+        "ref_log_probs": ["old_log_probs"],
+        "old_log_probs": ["ref_log_probs", "sampler_log_probs"],
+        "sampler_log_probs": ["old_log_probs"],
+        "rewards": ["scores"],
+        "chosen_rewards": ["chosen_log_probs"],
+        "rejected_rewards": ["rejected_log_probs"],
+        "targets": ["tokens", "completions"],
+        "returns": ["advantages"],
+        "advantages": ["returns"],
+        "values": ["baseline", "x"],
+        "ref_logits": [],
+    }
+    return [] if guess is None else [guess, *others.get(guess, [])]

@@ -1,0 +1,101 @@
+"""Somebody else's function: find it, and call it with a time limit."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torchstone.spelling import near
+
+
+class TargetError(ValueError):
+    """The target cannot be found, imported or called; the message says what to do."""
+
+
+class Overtime(Exception):
+    """A call took longer than its limit."""
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The function or class behind ``package.module:function`` or ``folder/file.py:function``.
+
+    Raises TargetError: no such file, module or function, or the module raises while it is imported.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise TargetError(f"target: expected package.module:function or file.py:function, got {target!r}")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    try:
+        found = reduce(getattr, name.split("."), module)
+    except AttributeError:
+        public = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise TargetError(
+            f"target: {place} has no {name!r}{near(name, public)}; it has {', '.join(public) or 'no function'}"
+        ) from None
+    if not callable(found):
+        raise TargetError(f"target: expected a function or a class, but {target} is {type(found).__name__}")
+    return found
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"target: there is no file {path}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"torchstone_target_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"target: {path} is no Python file")
+    module, run = importlib.util.module_from_spec(spec), spec.loader.exec_module
+    sys.modules[spec.name] = module
+    _import(str(path), lambda: run(module))
+    return module
+
+
+def _from_name(name: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return _import(name, lambda: importlib.import_module(name))
+
+
+def _import(place: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except ModuleNotFoundError as e:
+        raise TargetError(f"target: {place} cannot be imported, since there is no module {e.name!r} here") from e
+    except (Exception, SystemExit) as e:
+        raise TargetError(f"target: {place} cannot be imported: {describe(e)}") from e
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise ``Overtime`` inside the block after ``seconds``. Works in the main thread; elsewhere there is no limit."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise Overtime(f"took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
