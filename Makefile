@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 
-.PHONY: demo test test-peers bench docs clean
+.PHONY: demo test test-peers bench vectors docs clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -23,6 +23,10 @@ test-peers: .venv-peers/done
 
 bench: .venv-peers/done
 	for name in recurrence objectives linear startup training; do .venv-peers/bin/python benchmarks/$$name.py || exit 1; done
+
+vectors: .venv/done
+	$(BIN)/python -m torchstone_oracle torchstone/conformance/vectors
+	$(BIN)/python docs/flags.py
 
 docs: .venv/done
 	$(BIN)/python docs/build.py

@@ -1,8 +1,8 @@
 """What a vector file says about one objective: its arguments, its right numbers, and what is known to go wrong.
 
-An objective is computed from *steps*: plain functions, the right one for each. A named alternative (a published variant,
-or a bug that somebody has had) is the same computation with one step, or a few, replaced. So alternatives can be
-combined: a function with two mistakes is the computation with two steps replaced.
+An objective is computed from *steps*: plain functions, the right one for each. A named alternative (a published
+variant, or a bug that somebody has had) is the same computation with one step, or a few, replaced. So alternatives can
+be combined: a function with two mistakes is the computation with two steps replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Step = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Argument:
-    """``shape`` names the dimensions ("B T"; "" is a number). ``gradient``: the derivative by it is part of the contract."""
+    """``shape`` names the dimensions ("B T"; "" is a number). ``gradient``: the contract has the derivative by it."""
 
     shape: str
     unit: str
@@ -44,7 +44,7 @@ class Setting:
 class Flag:
     """What a case is about, or how an alternative differs.
 
-    ``kind``: "bug" (somebody's mistake), "variant" (published, under another name), "edge" (an input that code forgets).
+    ``kind``: "bug" (somebody's mistake), "variant" (published under another name), "edge" (an input that code forgets).
     ``pitfalls``: rows of the catalogue of mistakes, such as C32. ``links``: papers, threads, commits.
     """
 
@@ -115,7 +115,9 @@ class Objective:
             steps |= self.alternatives[name].steps
             numbers |= self.alternatives[name].settings
         wanted = [k for k, a in self.arguments.items() if a.gradient and inputs.get(k) is not None and gradients]
-        given = {k: _leaves(x, (k,), k in wanted) if self.arguments[k].kind == "float" else x for k, x in inputs.items()}
+        given = {
+            k: _leaves(x, (k,), k in wanted) if self.arguments[k].kind == "float" else x for k, x in inputs.items()
+        }
         outputs = self.compute(given, numbers, steps)
         slopes = total(flat(outputs[next(iter(self.returns))])).slopes
         return outputs, {k: _shaped(inputs[k], (k,), slopes) for k in wanted}

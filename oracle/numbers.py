@@ -51,7 +51,7 @@ class Dual:
 
     def __truediv__(self, other: Number) -> Dual:
         other = dual(other)
-        return self * _chain(other, _quotient(1, other.value), -_quotient(1, other.value) ** 2)
+        return self * _chain(other, _quotient(1, other.value), -(_quotient(1, other.value) ** 2))
 
     def __radd__(self, other: Number) -> Dual:
         return self + other

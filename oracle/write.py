@@ -67,7 +67,9 @@ def group_data(objective: Objective, group: Group, ids: Any) -> dict[str, Any]:
 
 
 def case_data(objective: Objective, settings: Mapping[str, Any], case: Case, number: int) -> dict[str, Any]:
-    unknown = [f for f in case.flags if f not in objective.edges] + [k for k in case.inputs if k not in objective.arguments]
+    unknown = [f for f in case.flags if f not in objective.edges] + [
+        k for k in case.inputs if k not in objective.arguments
+    ]
     if unknown:
         raise ValueError(f"{objective.name}, case {number} ({case.comment}): unknown {unknown}")
     data: dict[str, Any] = {

@@ -14,6 +14,9 @@ usage: torchstone COMMAND [options]
   compare         watch REINFORCE, PPO, GRPO and DPO teach one small language model the same task (about 3 minutes)
   train METHOD    one run of reinforce, ppo, grpo or dpo: of the small model, or of a Hugging Face model
   recipes         every named algorithm as a row of choices; one row, or what differs between two
+  check TARGET    is a function of yours right? If not: which known variant or bug is it?
+  identify TARGET which objective, recipe or framework's dialect does a function implement?
+  peers           the same check over TRL, verl, OpenRLHF and Liger, as far as they are installed
   cost            memory and work of an update on paper, with the formula behind every number
 
 examples
@@ -25,6 +28,7 @@ examples
   torchstone train grpo --model FOLDER --data prompts.jsonl --reward reward.py:score
   torchstone train dpo --model FOLDER --data pairs.jsonl   lines with prompt, chosen, rejected
   torchstone train --resume runs/grpo-sort-0               go on with an interrupted run
+  torchstone check my_losses.py:grpo_loss --objective grpo_loss
 
 torchstone COMMAND --help (torchstone train METHOD --help) explains every option.
 """
@@ -82,6 +86,27 @@ def _recipes(arguments: list[str]) -> int:
     return commands.guarded(recipes, arguments)
 
 
+def _check(arguments: list[str]) -> int:
+    from torchstone.cli import commands
+    from torchstone.cli.check import check
+
+    return commands.guarded(check, arguments)
+
+
+def _identify(arguments: list[str]) -> int:
+    from torchstone.cli import commands
+    from torchstone.cli.check import identify
+
+    return commands.guarded(identify, arguments)
+
+
+def _peers(arguments: list[str]) -> int:
+    from torchstone.cli import commands
+    from torchstone.cli.peers import peers
+
+    return commands.guarded(peers, arguments)
+
+
 def _cost(arguments: list[str]) -> int:
     from torchstone.cli.cost import cost  # not guarded: that loads torch, and this needs none
 
@@ -92,5 +117,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "train": _train,
     "recipes": _recipes,
+    "check": _check,
+    "identify": _identify,
+    "peers": _peers,
     "cost": _cost,
 }

@@ -358,7 +358,7 @@ def _size(x: Any) -> int:
 def _candidates(result: Any, label: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in a result that is an array or a number, with its index, key or attribute."""
     if isinstance(result, bool | int | float):
-        yield label, torch.tensor(result)
+        yield label, torch.tensor(result, dtype=torch.bool if isinstance(result, bool) else torch.float64)
     elif hasattr(result, "shape") and hasattr(result, "ndim"):
         yield (
             label,
@@ -377,7 +377,7 @@ def _candidates(result: Any, label: str = "") -> Iterator[tuple[str, Any]]:
         for i, x in enumerate(result):
             yield from _candidates(x, f"{label}.{i}" if label else str(i))
     elif hasattr(result, "total") and hasattr(result, "count") and not hasattr(result, "_fields"):
-        yield label, torch.as_tensor(float(result))
+        yield label, torch.tensor(float(result), dtype=torch.float64)
     elif result is not None:
         names = getattr(result, "_fields", None) or list(getattr(result, "__dict__", {}))
         for k in sorted(names, key=lambda k: k not in ("loss", "value")) if not hasattr(result, "_fields") else names:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torchstone.conformance.call import Outcome
-from torchstone.conformance.checker import Diagnosis, Result, Trial
+from torchstone.conformance.checker import ORDINARY, Diagnosis, Result, Trial, hazards
 from torchstone.conformance.compare import difference, leaves, reduced
 from torchstone.conformance.vectors import Case, Numbers, Vectors
 
@@ -29,19 +29,30 @@ def diagnose(
     scored = [c for c in cases if c.expected is not None and outcomes[c.id].kind == "numbers"]
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     names, explained = _single(vectors, scored, outcomes, wrong)
-    core = [c for c in scored if c.id in wrong and c.id not in explained and not _hazard(c)]
+    core = [c for c in scored if c.id in wrong and c.id not in explained and not hazards(c)]
     if core and search:
         more, covers = _combined(trial, scored, outcomes, wrong)
         if len(covers) > len(explained):
             names, explained = more, covers
-    if names:
-        found.append(_named(vectors, names, scored, outcomes, trial, accept))
+    named = [names] if names else []
+    while wrong - explained:  # what shows only in some cases, such as empty rows, may have a name of its own
+        names, alone = _single(vectors, scored, outcomes, wrong - explained, explained)
+        grown, joint = (
+            _extended(trial, scored, outcomes, wrong - explained, explained, named[0])
+            if named and search
+            else ((), set())
+        )
+        if not alone and not joint:
+            break
+        named = [grown, *named[1:]] if len(joint) > len(alone) else [*named, names]
+        explained = explained | alone | joint
+    found += [_named(vectors, names, scored, outcomes, accept) for names in named]
     rest = [r for r in failed if r.case_id not in explained]
-    if rest and not names:
-        factor = _factor([c for c in scored if not _hazard(c)], outcomes)
+    if rest and not explained:
+        factor = _factor([c for c in scored if not hazards(c)], outcomes)
         if factor is not None:
             found.append(factor)
-            rest = [r for r in rest if _hazard_flags(r.flags)]
+            rest = [r for r in rest if set(r.flags) - set(ORDINARY)]
     by_flag, rest = _by_flag(vectors, results, rest, accept)
     return found + by_flag, rest
 
@@ -64,19 +75,20 @@ def _other_settings(
 
 
 def _matches(outcome: Outcome, wanted: Numbers | None) -> bool:
-    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-7) is None
+    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-9) is None
 
 
 def _single(
-    vectors: Vectors, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int]
-) -> tuple[tuple[str, ...], set[int]]:
-    """The alternative that explains most failures and contradicts nothing but edges."""
+    vectors: Vectors, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int],
+    explained: set[int] = frozenset(),  # type: ignore[assignment]
+) -> tuple[tuple[str, ...], set[int]]:  # fmt: skip
+    """The alternative that explains most failures, and contradicts least elsewhere: edges count half."""
     best: tuple[float, tuple[str, ...], set[int]] = (0, (), set())
     for name in vectors.named:
         shown = [c for c in scored if name in c.alternatives]
         hit = {c.id for c in shown if _matches(outcomes[c.id], c.alternatives[name])}
-        against = [c for c in shown if c.id not in hit and not _hazard(c)]
-        score = len(hit & wrong) - 2 * len(against)
+        against = [c for c in shown if c.id not in hit and c.id not in explained]
+        score = len(hit & wrong) - sum(1 if hazards(c) else 2 for c in against)
         if hit & wrong and score > best[0]:
             best = (score, (name,), hit & wrong)
     return best[1], best[2]
@@ -87,7 +99,7 @@ def _combined(
 ) -> tuple[tuple[str, ...], set[int]]:
     """Two or three alternatives at once, or another number, computed by the oracle and compared case by case."""
     objective = _oracle(trial.vectors.objective)
-    failing = [c for c in scored if c.id in wrong and not _hazard(c) and _finite(outcomes[c.id])]
+    failing = [c for c in scored if c.id in wrong and not hazards(c) and _finite(outcomes[c.id])]
     if objective is None or not failing:
         return (), set()
     probe = min(failing, key=lambda c: (-len(c.alternatives), _tokens(c)))
@@ -103,7 +115,7 @@ def _combined(
             if not _matches(_values_only(outcomes[probe.id]), _by_oracle(objective, probe, names, gradients=False)):
                 continue
             hit = {c.id for c in scored if _matches(outcomes[c.id], _by_oracle(objective, c, names))}
-            core = [c for c in scored if not _hazard(c)]
+            core = [c for c in scored if not hazards(c)]
             if (
                 probe.id in hit
                 and len(hit & wrong) > len(best[1])
@@ -112,6 +124,27 @@ def _combined(
                 best = (names, hit & wrong)
         if best[0]:
             return best
+    return best
+
+
+def _extended(
+    trial: Trial, scored: list[Case], outcomes: Mapping[int, Outcome], left: set[int], explained: set[int],
+    names: tuple[str, ...],
+) -> tuple[tuple[str, ...], set[int]]:  # fmt: skip
+    """One more alternative beside these, that explains what is left and keeps what is explained."""
+    objective = _oracle(trial.vectors.objective)
+    best: tuple[tuple[str, ...], set[int]] = ((), set())
+    if objective is None:
+        return best
+    open_cases = [c for c in scored if c.id in left and not _matches(outcomes[c.id], _by_oracle(objective, c, names))]
+    for name in objective.alternatives:
+        more = (*names, name)
+        if name in names or not _orthogonal(objective, more):
+            continue
+        hit = {c.id for c in open_cases if _matches(outcomes[c.id], _by_oracle(objective, c, more))}
+        known = [c for c in scored if c.id in explained][:4] if len(hit) > len(best[1]) else []
+        if known and all(_matches(outcomes[c.id], _by_oracle(objective, c, more)) for c in known):
+            best = (more, hit)
     return best
 
 
@@ -186,8 +219,7 @@ def _finite(outcome: Outcome) -> bool:
 
 
 def _named(
-    vectors: Vectors, names: tuple[str, ...], scored: list[Case], outcomes: Mapping[int, Outcome], trial: Trial,
-    accept: Sequence[str],
+    vectors: Vectors, names: tuple[str, ...], scored: list[Case], outcomes: Mapping[int, Outcome], accept: Sequence[str]
 ) -> Diagnosis:  # fmt: skip
     if len(names) == 1 and names[0] in vectors.flags:
         shown = [c for c in scored if names[0] in c.alternatives]
@@ -209,8 +241,14 @@ def _named(
         matched, of, about, tuple(f.effect for f in flags),
         tuple(dict.fromkeys(x for f in flags for x in f.links)),
         tuple(dict.fromkeys(x for f in flags for x in f.pitfalls)),
-        accepted=all(n in accept or n.partition("=")[0] in accept for n in names),
+        accepted=all(n in accept or _free(vectors, n) for n in names),
     )  # fmt: skip
+
+
+def _free(vectors: Vectors, name: str) -> bool:
+    """Is it a number ("eps=1e-08") on which published code disagrees? Then any value is right."""
+    key, is_number, _ = name.partition("=")
+    return bool(is_number) and vectors.settings[key].free
 
 
 # ------------------------------------------------------------------------------------- a constant factor; failing flags
@@ -248,18 +286,6 @@ def _times(x: Any, factor: float) -> Any:
     return [_times(part, factor) for part in x] if isinstance(x, list) else (None if x is None else factor * x)
 
 
-HAZARDS = ("nan_under_mask", "all_masked", "empty_row", "far_log_ratio", "one_token", "rows_equal_columns")
-
-
-def _hazard(case: Case) -> bool:
-    """Is this a case in which code fails for a reason of its own?"""
-    return bool(_hazard_flags(case.flags))
-
-
-def _hazard_flags(flags: Iterable[str]) -> bool:
-    return any(f in HAZARDS or f.startswith(("tie", "group_of_one", "extreme", "empty", "unscored")) for f in flags)
-
-
 def _by_flag(
     vectors: Vectors, results: Sequence[Result], rest: list[Result], accept: Sequence[str]
 ) -> tuple[list[Diagnosis], list[Result]]:
@@ -270,7 +296,7 @@ def _by_flag(
         for flag in dict.fromkeys(f for r in left for f in r.flags if vectors.flags[f].kind == "edge"):
             failing = {r.case_id for r in left if flag in r.flags}
             ran = {r.case_id for r in results if flag in r.flags and r.status != "skip"}
-            share = len(failing) * (len(failing) / len(ran)) * (2 if _hazard_flags([flag]) else 1)
+            share = len(failing) * (len(failing) / len(ran)) * (1 if flag in ORDINARY else 2)
             if share > covers:
                 best, covers = flag, share
         if best is None:

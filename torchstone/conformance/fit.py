@@ -217,10 +217,15 @@ def _fit(
             f"({unknown[0]} = one of {left}) or set a value ({unknown[0]}=...)"
         )
     return Fit(
-        kinds["arguments"], kinds["settings"], kinds["derived"], kinds["fillers"], kinds["given"], defaults=tuple(defaults),
+        kinds["arguments"],
+        kinds["settings"],
+        kinds["derived"],
+        kinds["fillers"],
+        kinds["given"],
+        defaults=tuple(defaults),
         optional=frozenset(p.name for p in parameters if p.default is not p.empty),
         positional=tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
-    )  # fmt: skip
+    )
 
 
 def _match(

@@ -31,12 +31,14 @@ class Match:
     """``kind``: "objective", "recipe" or "dialect". ``distance`` is relative, of loss and gradient; 0 is equal.
 
     ``differs``: for an objective the named alternatives; for a recipe the choice that was changed to get there.
+    ``given``: numbers of the recipe that the function takes but does not have as its default.
     """
 
     kind: str
     name: str
     distance: float
     differs: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     detail: str = ""
 
 
@@ -75,7 +77,7 @@ def identify(
             reasons.append(str(e))
     exact, near = _objectives(reports)
     rows = [*_rows(function, names or {}, settings or {}, output, arrays or likely_arrays(function), time_limit)]
-    rows.sort(key=lambda m: (m.distance, len(m.differs)))
+    rows.sort(key=lambda m: (m.distance > EQUAL and m.distance, len(m.differs), len(m.given), m.kind != "recipe"))
     exact += [m for m in rows if m.distance <= EQUAL and not m.differs]
     near += [m for m in rows if m.distance <= EQUAL and m.differs][:5] or [m for m in rows if m.distance > EQUAL][:5]
     if not exact and not near:
@@ -97,11 +99,11 @@ def _objectives(reports: Iterable[Report]) -> tuple[list[Match], list[Match]]:
         share = len(bad) / max(len(ran), 1)
         detail = f"{len(ran - bad)} of {len(ran)} cases"
         if not bad:
-            exact.append(Match("objective", report.objective, 0.0, named, detail))
+            exact.append(Match("objective", report.objective, 0.0, named, (), detail))
         elif not report.unexplained and share < 1:
-            near.append(Match("objective", report.objective, share, named, detail))
+            near.append(Match("objective", report.objective, share, named, (), detail))
         elif not report.unexplained and any(d.kind in ("bug", "variant") for d in report.diagnoses):
-            near.append(Match("objective", report.objective, 1.0, named, detail))
+            near.append(Match("objective", report.objective, 1.0, named, (), detail))
     exact.sort(key=lambda m: (len(m.differs), -int(m.detail.split()[0])))
     near.sort(key=lambda m: (len(m.differs), m.distance))
     return exact, near[:5]
@@ -218,7 +220,13 @@ def _distance(
     if best is None:
         return None
     kind = "dialect" if "@" in row.name else "recipe"
-    return Match(kind, row.name, best, (), ", ".join(f"{k} {show(v)}" for k, v in row.numbers().items()))
+    used = {ours: inspect.signature(function).parameters.get(theirs) for theirs, ours in how.settings.items()}
+    given = tuple(
+        f"{ours} {show(numbers[ours])}" for ours, p in used.items() if p is not None and p.default != numbers[ours]
+    )
+    if isinstance(row, PreferenceRecipe) and row.log_prob.name == "mean":
+        given = ("log-probs that are means", *given)
+    return Match(kind, row.name, best, (), given, row.about)
 
 
 def _batch(row: Recipe) -> dict[str, Any]:
@@ -257,7 +265,7 @@ def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
         loss = row.loss(
             tensors[PAIRS[0]][:, None], tensors[PAIRS[1]][:, None], one, one,
             ref_chosen_log_probs=tensors[PAIRS[2]][:, None], ref_rejected_log_probs=tensors[PAIRS[3]][:, None],
-            reference_point=0.0, weights=torch.ones(len(one), dtype=torch.float64),
+            reference_point=0.0, weights=torch.linspace(0.5, 1.5, len(one), dtype=torch.float64),
         )  # fmt: skip
     slopes = torch.autograd.grad(loss.value, [tensors[k] for k in free], allow_unused=True)
     gradients = {k: torch.zeros_like(tensors[k]) if g is None else g for k, g in zip(free, slopes, strict=True)}
