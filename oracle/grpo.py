@@ -17,17 +17,16 @@ from .numbers import (
     dual,
     exp,
     log,
+    maximum,
     mean,
     minimum,
-    maximum,
-    mp,
     sigmoid,
     sqrt,
     stop,
     total,
 )
 
-# --------------------------------------------------------------------------------------------- advantages (stage 5)
+# ------------------------------------------------------------------------------------------------- advantages (stage 5)
 
 
 def deviation(rewards: Sequence[Dual], correction: int) -> Dual:
@@ -59,10 +58,9 @@ def sequence_log_ratio(log_ratios: Sequence[Dual]) -> Dual:
     return mean(log_ratios)
 
 
-def sequence_log_ratio_of_token(log_ratios: Sequence[Dual], t: int) -> Dual:
+def sequence_log_ratio_of_token(whole: Dual, own: Dual) -> Dual:
     """log s_t = sg[log s] + log pi - sg[log pi]: the sequence's value, the token's gradient    (GRPO.5)"""
-    own = log_ratios[t]
-    return stop(sequence_log_ratio(log_ratios)) + own - stop(own)
+    return stop(whole) + own - stop(own)
 
 
 def cispo(
@@ -138,7 +136,7 @@ def dppo(
     return -stop(weight) * stop(advantage) * log_prob
 
 
-# ---------------------------------------------------------------------------------------------------- rewards and groups
+# --------------------------------------------------------------------------------------------------- rewards and groups
 
 
 def overlong_penalty(length: Number, max_length: int, cache: int) -> Dual:
@@ -151,7 +149,7 @@ def is_mixed(rewards: Sequence[Dual]) -> bool:
     return any(not r.same(rewards[0]) for r in rewards)
 
 
-# --------------------------------------------------------------------------------------------------------- another KL
+# ----------------------------------------------------------------------------------------------------------- another KL
 
 
 def k3_with_k2_gradient(log_prob: Number, ref_log_prob: Number) -> Dual:
@@ -165,7 +163,7 @@ def ratio_weighted_kl(log_prob: Number, log_ratio: Number, ref_log_prob: Number)
     return bounded_exp(log_ratio) * k3(log_prob, ref_log_prob)
 
 
-# ------------------------------------------------------------------------------------------------------------ who counts
+# ----------------------------------------------------------------------------------------------------------- who counts
 
 
 def off_policy_weight(log_ratios: Sequence[Dual], advantage: Number, limit: float) -> Dual:

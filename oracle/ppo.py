@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .core import k1
 from .numbers import Dual, Number, bounded_exp, clip, dual, maximum, mean, minimum, stop, total
 
-# ------------------------------------------------------------------------------------------------ rewards (stage 4)
+# ---------------------------------------------------------------------------------------------------- rewards (stage 4)
 
 
 def shaped_rewards(score: Number, log_probs: Sequence[Dual], ref_log_probs: Sequence[Dual], beta: Number) -> list[Dual]:
@@ -28,7 +28,7 @@ def adaptive_kl(beta: Number, kl: Number, target: Number, gain: Number, max_erro
     return dual(beta) * (1 + dual(gain) * error)
 
 
-# --------------------------------------------------------------------------------------------- advantages (stage 5)
+# ------------------------------------------------------------------------------------------------- advantages (stage 5)
 
 
 def gae(rewards: Sequence[Dual], values: Sequence[Dual], gamma: Number, lam: Number) -> tuple[list[Dual], list[Dual]]:
@@ -61,7 +61,7 @@ def explained_variance(values: Sequence[Dual], returns: Sequence[Dual]) -> Dual:
     return 1 - variance([r - v for r, v in zip(returns, values, strict=True)]) / variance(returns)
 
 
-# --------------------------------------------------------------------------------------------------- loss (stage 6)
+# ------------------------------------------------------------------------------------------------------- loss (stage 6)
 
 
 def log_ratio(log_prob: Number, old_log_prob: Number) -> Dual:
@@ -123,7 +123,7 @@ def importance_surrogate(log_ratio: Number, advantage: Number) -> Dual:
     return -bounded_exp(log_ratio) * stop(advantage)
 
 
-# --------------------------------------------------------------- weights for samples of another program (stage 6)
+# --------------------------------------------------------------------- weights for samples of another program (stage 6)
 
 
 def importance_ratios(log_ratios: Sequence[Dual], level: str) -> list[Dual]:

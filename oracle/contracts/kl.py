@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import core
 from ..contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
-from ..numbers import Dual, Number, absolute, bounded_exp, clip, dual, exp, log, stop, total
+from ..numbers import Dual, absolute, bounded_exp, clip, dual, exp, log, stop, total
 from .common import (
     CONSTANT_LOG_PROBS,
     EDGES,
@@ -85,12 +85,26 @@ def _value_and_gradient(value: Dual, gradient: Dual) -> Dual:
     return stop(value) + gradient - stop(gradient)
 
 
-REVERSED = {
-    "about": "Policy and reference are swapped.",
-    "effect": "The mean is no longer KL(policy || reference); as a price in the reward, k1 pays for leaving.",
-    "pitfalls": ("C32", "R01"),
-    "links": (RLHF_BOOK,),
-}
+def swapped(kl: Step) -> Alternative:
+    return bug(
+        "Policy and reference are swapped.",
+        "The mean is no longer KL(policy || reference); as a price in the reward, k1 pays for leaving.",
+        {"kl": kl},
+        pitfalls=("C32", "R01"),
+        links=(RLHF_BOOK,),
+    )
+
+
+def straight_through(name: str, kl: Step) -> Alternative:
+    return variant(
+        f"The value of {name} with the gradient of k2.",
+        "The value is reported as before; as a loss term the gradient is that of KL(policy || reference).",
+        {"kl": kl},
+        pitfalls=("C33",),
+        links=(VERL,),
+    )
+
+
 IS = {
     "is_k1": variant(
         "It is k1, the log-ratio itself.",
@@ -140,11 +154,6 @@ FLIPPED = bug(
     pitfalls=("C30", "C31"),
     links=(f"{VERL}/pull/179",),
 )
-STRAIGHT_THROUGH = {
-    "effect": "The value is reported as before; as a loss term the gradient is that of KL(policy || reference).",
-    "pitfalls": ("C33",),
-    "links": (VERL,),
-}
 ESTIMATOR_EDGES = EDGES | {
     "tiny_log_ratio": Flag(
         "edge",
@@ -245,9 +254,12 @@ def estimator(name: str, tag: str, about: str, alternatives: Mapping[str, Altern
         settings={},
         compute=per_token,
         steps={"kl": getattr(core, name.removeprefix("kl_")), "result": dual},
-        alternatives={k: a for k, a in IS.items() if k != f"is_{name[3:]}"}
-        | {"clamped": CLAMPED, "detached": DETACHED}
-        | alternatives,
+        alternatives={
+            **{k: a for k, a in IS.items() if k != f"is_{name[3:]}"},
+            "clamped": CLAMPED,
+            "detached": DETACHED,
+            **alternatives,
+        },
         edges=ESTIMATOR_EDGES,
         groups=(Group({}, KL_CASES),),
     )
@@ -303,11 +315,17 @@ TEMPERATURE_INVERTED = bug(
     {"scale": lambda z, temperature: dual(z) * temperature},
     pitfalls=("C56",),
 )
-ZERO_TIMES_INF = {
-    "about": "Tokens of probability 0 add 0 * -inf, which is nan.",
-    "effect": "The first token that a logit mask excludes turns the loss into NaN.",
-    "pitfalls": ("C60",),
-}
+
+
+def zero_times_inf(**steps: Step) -> Alternative:
+    return bug(
+        "Tokens of probability 0 add 0 * -inf, which is nan.",
+        "The first token that a logit mask excludes turns the loss into NaN.",
+        steps,
+        pitfalls=("C60",),
+    )
+
+
 LOGIT_EDGES = {
     "minus_inf_logits": Flag(
         "edge",
@@ -317,7 +335,7 @@ LOGIT_EDGES = {
     ),
     "extreme_logits": Flag(
         "edge",
-        "Logits of 1000: their exp overflows unless the largest is taken out first.",
+        "Logits of 96: in float32 their exp overflows unless the largest is taken out first.",
         "inf / inf gives NaN; in half precision logits of 12 are enough.",
         (f"{OPENRLHF}/pull/620",),
         ("C28",),
@@ -345,12 +363,14 @@ def distributions(comment: str, logits: Any, ref_logits: Any, *flags: str) -> Ca
 EXACT_CASES = (
     distributions("two positions", TWO, TWO_REFERENCE),
     distributions("two rows of two; the last position has the reference's distribution", FOUR, FOUR_REFERENCE),
-    distributions("the reference's logits, shifted by a constant: 0", TWO, [[[z + 4.0 for z in x] for x in TWO[0]]]),
-    distributions("a token that the policy cannot choose", [[[0.5, -INF, 2.0]]], [[[1.0, 0.25, 0.5]]], "minus_inf_logits"),
+    distributions("first the reference's logits, shifted: 0", TWO, [[[4.5, 3.0, 6.0], TWO_REFERENCE[0][1]]]),
+    distributions(
+        "a token that the policy cannot choose", [[[0.5, -INF, 2.0]]], [[[1.0, 0.25, 0.5]]], "minus_inf_logits"
+    ),
     distributions(
         "a token that neither can choose", [[[0.5, -INF, 2.0]]], [[[1.0, -INF, 0.5]]], "minus_inf_logits"
     ),
-    distributions("logits of 1000", [[[1000.0, 999.0, 998.0]]], [[[-1000.0, -1001.0, -999.0]]], "extreme_logits"),
+    distributions("logits of 96", [[[96.0, 95.0, 94.0]]], [[[-96.0, -97.0, -95.0]]], "extreme_logits"),
     distributions("one position, two tokens", [[[0.0, 1.0]]], [[[0.5, 0.25]]], "one_token"),
 )  # fmt: skip
 
@@ -365,10 +385,10 @@ KL_EXACT = Objective(
     compute=exact,
     steps={"scale": lambda z, temperature: dual(z) / temperature, "kl": kl_of, "result": lambda kl, size: kl},
     alternatives={
-        "reversed_kl": bug(**REVERSED, steps={"kl": reversed_exact}),
+        "reversed_kl": swapped(reversed_exact),
         "no_temperature": NO_TEMPERATURE,
         "temperature_inverted": TEMPERATURE_INVERTED,
-        "zero_times_inf": bug(**ZERO_TIMES_INF, steps={"kl": unguarded_exact}),
+        "zero_times_inf": zero_times_inf(kl=unguarded_exact),
         "reference_dropped": bug(
             "The reference is left out: minus the entropy.",
             "It drives the policy to the uniform distribution instead of to the reference.",
@@ -415,7 +435,7 @@ OBJECTIVES = [
         "KL.1",
         "The log-ratio: an estimate of KL(policy || reference) from samples of the policy.",
         {
-            "reversed_kl": bug(**REVERSED, steps={"kl": reversed_k1}),
+            "reversed_kl": swapped(reversed_k1),
             "minus_ratio": bug(
                 "The ratio with a minus sign instead of its log.",
                 "It reports -1, not 0, where nothing has moved.",
@@ -423,9 +443,7 @@ OBJECTIVES = [
                 pitfalls=("C35",),
                 links=(OPENRLHF,),
             ),
-            "k2_gradient": variant(
-                "The value of k1 with the gradient of k2.", steps={"kl": k1_value_k2_gradient}, **STRAIGHT_THROUGH
-            ),
+            "k2_gradient": straight_through("k1", k1_value_k2_gradient),
         },
     ),
     estimator(
@@ -442,7 +460,7 @@ OBJECTIVES = [
         "KL.3",
         "exp(u) - 1 - u: an estimate of KL(policy || reference) that is never negative.",
         {
-            "reversed_kl": bug(**REVERSED, steps={"kl": reversed_k3}),
+            "reversed_kl": swapped(reversed_k3),
             "sign_flipped": FLIPPED,
             "one_not_subtracted": bug(
                 "exp(u) - u: the 1 is missing.",
@@ -454,12 +472,8 @@ OBJECTIVES = [
                 "It pushes the policy away from tokens that the reference likes less.",
                 {"kl": with_plus_u},
             ),
-            "k2_gradient": variant(
-                "The value of k3 with the gradient of k2.", steps={"kl": k3_value_k2_gradient}, **STRAIGHT_THROUGH
-            ),
+            "k2_gradient": straight_through("k3", k3_value_k2_gradient),
         },
     ),
     KL_EXACT,
 ]
-
-__all__ = ["LOGITS", "LOGIT_EDGES", "NO_TEMPERATURE", "OBJECTIVES", "TEMPERATURE", "TEMPERATURE_INVERTED", "Number"]

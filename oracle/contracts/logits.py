@@ -10,7 +10,7 @@ from .. import core
 from ..contract import Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
 from ..numbers import Dual, dual, exp, log, stop, total
 from .common import EDGES, INF, TRL, VERL, bug, marks, variant
-from .kl import LOGIT_EDGES, LOGITS, NO_TEMPERATURE, TEMPERATURE, TEMPERATURE_INVERTED, ZERO_TIMES_INF
+from .kl import LOGIT_EDGES, LOGITS, NO_TEMPERATURE, TEMPERATURE, TEMPERATURE_INVERTED, zero_times_inf
 
 Settings = Mapping[str, Any]
 Steps = Mapping[str, Step]
@@ -67,8 +67,8 @@ COMPLETION_EDGES = {
         (f"{TRL}/pull/3200",),
         ("C58", "R14"),
     ),
-    "no_end": Flag("edge", "A completion cut off before its end: every token counts.", "The tokens of long answers are lost."),
-    "empty_completion": Flag("edge", "The first token is the end token: one token counts.", "A row without a token: 0 / 0."),
+    "no_end": Flag("edge", "A completion cut off before its end: all tokens count.", "Long answers are lost."),
+    "empty_completion": Flag("edge", "The first token is the end: one token counts.", "A row without a token: 0 / 0."),
     "text_after_end": Flag(
         "edge",
         "Tokens after the first end token, as an engine that does not stop writes them.",
@@ -312,8 +312,8 @@ SCORE_EDGES = LOGIT_EDGES | {
     "length_mismatch": Flag(
         "edge",
         "More positions in the logits than targets: it must be refused.",
-        "gather cuts the rest off without a word: tokens are scored at the wrong positions (a KL of 11 instead of 0.04).",
-        ("https://github.com/ModelTC/LightRFT/issues/53",),
+        "gather cuts the rest off without a word: tokens are scored at wrong positions (a KL of 11 instead of 0.04).",
+        ("https://github.com/opendilab/LightRFT/issues/53",),
         ("C55",),
     ),
 }
@@ -404,7 +404,10 @@ NEXT_TOKEN_LOG_PROBS = Objective(
     about="The log-probability of each token given those before it: column t scores token t + 1.",
     tags=("CORE.1", "CORE.2"),
     source=("The chain rule of probability, read from left to right",),
-    arguments={"logits": Argument("B S V", LOGITS.unit, gradient=True), "tokens": Argument("B S", "token ids", kind="int")},
+    arguments={
+        "logits": Argument("B S V", LOGITS.unit, gradient=True),
+        "tokens": Argument("B S", "token ids", kind="int"),
+    },
     returns={"log_probs": Argument("B S-1", "nats")},
     settings={"temperature": TEMPERATURE},
     compute=next_scored,
@@ -492,7 +495,7 @@ TOKEN_ENTROPIES = Objective(
     alternatives={
         "no_temperature": NO_TEMPERATURE,
         "temperature_inverted": TEMPERATURE_INVERTED,
-        "zero_times_inf": bug(**ZERO_TIMES_INF, steps={"entropy": unguarded_entropy}),
+        "zero_times_inf": zero_times_inf(entropy=unguarded_entropy),
         "sign_flipped": bug(
             "The sign is missing: sum pi log pi.",
             "A bonus for entropy becomes a price: the policy collapses.",

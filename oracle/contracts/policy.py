@@ -27,7 +27,7 @@ OPENRLHF, LIGER = "https://github.com/OpenRLHF/OpenRLHF", "https://github.com/li
 OPEN_INSTRUCT, PRIME_RL = "https://github.com/allenai/open-instruct", "https://github.com/PrimeIntellect-ai/prime-rl"
 RLHF_BOOK = "https://github.com/natolambert/rlhf-book"
 
-# ------------------------------------------------------------------------------------------------------- computation
+# ---------------------------------------------------------------------------------------------------------- computation
 
 
 def places(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> list[list[tuple[Dual, Dual, Dual, Dual]]]:
@@ -103,9 +103,7 @@ def each_token(log_ratios: Row, advantages: Row, marks: Sequence[bool], settings
 
 
 def clipped(log_prob: Dual, log_ratio: Dual, a: Dual, settings: Settings) -> Dual:
-    return ppo.clipped_surrogate(
-        log_ratio, a, settings["epsilon"], settings["epsilon_high"], settings.get("dual_clip")
-    )
+    return ppo.clipped_surrogate(log_ratio, a, settings["epsilon"], settings["epsilon_high"], settings.get("dual_clip"))
 
 
 def clipped_low(log_ratio: Dual, a: Dual, settings: Settings) -> Dual:
@@ -144,7 +142,7 @@ STEPS: dict[str, Step] = {
     "kl_metric": core.token_mean,
 }
 
-# -------------------------------------------------------------------------------------------- what goes wrong: reduction
+# ------------------------------------------------------------------------------------------- what goes wrong: reduction
 
 
 def entries(x: Matrix, marks: Marks) -> list[list[Dual]]:
@@ -319,7 +317,7 @@ LENGTH_ONLY = Alternative(
     {"reduce": lambda x, marks, settings: plain_sum(x, marks, settings) / settings["length"]},
 )
 
-# ------------------------------------------------------------------------------------ what goes wrong: ratio, advantages
+# ----------------------------------------------------------------------------------- what goes wrong: ratio, advantages
 
 
 def new_as_old(inputs: Inputs, b: int) -> Row:
@@ -376,9 +374,7 @@ def advantage_of_column(inputs: Inputs, b: int, t: int) -> Dual:
 
 def whitened_advantage(inputs: Inputs, b: int, t: int) -> Dual:
     """Advantages minus their mean, over their deviation, in the loss once more."""
-    all_of_them = [
-        advantage(inputs, i, j) for i, marks in enumerate(inputs["mask"]) for j, m in enumerate(marks) if m
-    ]
+    all_of_them = [advantage(inputs, i, j) for i, marks in enumerate(inputs["mask"]) for j, m in enumerate(marks) if m]
     if len(all_of_them) < 2:
         return advantage(inputs, b, t)
     centre = mean(all_of_them)
@@ -485,7 +481,7 @@ ADVANTAGES = {
     ),
 }
 
-# ----------------------------------------------------------------------------------------- what goes wrong: the surrogate
+# --------------------------------------------------------------------------------------- what goes wrong: the surrogate
 
 
 def bounds(settings: Settings) -> tuple[Dual, Dual]:
@@ -627,7 +623,10 @@ SURROGATES = {
             "bug",
             "epsilon_high is read as the bound itself and not as 1 + epsilon_high.",
             "Every good token counts as clipped: nothing is reinforced, only punished.",
-            ("https://github.com/NovaSky-AI/SkyRL/issues/1928", "https://github.com/thinking-machines-lab/tinker/issues/763"),
+            (
+                "https://github.com/NovaSky-AI/SkyRL/issues/1928",
+                "https://github.com/thinking-machines-lab/tinker/issues/763",
+            ),
             ("C23", "R17"),
         ),
         {"surrogate": absolute_bound},
@@ -707,7 +706,7 @@ SURROGATES = {
     ),
 }
 
-# ------------------------------------------------------------------------------------------------ what goes wrong: the KL
+# ---------------------------------------------------------------------------------------------- what goes wrong: the KL
 
 
 def k1(p: Dual, q: Dual, u: Dual) -> Dual:
@@ -886,7 +885,7 @@ KL = {
     ),
 }
 
-# ---------------------------------------------------------------------------------------- what goes wrong: sign, metrics
+# --------------------------------------------------------------------------------------- what goes wrong: sign, metrics
 
 METRIC = Flag(
     "bug",
@@ -912,7 +911,12 @@ OUT_OF_RANGE = Alternative(
     },
 )
 
-# ------------------------------------------------------------------------------------------------- arguments and settings
+# ----------------------------------------------------------------------------------------------- arguments and settings
+
+
+def without(alternatives: Mapping[str, Alternative], *names: str) -> dict[str, Alternative]:
+    return {k: a for k, a in alternatives.items() if k not in names}
+
 
 ARGUMENTS = {
     "log_probs": LOG_PROBS,
@@ -963,7 +967,7 @@ def reduction(name: str, free: bool = False) -> Setting:
     return Setting("from tokens to one number: a function of torchstone.core", usual, free)
 
 
-# -------------------------------------------------------------------------------------------------------------- the cases
+# ------------------------------------------------------------------------------------------------------------ the cases
 
 Numbers = list[list[float]]
 
@@ -1032,7 +1036,9 @@ def usual_cases(with_reference: bool, per_token: bool = False) -> tuple[Case, ..
         make("a good and a bad row, ratios above, below and inside the clip", *two, GOOD_AND_BAD, full(2, 3), sides),
         make("the same ratios, the bad row first", *two, [-0.75, 0.5], full(2, 3), sides),
         make("on policy", OLD, OLD, REFERENCE, GOOD_AND_BAD, full(2, 3), "on_policy"),
-        make("three rows of unequal length", LONG, LONG_OLD, LONG_REFERENCE, [1.5, -0.5, -1.0], LONG_MASK, "ragged_mask"),
+        make(
+            "three rows of unequal length", LONG, LONG_OLD, LONG_REFERENCE, [1.5, -0.5, -1.0], LONG_MASK, "ragged_mask"
+        ),
         make("ragged, with junk", *two, [-1.0, 0.5], RAGGED, "ragged_mask", "junk_under_mask", junk=(-3.0, -1.0, -2.0)),
         make("gaps, with junk", *two, GOOD_AND_BAD, GAPS, "gaps_in_mask", "junk_under_mask", junk=(-0.5, -2.5, -4.0)),
         make("NaN under the mask", *two, GOOD_AND_BAD, GAPS, "gaps_in_mask", nan, junk=(NAN, NAN, NAN)),
@@ -1049,7 +1055,9 @@ def usual_cases(with_reference: bool, per_token: bool = False) -> tuple[Case, ..
             cases.append(make(comment, new, old, new, [a], full(1, 2), far, result="acceptable", properties=True))
     if with_reference:
         near = [[-4.0, -1.0]]
-        cases.append(make("3 nats below the reference", near, near, [[-1.0, -1.25]], [0.5], full(1, 2), "far_from_reference"))
+        cases.append(
+            make("3 nats below the reference", near, near, [[-1.0, -1.25]], [0.5], full(1, 2), "far_from_reference")
+        )
         for gap in (25.0, 100.0, 1000.0):
             comment = f"{gap:g} nats below the reference"
             new = [[-1.0 - gap, -1.0]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import core, ppo
+from .. import core
 from ..contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
-from ..numbers import Dual, dual, stop, total
+from ..numbers import Dual, dual
 from .common import EDGES, INF, MASK, NAN, full, hidden
 from .policy import OPEN_INSTRUCT, OPENRLHF, RLHF_BOOK, TRL, VERL, Marks, Matrix, Row, Settings
 
@@ -63,7 +63,7 @@ GAE_STEPS: dict[str, Step] = {
     "target": add_value,
 }
 
-# ------------------------------------------------------------------------------------------------ gae: what goes wrong
+# ------------------------------------------------------------------------------------------------- gae: what goes wrong
 
 
 def up_to_the_last(on: Sequence[bool]) -> Chains:
@@ -279,7 +279,7 @@ GAE_ALTERNATIVES = {
     ),
 }
 
-# --------------------------------------------------------------------------------------------------- gae: the cases
+# ------------------------------------------------------------------------------------------------------- gae: the cases
 
 PLAIN_R, PLAIN_V = [[-0.125, 0.0, 1.0], [0.25, -0.5, -1.0]], [[0.5, 0.25, 0.75], [-0.25, 0.5, -0.5]]
 LONG_R = [[0.0, -0.25, 0.5, 0.125, 0.0, 1.0], [0.5, 0.0, -0.125, 0.25, 0.0, -1.0]]
@@ -299,14 +299,22 @@ GAE_CASES = (
     gae_case("one reward, at the end", [[0.0, 0.0, 0.0, 1.0]], [[0.25, 0.5, 0.375, 0.75]], full(1, 4), "sparse_reward"),
     gae_case("reward 1 and value 2 at every token", [[1.0, 1.0, 1.0]], [[2.0, 2.0, 2.0]], full(1, 3)),
     gae_case("ragged, zeros in the padding", LONG_R, LONG_V, SHORT, "ragged_mask", junk=0.0),
-    gae_case("ragged, a value of 100 in the padding", LONG_R, LONG_V, SHORT, "ragged_mask", "junk_under_mask", junk=100.0),
+    gae_case(
+        "ragged, a value of 100 in the padding", LONG_R, LONG_V, SHORT, "ragged_mask", "junk_under_mask", junk=100.0
+    ),
     gae_case("tool output in between, zeros there", LONG_R, LONG_V, GAPS, "gaps_in_mask", junk=0.0),
     gae_case("tool output in between, junk there", LONG_R, LONG_V, GAPS, "gaps_in_mask", "junk_under_mask", junk=-4.0),
     gae_case("NaN under the mask", LONG_R, LONG_V, GAPS, "gaps_in_mask", "nan_under_mask", junk=NAN),
     gae_case("inf under the mask", LONG_R, LONG_V, SHORT, "ragged_mask", "nan_under_mask", junk=INF),
     gae_case("an empty row", PLAIN_R, PLAIN_V, [[True, True, True], [False] * 3], "empty_row"),
     gae_case("no chosen token at all", PLAIN_R, PLAIN_V, [[False] * 3] * 2, "all_masked"),
-    gae_case("as many rows as columns", [[0.5, 1.0], [-0.25, 0.75]], [[0.25, -0.5], [0.5, 0.125]], full(2, 2), "rows_equal_columns"),
+    gae_case(
+        "as many rows as columns",
+        [[0.5, 1.0], [-0.25, 0.75]],
+        [[0.25, -0.5], [0.5, 0.125]],
+        full(2, 2),
+        "rows_equal_columns",
+    ),
     gae_case("one token", [[1.0]], [[0.25]], full(1, 1), "one_token"),
 )
 GAMMA = Setting("discount per chosen token", (1.0, 0.99, 0.9), free=True)

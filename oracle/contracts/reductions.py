@@ -85,7 +85,7 @@ def under_false(x: Any, mask: Mask) -> Dual:
 
 def unless_empty(value: Dual, nothing: bool) -> Dual:
     """The value, and 0 / 0 where there is nothing to divide by."""
-    return Dual(mp.nan) if nothing else value
+    return value * mp.nan if nothing else value
 
 
 MEANS = {
@@ -118,6 +118,19 @@ SUMMED = bug(
     pitfalls=("C08", "R07"),
     links=(f"{VERL}/pull/4510",),
 )
+UNMASKED = bug(
+    "All entries count, those under False too.",
+    "Padding is trained, and short answers are scaled down by it.",
+    {"mask": lambda mask: full(len(mask), len(mask[0]))},
+    pitfalls=("C19", "C36"),
+)
+MULTIPLIED = bug(
+    "Entries under False are multiplied by 0 instead of left out: 0 * nan is nan.",
+    "One NaN in the padding turns the whole update into NaN.",
+    {"hidden": under_false},
+    pitfalls=("C60",),
+    links=(f"{VERL}/pull/2377",),
+)
 SHARED_ALTERNATIVES = {
     "summed": SUMMED,
     "denominator_ignored": bug(
@@ -134,19 +147,8 @@ SHARED_ALTERNATIVES = {
         pitfalls=("C03", "C14"),
         links=("https://github.com/modelscope/ms-swift/pull/10117",),
     ),
-    "unmasked": bug(
-        "All entries count, those under False too.",
-        "Padding is trained, and short answers are scaled down by it.",
-        {"mask": lambda mask: full(len(mask), len(mask[0]))},
-        pitfalls=("C19", "C36"),
-    ),
-    "multiplied_by_mask": bug(
-        "Entries under False are multiplied by 0 instead of left out: 0 * nan is nan.",
-        "One NaN in the padding turns the whole update into NaN.",
-        {"hidden": under_false},
-        pitfalls=("C60",),
-        links=(f"{VERL}/pull/2377",),
-    ),
+    "unmasked": UNMASKED,
+    "multiplied_by_mask": MULTIPLIED,
 }
 ALL_ROWS = variant(
     "Rows without a token are counted too.",
@@ -499,7 +501,7 @@ MASKED_WHITEN = Objective(
         Group(whiten(0, 0.25), exact(WHITEN_CASES[:2])),
         Group(whiten(1, 1e-8, True), (WHITEN_CASES[1], WHITEN_TIES[0])),
         Group(whiten(0, 0.25, True), exact(WHITEN_CASES[4:5])),
-        *(Group(whiten(correction, eps), exact(WHITEN_CASES[1:2])) for correction in (1, 0) for eps in (1e-4, 1e-5, 1e-6, 0.0)),
+        *(Group(whiten(n, eps), exact(WHITEN_CASES[1:2])) for n in (1, 0) for eps in (1e-4, 1e-5, 1e-6, 0.0)),
     ),
 )  # fmt: skip
 
@@ -592,7 +594,7 @@ LINEAR_RECURRENCE = Objective(
                 series("two rows, a decay each position", SERIES, DECAYS),
                 series("decays of 0 and 1: sums that start anew", SERIES, [[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]]),
                 series("the last decay meets nothing", [[1.0, 2.0]], [[0.5, 64.0]]),
-                series("three rows of three", X_SQUARE, [row[:3] for row in [*DECAYS, DECAYS[0]]], "rows_equal_columns"),
+                series("three rows of three", X_SQUARE, [d[:3] for d in [*DECAYS, DECAYS[0]]], "rows_equal_columns"),
                 series("one position", [[-1.5]], [[0.5]], "one_token"),
             ),
         ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,7 +66,8 @@ def call(
 ) -> Outcome:  # fmt: skip
     """Run one case; whatever the function does, an ``Outcome`` comes back."""
     try:
-        with limited(time_limit):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), limited(time_limit):
+            warnings.simplefilter("ignore")
             if way.rewards == "row":
                 return _by_row(function, fit, way, vectors, case, dtype)
             return _call(function, fit, way, vectors, case, dtype)

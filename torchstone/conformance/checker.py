@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -211,7 +211,7 @@ def check(
 def applies(case: Case, how: Fit, vectors: Vectors) -> bool:
     """Can the function be asked this at all? What it cannot be given must not matter in the case."""
     for name, x in case.inputs.items():
-        if how.expresses(name) or (name in ("mask", "old_log_probs", "ref_log_probs") and _derived(name, how)):
+        if how.expresses(name) or (name.endswith("log_probs") and _derived(how)):
             continue
         if name.endswith("mask") and all(m for row in x for m in (row if isinstance(row, list) else [row])):
             continue
@@ -223,8 +223,8 @@ def applies(case: Case, how: Fit, vectors: Vectors) -> bool:
     return all(k in case.inputs or (k == "ref_log_probs" and how.expresses("beta")) for k in required)
 
 
-def _derived(name: str, how: Fit) -> bool:
-    return name != "mask" and any(d in ("log_ratios", "ratios") for d in how.derived.values())
+def _derived(how: Fit) -> bool:
+    return any(d in ("log_ratios", "ratios") for d in how.derived.values())
 
 
 def likely_arrays(function: Callable[..., Any]) -> str:
@@ -245,25 +245,44 @@ def best_way(
     time_limit: float, fixed: bool,
 ) -> Trial:  # fmt: skip
     """The most favourable reading of what the signature leaves open, found on a few plain cases."""
-    probes = [c for c in cases if c.result == "valid" and c.expected is not None and not hazards(c)][:4]
-    probes = probes or [c for c in cases if c.expected is not None][:4] or cases[:1]
-    uneven = [c for c in probes if c.inputs.get("mask") is None or len(c.inputs["mask"]) != len(c.inputs["mask"][0])]
-    probes = (uneven or probes)[:3]
+    plain = [c for c in cases if c.expected is not None and c.result == "valid" and not hazards(c) and _uneven(c)]
+    guesses = hypotheses(
+        plain or [c for c in cases if c.expected is not None] or cases[:1], [*fixed_settings(how, vectors)]
+    )
     best: tuple[float, Trial] | None = None
-    slow = 0
     for way in _ways(how, vectors, arrays, output, fixed):
         trial = Trial(function, how, way, vectors, time_limit)
         score = 0.0
-        for case in probes:
-            outcome = trial.run(case)
-            slow += outcome.kind == "timeout"
-            score += _score(outcome, case)
+        for guess in guesses:  # of the numbers that the function has built in
+            outcomes = [(trial.run(case), case) for case in guess[:3]]
+            score = max(score, sum(_score(*pair) for pair in outcomes) / len(outcomes))
+            if any(outcome.kind == "timeout" for outcome, _ in outcomes):
+                return trial
         if best is None or score > best[0]:
             best = (score, trial)
-        if score == 3 * len(probes) or slow > 1:
+        if score == 3:
             break
     assert best is not None
     return best[1]
+
+
+def _uneven(case: Case) -> bool:
+    """Are rows and columns of different number, so that they cannot be mistaken for each other?"""
+    mask = case.inputs.get("mask")
+    return mask is None or len(mask) != len(mask[0])
+
+
+def fixed_settings(how: Fit, vectors: Vectors) -> Iterable[str]:
+    """The settings that cannot be passed: the function has them built in."""
+    return (k for k in vectors.settings if not how.expresses(k))
+
+
+def hypotheses(cases: Iterable[Case], fixed: Sequence[str]) -> list[list[Case]]:
+    """The cases by what these settings are: a function that has them built in can be right in one group only."""
+    groups: dict[tuple[str, ...], list[Case]] = {}
+    for case in cases:
+        groups.setdefault(tuple(repr(case.settings[k]) for k in fixed), []).append(case)
+    return list(groups.values())
 
 
 # Flags of ordinary batches. Every other edge is a reason to fail of its own, which says nothing on the formula.
@@ -317,11 +336,9 @@ def built_in(
     cases: list[Case], outcomes: Mapping[int, Outcome], how: Fit, vectors: Vectors
 ) -> tuple[dict[str, Any], list[Case]]:
     """What the settings that cannot be passed seem to be: the values under which most cases match, and those cases."""
-    fixed = [k for k in vectors.settings if not how.expresses(k)]
-    fixed = [k for k in fixed if k not in ("reduce", "length", "group_size") or _reduces(outcomes)]
-    groups: dict[tuple[Any, ...], list[Case]] = {}
-    for case in cases:
-        groups.setdefault(tuple(repr(case.settings[k]) for k in fixed), []).append(case)
+    fixed = [
+        k for k in fixed_settings(how, vectors) if k not in ("reduce", "length", "group_size") or _reduces(outcomes)
+    ]
 
     def match(group: list[Case]) -> tuple[bool, float]:
         scored = [c for c in group if c.expected is not None and not hazards(c)]
@@ -330,7 +347,7 @@ def built_in(
         named = max((sum(_score_as(outcomes[c.id], c, n) for c in scored) for n in names), default=0)
         return 0 < right == len(scored), max(right, named) / (len(scored) + 2)
 
-    best = max(groups.values(), key=match)
+    best = max(hypotheses(cases, fixed), key=match)
     return {k: best[0].settings[k] for k in fixed}, best
 
 

@@ -49,10 +49,10 @@ def diagnose(
     found += [_named(vectors, names, scored, outcomes, accept) for names in named]
     rest = [r for r in failed if r.case_id not in explained]
     if rest and not explained:
-        factor = _factor([c for c in scored if not hazards(c)], outcomes)
+        factor = _factor(scored, outcomes)
         if factor is not None:
-            found.append(factor)
-            rest = [r for r in rest if set(r.flags) - set(ORDINARY)]
+            found.append(factor[0])
+            rest = [r for r in rest if r.case_id not in factor[1]]
     by_flag, rest = _by_flag(vectors, results, rest, accept)
     return found + by_flag, rest
 
@@ -254,32 +254,31 @@ def _free(vectors: Vectors, name: str) -> bool:
 # ------------------------------------------------------------------------------------- a constant factor; failing flags
 
 
-def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> Diagnosis | None:
-    """Are all numbers the right ones times one constant?"""
-    found: float | None = None
-    cases = [c for c in scored if c.expected is not None and any(x for _, x in leaves(dict(c.expected.outputs)))]
-    for case in cases:
+def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> tuple[Diagnosis, set[int]] | None:
+    """Are all numbers the right ones times one constant? With the cases in which they are."""
+    factor: float | None = None
+    hit = set()
+    for case in sorted(scored, key=lambda c: len(hazards(c))):
         assert case.expected is not None
         outcome = outcomes[case.id]
         expected = reduced(case.expected, outcome.taken)
         first = next(iter(expected.outputs))
         pairs = zip(leaves(expected.outputs[first]), leaves(outcome.outputs[first]), strict=False)
         ratios = [got / right for (_, right), (_, got) in pairs if abs(right) > 1e-6]
-        if found is None and ratios:
-            found = ratios[0]
-        if found is None or not math.isfinite(found) or abs(found) < 1e-9 or abs(found - 1) < 1e-6:
+        if factor is None and ratios and math.isfinite(ratios[0]) and abs(ratios[0]) > 1e-9:
+            factor = ratios[0]
+        if factor is None or abs(factor - 1) < 1e-6:
             return None
-        scaled = Numbers(
-            {first: _times(expected.outputs[first], found)},
-            {k: _times(g, found) for k, g in expected.gradients.items()},
-        )
-        if not _matches(outcome, scaled):
+        outputs = {first: _times(expected.outputs[first], factor)}
+        if _matches(outcome, Numbers(outputs, {k: _times(g, factor) for k, g in expected.gradients.items()})):
+            hit.add(case.id)
+        elif not hazards(case):
             return None
-    if found is None or len(cases) < 2:
+    if factor is None or len(hit) < 2:
         return None
-    about = f"Your numbers are {found:.6g} times the right ones, value and gradient."
-    effect = "The learning rate is another one by this factor." if found > 0 else "The update goes the wrong way."
-    return Diagnosis((f"times {found:.6g}",), "factor", len(cases), len(cases), (about,), (effect,))
+    about = f"Your numbers are {factor:.6g} times the right ones, value and gradient."
+    effect = "The learning rate is another one by this factor." if factor > 0 else "The update goes the wrong way."
+    return Diagnosis((f"times {factor:.6g}",), "factor", len(hit), len(scored), (about,), (effect,)), hit
 
 
 def _times(x: Any, factor: float) -> Any:

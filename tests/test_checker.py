@@ -1,0 +1,295 @@
+"""The checker on functions written as people write them: right ones pass, wrong ones are named."""
+
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchstone import conformance
+from torchstone.conformance.fit import role, setting
+from torchstone.conformance.target import TargetError, resolve
+
+
+def select(x, mask):
+    return torch.where(mask, x, torch.zeros_like(x))
+
+
+def token_terms(logps, old_logps, ref_logps, advantages, eps, beta, kl=lambda d: d.exp() - 1 - d):
+    ratio = (logps - old_logps).exp()
+    adv = advantages[:, None]
+    loss = -torch.min(ratio * adv, ratio.clamp(1 - eps, 1 + eps) * adv)
+    return loss + beta * kl(ref_logps - logps)
+
+
+def sequence_mean(x, mask):
+    lengths = mask.sum(1)
+    return (x.sum(1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+
+
+def right(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    args = [torch.where(mask, x, torch.zeros_like(x)) for x in (logps, old_logps, ref_logps)]
+    return sequence_mean(select(token_terms(*args, advantages, eps, beta), mask), mask)
+
+
+def by_token(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    args = [torch.where(mask, x, torch.zeros_like(x)) for x in (logps, old_logps, ref_logps)]
+    return select(token_terms(*args, advantages, eps, beta), mask).sum() / mask.sum().clamp(min=1)
+
+
+def reversed_and_by_token(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    args = [torch.where(mask, x, torch.zeros_like(x)) for x in (logps, old_logps, ref_logps)]
+    terms = token_terms(*args, advantages, eps, beta, kl=lambda d: (-d).exp() - 1 + d)
+    return select(terms, mask).sum() / mask.sum().clamp(min=1)
+
+
+def multiplies(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    return sequence_mean(token_terms(logps, old_logps, ref_logps, advantages, eps, beta) * mask, mask)
+
+
+def per_token_without_mask(per_token_logps, old_per_token_logps, ref_per_token_logps, advantages, epsilon, beta):
+    return token_terms(per_token_logps, old_per_token_logps, ref_per_token_logps, advantages, epsilon, beta)
+
+
+class InAClass(torch.nn.Module):
+    def __init__(self, clip_eps=0.2, kl_coef=0.04):
+        super().__init__()
+        self.clip_eps, self.kl_coef = clip_eps, kl_coef
+
+    def forward(self, log_probs, old_log_probs, base_log_probs, advantages, action_mask):
+        return {
+            "loss": right(
+                log_probs, old_log_probs, base_log_probs, advantages, action_mask, self.clip_eps, self.kl_coef
+            )
+        }
+
+
+def names(report):
+    return {name for d in report.diagnoses for name in d.names}
+
+
+@pytest.mark.parametrize("function", [right, per_token_without_mask, InAClass])
+def test_a_right_loss_passes_whatever_its_signature(function):
+    report = conformance.check(function, "grpo_loss")
+    assert report.passed and not report.diagnoses
+    assert sum(r.status == "pass" for r in report.results) > 20
+
+
+def test_beyond_the_bound_a_plain_exp_is_a_warning_and_no_failure():
+    report = conformance.check(right, "grpo_loss")
+    assert any(r.status == "warn" and "far_log_ratio" in r.flags for r in report.results)
+
+
+def test_a_variant_is_named_and_can_be_accepted():
+    report = conformance.check(by_token, "grpo_loss")
+    assert not report.passed and names(report) == {"token_mean"} and not report.unexplained
+    assert report.diagnoses[0].kind == "variant" and report.diagnoses[0].links and report.diagnoses[0].effect
+    assert conformance.check(by_token, "grpo_loss", accept=["token_mean"]).passed
+    with pytest.raises(ValueError, match="did you mean 'token_mean'"):
+        conformance.check(by_token, "grpo_loss", accept=["token_meen"])
+
+
+def test_two_mistakes_at_once_are_both_named():
+    report = conformance.check(reversed_and_by_token, "grpo_loss")
+    assert names(report) == {"token_mean", "reversed_kl"} and not report.unexplained
+
+
+def test_nan_under_the_mask_is_found_and_named():
+    report = conformance.check(multiplies, "grpo_loss")
+    assert not report.passed and not report.unexplained
+    assert all(set(r.flags) & {"nan_under_mask"} for r in report.results if r.status == "fail")
+    assert names(report) & {"nan_under_mask", "mask_multiplied"}
+
+
+def k3_numpy(logprobs, ref_logprobs):
+    d = ref_logprobs - logprobs
+    return np.exp(d) - 1 - d
+
+
+def k3_jax(logprobs, ref_logprobs, mask):
+    d = jnp.where(mask, ref_logprobs - logprobs, 0)
+    return jnp.exp(d) - 1 - d
+
+
+def k3_mean(logprobs, ref_logprobs, mask):
+    d = torch.where(mask, ref_logprobs - logprobs, torch.zeros_like(logprobs))
+    return (d.exp() - 1 - d).sum() / mask.sum().clamp(min=1)
+
+
+def k3_of_the_log_ratio(log_ratio):
+    return torch.exp(-log_ratio) - 1 + log_ratio
+
+
+def k3_float_mask(logprobs, ref_logprobs, mask):
+    d = torch.where(mask == 1.0, ref_logprobs - logprobs, torch.zeros_like(logprobs))
+    return (d.exp() - 1 - d) / (1.0 - 0.0 * mask.square())
+
+
+@pytest.mark.parametrize("function", [k3_numpy, k3_jax, k3_mean, k3_of_the_log_ratio, k3_float_mask])
+def test_arrays_masks_and_shapes_of_other_people(function):
+    report = conformance.check(function, "kl_k3")
+    assert report.passed, (report.diagnoses, report.unexplained)
+    assert ("Half of the proof is missing" in " ".join(report.notes)) == (function is k3_numpy)
+
+
+def k3_wrong_way(logprobs, ref_logprobs):
+    d = logprobs - ref_logprobs
+    return d.exp() - 1 - d
+
+
+def k3_half(logprobs, ref_logprobs):
+    d = ref_logprobs - logprobs
+    return 0.37 * (d.exp() - 1 - d)
+
+
+def test_a_swap_is_named_and_a_constant_factor_too():
+    report = conformance.check(k3_wrong_way, "kl_k3")
+    assert (
+        names(report) == {"reversed_kl"} and report.diagnoses[0].kind == "bug" and "C32" in report.diagnoses[0].pitfalls
+    )
+    assert report.diagnoses[0].matched == report.diagnoses[0].of > 0
+    assert names(conformance.check(k3_half, "kl_k3")) == {"times 0.37"}
+
+
+def flat(rewards, num_generations):
+    grouped = rewards.view(-1, num_generations)
+    return ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).view(-1)
+
+
+def one_group(rewards):
+    return (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
+
+
+@pytest.mark.parametrize(("function", "correction"), [(flat, 1), (one_group, 0)])
+def test_what_nobody_agrees_on_is_read_off_and_no_failure(function, correction):
+    report = conformance.check(function, "group_advantages")
+    assert report.taken["correction"] == correction and report.taken["divide_by_std"] is True
+    wrong = {
+        r.case_id for r in report.results if r.status == "fail" and not set(r.flags) & {"float_ties", "equal_rewards"}
+    }
+    assert all("group_of_one" in r.flags for r in report.results if r.case_id in wrong)
+
+
+def dpo_pairs(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1):
+    margin = policy_chosen_logps - policy_rejected_logps - reference_chosen_logps + reference_rejected_logps
+    return -F.logsigmoid(beta * margin), beta * margin.detach(), 0.0
+
+
+def dpo_swapped(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1):
+    margin = policy_rejected_logps - policy_chosen_logps - reference_rejected_logps + reference_chosen_logps
+    return -F.logsigmoid(beta * margin).mean()
+
+
+def test_a_loss_per_pair_passes_and_swapped_pairs_are_caught():
+    assert conformance.check(dpo_pairs, "dpo").passed
+    report = conformance.check(dpo_swapped, "dpo_loss")
+    assert not report.passed and names(report) and not report.unexplained
+
+
+# ------------------------------------------------------------------------------------------------------ hostile targets
+
+
+def raises(logprobs, ref_logprobs):
+    raise RuntimeError("not today\nand not tomorrow")
+
+
+def nothing(logprobs, ref_logprobs):
+    return None
+
+
+def wrong_shape(logprobs, ref_logprobs):
+    return logprobs[:, :1, None].expand(-1, 7, 2)
+
+
+def nan(logprobs, ref_logprobs):
+    return logprobs * float("nan")
+
+
+def slow(logprobs, ref_logprobs):
+    time.sleep(30)
+
+
+def changes_its_input(logprobs, ref_logprobs):
+    ref_logprobs -= logprobs
+    return ref_logprobs.exp() - 1 - ref_logprobs
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "says"),
+    [(raises, "error", "RuntimeError: not today"), (nothing, "error", "got NoneType"),
+     (wrong_shape, "error", "expected kl"), (nan, "fail", "got nan"), (slow, "timeout", "took longer than 0.2 s")],
+)  # fmt: skip
+def test_a_hostile_target_is_reported_and_the_run_goes_on(function, status, says):
+    report = conformance.check(function, "kl_k3", time_limit=0.2)
+    bad = [r for r in report.results if r.status not in ("skip", "pass", "warn")]
+    assert not report.passed and bad and bad[0].status == status and says in bad[0].detail
+
+
+def test_a_change_in_place_is_noted_and_does_not_spoil_the_next_case():
+    report = conformance.check(changes_its_input, "kl_k3")
+    assert any("changes its inputs in place: ref_log_probs" in note for note in report.notes)
+
+
+def test_what_cannot_be_fitted_says_what_to_do():
+    with pytest.raises(TargetError, match=r"cannot tell what p, q should be; say so with names \(p = one of"):
+        conformance.check(lambda p, q: p - q, "kl_k3")
+    assert conformance.check(lambda p, q: p - q, "kl_k1", names={"p": "log_probs", "q": "ref_log_probs"}).passed
+    with pytest.raises(TargetError, match="no parameter 'r'"):
+        conformance.check(lambda p, q: p - q, "kl_k1", names={"r": "log_probs"})
+    with pytest.raises(ValueError, match="did you mean 'kl_k3'"):
+        conformance.check(right, "kl_k33")
+
+
+def test_a_target_is_found_or_the_reason_is_given(tmp_path):
+    (tmp_path / "losses.py").write_text("import torch\ndef k1(a, b):\n    return a - b\n")
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    assert resolve(f"{tmp_path}/losses.py:k1")(3, 1) == 2
+    assert resolve("torchstone.core:kl_k1") is not None
+    for target, says in (
+        (f"{tmp_path}/losses.py:k2", "it has k1"),
+        (f"{tmp_path}/nowhere.py:k1", "no file"),
+        (f"{tmp_path}/broken.py:k1", "no module 'no_such_module'"),
+        ("torchstone.core", "expected package.module:function"),
+    ):
+        with pytest.raises(TargetError, match=says):
+            resolve(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("ref_per_token_logps", "ref_log_probs"), ("logprobs", "log_probs"), ("old_action_log_probs", "old_log_probs"),
+     ("base_action_log_probs", "ref_log_probs"), ("policy_chosen_logps", "chosen_log_probs"), ("response_mask", "mask"),
+     ("reference_rejected_logps", "ref_rejected_log_probs"), ("rollout_log_probs", "old_log_probs"),
+     ("log_ratio", "log_ratios"), ("token_level_rewards", "rewards"), ("oldLogProbs", "old_log_probs"), ("vllm_logprobs", "sampler_log_probs")],
+)  # fmt: skip
+def test_the_fields_names_are_understood(name, ours):
+    assert role(name) == ours
+
+
+def test_the_fields_numbers_are_understood():
+    for name, ours in (
+        ("cliprange", "epsilon"),
+        ("kl_coef", "beta"),
+        ("lambd", "lam"),
+        ("clip_ratio_c", "dual_clip"),
+        ("ddof", "correction"),
+    ):
+        assert ours in setting(name)
+
+
+# ------------------------------------------------------------------------------------------------------------- identify
+
+
+def test_identify_names_recipes_dialects_and_objectives():
+    found = conformance.identify(dpo_pairs)
+    assert {"dpo_loss", "dpo", "dpo@trl-1.16.0"} <= {m.name for m in found.exact}
+    found = conformance.identify(right)
+    assert found.exact[0].name == "grpo_loss" and "grpo" in {m.name for m in found.exact if m.kind == "recipe"}
+
+
+def test_identify_names_the_nearest_and_what_differs():
+    found = conformance.identify(reversed_and_by_token)
+    assert not [m for m in found.exact if m.kind == "recipe" and not m.given]
+    assert found.near
