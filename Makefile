@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 
-.PHONY: demo test test-peers bench vectors docs clean
+.PHONY: demo test test-peers bench vectors docs mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -44,3 +44,7 @@ docs: .venv/done
 
 clean:
 	rm -rf .venv .venv-peers
+
+mutation: .venv/done
+	$(BIN)/pip install --quiet mutmut==3.8.1
+	$(BIN)/python tests/mutation.py

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .core import Mask, Matrix, Row, chosen, divided
 from .numbers import Dual, Number, dual, exp, log, log_sigmoid, maximum, mean, mpf, sigmoid, stop, total
 
-# ------------------------------------------------------------------------------------------ from tokens to completions
+# ---------------------------------------- from tokens to completions
 
 
 def sequence_log_prob(log_probs: Sequence[Dual], marks: Sequence[bool], average: bool) -> Dual:
@@ -26,7 +26,7 @@ def pair_mean(losses: Sequence[Dual], denominator: Number | None = None) -> Dual
     return divided(total(losses), len(losses) if denominator is None else denominator)
 
 
-# ------------------------------------------------------------ losses of one pair; win and lose are the two implicit rewards
+# ---------------------------------------- losses of one pair; win and lose are the two implicit rewards
 
 
 def logistic(h: Dual, s: Number) -> Dual:
@@ -116,7 +116,7 @@ def ascending(xs: Sequence[Dual]) -> Row:
     return sorted(xs, key=lambda x: x.value)
 
 
-# ------------------------------------------------------------------------------------------- thumbs up and down, no pairs
+# ---------------------------------------- thumbs up and down, no pairs
 
 
 def kto_reference_point(log_probs: Sequence[Number], ref_log_probs: Sequence[Number]) -> Dual:
@@ -130,7 +130,7 @@ def kto(u: Dual, desirable: bool, beta: Number, z: Number) -> Dual:
     return 1 - sigmoid(gain if desirable else -gain)
 
 
-# ------------------------------------------------------------------------------------------------------------- WPO's weights
+# ---------------------------------------- WPO's weights
 
 
 def log_sum_squares(log_probs: Sequence[Dual]) -> Dual:
@@ -145,7 +145,7 @@ def wpo_weight(log_probs: Sequence[Dual], log_normalisers: Sequence[Dual] | None
     return stop(exp(mean([p - c for p, c in zip(given, below, strict=True)])))
 
 
-# ----------------------------------------------------------------------------------------- likelihoods and reward models
+# ---------------------------------------- likelihoods and reward models
 
 
 def negative(log_probs: Matrix, mask: Mask) -> list[list[Dual | None]]:

@@ -30,7 +30,9 @@ from .numbers import (
 
 
 def deviation(rewards: Sequence[Dual], correction: int) -> Dual:
-    """The root of the sum of squares around the mean, over n - correction."""
+    """The root of the sum of squares around the mean, over n - correction; exactly 0 for equal rewards."""
+    if all(r.same(rewards[0]) for r in rewards):
+        return dual(0)
     centre = mean(rewards)
     return sqrt(total((r - centre) * (r - centre) for r in rewards) / (len(rewards) - correction))
 

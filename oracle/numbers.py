@@ -144,7 +144,11 @@ def log_sigmoid(x: Number) -> Dual:
 
 
 def absolute(x: Number) -> Dual:
-    return -dual(x) if dual(x) < 0 else dual(x)
+    """|x|. At 0 the slope is 0, as autograd libraries have it."""
+    x = dual(x)
+    if x.same(0):
+        return stop(x)
+    return -x if x < 0 else x
 
 
 def minimum(a: Number, b: Number) -> Dual:

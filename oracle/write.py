@@ -129,6 +129,8 @@ def text(x: Any) -> Any:
         return [text(part) for part in x]
     if isinstance(x, Dual | mpf | float):
         value = float(dual(x).value)
+        if abs(value) < 1e-45:  # less than float32 can hold: what is left where 50 digits cancel
+            value = 0.0
         return repr(int(value)) if value == int_or_nan(value) else repr(value)
     return x
 

@@ -1,6 +1,6 @@
-"""Mutation testing: change the maths in thousands of small ways, and see whether a test notices each (``make mutation``).
+"""Mutation testing (``make mutation``): the maths is changed in thousands of small ways; does a test notice each one?
 
-mutmut makes the mutants and runs the tests that reach each of them, in a copy of the repository under ``.mutation/``.
+mutmut makes the mutants and runs the tests that reach each of them, in a copy under ``build/mutation``.
 Mutants that change the text of a message only are not run and not counted. Those that survive are listed, with the
 reason that docs/mutation.md gives; the exit status is 1 if one has none, or fewer than 95 in 100 are killed.
 
@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COPY = ROOT / ".mutation"
+COPY = ROOT / "build" / "mutation"
 COPIED = ("torchstone", "tests", "pyproject.toml")
 WANTED = 0.95
 SKIPPED, TIMEOUTS = 34, {-24, 24, 152, 255, 36}  # mutmut's exit codes; 0 is a survivor, 33 one that no test reaches
@@ -39,7 +39,7 @@ TEXTS = {
 }
 
 
-# ------------------------------------------------------------------------------------- which mutants change a text only?
+# ------------------------------------------------------------------------------------ which mutants change a text only?
 
 
 class _Blank(ast.NodeTransformer):
@@ -102,17 +102,17 @@ def skip_texts(metas: list[Path]) -> None:
         meta.write_text(json.dumps(data, indent=4))
 
 
-# --------------------------------------------------------------------------------------------------------- run, report
+# ---------------------------------------------------------------------------------------------------------- run, report
 
 
 def run(names: list[str], processes: int) -> None:
     """mutmut in the copy. Results of functions that did not change, and whose tests did not, are kept."""
-    COPY.mkdir(exist_ok=True)
+    COPY.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source, target = ROOT / name, COPY / name
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.md"))
         else:
             shutil.copy2(source, target)
     os.chdir(COPY)
@@ -144,7 +144,9 @@ def changed(old: str, new: str) -> str:
 
 def report() -> bool:
     """Print the score of each module and what survived. Is all as it should be?"""
-    explained = (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8") if (ROOT / "docs" / "mutation.md").exists() else ""
+    explained = (
+        (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8") if (ROOT / "docs" / "mutation.md").exists() else ""
+    )
     rows, survivors, unfinished = {}, defaultdict(list), 0
     for meta in sorted((COPY / "mutants").rglob("*.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
@@ -162,7 +164,9 @@ def report() -> bool:
     print(f"\n{'module':<22}{'mutants':>9}{'killed':>9}{'by time':>9}{'survived':>10}{'score':>9}{'texts':>8}")
     for name, (total, alive, late, every) in rows.items():
         if total:
-            print(f"{name:<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{1 - alive / total:>9.1%}{every - total:>8}")
+            print(
+                f"{name:<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{1 - alive / total:>9.1%}{every - total:>8}"
+            )
     total, alive, late, every = (sum(column) for column in zip(*rows.values(), strict=True))
     score = 1 - alive / max(total, 1)
     print(f"{'all':<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{score:>9.1%}{every - total:>8}\n")

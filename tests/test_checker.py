@@ -262,7 +262,8 @@ def test_a_target_is_found_or_the_reason_is_given(tmp_path):
     [("ref_per_token_logps", "ref_log_probs"), ("logprobs", "log_probs"), ("old_action_log_probs", "old_log_probs"),
      ("base_action_log_probs", "ref_log_probs"), ("policy_chosen_logps", "chosen_log_probs"), ("response_mask", "mask"),
      ("reference_rejected_logps", "ref_rejected_log_probs"), ("rollout_log_probs", "old_log_probs"),
-     ("log_ratio", "log_ratios"), ("token_level_rewards", "rewards"), ("oldLogProbs", "old_log_probs"), ("vllm_logprobs", "sampler_log_probs")],
+     ("log_ratio", "log_ratios"), ("token_level_rewards", "rewards"), ("oldLogProbs", "old_log_probs"),
+     ("vllm_logprobs", "sampler_log_probs")],
 )  # fmt: skip
 def test_the_fields_names_are_understood(name, ours):
     assert role(name) == ours

@@ -10,17 +10,17 @@ from typing import Any
 
 from .. import dpo
 from ..contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
-from ..core import Row, divided
-from ..numbers import Dual, dual, exp, log_sigmoid, mp, mpf, sigmoid, stop, total
+from ..core import Row
+from ..numbers import Dual, dual, exp, log, log_sigmoid, mp, mpf, sigmoid, stop, total
 from . import rewards
-from .common import EDGES, OPENRLHF, TRL, bug, variant
+from .common import EDGES, TRL, bug, variant
 
 Settings = Mapping[str, Any]
 Steps = Mapping[str, Step]
 PAIR = ("chosen_log_probs", "rejected_log_probs")
 REFERENCE = ("ref_chosen_log_probs", "ref_rejected_log_probs")
 
-# ------------------------------------------------------------------------------------------------ one computation for all
+# -------------------- one computation for all
 
 
 def pairs(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
@@ -73,6 +73,7 @@ SWAPPED = bug(
     "The chosen and the rejected completion are exchanged.",
     "The model is trained towards the answers that people rejected.",
     {"order": swapped},
+    None,
     ("C76",),
     ("https://github.com/linkedin/Liger-Kernel/pull/484",),
 )
@@ -80,6 +81,7 @@ NO_REFERENCE = bug(
     "The reference's log-probs are not used.",
     "Nothing holds the model near the reference, and the loss does not start at that of equal policies.",
     {"reward": lambda p, q, beta: beta * dual(p)},
+    None,
     ("C73",),
     (f"{TRL}/pull/2431", f"{TRL}/pull/6443", f"{TRL}/pull/6403"),
 )
@@ -87,6 +89,7 @@ REFERENCE_ADDED = bug(
     "The reference's log-probs are added where they should be subtracted.",
     "The model is pushed away from the reference's ranking instead of being measured against it.",
     {"reward": lambda p, q, beta: beta * (dual(p) + stop(q))},
+    None,
     ("C73",),
 )
 NO_BETA = bug(
@@ -103,12 +106,14 @@ SUMMED = bug(
     "The sum over pairs instead of the mean.",
     "The learning rate grows with the number of pairs.",
     {"reduce": lambda losses, denominator: total(losses)},
+    None,
     ("C02",),
 )
 OWN_COUNT = bug(
     "The given denominator is not used: each micro-batch is divided by its own number of pairs.",
     "The gradient depends on how the batch was split over steps or devices.",
     {"reduce": lambda losses, denominator: dpo.pair_mean(losses)},
+    None,
     ("C02", "C04"),
     (f"{TRL}/pull/2615",),
 )
@@ -116,6 +121,7 @@ EMPTY_IS_NAN = bug(
     "A batch without pairs gives 0 / 0.",
     "The update is NaN, and the model is lost.",
     {"reduce": nan_if_empty},
+    None,
     ("C61",),
 )
 SHARED = {
@@ -140,6 +146,7 @@ PLAIN_DPO = bug(
     "DPO's logistic loss is computed whatever loss was asked for.",
     "The run has the name of one objective and the result of another.",
     {"losses": each(plain)},
+    None,
     ("C70",),
     ("https://github.com/modelscope/ms-swift/issues/9925", "https://github.com/modelscope/ms-swift/issues/10167"),
 )
@@ -152,7 +159,7 @@ NEGATED = bug(
 def judged(alternative: Callable[..., Alternative], about: str, effect: str, judge: Callable[..., Dual], *names: str,
            pitfalls: tuple[str, ...] = (), links: tuple[str, ...] = ()) -> Alternative:  # fmt: skip
     """An alternative that judges each pair in another way."""
-    return alternative(about, effect, {"losses": each(judge, *names)}, pitfalls, links)
+    return alternative(about, effect, {"losses": each(judge, *names)}, None, pitfalls, links)
 
 
 # ------------------------------------------------------------------------------------------------------------ the cases
@@ -183,7 +190,7 @@ def four(chosen: list, rejected: list, ref_chosen: list | None = None, ref_rejec
     return {k: x for k, x in given.items() if x is not None}
 
 
-BASE = four([-4.5, -9.25, -6.0], [-7.0, -5.5, -8.75], [-5.25, -8.5, -7.5], [-6.25, -6.0, -8.0])
+BASE = four([-4.5, -9.25, -6.0, -3.5], [-7.0, -5.5, -8.75, -5.0], [-5.25, -8.5, -7.5, -5.0], [-6.25, -6.0, -8.0, -4.75])
 TWO = four([-3.25, -6.5], [-5.0, -4.25], [-4.0, -6.0], [-4.5, -5.75])
 ONE = four([-3.5], [-4.75], [-4.25], [-3.0])
 SAME = four([-3.5, -6.0], [-4.75, -5.25], [-3.5, -6.0], [-4.75, -5.25])
@@ -192,9 +199,11 @@ EMPTY = four([], [], [], [])
 
 
 def far(margin: float, beta: float) -> Inputs:
-    """A pair with h = -margin, one with +margin, one near 0."""
+    """A pair with h = -margin, one with +margin, two near 0."""
     x = margin / beta
-    return four([-x - 2, -3.0, -4.5], [-2.0, -x - 3, -4.0], [-2.0, -3.0, -4.0], [-2.0, -3.0, -4.25])
+    return four(
+        [-x - 2, -3.0, -4.5, -3.0], [-2.0, -x - 3, -4.0, -5.0], [-2.0, -3.0, -4.0, -4.0], [-2.0, -3.0, -4.25, -4.5]
+    )
 
 
 def only(inputs: Inputs, names: Sequence[str]) -> Inputs:
@@ -209,7 +218,7 @@ def groups(settings: Sequence[Settings], names: Sequence[str], extra: tuple[Case
         return Case(comment, only(inputs, names), flags)
 
     few = (
-        case("three pairs, ranked right and wrong", BASE, "both_signs"),
+        case("four pairs, ranked right and wrong", BASE, "both_signs"),
         case("two pairs", TWO, "both_signs"),
     )
     many = (
@@ -249,7 +258,9 @@ def objective(name: str, about: str, tags: tuple[str, ...], source: str, losses:
               reference: bool = True, plain_dpo: bool = True, metric: bool = False) -> Objective:  # fmt: skip
     shared = SHARED | (WITH_REFERENCE if reference else {"beta_missing": NO_BETA})
     shared |= {"plain_dpo": PLAIN_DPO} if plain_dpo else {}
-    turned = bug(NEGATED.flag.about, NEGATED.flag.effect, {"losses": lambda *x: [-y for y in losses(*x)]}, ("C76",))
+    turned = bug(
+        NEGATED.flag.about, NEGATED.flag.effect, {"losses": lambda *x: [-y for y in losses(*x)]}, None, ("C76",)
+    )
     full = [{"beta": 0.1, **s} for s in settings]
     full += [{**full[0], "beta": 0.5}]
     return Objective(
@@ -334,4 +345,225 @@ DPO_LOSS = objective(
     metric=True,
 )  # fmt: skip
 
-OBJECTIVES: list[Objective] = [DPO_LOSS]
+# ------------------------------------------------------------------------------------------------------- its relatives
+
+WRONG = "The run has the name of one objective and the result of another."
+IPO_LOSS = objective(
+    "ipo_loss", "A finite target for the log-ratio difference.", ("DPO.7",), "Azar et al., arXiv:2310.12036v2, eq. 17",
+    each(dpo.ipo, "beta"),
+    {
+        "one_over_beta": judged(bug, "The target is 1 / beta, not 1 / (2 beta).", "Margins are twice as large.",
+                                lambda w, v, b: ((w - v) / b - 1 / b) * ((w - v) / b - 1 / b), "beta"),
+        "margin_times_beta": judged(bug, "The rewards' difference is not divided by beta.",
+                                    "The target in nats is 1 / (2 beta^2): far larger margins are asked for.",
+                                    lambda w, v, b: (w - v - 1 / (2 * b)) * (w - v - 1 / (2 * b)), "beta",
+                                    pitfalls=("C70",)),
+        "half": judged(variant, "Half of the square.", "Half the learning rate.",
+                       lambda w, v, b: dpo.ipo(w, v, b) / 2, "beta"),
+    },
+    extremes=True,
+)  # fmt: skip
+ROBUST = objective(
+    "robust_dpo_loss", "DPO's loss on clean labels, estimated from labels that are flipped at a known rate.", ("DPO.8",),  # noqa: E501
+    "Ray Chowdhury et al., arXiv:2403.00409", each(dpo.robust, "flip_rate"),
+    {
+        "conservative": judged(variant, "cDPO: a weighted mean of both labels.", WRONG, dpo.dpo, "flip_rate"),
+        "not_divided": judged(bug, "The division by 1 - 2 e is missing.", "The learning rate depends on e.",
+                              lambda w, v, e: dpo.robust(w, v, e) * (1 - 2 * e), "flip_rate"),
+    },
+    {"flip_rate": Setting("The probability that a label is flipped.", (0.1,))},
+    ({"flip_rate": 0.1}, {"flip_rate": 0.25}),
+)  # fmt: skip
+HINGE_LOSS = objective(
+    "hinge_loss", "A margin is enough.", ("DPO.9",), "Liu et al., arXiv:2309.06657, eq. 10", each(dpo.hinge, "delta"),
+    {
+        "margin_of_zero": judged(bug, "delta is left out.", "Training stops as soon as pairs are ranked right.",
+                                 lambda w, v: dpo.hinge(w, v, 0)),
+        "squared": judged(variant, "The square of the hinge.", "Far pairs dominate.",
+                          lambda w, v, d: dpo.hinge(w, v, d) * dpo.hinge(w, v, d), "delta"),
+    },
+    {"delta": Setting("The margin, in reward units.", (1,))}, ({"delta": 1}, {"delta": 0.125}),
+    extra=(Case("without references: SLiC", four([-4.5, -19.0], [-7.0, -5.5]), ("no_reference",)),),
+)  # fmt: skip
+SIMPO = objective(
+    "simpo_loss", "The mean log-prob is the reward, with a margin.", ("DPO.10",), "Meng et al., arXiv:2405.14734v3, eq. 6",  # noqa: E501
+    each(dpo.simpo, "gamma"),
+    {
+        "gamma_times_beta": judged(variant, "gamma stands inside of beta.", "The margin is beta times as large.",
+                                   lambda w, v, g, b: dpo.simpo(w, v, g * b), "gamma", "beta", pitfalls=("C74",),
+                                   links=("https://github.com/princeton-nlp/SimPO/issues/4",)),
+        "gamma_added": judged(bug, "gamma is added to the difference.", "The margin asked for is negative.",
+                              lambda w, v, g: dpo.simpo(w, v, -g), "gamma"),
+    },
+    {"gamma": Setting("The margin, in reward units.", (0.5, 1))}, ({"gamma": 0.5}, {"gamma": 1.5}),
+    TWO_ONLY, reference=False,
+)  # fmt: skip
+
+
+def with_odds(odds: Callable[[Dual], Dual] = dpo.log_odds, sft: bool = True, sign: int = 1) -> Step:
+    """ORPO's two terms. Its rewards carry no beta: odds_coef stands before the logarithm."""
+
+    def one(w: Dual, v: Dual, odds_coef: Any, sft_coef: Any) -> Dual:
+        return (-(sft_coef if sft else 0) * w) - odds_coef * log_sigmoid(sign * (odds(w) - odds(v)))
+
+    return each(one, "odds_coef", "sft_coef")
+
+
+def orpo(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    win, lose = steps["order"](*(inputs[k] for k in PAIR))
+    return {"loss": steps["reduce"](steps["losses"](win, lose, inputs, settings), settings["denominator"])}
+
+
+P = four([-0.5, -1.25, -0.75], [-1.5, -0.375, -2.0])
+ORPO_SETTINGS = (
+    {"odds_coef": 0.1, "sft_coef": 1},
+    {"odds_coef": 0.5, "sft_coef": 1},
+    {"odds_coef": 0.5, "sft_coef": 0},
+)
+ORPO = Objective(
+    "orpo_loss", "Supervised fine-tuning that also raises the odds of the chosen completion.", ("DPO.11", "DPO.12"),
+    ("Hong et al., arXiv:2403.07691v2, eq. 3-7",), TWO_ONLY, LOSS,
+    {"odds_coef": Setting("lambda.", (0.1,), free=True), "sft_coef": Setting("1 in the paper.", (1,)),
+     "denominator": DENOMINATOR}, orpo,
+    {"order": as_given, "losses": with_odds(), "reduce": dpo.pair_mean},
+    {
+        **SHARED,
+        "sft_term_missing": bug("The supervised term is missing.", "Nothing raises the chosen likelihood itself.",
+                                {"losses": with_odds(sft=False)}),
+        "odds_sign_flipped": bug("The odds ratio has the wrong sign.", "The rejected completion's odds rise.",
+                                 {"losses": with_odds(sign=-1)}, pitfalls=("C76",)),
+        "log_probs_for_odds": bug("log P stands where log odds should.", "Likely completions are pushed less.",
+                                  {"losses": with_odds(lambda p: p)}),
+        "biased_odds": bug("log(1.0001 - P) keeps the logarithm finite.", "The odds of likely completions are too small.",  # noqa: E501
+                           {"losses": with_odds(lambda p: p - log(mpf("1.0001") - exp(p)))}, pitfalls=("C75", "R21"),
+                           links=("https://github.com/hpcaitech/ColossalAI/pull/6407",)),
+    },
+    PAIR_EDGES | {"certain": Flag("edge", "A mean log-prob of 0 or just below: value and gradient stay finite.",
+                                  "log(1 - 1) is -inf, and the gradient NaN.", pitfalls=("C75", "R21"))},
+    (
+        *(Group({**s, "denominator": None}, (Case("three pairs", P, ("both_signs",)),
+                                             *((Case("no pairs", four([], []), ("no_pairs",)),) if not i else ())))
+          for i, s in enumerate(ORPO_SETTINGS)),
+        Group({**ORPO_SETTINGS[0], "denominator": None}, (
+            Case("a chosen mean log-prob of -2^-13", four([-0.0001220703125, -0.5], [-1.5, -1.0]), ("certain",)),
+            Case("a rejected mean log-prob of 0", four([-0.5, -0.75], [0.0, -1.0]), ("certain",), "acceptable", True),
+        )),
+        Group({**ORPO_SETTINGS[0], "denominator": 5}, (Case("3 pairs of a batch of 5", P, ("micro_batch",)),)),
+    ),
+)  # fmt: skip
+APO_ZERO = objective(
+    "apo_zero_loss", "The chosen becomes likelier, the rejected unlikelier.", ("DPO.15",), "arXiv:2408.06266, eq. 7",
+    each(dpo.apo_zero), {"apo_down": judged(variant, "APO down.", "Both likelihoods fall.", dpo.apo_down)},
+)  # fmt: skip
+APO_DOWN = objective(
+    "apo_down_loss", "Both become unlikelier, the rejected more so.", ("DPO.16",), "arXiv:2408.06266, eq. 8",
+    each(dpo.apo_down), {"apo_zero": judged(variant, "APO zero.", "The chosen likelihood rises.", dpo.apo_zero)},
+)  # fmt: skip
+EXO = objective(
+    "exo_loss", "The KL from the policy's preference to the label's.", ("DPO.20",), "arXiv:2402.00856, eq. 16",
+    each(dpo.exo, "label_smoothing"),
+    {"conservative_dpo": judged(bug, "The KL in DPO's direction.", WRONG, dpo.dpo, "label_smoothing")},
+    {"label_smoothing": Setting("The label's own doubt.", (0.1,))},
+    ({"label_smoothing": 0.125}, {"label_smoothing": 0.25}),
+)  # fmt: skip
+NCA = objective(
+    "nca_loss", "Each reward's own value is fitted.", ("DPO.21",), "Chen et al., arXiv:2402.05369v3, table 1",
+    each(dpo.nca),
+    {"bco": judged(variant, "BCO without a shift.", "Nothing holds the chosen reward at a finite value.",
+                   bco_without_shift),
+     "halves_missing": judged(bug, "The two noise terms have weight 1.", "Chosen rewards are pulled to 0.",
+                              lambda w, v: -log_sigmoid(w) - log_sigmoid(-w) - log_sigmoid(-v))},
+)  # fmt: skip
+BCO = objective(
+    "bco_loss", "Two separate judgements in place of a comparison.", ("DPO.22",), "arXiv:2404.04656, eq. 7 and 8",
+    each(dpo.bco, "reward_shift"),
+    {"shift_added": judged(bug, "The shift is added.", "The judgements are further from balance.",
+                           lambda w, v, d: dpo.bco(w, v, -d), "reward_shift"),
+     "shift_ignored": judged(variant, "No shift.", "Rewards that drift saturate one term.", bco_without_shift)},
+    {"reward_shift": Setting("d, a constant.", (0,))}, ({"reward_shift": 0}, {"reward_shift": 0.25}),
+)  # fmt: skip
+DISCOPOP = objective(
+    "discopop_loss", "Logistic for wrong pairs, exponential for right ones.", ("DPO.24",), "arXiv:2406.08414v3, eq. 5",
+    each(dpo.discopop, "tau"),
+    {"gate_reversed": judged(bug, "The two losses are exchanged.", "Wrong pairs get an exponential gradient.",
+                             lambda w, v, t: dpo.discopop(w, v, -t), "tau"),
+     "gate_without_tau": judged(bug, "tau is left out.", "The change from one loss to the other is smooth.",
+                                lambda w, v: dpo.discopop(w, v, 1)),
+     "exponential": judged(variant, "The exponential loss alone.", "Wrong pairs dominate.",
+                           lambda w, v: exp(-(w - v)))},
+    {"tau": Setting("In reward units.", (0.05,))}, ({"tau": 0.05}, {"tau": 0.5}),
+)  # fmt: skip
+
+
+def sorted_losses(paired: bool | None = None, ordered: bool = True) -> Step:
+    """AOT: h_i between sorted values; of the two models if paired, else of the two kinds of completions."""
+
+    def losses(win: Row, lose: Row, inputs: Inputs, settings: Settings) -> Row:
+        order = dpo.ascending if ordered else list
+        u, v = win, lose
+        if settings["paired"] if paired is None else paired:
+            beta = settings["beta"]
+            u = [beta * (dual(a) - b) for a, b in zip(*(inputs[k] for k in PAIR), strict=True)]
+            v = [beta * (stop(a) - stop(b)) for a, b in zip(*(inputs[k] for k in REFERENCE), strict=True)]
+        return [dpo.dpo(a, b, settings["label_smoothing"]) for a, b in zip(order(u), order(v), strict=True)]
+
+    return losses
+
+
+def sppo_losses(win: Row, lose: Row, inputs: Inputs, settings: Settings) -> Row:
+    """The hard form: the chosen always wins, the rejected never."""
+    return [dpo.sppo(a, b, settings["beta"], 1, 0) for a, b in zip(win, lose, strict=True)]
+
+
+SPPO = objective(
+    "sppo_loss", "Each log-ratio is pulled to a win rate, here 1 and 0.", ("DPO.23",), "Wu et al., arXiv:2405.00675",
+    sppo_losses,
+    {"half": bug("Half of the squares.", "Half the learning rate.",
+                 {"losses": lambda *x: [y / 2 for y in sppo_losses(*x)]})},
+)  # fmt: skip
+
+
+def kto(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    z = settings["reference_point"]
+    rows = zip(inputs["log_probs"], inputs["ref_log_probs"], inputs["desirable"], strict=True)
+    weights = {True: settings["desirable_weight"], False: settings["undesirable_weight"]}
+    losses = [
+        weights[up] * steps["judge"](steps["ratio"](p, q), steps["label"](up), settings["beta"], z) for p, q, up in rows
+    ]
+    return {"loss": steps["reduce"](losses, settings["denominator"])}
+
+
+THUMBS = {"log_probs": [-3.0, -5.5, -4.25], "ref_log_probs": [-4.5, -5.0, -3.0], "desirable": [True, False, True]}
+KTO_NUMBERS = {"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1.5}
+KTO = Objective(
+    "kto_loss", "Thumbs up and down against a reference point.", ("DPO.14",), ("arXiv:2402.01306v5, eq. 8",),
+    {"log_probs": NATS, "ref_log_probs": CONSTANT, "desirable": Argument("N", "True for a thumb up", kind="bool")},
+    LOSS, {"beta": BETA, **{k: Setting(k.replace("_", " ") + ".") for k in
+           ("reference_point", "desirable_weight", "undesirable_weight")}, "denominator": DENOMINATOR}, kto,
+    {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda up: up, "judge": dpo.kto, "reduce": dpo.pair_mean},
+    {
+        "reference_ignored": bug("The reference's log-probs are not used.", "Nothing holds the model near it.",
+                                 {"ratio": lambda p, q: dual(p)}, pitfalls=("C73",)),
+        "labels_flipped": bug("Thumbs up and down are exchanged, but not their weights.", "Bad answers are learnt.",
+                              {"label": lambda up: not up}),
+        "reference_point_ignored": bug("z is 0.", "Gains are measured from the reference.",
+                                       settings={"reference_point": 0}),
+        "beta_missing": NO_BETA.__class__(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
+        "sum_over_pairs": SUMMED, "denominator_ignored": OWN_COUNT,
+    }, PAIR_EDGES,
+    (Group({**KTO_NUMBERS, "reference_point": 0.5, "denominator": None}, (Case("three thumbs", THUMBS),)),
+     Group({**KTO_NUMBERS, "reference_point": 0, "denominator": 5}, (Case("of 5", THUMBS, ("micro_batch",)),))),
+)  # fmt: skip
+AOT = objective(
+    "aot_loss", "DPO between sorted values.", ("DPO.25",), "Melnyk et al., arXiv:2406.05882", sorted_losses(),
+    {"not_sorted": bug("The values are not sorted.", WRONG, {"losses": sorted_losses(ordered=False)}),
+     "label_smoothing_ignored": bug("label_smoothing is not used.", "Noisy labels are trusted fully.",
+                                    settings={"label_smoothing": 0}, pitfalls=("C72",))},
+    {"label_smoothing": SMOOTHING, "paired": Setting("Sort preferences, or each kind of completion.")},
+    ({"label_smoothing": 0, "paired": False}, {"label_smoothing": 0.1, "paired": True}), plain_dpo=False,
+)  # fmt: skip
+
+OBJECTIVES: list[Objective] = [
+    *rewards.BEFORE, DPO_LOSS, IPO_LOSS, ROBUST, HINGE_LOSS, SIMPO, ORPO, APO_ZERO, APO_DOWN, EXO, NCA, BCO, SPPO, DISCOPOP, AOT, KTO,  # noqa: E501
+    *rewards.AFTER,
+]  # fmt: skip

@@ -51,7 +51,7 @@ from .policy import (
 
 GRPO_LOSS = Objective(
     name="grpo_loss",
-    about="PPO's clipped surrogate with one advantage a completion, plus beta times k3 to the reference: row mean, then mean.",
+    about="PPO's clipped surrogate, one advantage a completion, plus beta times k3: mean in each row, then over rows.",
     tags=("GRPO.3", "PPO.8", "KL.3", "CORE.6"),
     source=("Shao et al., DeepSeekMath, arXiv:2402.03300v3, eq. 3 and 4",),
     arguments=ARGUMENTS,
@@ -61,12 +61,12 @@ GRPO_LOSS = Objective(
     compute=policy_loss_and_metrics,
     steps=STEPS,
     alternatives={
-        **{k: a for k, a in REDUCE_VARIANTS.items() if k != "sequence_mean"},
-        **REDUCE_BUGS,
+        **without(REDUCE_VARIANTS, "sequence_mean"),
+        **without(REDUCE_BUGS, "row_loss_times_length"),
         **RATIO,
         **LEVELS,
         **ADVANTAGES,
-        **SURROGATES,
+        **without(SURROGATES, "one_plus_log_ratio", "clip_in_nats", "detached_surrogate"),
         **KL,
         "loss_negated": LOSS_NEGATED,
         "counts_out_of_range": OUT_OF_RANGE,
@@ -75,8 +75,9 @@ GRPO_LOSS = Objective(
     groups=(
         Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None, "beta": 0.04}, usual_cases(True)),
         Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None, "beta": 0.0}, few_cases(False)),
-        Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.1}, few_cases(True)),
-        Group({"reduce": "sequence_mean", "epsilon": 0.1, "epsilon_high": None, "beta": 0.0}, few_cases(False)[:2]),
+        Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.1}, few_cases(True)[:1]),
+        Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0}, (BETWEEN_THE_BOUNDS,)),
+        Group({"reduce": "sequence_mean", "epsilon": 0.1, "epsilon_high": None, "beta": 0.0}, few_cases(False)[:1]),
     ),
 )
 
@@ -159,7 +160,7 @@ def advantages_of_groups(inputs: Inputs, settings: Settings, steps: Mapping[str,
     result = []
     for p, row in enumerate(rewards):
         counted = group(rewards, scored, p, 0)
-        if all(r.same(counted[0]) for r in counted):
+        if steps["teaches_nothing"](counted):
             result.append([dual(0)] * len(row))
             continue
         advantages = []
@@ -170,7 +171,7 @@ def advantages_of_groups(inputs: Inputs, settings: Settings, steps: Mapping[str,
                 advantage = r - baseline
             else:
                 advantage = steps["quotient"](r, baseline, spread, settings["eps"])
-            advantages.append(stop(advantage) if scored[p][g] else dual(0))
+            advantages.append(stop(steps["sign"](advantage)) if scored[p][g] else dual(0))
         result.append(advantages)
     return {"advantages": result}
 
@@ -181,7 +182,16 @@ def group(rewards: Matrix, scored: Marks, p: int, g: int) -> Row:
 
 
 def group_mean(rewards: Matrix, scored: Marks, p: int, g: int) -> Dual:
-    return mean(group(rewards, scored, p, g))
+    return average(group(rewards, scored, p, g))
+
+
+def all_equal(counted: Row) -> bool:
+    return all(r.same(counted[0]) for r in counted)
+
+
+def average(xs: Row) -> Dual:
+    """The mean; of equal numbers the number itself, without a rounding error in the last digit."""
+    return xs[0] if len(xs) and all_equal(xs) else mean(xs)
 
 
 def group_deviation(rewards: Matrix, scored: Marks, p: int, g: int, correction: int) -> Dual:
@@ -189,11 +199,18 @@ def group_deviation(rewards: Matrix, scored: Marks, p: int, g: int, correction: 
 
 
 ADVANTAGE_STEPS: dict[str, Step] = {
+    "teaches_nothing": all_equal,
     "baseline": group_mean,
     "deviation": group_deviation,
     "divides": lambda asked: asked,
     "quotient": lambda r, baseline, spread, eps: (r - baseline) / (spread + dual(eps)),
+    "sign": lambda advantage: advantage,
 }
+
+
+def never(counted: Row) -> bool:
+    """No look at ties: the statistics decide."""
+    return False
 
 
 def everything(rewards: Matrix, scored: Marks, p: int, g: int) -> Row:
@@ -201,7 +218,7 @@ def everything(rewards: Matrix, scored: Marks, p: int, g: int) -> Row:
 
 
 def batch_mean(rewards: Matrix, scored: Marks, p: int, g: int) -> Dual:
-    return mean(everything(rewards, scored, p, g))
+    return average(everything(rewards, scored, p, g))
 
 
 def batch_deviation(rewards: Matrix, scored: Marks, p: int, g: int, correction: int) -> Dual:
@@ -277,7 +294,10 @@ GROUP_ALTERNATIVES = {
             (f"{PRIME_RL}/pull/390",),
             ("C39",),
         ),
-        {"quotient": lambda r, baseline, spread, eps: r - baseline / (spread + dual(eps))},
+        {
+            "quotient": lambda r, baseline, spread, eps: r - baseline / (spread + dual(eps)),
+            "teaches_nothing": never,
+        },
     ),
     "eps_inside_the_root": Alternative(
         Flag(
@@ -308,7 +328,7 @@ GROUP_ALTERNATIVES = {
             (f"{PRIME_RL}/pull/1188",),
             ("C41",),
         ),
-        {"baseline": batch_mean},
+        {"baseline": batch_mean, "teaches_nothing": never},
     ),
     "whole_batch": Alternative(
         Flag(
@@ -318,7 +338,7 @@ GROUP_ALTERNATIVES = {
             ("https://github.com/ServiceNow/PipelineRL/issues/54",),
             ("C41",),
         ),
-        {"baseline": batch_mean, "deviation": batch_deviation},
+        {"baseline": batch_mean, "deviation": batch_deviation, "teaches_nothing": never},
     ),
     "statistics_of_columns": Alternative(
         Flag(
@@ -327,7 +347,7 @@ GROUP_ALTERNATIVES = {
             "Completions are compared with those of other prompts.",
             pitfalls=("C41",),
         ),
-        {"baseline": lambda *at: mean(column(*at)), "deviation": column_deviation},
+        {"baseline": lambda *at: average(column(*at)), "deviation": column_deviation, "teaches_nothing": never},
     ),
     "statistics_of_the_first_group": Alternative(
         Flag(
@@ -336,11 +356,11 @@ GROUP_ALTERNATIVES = {
             "All other prompts are compared with the first one.",
             pitfalls=("C41",),
         ),
-        {"baseline": first_group_mean, "deviation": first_group_deviation},
+        {"baseline": first_group_mean, "deviation": first_group_deviation, "teaches_nothing": never},
     ),
     "no_mean": Alternative(
         Flag("bug", "The mean is not subtracted.", "With 0/1 rewards nothing is ever pushed down."),
-        {"baseline": lambda *at: dual(0)},
+        {"baseline": lambda *at: dual(0), "teaches_nothing": never},
     ),
     "leave_one_out": Alternative(
         Flag(
@@ -360,7 +380,8 @@ GROUP_ALTERNATIVES = {
             ("C53",),
         ),
         {
-            "baseline": lambda rewards, scored, p, g: mean(all_members(rewards, p)),
+            "teaches_nothing": never,
+            "baseline": lambda rewards, scored, p, g: average(all_members(rewards, p)),
             "deviation": lambda rewards, scored, p, g, correction: grpo.deviation(all_members(rewards, p), correction),
         },
     ),
@@ -373,15 +394,13 @@ GROUP_ALTERNATIVES = {
             ("C53",),
         ),
         {
+            "teaches_nothing": never,
             "baseline": lambda rewards, scored, p, g: mean(rewards[p]),
             "deviation": lambda rewards, scored, p, g, correction: grpo.deviation(rewards[p], correction),
         },
     ),
     "negated": Alternative(
-        Flag("bug", "mean - r.", "What was rewarded is unlearned."),
-        {
-            "quotient": lambda r, baseline, spread, eps: (baseline - r) / (spread + dual(eps)),
-        },
+        Flag("bug", "mean - r.", "What was rewarded is unlearned."), {"sign": lambda advantage: -advantage}
     ),
 }
 

@@ -106,7 +106,6 @@ GSPO_LEVELS = {
         {"level": lambda u, a, marks, settings: [stop(x) for x in gspo_ratio(u, a, marks, settings)]},
     ),
 }
-CORNERS = [True] * 2
 SEQUENCES_OLD = [[-1.5, -0.5], [-0.75, -2.0], [-1.0, -0.25], [-0.5, -1.25]]
 GSPO_CASES = (
     case(
@@ -280,12 +279,9 @@ CISPO_SURROGATES = {
     "bound_read_the_other_way": Alternative(
         Flag(
             "bug",
-            "The number of the upper bound is read as a distance from 1 where the bound itself is meant, or the reverse.",
+            "The number is read as a distance from 1 where the bound itself is meant, or the reverse.",
             "With 0.2 as the bound itself every token weighs at most a fifth; with 5 as a distance the cap is 6.",
-            (
-                "https://github.com/NovaSky-AI/SkyRL/issues/1928",
-                "https://github.com/thinking-machines-lab/tinker/issues/763",
-            ),
+            ("https://github.com/NovaSky-AI/SkyRL/issues/1928",),
             ("C23", "R17"),
         ),
         {"surrogate": cispo_with(epsilon_high=lambda s: s["cap"], cap=lambda s: s["epsilon_high"])},
@@ -751,6 +747,10 @@ def dppo_with_ratio(log_prob: Dual, u: Dual, a: Dual, s: Settings) -> Dual:
     return -minimum(bounded_exp(u), dual(s["cap"])) * a if kept else dual(0)
 
 
+def unweighted(log_prob: Dual, u: Dual, a: Dual, s: Settings) -> Dual:
+    return dual(0) if dppo(log_prob, u, a, s).same(0) else -a * log_prob
+
+
 DPPO_SURROGATES = {
     "far_either_way": Alternative(
         Flag(
@@ -806,13 +806,9 @@ DPPO_SURROGATES = {
     ),
     "weight_missing": Alternative(
         Flag("bug", "The ratio is not there as a weight.", "Nothing corrects for the policy that sampled."),
-        {"surrogate": dppo_with(cap=lambda s: s["cap"])},
+        {"surrogate": unweighted},
     ),
 }
-DPPO_SURROGATES["weight_missing"] = Alternative(
-    DPPO_SURROGATES["weight_missing"].flag,
-    {"surrogate": lambda p, u, a, s: dual(0) if dppo(p, u, a, s).same(0) else -a * p},
-)
 DPPO_OLD = [[-6.0, -0.75, -2.0, -3.0], [-5.0, -0.5, -1.0, -2.5]]
 DPPO_CASE = case(
     "rare tokens may move by a large factor, common ones may not",
@@ -824,7 +820,7 @@ DPPO_CASE = case(
 )
 DPPO_LOSS = Objective(
     name="dppo_loss",
-    about="The trust region is drawn around a token's probability; a bounded weight times log pi, summed over a completion.",
+    about="The trust region is drawn around a token's probability; a bounded weight of log pi, summed over rows.",
     tags=("GRPO.13", "CORE.7"),
     source=("Qi et al., DPPO (binary forms), arXiv:2602.04879v3, eq. 12 to 14; the cap as in verl 0.9.1",),
     arguments=WITHOUT_REFERENCE,
@@ -899,9 +895,7 @@ SEQUENCE_LOG_RATIOS = Objective(
     source=("Zheng et al., GSPO, arXiv:2507.18071v2, eq. 7 and 14",),
     arguments=ROW_INPUTS,
     returns={"log_ratios": Argument("B T", "nats a token")},
-    settings={
-        "token_gradient": Setting("False: GSPO; True: GSPO-token, where each token moves its own term", (False, True))
-    },
+    settings={"token_gradient": Setting("False: GSPO; True: GSPO-token, each token moves its own term", (False, True))},
     compute=row_log_ratios,
     steps={"whole": lambda us, marks: grpo.sequence_log_ratio(us), "place": gspo_place},
     alternatives={

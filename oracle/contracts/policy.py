@@ -46,7 +46,7 @@ def token_losses(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) 
     found = places(inputs, settings, steps)
     return {
         "losses": [
-            [steps["surrogate"](p, u, a, settings) if m else None for (p, _, u, a), m in zip(*row, strict=True)]
+            [steps["select"](steps["surrogate"](p, u, a, settings), m) for (p, _, u, a), m in zip(*row, strict=True)]
             for row in zip(found, inputs["mask"], strict=True)
         ]
     }
@@ -136,6 +136,7 @@ STEPS: dict[str, Step] = {
     "kl_weight": lambda beta: dual(beta),
     "kl_reduce": lambda reduce, x, marks, settings: reduce(x, marks, settings),
     "reduce": as_asked,
+    "select": lambda loss, m: loss if m else None,
     "sign": lambda loss: loss,
     "low": clipped_low,
     "high": clipped_high,
@@ -204,7 +205,7 @@ def empty_rows_counted(x: Matrix, marks: Marks, settings: Settings) -> Dual:
 
 
 def row_loss_times_length(x: Matrix, marks: Marks, settings: Settings) -> Dual:
-    """The mean of a row, multiplied back onto its tokens, and then summed: a row of L tokens counts L times too often."""
+    """One loss a row, put back on each of its tokens, then averaged: a row of L tokens counts L times too often."""
     return total(total(row) * len(row) for row in entries(x, marks)) / max(1, sum(len(r) for r in entries(x, marks)))
 
 
@@ -220,7 +221,7 @@ SEQUENCE_MEAN = Flag(
     "Mean in each row, then over rows (GRPO as published).",
     "A token of a long completion weighs less: long wrong answers are punished less per token.",
     ("https://arxiv.org/abs/2402.03300", "https://arxiv.org/abs/2503.20783"),
-    ("C01",),
+    ("C01", "C10"),
 )
 SEQUENCE_SUM = Flag(
     "variant",
@@ -238,7 +239,7 @@ REDUCE_BUGS = {
     "padded_width": Alternative(
         Flag(
             "bug",
-            "Divided by rows x columns of the padded batch: the numerator leaves padding out, the denominator counts it.",
+            "Divided by rows x columns of the padded batch: padding is not summed, but counted.",
             "The step depends on the longest completion that happens to be in the batch.",
             (f"{TRL}/pull/6439", f"{TRL}/issues/6369"),
             ("C06", "C08"),
@@ -388,7 +389,7 @@ RATIO = {
             "bug",
             "The new log-probs, detached, are taken as the old ones: the ratio is always 1.",
             "The clip never acts, and nothing corrects for the policy that really sampled.",
-            (f"{OPEN_INSTRUCT}/pull/755", "https://github.com/inclusionAI/AReaL"),
+            (f"{OPEN_INSTRUCT}/pull/755"),
             ("C15",),
         ),
         {"old": new_as_old},
@@ -623,10 +624,7 @@ SURROGATES = {
             "bug",
             "epsilon_high is read as the bound itself and not as 1 + epsilon_high.",
             "Every good token counts as clipped: nothing is reinforced, only punished.",
-            (
-                "https://github.com/NovaSky-AI/SkyRL/issues/1928",
-                "https://github.com/thinking-machines-lab/tinker/issues/763",
-            ),
+            ("https://github.com/NovaSky-AI/SkyRL/issues/1928",),
             ("C23", "R17"),
         ),
         {"surrogate": absolute_bound},
@@ -903,6 +901,7 @@ LOSS_NEGATED = Alternative(
     ),
     {"sign": lambda loss: -loss},
 )
+NEGATED = Alternative(LOSS_NEGATED.flag, {"select": lambda loss, m: -loss if m else None})
 OUT_OF_RANGE = Alternative(
     METRIC,
     {
@@ -1081,4 +1080,13 @@ BETWEEN_THE_BOUNDS = case(
     GOOD_AND_BAD,
     full(2, 3),
     "every_side_of_the_clip",
+)
+BETWEEN_TOKENS = case(
+    BETWEEN_THE_BOUNDS.comment,
+    BETWEEN_THE_BOUNDS.inputs["log_probs"],
+    OLD,
+    GOOD_AND_BAD,
+    full(2, 3),
+    "every_side_of_the_clip",
+    per_token=True,
 )

@@ -8,7 +8,7 @@ from typing import Any
 from .. import core, reinforce
 from ..contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
 from ..core import Mask
-from ..numbers import Dual, absolute, dual, exp, maximum, mean, mpf, sqrt, stop, total
+from ..numbers import Dual, absolute, dual, exp, maximum, mean, mp, mpf, sqrt, stop, total
 from .common import (
     EDGES,
     INF,
@@ -218,36 +218,54 @@ DISCOUNTED_RETURNS = Objective(
 # --------------------------------------------------------------------------------------------- advantages of a group
 
 
-def scored_rewards(inputs: Inputs) -> list[list[tuple[int, Dual]]]:
-    """Of each group, the samples that were scored: (which, reward)."""
-    marks = inputs.get("scored") or full(len(inputs["rewards"]), len(inputs["rewards"][0]))
-    rows = zip(inputs["rewards"], marks, strict=True)
-    return [[(i, r) for i, (r, m) in enumerate(zip(*row, strict=True)) if m] for row in rows]
+Sampled = list[tuple[int, int, Dual]]  # of each sample that was scored: its row, its column, its reward
+
+
+def scored_rewards(inputs: Inputs) -> list[Sampled]:
+    """Of each prompt, the samples that were scored."""
+    scored = inputs.get("scored") or full(len(inputs["rewards"]), len(inputs["rewards"][0]))
+    return [
+        [(p, i, r) for i, (r, m) in enumerate(zip(*row, strict=True)) if m]
+        for p, row in enumerate(zip(inputs["rewards"], scored, strict=True))
+    ]
 
 
 def per_group(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     """Each group's advantages from its scored rewards; 0 for what was not scored."""
     groups = steps["groups"](inputs)
-    every = [[r for _, r in group] for group in groups]
-    size = len(inputs["rewards"][0])
-    advantages = [[Dual(0)] * size for _ in inputs["rewards"]]
-    for p, group in enumerate(groups):
-        others = [inputs[k][p] for k in ("lengths", "greedy_rewards") if k in inputs]
-        given = [[o[i] for i, _ in group] if isinstance(o, list) else o for o in others]
-        for (i, _), a in zip(group, steps["group"](every[p], every, settings, *given), strict=True):
+    every = [[r for _, _, r in group] for group in groups]
+    advantages = [[Dual(0) for _ in row] for row in inputs["rewards"]]
+    for rewards, group in zip(every, groups, strict=True):
+        more = [steps["other"](inputs[k], group) for k in ("lengths", "greedy_rewards") if k in inputs]
+        for (p, i, _), a in zip(group, steps["group"](rewards, every, settings, *more), strict=True):
             advantages[p][i] = dual(steps["result"](a))
     return {"advantages": advantages}
 
 
-def unscored_as_zero(inputs: Inputs) -> list[list[tuple[int, Dual]]]:
+def of_each(x: Any, group: Sampled) -> list[Dual]:
+    """What each sample of a group has besides its reward: x is [P G], or [P]."""
+    return [x[p][i] if isinstance(x[p], list) else x[p] for p, i, _ in group]
+
+
+def of_each_column(x: Any, group: Sampled) -> list[Dual]:
+    """[P] along the columns of [P G], where P = G lets it."""
+    return [x[i] for _, i, _ in group] if len(group) == len(x) else of_each(x, group)
+
+
+def wrong_order(inputs: Inputs) -> list[Sampled]:
+    """The samples in a row, dealt out to P groups one by one: as if all prompts came first, then all again."""
+    samples = [sample for group in scored_rewards(inputs) for sample in group]
+    n, size = len(inputs["rewards"]), len(inputs["rewards"][0])
+    return [[s for s in samples if (s[0] * size + s[1]) % n == k] for k in range(n)]
+
+
+def unscored_as_zero(inputs: Inputs) -> list[Sampled]:
     """NaN is taken for a reward of 0, and `scored` is not looked at."""
-    return [
-        [(i, Dual(0) if r.value != r.value else r) for i, r in enumerate(row)] for row in inputs["rewards"]
-    ]  # fmt: skip
+    return [[(p, i, Dual(0) if mp.isnan(r.value) else r) for p, i, r in group] for group in scored_ignored(inputs)]
 
 
-def scored_ignored(inputs: Inputs) -> list[list[tuple[int, Dual]]]:
-    return [list(enumerate(row)) for row in inputs["rewards"]]
+def scored_ignored(inputs: Inputs) -> list[Sampled]:
+    return [[(p, i, r) for i, r in enumerate(row)] for p, row in enumerate(inputs["rewards"])]
 
 
 def flat_of(every: list[list[Dual]]) -> list[Dual]:
@@ -265,7 +283,11 @@ def deviation(rewards: Rewards) -> Dual:
     return sqrt(core.variance(list(rewards), 1)) if not reinforce.all_equal(rewards) else Dual(1)
 
 
-GROUP_STEPS: dict[str, Step] = {"groups": scored_rewards, "result": lambda advantage: advantage}
+GROUP_STEPS: dict[str, Step] = {
+    "groups": scored_rewards,
+    "other": of_each,
+    "result": lambda advantage: advantage,
+}
 SIGN = bug(
     "The sign is flipped.",
     "Bad completions are made more likely.",
@@ -294,6 +316,12 @@ BATCH_MEAN = bug(
     {"group": lambda rewards, every, settings, *more: minus(rewards, mean(flat_of(every)))},
     pitfalls=("C41",),
     links=("https://github.com/ServiceNow/PipelineRL/issues/54",),
+)
+WRONG_ORDER = bug(
+    "The rewards were laid out the other way round: samples of other prompts are taken for siblings.",
+    "Every sample is compared with answers to other questions.",
+    {"groups": wrong_order},
+    pitfalls=("C41",),
 )
 GROUP_MEAN = {"group": lambda rewards, every, settings, *more: reinforce.centred(rewards)}
 LEAVE_ONE_OUT = {"group": lambda rewards, every, settings, *more: reinforce.leave_one_out_advantages(rewards)}
@@ -408,6 +436,7 @@ LEAVE_ONE_OUT_ADVANTAGES = group_objective(
             {"group": by_sum_of_others},
         ),
         "batch_mean": BATCH_MEAN,
+        "wrong_order": WRONG_ORDER,
         "batch_leave_one_out": bug(
             "All other samples of the batch are taken for siblings.",
             "Easy prompts are always reinforced and hard ones never, whatever the answer.",
@@ -428,18 +457,23 @@ def greedy(p: int, g: int) -> dict[str, Any]:
     return {"greedy_rewards": [0.5, -1.0, 2.0][:p]}
 
 
+def greedy_group(rewards: Rewards, every: Any, settings: Settings, greedy: Rewards) -> list[Dual]:
+    """One greedy reward for each sample: that of its prompt."""
+    return [reinforce.greedy_advantages([r], g)[0] for r, g in zip(rewards, greedy, strict=True)]
+
+
 GREEDY_CASES = group_cases(greedy, "valid")
 GREEDY_ADVANTAGES = group_objective(
     "greedy_advantages",
     "REINFORCE.6",
     "Each sample's reward minus that of the greedy completion of the same prompt (ReMax).",
     ("ReMax, arXiv:2310.10505",),
-    lambda rewards, every, settings, greedy: reinforce.greedy_advantages(rewards, greedy),
+    greedy_group,
     {
         "greedy_added": bug(
             "The greedy reward is added.",
             "The baseline doubles the noise instead of taking it away.",
-            {"group": lambda rewards, every, settings, greedy: minus(rewards, -greedy)},
+            {"group": lambda rewards, every, settings, greedy: minus(rewards, [-g for g in greedy])},
         ),
         "no_baseline": NO_BASELINE,
         "own_reward_included": variant(
@@ -452,10 +486,16 @@ GREEDY_ADVANTAGES = group_objective(
             "Another baseline of the same mean.",
             LEAVE_ONE_OUT,
         ),
+        "wrong_axis": bug(
+            "The greedy rewards are laid along the samples instead of the prompts, where P = G lets it.",
+            "Samples are compared with the greedy answer to another question, in batches of this one shape only.",
+            {"other": of_each_column},
+            pitfalls=("C09",),
+        ),
         "greedy_in_mean": variant(
             "The baseline is the mean over the group and the greedy completion.",
             "A baseline that saw its own sample: a smaller gradient.",
-            {"group": lambda rewards, every, settings, greedy: minus(rewards, mean([*rewards, greedy]))},
+            {"group": lambda rewards, every, settings, greedy: minus(rewards, mean([*rewards, *greedy[:1]]))},
         ),
         "only_improvements": bug(
             "What is worse than the greedy completion gets 0.",
@@ -545,6 +585,7 @@ LENGTH_WEIGHTED_ADVANTAGES = group_objective(
             {"group": reward_per_token},
         ),
         "batch_mean": BATCH_MEAN,
+        "wrong_order": WRONG_ORDER,
         "no_baseline": NO_BASELINE,
     },
     (
@@ -572,7 +613,8 @@ def telling(every: list[list[Dual]]) -> int:
 
 
 def gpg_group(rewards: Rewards, every: list[list[Dual]], settings: Settings) -> list[Dual]:
-    return reinforce.gpg_advantages(every)[every.index(list(rewards))] if rewards else []
+    """This group's, of all groups'."""
+    return next(a for group, a in zip(every, reinforce.gpg_advantages(every), strict=True) if group is rewards)
 
 
 def over_nonzero(every: list[list[Dual]]) -> Dual:
@@ -614,6 +656,7 @@ GPG_ADVANTAGES = group_objective(
             {"group": scaled(lambda every: mpf(telling(every)) / len(every))},
         ),
         "batch_mean": BATCH_MEAN,
+        "wrong_order": WRONG_ORDER,
         "divided_by_std": DIVIDED_BY_STD,
     },
     (
@@ -703,6 +746,7 @@ MAX_LIKELIHOOD_ADVANTAGES = group_objective(
             links=("https://arxiv.org/abs/2602.02710",),
         ),
         "batch_mean": BATCH_MEAN,
+        "wrong_order": WRONG_ORDER,
     },
     binary_cases(),
     edges={"empty_success": Flag("edge", "A group without a success.", "0 / 0: the update is NaN.", pitfalls=("C61",))},
@@ -873,7 +917,7 @@ def at(x: Any, b: int, t: int, rows: int = 0) -> Any:
 
 
 def along_columns(x: Any, b: int, t: int, rows: int = 0) -> Any:
-    """One number a sequence [B] meets [B T] without a new axis: entry t where B = T; a mean where they cannot meet."""
+    """The same, but where B = T one number a sequence [B] is laid along the columns: entry t."""
     if isinstance(x, list) and not isinstance(x[b], list):
         return x[t] if rows == len(x) else x[b]
     return at(x, b, t)
@@ -922,19 +966,16 @@ SURROGATES: dict[str, Alternative] = {
         "-|A| log pi.",
         "Bad completions are reinforced like good ones.",
         {"surrogate": lambda p, a: -absolute(stop(a)) * p},
-        pitfalls=("C29",),
     ),
     "only_good": bug(
         "-max(A, 0) log pi.",
         "Bad completions are not punished.",
         {"surrogate": lambda p, a: -maximum(stop(a), 0) * p},
-        pitfalls=("C29",),
     ),
     "detached": bug(
         "No gradient flows through the log-probs.",
         "Nothing is trained.",
         {"surrogate": lambda p, a: -stop(a) * stop(p)},
-        pitfalls=("C22",),
     ),
 }
 WRONG_AXIS = bug(
@@ -942,15 +983,6 @@ WRONG_AXIS = bug(
     "Tokens get the advantage of another completion, in batches of this one shape only.",
     {"spread": along_columns},
     pitfalls=("C09",),
-)
-SURROGATE_NAMES = (
-    "sign_flipped",
-    "probability",
-    "ratio",
-    "no_advantage",
-    "absolute_advantage",
-    "only_good",
-    "detached",
 )
 
 P = [[-0.5, -1.25, -2.0], [-0.25, -3.0, -0.75]]
@@ -976,7 +1008,7 @@ REINFORCE_SURROGATE = Objective(
     settings={},
     compute=per_chosen,
     steps={"surrogate": reinforce.reinforce_surrogate, "spread": at},
-    alternatives={**{k: SURROGATES[k] for k in SURROGATE_NAMES}, "wrong_axis": WRONG_AXIS},
+    alternatives={**SURROGATES, "wrong_axis": WRONG_AXIS},
     edges=EDGES,
     groups=(
         Group(
@@ -1011,7 +1043,7 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, An
 
     def advantage(b: int, t: int) -> Dual:
         earned = stop(steps["spread"](inputs["returns"], b, t, width))
-        return dual(steps["baseline"](earned, stop(steps["spread"](inputs.get("baseline", 0), b, t, width))))
+        return dual(steps["baseline"](earned, stop(steps["spread_baseline"](inputs.get("baseline", 0), b, t, width))))
 
     def token(b: int, t: int) -> Dual:
         entropy = steps["entropy"](at(inputs.get("entropies", 0), b, t), log_probs[b][t])
@@ -1050,7 +1082,7 @@ def row_sum_everywhere(losses: list[list[Any]], mask: Mask) -> list[list[Any]]:
     return [[s if m else None for m in row] for s, row in zip(sums, mask, strict=True)]
 
 
-def at_random(reduce: str, entropy_coef: float) -> dict[str, Any]:
+def choices(reduce: str, entropy_coef: float) -> dict[str, Any]:
     return {"reduce": reduce, "entropy_coef": entropy_coef}
 
 
@@ -1078,10 +1110,14 @@ LOSS_CASES = (
            "junk_under_mask"),
     learnt("NaN and -inf in the gaps", hidden(P, P_GAPS, -INF), hidden(A, P_GAPS, NAN), P_GAPS, "gaps_in_mask",
            "nan_under_mask"),
-    learnt("a row without a token", P_3, [2.0, NAN, -1.5], marks("110 000 111"), "empty_row", "rows_equal_columns"),
+    learnt("a row without a token", P_3, [2.0, 8.0, -1.5], marks("110 000 111"), "empty_row", "rows_equal_columns"),
     learnt("no token at all", P, A, marks("000 000"), "all_masked"),
     learnt("three rows of three, a return a sequence", P_3, [2.0, -1.5, 0.5], full(3, 3), "rows_equal_columns"),
     learnt("three rows of three, a return a token", P_3, A_3, marks("111 110 100"), "rows_equal_columns"),
+    learnt("three rows of three, a baseline a sequence", P_3, A_3, full(3, 3), "rows_equal_columns",
+           baseline=[1.0, -0.5, 0.25]),
+    learnt("a row without a token, and without a return", P, [NAN, 2.0], marks("000 110"), "empty_row",
+           "nan_under_mask"),
     learnt("one token", [[-0.5]], [-3.0], [[True]], "one_token"),
 )  # fmt: skip
 ENTROPY_CASES = (
@@ -1117,6 +1153,7 @@ REINFORCE_LOSS = Objective(
     steps={
         "mask": lambda mask: mask,
         "spread": at,
+        "spread_baseline": at,
         "baseline": lambda earned, baseline: earned - baseline,
         "surrogate": reinforce.reinforce_surrogate,
         "entropy": lambda entropy, log_prob: entropy,
@@ -1128,8 +1165,14 @@ REINFORCE_LOSS = Objective(
     },
     alternatives={
         **{name: without_steps(name) for name in REDUCTIONS},
-        **{k: SURROGATES[k] for k in SURROGATE_NAMES},
+        **SURROGATES,
         "wrong_axis": WRONG_AXIS,
+        "baseline_wrong_axis": bug(
+            "One baseline a sequence is laid along the columns instead of the rows, where B = T lets it.",
+            "Tokens get the baseline of another completion, in batches of this one shape only.",
+            {"spread_baseline": along_columns},
+            pitfalls=("C09",),
+        ),
         "baseline_added": bug(
             "The baseline is added instead of taken off.",
             "Twice the noise that the baseline was to remove.",
@@ -1182,12 +1225,12 @@ REINFORCE_LOSS = Objective(
     },
     edges=EDGES,
     groups=(
-        Group(at_random("sequence_sum", 0.0), LOSS_CASES),
-        Group(at_random("token_mean", 0.0), LOSS_CASES[:5] + LOSS_CASES[8:10]),
-        Group(at_random("sequence_mean", 0.0), LOSS_CASES[:5] + LOSS_CASES[8:10]),
-        Group(at_random("sequence_sum", 0.5), ENTROPY_CASES),
-        Group(at_random("token_mean", 0.01), ENTROPY_CASES[:2]),
-        Group(at_random("sequence_mean", 0.01), ENTROPY_CASES[:2]),
+        Group(choices("sequence_sum", 0.0), LOSS_CASES),
+        Group(choices("token_mean", 0.0), LOSS_CASES[:5] + LOSS_CASES[8:10]),
+        Group(choices("sequence_mean", 0.0), LOSS_CASES[:5] + LOSS_CASES[8:10]),
+        Group(choices("sequence_sum", 0.5), ENTROPY_CASES),
+        Group(choices("token_mean", 0.01), ENTROPY_CASES[:2]),
+        Group(choices("sequence_mean", 0.01), ENTROPY_CASES[:2]),
     ),
 )  # fmt: skip
 

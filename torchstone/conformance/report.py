@@ -25,11 +25,14 @@ def show(report: Report, console: Console, properties: Sequence[Property] = (), 
     """Print everything; ``again``: the command that made the report, for what to try next."""
     for line in _head(report):
         console.print(line, highlight=False)
-    console.print()
-    console.print(_table(report, console.width))
-    for diagnosis in report.diagnoses:
+    nothing = broken(report)
+    if not nothing:
+        console.print(_table(report, console.width))
+    else:
+        console.print()
+    for diagnosis in [] if nothing else report.diagnoses:
         _paragraph(console, *_told(report, diagnosis))
-    for heading, lines in (_unexplained(report), _warned(report)):
+    for heading, lines in [_broken(report)] if nothing else [_unexplained(report), _warned(report)]:
         _paragraph(console, heading, lines)
     if properties:
         show_properties(properties, console)
@@ -61,12 +64,15 @@ STATUS = {"pass": "holds", "fail": "fails", "warn": "take note", "skip": "not as
 
 def _head(report: Report) -> Iterable[Any]:
     ran = len({r.case_id for r in report.results if r.status != "skip"})
+    vectors = load(report.objective)
+    tags = f" ({', '.join(vectors.tags)})" if vectors.tags else ""
     yield f"[bold]{_plain(report.target)}[/bold] against [bold]{report.objective}[/bold]: {_count(ran, 'case')}"
+    yield _hanging("[dim]right is[/dim]", f"[dim]{_plain(vectors.about + tags)}[/dim]")
     pairs = [theirs if theirs == ours else f"{theirs} = {ours}" for theirs, ours in report.fitted.items()]
     yield _hanging("called with", _plain(", ".join([*pairs, *([report.way] if report.way else [])])))
     if report.taken:
         taken = ", ".join(f"{k} {'none' if v is None else v}" for k, v in report.taken.items())
-        yield _hanging("built in", _plain(f"{taken} (taken to be so: it has no such argument)"))
+        yield _hanging("compared at", _plain(f"{taken}: it has no argument for {'it' if len(report.taken) == 1 else 'them'}"))
 
 
 def _hanging(label: str, text: str) -> Any:
@@ -74,7 +80,7 @@ def _hanging(label: str, text: str) -> Any:
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, min_width=11)
     grid.add_column(overflow="fold")
     grid.add_row(label, text)
     return grid
@@ -104,7 +110,8 @@ def _table(report: Report, width: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     about = width >= 110
     if about:
-        table.add_column("what it is about", no_wrap=True, overflow="ellipsis", max_width=width - 66 - 8 * kinds)
+        room = width - 42 - max(len(row.flag) for row in rows) - 8 * kinds
+        table.add_column("what it is about", no_wrap=True, overflow="ellipsis", max_width=room)
     for row in rows:
         style = "red" if row.failed else "yellow" if row.warned else "green" if row.passed else "dim"
         numbers = [(row.cases, ""), (row.passed, "green"), (row.failed, "bold red"), (row.warned, "yellow")]
@@ -127,7 +134,12 @@ def _paragraph(console: Console, heading: str, lines: Sequence[str]) -> None:
         return
     console.print(heading, highlight=False)
     for line in lines:
-        console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
+        text = line.lstrip(" ")
+        indent = 2 + len(line) - len(text)
+        if text.startswith("https://"):
+            console.print(f"{' ' * indent}[dim]{text}[/dim]", highlight=False, soft_wrap=True)  # an address stays whole
+        else:
+            console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)
     console.print()
 
 
@@ -138,10 +150,9 @@ def _told(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
     """A diagnosis as a heading and lines, in rich's markup."""
     heading, lines = in_words(report, d)
     colour = "green" if d.accepted else COLOUR.get(d.kind, "bold red")
-    label = f"accepted {d.kind}" if d.accepted else d.kind
-    told = [_plain(line) for line in lines]
-    told = [f"[dim]{line}[/dim]" if line.startswith("See ") else line for line in told]
-    return f"[{colour}]{label}[/{colour}]  {_code(heading)}", [_code(line) for line in told]
+    label = "edge case" if d.kind == "edge" else d.kind
+    label = f"accepted {label}" if d.accepted else label
+    return f"[{colour}]{label}[/{colour}]  {_code(_plain(heading))}", [_code(_plain(line)) for line in lines]
 
 
 def _code(text: str) -> str:
@@ -152,7 +163,7 @@ def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
     """A diagnosis as a heading and lines of plain text."""
     names = _and([f"`{n}`" for n in d.names])
     cases = f"in {d.matched} of {_count(d.of, 'case')}"
-    sees = [f"See {', '.join(d.links)}"] if d.links else []
+    sees = list(d.links)
     effects = [f"Effect: {e}" for e in d.effect]
     if d.kind == "factor":
         return f"{' '.join(d.about)} ({cases})", effects
@@ -170,6 +181,21 @@ def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
         lines += [f"  Effect: {e}" for e in ([next(effect, "")] if known else []) if e]
     number = {2: "two", 3: "three"}.get(len(d.names), str(len(d.names)))
     return f"with {number} changes at once, {names}, your numbers are equal {cases}:", lines + sees
+
+
+def broken(report: Report) -> bool:
+    """Did the function give nothing to compare, in any case?"""
+    tried = [r.status for r in report.results if r.status not in ("skip", "warn")]
+    return not any(s in ("pass", "fail") for s in tried) and bool(tried)
+
+
+def _broken(report: Report) -> tuple[str, list[str]]:
+    groups = _by_detail(r for r in report.results if r.status in ("error", "timeout"))
+    number = len({r.case_id for r in report.results if r.status in ("error", "timeout")})
+    lines = []
+    for detail, results in groups[:SHOWN]:
+        lines += [f"case{'s' * (len(results) > 1)} {_ids(results)}", f"  [red]{_plain(detail)}[/red]"]
+    return f"[bold red]nothing to compare[/bold red]  in {_count(number, 'case')}, each that was tried:", lines
 
 
 def _by_detail(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
@@ -223,7 +249,7 @@ def _warned(report: Report) -> tuple[str, list[str]]:
     if not warned:
         return "", []
     ids = {r.case_id for r in warned}
-    heading = f"[yellow]warnings[/yellow]  {_count(len(ids), 'case')} far from anything that a healthy run meets:"
+    heading = f"[yellow]warnings[/yellow]  {_count(len(ids), 'case')} in which correct code may differ too (no failure):"
     lines = []
     for detail, results in (groups := _by_detail(warned))[:4]:
         first = results[0]
@@ -251,6 +277,8 @@ def verdict(report: Report) -> tuple[bool, str]:
     if report.passed:
         named = _and([n for d in report.diagnoses if d.accepted for n in d.names])
         return True, f"{failed} of {_count(len(worst), 'case')} differ, all of them as accepted: {named}"
+    if broken(report):
+        return False, "it gave nothing that could be compared"
     known = [n for d in report.diagnoses for n in d.names]
     more = f": {_and(known)}" if known and len(known) < 5 else ""
     left = len({r.case_id for r in report.unexplained})
@@ -402,7 +430,7 @@ def junit(report: Report | None, properties: Sequence[Property] = ()) -> str:
 
 def case_name(result: Result) -> str:
     """Such as ``7-nan_under_mask-float64``."""
-    return f"{result.case_id}-{result.flags[0] if result.flags else 'plain'}-{result.precision}"
+    return f"{result.case_id}-{'+'.join(result.flags) or 'plain'}-{result.precision}"
 
 
 def _counted(suite: ElementTree.Element) -> None:

@@ -1,0 +1,143 @@
+"""The pages for other people: what they show is run here, and what they list is what the vectors have."""
+
+import json
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+VECTORS = ROOT / "torchstone" / "conformance" / "vectors"
+PAGE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+PITFALLS = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
+FLAGS = runpy.run_path(str(ROOT / "docs" / "flags.py"))
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.S | re.M)
+
+
+def rows(page=PITFALLS):
+    return {row["id"].upper(): row["caught"].strip() for row in FLAGS["ROW"].finditer(page)}
+
+
+# ------------------------------------------------------------------------------------------------- written from vectors
+
+
+def test_the_pages_of_flags_and_pitfalls_are_in_step_with_the_vectors():
+    vectors = FLAGS["files"]()
+    assert (ROOT / "docs/flags.md").read_text(encoding="utf-8") == FLAGS["flag_page"](vectors), "python docs/flags.py"
+    assert FLAGS["pitfall_page"](PITFALLS, vectors) == PITFALLS, "python docs/flags.py"
+
+
+def test_every_pitfall_is_caught_by_a_flag_or_has_a_reason():
+    assert len(rows()) > 90 and len(rows()) == len(re.findall(r"^\| <a id", PITFALLS, re.M)), "a row does not parse"
+    assert not [name for name, text in rows().items() if not text]
+
+
+def test_every_pitfall_that_the_vectors_name_is_in_the_catalogue():
+    named = {
+        (p, data["objective"], name)
+        for data in FLAGS["files"]()
+        for name, flag in data["flags"].items()
+        for p in flag["pitfalls"]
+    }
+    assert not [n for n in named if n[0] not in rows()]
+    assert len(named) > 100
+
+
+def test_links_into_the_two_tables_lead_to_a_row():
+    pages = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("flags.md", "pitfalls.md")}
+    for page in [*pages.values(), PAGE]:
+        for name, anchor in re.findall(r"\]\((flags\.md|pitfalls\.md)#([^)]+)\)", page):
+            assert f'<a id="{anchor}"></a>' in pages[name], anchor
+
+
+def test_a_reason_stays_and_a_column_written_before_is_written_anew():
+    row = '| <a id="c67"></a>C67 | Something. | [verl](https://example.org) | {} |\n'
+    fill, flag = FLAGS["pitfall_page"], {"kind": "bug", "about": "", "effect": "", "links": [], "pitfalls": ["C67"]}
+    assert fill(row.format("system, not loss"), []) == row.format("system, not loss")
+    caught = fill(row.format("system, not loss"), [{"objective": "gae", "flags": {"stale": flag}}])
+    assert caught == row.format("[stale](flags.md#stale): gae")
+    assert rows(fill(caught, [])) == {"C67": ""}
+
+
+def test_links_have_the_names_that_people_use():
+    label = FLAGS["label"]
+    assert (
+        label("https://github.com/huggingface/trl/pull/2881")
+        == "[TRL#2881](https://github.com/huggingface/trl/pull/2881)"
+    )
+    assert label("https://github.com/pytorch/rl/commit/b28e4a462") == (
+        "[torchrl b28e4a4](https://github.com/pytorch/rl/commit/b28e4a462)"
+    )
+    assert label("https://arxiv.org/abs/2503.14476") == "[arXiv:2503.14476](https://arxiv.org/abs/2503.14476)"
+    assert label("http://joschu.net/blog/kl-approx.html") == "[joschu.net](http://joschu.net/blog/kl-approx.html)"
+    with pytest.raises(ValueError, match="give nobody/nothing a name"):
+        label("https://github.com/nobody/nothing/issues/1")
+
+
+# ------------------------------------------------------------------------------------------------- the format, in short
+
+
+def part_of(some, whole):
+    """Is ``some`` the same with entries left out? A case is found by its id."""
+    if isinstance(some, dict):
+        return all(k in whole and part_of(v, whole[k]) for k, v in some.items())
+    if isinstance(some, list) and some and isinstance(some[0], dict):
+        return all(any(part_of(v, w) for w in whole) for v in some)
+    return some == whole
+
+
+def test_the_example_of_the_format_is_in_the_file():
+    (example,) = blocks("jsonc")
+    data = json.loads(re.sub(r"\s+// .*$", "", example, flags=re.M))
+    assert part_of(data, json.loads((VECTORS / "kl_k3.json").read_text())), "take the case from kl_k3.json again"
+    assert len(example.splitlines()) <= 60, "one screen"
+
+
+def test_the_vectors_are_free_to_copy():
+    assert "CC0 1.0" in (VECTORS / "LICENSE").read_text()
+    assert all(data["license"] == "CC0-1.0" for data in FLAGS["files"]())
+
+
+# ---------------------------------------------------------------------------------------------------- the plain reader
+
+
+def reader(tmp_path, monkeypatch, capsys, change=lambda text: text):
+    """Run the reader and its example as the page has them; what they print, by case."""
+    code, example = (b for b in blocks("python") if "def parse" in b or "def kl_k3" in b)
+    assert len(code.splitlines()) <= 40
+    assert set(re.findall(r"^(?:import|from) (\w+)", code + example, re.M)) == {"json", "math"}
+    shutil.copy(VECTORS / "kl_k3.json", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(code + change(example), {})
+    lines = capsys.readouterr().out.splitlines()
+    return [re.fullmatch(r"\d+ (\w+) (.*?) - .*", line).groups() for line in lines]
+
+
+def test_the_plain_reader_passes_the_function_on_the_page(tmp_path, monkeypatch, capsys):
+    found = reader(tmp_path, monkeypatch, capsys)
+    assert len(found) > 10 and all(said == "right" for result, said in found if result == "valid")
+
+
+def test_the_plain_reader_names_a_mistake(tmp_path, monkeypatch, capsys):
+    swapped = lambda text: text.replace("q - p", "p - q").replace("-math.expm1", "math.expm1")  # noqa: E731
+    said = [said for result, said in reader(tmp_path, monkeypatch, capsys, swapped) if result == "valid"]
+    assert set(said) <= {"right", "wrong: equal to reversed_kl"} and said.count("wrong: equal to reversed_kl") > 5
+
+
+def test_the_plain_reader_sees_what_is_not_refused(tmp_path, monkeypatch):
+    names = {}
+    exec(next(b for b in blocks("python") if "def parse" in b), names)
+    data = json.loads((VECTORS / "group_advantages.json").read_text())
+    case = next(c for g in data["groups"] for c in g["cases"] if c["result"] == "invalid")
+
+    def refuse(inputs, settings):
+        raise ValueError("a group of one")
+
+    assert names["verdict"](case, {}, refuse) == "right"
+    accepting = lambda inputs, settings: {"outputs": {}, "gradients": {}}  # noqa: E731
+    assert names["verdict"](case, {}, accepting) == "wrong: it must be refused"

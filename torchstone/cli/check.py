@@ -1,0 +1,379 @@
+"""``torchstone check``: is somebody's function right? ``torchstone identify``: what does it implement?"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NEEDED = 'this command needs more than the maths: pip install "torchstone[check]"'
+FAMILIES = {
+    "CORE": "core: log-probs, masks, reductions",
+    "KL": "core: KL divergence",
+    "REINFORCE": "reinforce",
+    "PPO": "ppo",
+    "GRPO": "grpo",
+    "DPO": "dpo and reward models",
+}
+
+CHECK = """\
+Run a function on test vectors with known numbers and gradients, and say which known variant or bug it equals.
+TARGET is package.module:function or file.py:function, of torch, NumPy or JAX. Its parameters are matched by the names
+that the field uses (logprobs, per_token_logps, old_log_prob, adv, response_mask, cliprange, ...).
+"""
+CHECK_EXAMPLES = """\
+examples
+  torchstone check my_losses.py:grpo_loss                      the objective is the function's own name
+  torchstone check my_losses.py:loss --objective grpo_loss
+  torchstone check trainer.core:pg_loss --objective ppo_loss --set loss_agg_mode=token-mean
+  torchstone check my_losses.py:loss --objective grpo_loss --accept token_mean --accept dual_clip
+  torchstone check my_losses.py:loss --objective grpo_loss --names names.toml
+                                                               names.toml, a line for each:  their_name = "our_name"
+  torchstone check my_losses.py:new_loss --metamorphic         no objective like it: only what holds without numbers
+  torchstone check my_losses.py:loss --objective dpo_loss --json
+  torchstone check --list                                      every objective, with what it takes
+
+exit status: 0 all cases match, or what differs was accepted by name; 1 some do not; 2 the target cannot be checked
+"""
+IDENTIFY = """\
+Say which objective, recipe or framework's dialect a function implements, and otherwise which it is nearest to.
+"""
+IDENTIFY_EXAMPLES = """\
+examples
+  torchstone identify my_losses.py:loss
+  torchstone identify my_losses.py:loss --names names.toml --json
+
+exit status: 0 it equals something in the table; 1 it is near something only; 2 the target cannot be checked
+"""
+
+
+class UsageError(Exception):
+    """A mistake in what the user gave; shown as one line."""
+
+
+def check(arguments: Sequence[str]) -> int:
+    """``torchstone check TARGET --objective NAME [options]``."""
+    return _guarded("check", _check, arguments)
+
+
+def identify(arguments: Sequence[str]) -> int:
+    """``torchstone identify TARGET [options]``."""
+    return _guarded("identify", _identify, arguments)
+
+
+def _guarded(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    try:
+        return command(arguments)
+    except (UsageError, ValueError) as e:  # ValueError: what conformance says of its arguments
+        return _fail(name, str(e), 2)
+    except KeyboardInterrupt:
+        return _fail(name, "stopped", 130)
+    except BrokenPipeError:  # who reads has enough, as in: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as e:
+        if (e.name or "").split(".")[0] in ("rich", "mpmath"):
+            return _fail(name, f"{e.name} is not installed; {NEEDED}", 2)
+        raise
+
+
+def _fail(name: str, message: str, status: int) -> int:
+    print(f"torchstone {name}: {message}", file=sys.stderr)
+    return status
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def _check(arguments: Sequence[str]) -> int:
+    parser = _parser("check", CHECK, CHECK_EXAMPLES + (_families() if {"-h", "--help"} & set(arguments) else ""))
+    parser.add_argument("--objective", metavar="NAME", help="what it should be; by default what its name says")
+    parser.add_argument("--list", action="store_true", help="list the objectives, with their arguments")
+    parser.add_argument(
+        "--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure"
+    )
+    parser.add_argument("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML for a CI system")
+    options = parser.parse_args(arguments)
+    if options.list:
+        return _list(options.json)
+    if not options.target:
+        raise UsageError("which function? TARGET is package.module:function or file.py:function; see --help")
+    how = _how(options)
+
+    from torchstone.conformance.target import resolve
+
+    with _aside():
+        function = resolve(options.target)
+    objective = _objective(options)
+    report, properties = None, []
+    with _aside():
+        if objective:
+            from torchstone import conformance
+
+            report = conformance.check(function, objective, accept=options.accept, target=options.target, **how)
+        if options.metamorphic:
+            from torchstone.conformance.relations import metamorphic
+
+            properties = metamorphic(function, objective, **how)
+    from torchstone.conformance import report as page
+
+    if options.junit:
+        _write(options.junit, page.junit(report, properties))
+    if options.json:
+        print(page.as_json(page.as_dict(report, properties)))
+    else:
+        from rich.console import Console
+
+        console = Console(soft_wrap=False)
+        again = shlex.join(["torchstone", "check", *arguments])
+        if report:
+            page.show(report, console, properties, again)
+        else:
+            page.show_properties(properties, console)
+    return int((report is not None and not report.passed) or any(p.status == "fail" for p in properties))
+
+
+def _objective(options: argparse.Namespace) -> str | None:
+    """What the function should be: as told, or as its own name says; None if only properties are asked."""
+    from torchstone.conformance.vectors import objectives
+    from torchstone.spelling import near
+
+    if options.objective:
+        return known(options.objective)
+    name = options.target.rpartition(":")[2].rpartition(".")[2]
+    if name in objectives():
+        return name
+    if options.metamorphic:
+        return None
+    raise UsageError(
+        f"what should {name} be? Say so with --objective NAME{near(name, objectives())}; torchstone check --list lists "
+        f"them, and torchstone identify {options.target} finds out"
+    )
+
+
+def known(objective: str) -> str:
+    """The full name of an objective ("grpo" is "grpo_loss")."""
+    from torchstone.conformance.vectors import load, objectives
+    from torchstone.spelling import near
+
+    try:
+        return load(objective).objective
+    except ValueError:
+        close = near(objective, objectives())
+        raise UsageError(f"unknown objective {objective!r}{close}; torchstone check --list lists them") from None
+
+
+def _families() -> str:
+    """The names of all objectives, by family."""
+    lines = ["\nobjectives"]
+    for family, members in _by_family().items():
+        lines.append(f"  {family}")
+        line = "   "
+        for name in members:
+            if len(line) + len(name) + 1 > 118:
+                lines.append(line)
+                line = "   "
+            line += f" {name}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _by_family() -> dict[str, dict[str, dict[str, Any]]]:
+    """Family -> objective -> what its file says of it."""
+    from torchstone.conformance.vectors import FOLDER
+
+    families: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in FAMILIES.values()}
+    for path in sorted(FOLDER.glob("*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        tag = data["tags"][0].partition(".")[0] if data["tags"] else "CORE"
+        families.setdefault(FAMILIES.get(tag, tag.lower()), {})[path.stem] = data
+    return {title: members for title, members in families.items() if members}
+
+
+def _list(as_json: bool) -> int:
+    families = _by_family()
+    if as_json:
+        rows = [
+            {
+                "objective": name,
+                "family": family,
+                "about": d["about"],
+                "tags": d["tags"],
+                "arguments": list(d["arguments"]),
+                "settings": list(d["settings"]),
+                "cases": sum(len(group["cases"]) for group in d["groups"]),
+                "alternatives": [k for k, flag in d["flags"].items() if flag["kind"] != "edge"],
+            }
+            for family, members in families.items()
+            for name, d in members.items()
+        ]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    console = Console()
+    for family, members in families.items():
+        console.print(f"[bold]{family}[/bold]")
+        for name, d in members.items():
+            takes = ", ".join([*d["arguments"], *d["settings"]])
+            console.print(f"  [cyan]{name}[/cyan]({takes})", highlight=False)
+            console.print(Padding(f"[dim]{escape(d['about'])}[/dim]", (0, 0, 0, 4), expand=False), highlight=False)
+        console.print()
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------- identify
+
+
+def _identify(arguments: Sequence[str]) -> int:
+    parser = _parser("identify", IDENTIFY, IDENTIFY_EXAMPLES)
+    options = parser.parse_args(arguments)
+    if not options.target:
+        raise UsageError("which function? TARGET is package.module:function or file.py:function; see --help")
+    how = _how(options)
+
+    from torchstone import conformance
+    from torchstone.conformance.report import as_json
+    from torchstone.conformance.target import resolve
+
+    with _aside():
+        found = conformance.identify(resolve(options.target), target=options.target, **how)
+    if options.json:
+        print(as_json(found.as_dict()))
+    else:
+        _print_identification(found)
+    return int(not found.exact)
+
+
+def _print_identification(found: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for title, colour, matches in (("equals", "green", found.exact), ("is nearest to", "yellow", found.near)):
+        for given in dict.fromkeys(m.given for m in matches):
+            by = f", called with {', '.join(given)}," if given else ""
+            console.print(f"[bold]{escape(found.target)}[/bold]{escape(by)} {title}", highlight=False)
+            shown = [m for m in matches if m.given == given]
+            table = Table.grid(padding=(0, 2, 0, 0))
+            table.add_column(no_wrap=True, min_width=2 + max(len(m.name) for m in shown))
+            table.add_column(no_wrap=True, min_width=max(len(m.kind) for m in shown))
+            table.add_column(no_wrap=True, overflow="ellipsis")
+            for m in shown:
+                told = [f"but {', '.join(m.differs)}"] if m.differs else []
+                far = m.distance and not m.differs and m.kind != "objective"
+                told += [f"{m.distance:.2g} of the loss and its gradient apart"] if far else []
+                told += [m.detail] if m.detail else []
+                text = escape("; ".join(told))
+                table.add_row(f"  [{colour}]{escape(m.name)}[/{colour}]", f"[dim]{m.kind}[/dim]", text)
+            console.print(table)
+            console.print()
+    for note in found.notes:
+        console.print(escape(note), highlight=False)
+    first = next((m.name for m in (*found.exact, *found.near) if m.kind == "objective"), None)
+    if first:
+        console.print("[dim]Case by case, with the diagnosis of what differs:[/dim]", highlight=False)
+        console.print(f"  torchstone check {shlex.quote(found.target)} --objective {first}", style="cyan", soft_wrap=True)
+
+
+# ------------------------------------------------------------------------------------------------------ what both take
+
+
+def _parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"torchstone {name}",
+        description=about,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="package.module:function or file.py:function")
+    parser.add_argument("--names", metavar="FILE", type=Path, help='TOML with lines such as  their_name = "our_name"')
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a value for one of its own parameters, passed as it is",
+    )
+    parser.add_argument("--output", metavar="KEY", help="which of several results: an index, a key or an attribute")
+    parser.add_argument("--arrays", choices=("torch", "numpy", "jax"), help="by default found out by trying")
+    parser.add_argument("--time-limit", metavar="SECONDS", type=float, default=10.0, help="for one case (10)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+    return parser
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    if not options.time_limit > 0:
+        raise UsageError(f"--time-limit must be above 0, got {options.time_limit:g}")
+    return {
+        "names": read_names(options.names) if options.names else {},
+        "settings": dict(read_setting(text) for text in options.set),
+        "output": options.output,
+        "arrays": options.arrays,
+        "time_limit": options.time_limit,
+    }
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``eps=1e-6`` -> ("eps", 1e-6). What is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--set: expected NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """A TOML file with their names and ours."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"--names: cannot read {path}: {getattr(e, 'strerror', None) or 'it is not UTF-8'}") from e
+    toml = _toml()
+    try:
+        data: Mapping[str, Any] = toml.loads(text)
+    except toml.TOMLDecodeError as e:
+        raise UsageError(f'--names {path}: {e}; a line is  their_name = "our_name"') from e
+    for name, ours in data.items():
+        if not isinstance(ours, str):
+            line = next((i for i, row in enumerate(text.splitlines(), 1) if name in row), 1)
+            raise UsageError(f'--names {path}, line {line}: expected {name} = "our_name", got {ours!r}')
+    return dict(data)
+
+
+def _toml() -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError as e:
+            raise UsageError("--names: Python 3.10 cannot read TOML by itself: pip install tomli") from e
+    return tomllib
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise UsageError(f"--junit: cannot write {path}: {e.strerror}") from e
+
+
+def _aside() -> contextlib.AbstractContextManager[Any]:
+    """What the function prints goes to stderr: stdout is the report's."""
+    return contextlib.redirect_stdout(sys.stderr)

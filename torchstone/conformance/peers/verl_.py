@@ -1,0 +1,268 @@
+"""verl: its plain functions, called as its trainer does."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.conformance.peers import Framework, found, quiet
+
+CORE = "verl.trainer.ppo.core_algos"
+TORCH = "verl.utils.torch_functional"
+
+
+def _prepare() -> None:
+    quiet()
+    for of in (f"{CORE}:agg_loss", f"{TORCH}:masked_mean", "verl.workers.config:ActorConfig"):
+        found(of)
+
+
+FRAMEWORK = Framework("verl", "verl", "verl", "https://github.com/volcengine/verl", prepare=_prepare)
+peer = FRAMEWORK.peer
+
+
+def _core() -> Any:
+    from verl.trainer.ppo import core_algos
+
+    return core_algos
+
+
+def _tools() -> Any:
+    from verl.utils import torch_functional
+
+    return torch_functional
+
+
+# ------------------------------------------------------------------------------------------------ log-probs, reductions
+
+
+@peer("token log-probs", "token_log_probs", f"{TORCH}:logprobs_from_logits_v2")
+def token_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
+    return _tools().logprobs_from_logits_v2(logits, targets)
+
+
+@peer("entropy", "token_entropies", f"{TORCH}:entropy_from_logits")
+def token_entropies(logits: Tensor) -> Tensor:
+    return _tools().entropy_from_logits(logits)
+
+
+@peer("mean over tokens", "token_mean", f"{TORCH}:masked_mean")
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return _tools().masked_mean(x, mask)
+
+
+@peer("mean over tokens", "token_mean", f"{CORE}:agg_loss", 'loss_agg_mode="token-mean"')
+def token_mean(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
+    return _core().agg_loss(x, mask, "token-mean", batch_num_tokens=denominator)
+
+
+@peer("mean of row means", "sequence_mean", f"{CORE}:agg_loss", 'loss_agg_mode="seq-mean-token-mean"')
+def sequence_mean(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
+    return _core().agg_loss(x, mask, "seq-mean-token-mean", global_batch_size=denominator)
+
+
+@peer("mean of row sums", "sequence_sum", f"{CORE}:agg_loss", 'loss_agg_mode="seq-mean-token-sum"')
+def sequence_sum(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
+    return _core().agg_loss(x, mask, "seq-mean-token-sum", global_batch_size=denominator)
+
+
+@peer("fixed-length mean (Dr. GRPO)", "fixed_length_mean", f"{CORE}:agg_loss",
+      'loss_agg_mode="seq-mean-token-sum-norm", loss_scale_factor')  # fmt: skip
+def fixed_length_mean(x: Tensor, mask: Tensor, length: int, denominator: Any = None) -> Tensor:
+    mode = "seq-mean-token-sum-norm"
+    return _core().agg_loss(x, mask, mode, global_batch_size=denominator, loss_scale_factor=length)
+
+
+@peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten")
+def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
+    return _tools().masked_whiten(x, mask, shift_mean=not keep_mean)
+
+
+# ------------------------------------------------------------------------------------------------------------------- KL
+
+
+def _kl(name: str) -> Any:
+    def kl(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+        return _core().kl_penalty(log_probs, ref_log_probs, name)
+
+    return kl
+
+
+for _ours, _theirs in (("kl_k1", "k1"), ("kl_k2", "k2"), ("kl_k3", "k3"), ("kl_k3_with_k2_gradient", "k3+")):
+    peer(f"KL, {_theirs}", _ours, f"{CORE}:kl_penalty", f'kl_penalty="{_theirs}"')(_kl(_theirs))
+
+
+@peer("adaptive KL weight", "adaptive_kl", f"{CORE}:AdaptiveKLController", "n_steps / horizon = 0.1")
+def adaptive_kl(kl: Any, beta: float, target: float) -> float:
+    controller = _core().AdaptiveKLController(beta, target, horizon=10)
+    controller.update(float(kl), n_steps=1)
+    return float(controller.value)
+
+
+# ----------------------------------------------------------------------------------------------------------- advantages
+
+
+def _groups(rewards: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Token rewards [B 1] with the score in the only token, their mask, and each row's prompt."""
+    import numpy as np
+
+    flat = rewards.reshape(-1, 1).clone()
+    return flat, torch.ones_like(flat), np.arange(rewards.shape[0]).repeat(rewards.shape[1])
+
+
+@peer("group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage")
+def group_advantages(rewards: Tensor, divide_by_std: bool) -> Tensor:
+    given = _groups(rewards)
+    return _core().compute_grpo_outcome_advantage(*given, norm_adv_by_std_in_grpo=divide_by_std)[0]
+
+
+@peer("leave-one-out advantages (RLOO)", "leave_one_out_advantages", f"{CORE}:compute_rloo_outcome_advantage")
+def rloo(rewards: Tensor) -> Tensor:
+    return _core().compute_rloo_outcome_advantage(*_groups(rewards))[0]
+
+
+@peer("leave-one-out, vectorised", "leave_one_out_advantages", f"{CORE}:compute_rloo_vectorized_outcome_advantage")
+def rloo_vectorized(rewards: Tensor) -> Tensor:
+    return _core().compute_rloo_vectorized_outcome_advantage(*_groups(rewards))[0]
+
+
+@peer("length-weighted advantages (OPO)", "length_weighted_advantages", f"{CORE}:compute_opo_outcome_advantage")
+def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
+    import numpy as np
+
+    index = np.arange(rewards.shape[0]).repeat(rewards.shape[1])
+    steps = torch.arange(int(lengths.max()), dtype=rewards.dtype)
+    mask = (steps < lengths.reshape(-1, 1)).to(rewards.dtype)
+    scores = torch.zeros_like(mask)
+    scores[:, 0] = rewards.reshape(-1)
+    return _core().compute_opo_outcome_advantage(scores, mask, index)[0][:, 0]
+
+
+@peer("GPG advantages", "gpg_advantages", f"{CORE}:compute_gpg_outcome_advantage")
+def gpg_advantages(rewards: Tensor) -> Tensor:
+    return _core().compute_gpg_outcome_advantage(*_groups(rewards))[0]
+
+
+@peer("greedy baseline (ReMax)", "greedy_advantages", f"{CORE}:compute_remax_outcome_advantage")
+def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
+    scores, mask, _ = _groups(rewards)
+    baselines = greedy_rewards.repeat_interleave(rewards.shape[1])
+    return _core().compute_remax_outcome_advantage(scores, baselines, mask)[0]
+
+
+@peer("GAE, before its whitening", "gae", f"{CORE}:compute_gae_advantage_return", "returns - values")
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
+    _, returns = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
+    return {"advantages": returns - values, "returns": returns}
+
+
+@peer("GAE, as returned", "gae", f"{CORE}:compute_gae_advantage_return")
+def whitened_gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
+    found = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
+    return {"advantages": found[0], "returns": found[1]}
+
+
+@peer("returns of REINFORCE++", "discounted_returns", f"{CORE}:compute_reinforce_plus_plus_outcome_advantage")
+def reinforce_plus_plus(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    config = SimpleNamespace(gamma=gamma)
+    return _core().compute_reinforce_plus_plus_outcome_advantage(rewards, mask.to(rewards.dtype), config)[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+
+
+def _config(policy: dict[str, Any] | None = None, **knobs: Any) -> Any:
+    from verl.workers.config import ActorConfig, PolicyLossConfig
+
+    return ActorConfig(
+        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1,
+        policy_loss=PolicyLossConfig(**(policy or {})), **knobs,
+    )  # fmt: skip
+
+
+def _loss(
+    name: str, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, mode: str,
+    policy: dict[str, Any] | None = None, **knobs: Any,
+) -> Tensor:  # fmt: skip
+    given = advantages[:, None] * torch.ones_like(log_probs) if advantages.ndim == 1 else advantages
+    loss = _core().get_policy_loss_fn(name)
+    config = _config(policy, **knobs)
+    found: Tensor = loss(old_log_probs, log_probs, given, mask.to(log_probs.dtype), mode, config)[0]
+    return found
+
+
+def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, float]:
+    high = epsilon if epsilon_high is None else epsilon_high
+    return {"clip_ratio": epsilon, "clip_ratio_low": epsilon, "clip_ratio_high": high}
+
+
+@peer("clipped policy loss (PPO)", "ppo_loss", f"{CORE}:compute_policy_loss_vanilla", "clip_ratio_c=3.0, its default")
+def ppo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
+    epsilon_high: float | None, loss_agg_mode: str,
+) -> Tensor:  # fmt: skip
+    return _loss("vanilla", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **_clip(epsilon, epsilon_high))
+
+
+@peer("DAPO's loss", "dapo_loss", f"{CORE}:compute_policy_loss_vanilla",
+      'loss_agg_mode="token-mean", clip_ratio_high, clip_ratio_c=3.0, its default')  # fmt: skip
+def dapo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
+    epsilon_high: float | None,
+) -> Tensor:  # fmt: skip
+    return _loss("vanilla", log_probs, old_log_probs, advantages, mask, "token-mean", **_clip(epsilon, epsilon_high))
+
+
+@peer("GSPO's loss", "gspo_loss", f"{CORE}:compute_policy_loss_gspo", 'loss_agg_mode="seq-mean-token-mean", its default')
+def gspo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
+    epsilon_high: float | None,
+) -> Tensor:  # fmt: skip
+    mode = "seq-mean-token-mean"
+    return _loss("gspo", log_probs, old_log_probs, advantages, mask, mode, **_clip(epsilon, epsilon_high))
+
+
+@peer("CISPO's loss", "cispo_loss", f"{CORE}:compute_policy_loss_cispo",
+      'loss_agg_mode="token-mean", clip_ratio_low=0.2, clip_ratio_high=0.2')  # fmt: skip
+def cispo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    return _loss("cispo", log_probs, old_log_probs, advantages, mask, "token-mean", **_clip(0.2, 0.2))
+
+
+@peer("SAPO's loss", "sapo_loss", f"{CORE}:compute_policy_loss_sapo", 'loss_agg_mode="seq-mean-token-mean", its default')
+def sapo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, tau_positive: float, tau_negative: float
+) -> Tensor:
+    knobs = {"tau_pos": tau_positive, "tau_neg": tau_negative}
+    return _loss("sapo", log_probs, old_log_probs, advantages, mask, "seq-mean-token-mean", **knobs)
+
+
+@peer("GMPO's loss", "gmpo_loss", f"{CORE}:compute_policy_loss_geo_mean")
+def gmpo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
+    epsilon_high: float | None,
+) -> Tensor:  # fmt: skip
+    mode = "seq-mean-token-mean"
+    return _loss("geo_mean", log_probs, old_log_probs, advantages, mask, mode, **_clip(epsilon, epsilon_high))
+
+
+@peer("DPPO's loss", "dppo_loss", f"{CORE}:compute_policy_loss_dppo_tv", 'dppo_tv and dppo_kl, "seq-mean-token-sum"')
+def dppo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, divergence: str, epsilon: float,
+    epsilon_high: float | None,
+) -> Tensor:  # fmt: skip
+    mode = "seq-mean-token-sum"
+    knobs = _clip(epsilon, epsilon_high)
+    return _loss(f"dppo_{divergence}", log_probs, old_log_probs, advantages, mask, mode, **knobs)
+
+
+@peer("-A log pi (GPG's loss)", "reinforce_loss", f"{CORE}:compute_policy_loss_gpg")
+def gpg_loss(log_probs: Tensor, returns: Tensor, mask: Tensor, loss_agg_mode: str) -> Tensor:
+    return _loss("gpg", log_probs, log_probs.detach(), returns, mask, loss_agg_mode)
+
+
+@peer("clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss", "token-mean; its 0.5 is removed")
+def clipped_value_error(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float) -> Tensor:
+    return 2 * _core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
