@@ -20,7 +20,8 @@ checker prints these names; [conformance.md](conformance.md) is how to run it. T
 `python docs/flags.py`.
 
 A link says where the mistake or the choice was met or discussed: often where it was mended. It does not say that a
-current version has it. C01 and R01 are rows of [pitfalls.md](pitfalls.md).
+current version has it. C01 and R01 are rows of [pitfalls.md](pitfalls.md). A row without a name is the flag above it,
+as other objectives have it.
 """
 SECTIONS = {
     "bug": "## Bugs\n\nSomebody's mistake, computed: each case that shows it has the numbers that the mistake gives.\n",
@@ -79,6 +80,7 @@ NAMES = {  # owner/repository, and what people call it
     "wyf3/llm_related": "llm_related",
     "zafstojano/policy-gradients": "policy-gradients",
 }
+FIRST = ("grpo_loss", "ppo_loss", "reinforce_loss", "dpo_loss", "gae", "group_advantages", "kl_k3", "token_mean")
 ROW = re.compile(r'^\| <a id="(?P<id>\w+)"></a>.* \| (?P<caught>[^|]*) ?\|$', re.M)
 
 
@@ -120,7 +122,8 @@ def plain(text: str) -> str:
 
 
 def some(names: list[str], most: int = 4) -> str:
-    """The first few names, and how many more there are."""
+    """A few names, the best known first, and how many more there are."""
+    names = sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     if len(names) <= most + 1:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
@@ -141,7 +144,7 @@ def flag_page(vectors: list[dict]) -> str:
             seen = [label(x) for x in unique([f["links"] for f in objectives.values()])]
             ids = sorted(unique([f["pitfalls"] for f in objectives.values()]))
             seen += [f"[{x}](pitfalls.md#{x.lower()})" for x in ids]
-            cells = [title, plain(about), plain(effect), some([f"`{x}`" for x in objectives]), ", ".join(seen)]
+            cells = [title, plain(about), plain(effect), some(list(objectives)), ", ".join(seen)]
             rows[kind] += f"| {' | '.join(cells)} |\n"
             title = ""
     page = PAGE + "".join(f"\n{SECTIONS[kind]}{HEADER}{rows[kind]}" for kind in SECTIONS if rows[kind])
@@ -166,18 +169,18 @@ def catches(vectors: list[dict]) -> dict[str, str]:
                 for pitfall in flag["pitfalls"]:
                     found.setdefault(pitfall, {}).setdefault(name, []).append(objective)
     return {
-        pitfall: "; ".join(f"[{name}](flags.md#{name}): {some(sorted(o), most=2)}" for name, o in flags.items())
+        pitfall: "; ".join(f"[{name}](flags.md#{name}): {some(o, most=2)}" for name, o in flags.items())
         for pitfall, flags in found.items()
     }
 
 
 def pitfall_page(old: str, vectors: list[dict]) -> str:
-    """docs/pitfalls.md with its last column filled in; a reason written by hand stays where no flag shows the row."""
+    """docs/pitfalls.md with its last column filled in; what stands there in italics is written by hand, and stays."""
     caught = catches(vectors)
 
     def fill(row: re.Match) -> str:
-        by_hand = "" if "flags.md#" in row["caught"] else row["caught"].strip()
-        text = caught.get(row["id"].upper(), by_hand)
+        by_hand = re.findall(r"\*[^*]+\*$", row["caught"].strip())
+        text = "; ".join([*([caught[row["id"].upper()]] if row["id"].upper() in caught else []), *by_hand])
         return row[0][: row.start("caught") - row.start()] + f"{text} |"
 
     return ROW.sub(fill, old)

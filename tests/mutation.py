@@ -6,7 +6,8 @@ reason that docs/mutation.md gives; the exit status is 1 if one has none, or few
 
     python tests/mutation.py                         all mutants, one process for each processor
     python tests/mutation.py --processes 1 'torchstone.core.kl*'         some
-    python tests/mutation.py --report                the last run again
+    python tests/mutation.py --survivors             those that survived the last run
+    python tests/mutation.py --report                what the last run found
 """
 
 import argparse
@@ -22,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "mutation"
 COPIED = ("torchstone", "tests", "pyproject.toml")
 WANTED = 0.95
-SKIPPED, TIMEOUTS = 34, {-24, 24, 152, 255, 36}  # mutmut's exit codes; 0 is a survivor, 33 one that no test reaches
+SKIPPED, ALIVE, TIMEOUTS = 34, {0, 5, 33}, {-24, 24, 36, 152, 255}  # mutmut's exit codes; 33: no test reaches it
 
-# The positions (and keywords) at which a call takes what only ends up in the text of an error.
+# The positions at which a call takes what only ends up in the text of an error.
 TEXTS = {
     "require": {1, 2, 3},
     "number": {0},
@@ -35,8 +36,10 @@ TEXTS = {
     "check_mask": {1},
     "log_softmax": {0},
     "log_ratios": {3},
+    "per_token": {0},
     "_constant": {0},
 }
+SHAPES = {"as_float": 2, "as_ids": 2}  # here a string counts by its number of words
 
 
 # ------------------------------------------------------------------------------------ which mutants change a text only?
@@ -49,8 +52,17 @@ class _Blank(ast.NodeTransformer):
         self.texts = texts  # local names that are used in such places only
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        places = TEXTS.get(getattr(node.func, "id", ""), set())
-        node.args = [ast.Constant(0) if i in places else self.visit(a) for i, a in enumerate(node.args)]
+        name = getattr(node.func, "id", "")
+        places, shape = TEXTS.get(name, set()), SHAPES.get(name, -1)
+        node.func = self.visit(node.func)
+        node.args = [
+            ast.Constant(0)
+            if i in places and (name != "per_token" or isinstance(getattr(a, "value", None), str))
+            else self.visit(a)
+            for i, a in enumerate(node.args)
+        ]
+        if 0 <= shape < len(node.args) and isinstance(node.args[shape], ast.Constant):
+            node.args[shape] = ast.Constant(len(str(node.args[shape].value).split()))
         node.keywords = [self.visit(k) for k in node.keywords]
         return node
 
@@ -106,7 +118,9 @@ def skip_texts(metas: list[Path]) -> None:
 
 
 def run(names: list[str], processes: int) -> None:
-    """mutmut in the copy. Results of functions that did not change, and whose tests did not, are kept."""
+    """mutmut in the copy: all mutants afresh, or those named once more."""
+    if not names:
+        shutil.rmtree(COPY, ignore_errors=True)
     COPY.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source, target = ROOT / name, COPY / name
@@ -129,6 +143,14 @@ def run(names: list[str], processes: int) -> None:
 
     mutmut.create_mutants = generate_and_skip
     mutmut._run(names, processes)
+    skip_texts(sorted(Path("mutants").rglob("*.meta")))
+
+
+def survivors() -> list[str]:
+    """The mutants that survived the last run."""
+    metas = sorted((COPY / "mutants").rglob("*.meta"))
+    codes = {k: c for meta in metas for k, c in json.loads(meta.read_text())["exit_code_by_key"].items()}
+    return [k for k, code in codes.items() if code in ALIVE]
 
 
 def module(path: Path) -> str:
@@ -144,34 +166,35 @@ def changed(old: str, new: str) -> str:
 
 def report() -> bool:
     """Print the score of each module and what survived. Is all as it should be?"""
-    explained = (
-        (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8") if (ROOT / "docs" / "mutation.md").exists() else ""
-    )
-    rows, survivors, unfinished = {}, defaultdict(list), 0
+    explained = (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8")
+    rows, alive_in, unfinished = {}, defaultdict(list), 0
     for meta in sorted((COPY / "mutants").rglob("*.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
         counted = {name: code for name, code in codes.items() if code != SKIPPED and code is not None}
         unfinished += sum(code is None for code in codes.values())
-        alive = [name for name, code in counted.items() if code in (0, 33, 5)]
-        rows[module(meta)] = (len(counted), len(alive), sum(c in TIMEOUTS for c in counted.values()), len(codes))
+        alive = [name for name, code in counted.items() if code in ALIVE]
+        rows[module(meta)] = (
+            len(counted),
+            len(alive),
+            sum(c in TIMEOUTS for c in counted.values()),
+            list(codes.values()).count(SKIPPED),
+        )
         found = functions(meta.with_suffix("")) if alive else {}
         for name in alive:
             short = name.rpartition(".")[2]
             base = short.rpartition("__mutmut_")[0]
-            texts = [ast.unparse(found[n]).replace(n, base) for n in (f"{base}__mutmut_orig", short)]
+            sources = [ast.unparse(found[n]).replace(n, base) for n in (f"{base}__mutmut_orig", short)]
             where = f"{module(meta)}.{base.removeprefix('x_').removeprefix('xǁ').replace('ǁ', '.')}"
-            survivors[where].append((changed(*texts), name.rpartition("_")[2]))
+            alive_in[where].append((changed(*sources), name.rpartition("_")[2]))
     print(f"\n{'module':<22}{'mutants':>9}{'killed':>9}{'by time':>9}{'survived':>10}{'score':>9}{'texts':>8}")
-    for name, (total, alive, late, every) in rows.items():
+    for name, (total, alive, late, texts) in rows.items():
         if total:
-            print(
-                f"{name:<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{1 - alive / total:>9.1%}{every - total:>8}"
-            )
-    total, alive, late, every = (sum(column) for column in zip(*rows.values(), strict=True))
+            print(f"{name:<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{1 - alive / total:>9.1%}{texts:>8}")
+    total, alive, late, texts = (sum(column) for column in zip(*rows.values(), strict=True))
     score = 1 - alive / max(total, 1)
-    print(f"{'all':<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{score:>9.1%}{every - total:>8}\n")
+    print(f"{'all':<22}{total:>9}{total - alive:>9}{late:>9}{alive:>10}{score:>9.1%}{texts:>8}\n")
     unexplained = 0
-    for where, entries in survivors.items():
+    for where, entries in alive_in.items():
         for line, number in entries:
             known = f"`{where}`: `{line}`" in explained
             unexplained += not known
@@ -184,11 +207,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="patterns such as 'torchstone.core.kl*'; none: all")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--survivors", action="store_true", help="run those that survived once more")
     parser.add_argument("--report", action="store_true", help="print the last run's results, run nothing")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     if not options.report:
-        run(options.names, options.processes)
+        run(survivors() if options.survivors else options.names, options.processes)
     return 0 if report() else 1
 
 

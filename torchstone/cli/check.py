@@ -267,9 +267,10 @@ def _print_identification(found: Any) -> None:
             console.print(f"[bold]{escape(found.target)}[/bold]{escape(by)} {title}", highlight=False)
             shown = [m for m in matches if m.given == given]
             table = Table.grid(padding=(0, 2, 0, 0))
-            table.add_column(no_wrap=True, min_width=2 + max(len(m.name) for m in shown))
-            table.add_column(no_wrap=True, min_width=max(len(m.kind) for m in shown))
-            table.add_column(no_wrap=True, overflow="ellipsis")
+            names, kinds = 2 + max(len(m.name) for m in shown), max(len(m.kind) for m in shown)
+            table.add_column(no_wrap=True, min_width=names)
+            table.add_column(no_wrap=True, min_width=kinds)
+            table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, console.width - 6 - names - kinds))
             for m in shown:
                 told = [f"but {', '.join(m.differs)}"] if m.differs else []
                 far = m.distance and not m.differs and m.kind != "objective"
@@ -284,7 +285,9 @@ def _print_identification(found: Any) -> None:
     first = next((m.name for m in (*found.exact, *found.near) if m.kind == "objective"), None)
     if first:
         console.print("[dim]Case by case, with the diagnosis of what differs:[/dim]", highlight=False)
-        console.print(f"  torchstone check {shlex.quote(found.target)} --objective {first}", style="cyan", soft_wrap=True)
+        console.print(
+            f"  torchstone check {shlex.quote(found.target)} --objective {first}", style="cyan", soft_wrap=True
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ what both take
@@ -356,14 +359,14 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def _toml() -> Any:
-    try:
-        import tomllib
-    except ModuleNotFoundError:
+    from importlib import import_module
+
+    for name in ("tomllib", "tomli"):  # Python 3.10 has none of its own
         try:
-            import tomli as tomllib
-        except ModuleNotFoundError as e:
-            raise UsageError("--names: Python 3.10 cannot read TOML by itself: pip install tomli") from e
-    return tomllib
+            return import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise UsageError("--names: Python 3.10 cannot read TOML by itself: pip install tomli")
 
 
 def _write(path: Path, text: str) -> None:

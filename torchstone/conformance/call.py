@@ -320,7 +320,7 @@ def read(result: Any, vectors: Vectors, case: Case, mask: Any, way: Way) -> Foun
     elif taken == "tokens":
         primary = _reduced(primary, case)
     elif taken == "rows":
-        primary = primary.mean()
+        primary = primary.sum() / max(len(primary), 1)
     outputs = {first: primary}
     others = [(name, x) for name, x in _candidates(result) if name != label]
     for name in rest:

@@ -149,7 +149,8 @@ class Trial:
 def check(
     function: Callable[..., Any], objective: str, *, names: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None, accept: Iterable[str] = (), output: str | int | None = None,
-    arrays: str | None = None, time_limit: float = 10.0, target: str | None = None, search: bool = True,
+    arrays: str | None = None, layout: str | None = None, time_limit: float = 10.0, target: str | None = None,
+    search: bool = True,
 ) -> Report:  # fmt: skip
     """Run every case of an objective that this function can express, and name what differs.
 
@@ -161,6 +162,7 @@ def check(
         accept: alternatives by name ("dual_clip", "token_mean") that are meant, and so no failure.
         output: which of several results to take: an index, a key or an attribute.
         arrays: "torch", "numpy" or "jax"; found out by trying where None.
+        layout: of rewards: "P G", "flat" (one row [P * G]) or "row" (one group [G] at a time); found out where None.
         time_limit: seconds for one case.
         target: what to call the function in the report.
         search: look for combinations of alternatives too, for up to half a minute.
@@ -184,9 +186,8 @@ def check(
             f"{', '.join(how.says()) or 'nothing that is known'}; the objective has {', '.join(vectors.arguments)}"
         )
     given = None if output is None else str(output)
-    trial = best_way(
-        function, how, vectors, cases, arrays or likely_arrays(function), given, time_limit, fixed=arrays is not None
-    )
+    kinds = (arrays,) if arrays else likely_arrays(function)
+    trial = best_way(function, how, vectors, cases, kinds, layout, given, time_limit)
     outcomes = {case.id: trial.run(case) for case in cases}
     taken, cases = built_in(cases, outcomes, how, vectors)
     results = _results(trial, vectors, cases, outcomes)
@@ -227,22 +228,22 @@ def _derived(how: Fit) -> bool:
     return any(d in ("log_ratios", "ratios") for d in how.derived.values())
 
 
-def likely_arrays(function: Callable[..., Any]) -> str:
-    """The library that the function itself speaks of, or else its module."""
+def likely_arrays(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The library that the function itself speaks of, or else its module; then the others worth trying."""
     run = getattr(function, "forward", None) or function
     spoken = getattr(getattr(run, "__code__", None), "co_names", ())
     here = getattr(run, "__globals__", None) or vars(sys.modules.get(getattr(function, "__module__", "") or "", sys))
     for names in (spoken, list(here)):
         found = {x.__name__.split(".")[0] for k in names if isinstance(x := here.get(k), ModuleType)}
-        for library in ("torch", "jax", "numpy"):
+        for library, other in (("torch", "numpy"), ("jax", ""), ("numpy", "torch")):
             if library in found:
-                return library
-    return "torch"
+                return (library, other) if other else (library,)
+    return "torch", "numpy"
 
 
 def best_way(
-    function: Callable[..., Any], how: Fit, vectors: Vectors, cases: list[Case], arrays: str, output: str | None,
-    time_limit: float, fixed: bool,
+    function: Callable[..., Any], how: Fit, vectors: Vectors, cases: list[Case], arrays: Sequence[str],
+    layout: str | None, output: str | None, time_limit: float,
 ) -> Trial:  # fmt: skip
     """The most favourable reading of what the signature leaves open, found on a few plain cases."""
     plain = [c for c in cases if c.expected is not None and c.result == "valid" and not hazards(c) and _uneven(c)]
@@ -250,7 +251,9 @@ def best_way(
         plain or [c for c in cases if c.expected is not None] or cases[:1], [*fixed_settings(how, vectors)]
     )
     best: tuple[float, Trial] | None = None
-    for way in _ways(how, vectors, arrays, output, fixed):
+    for way in _ways(how, vectors, arrays, layout, output):
+        if way.rewards == "row" and layout is None and best is not None and best[0] >= 1:
+            break  # it takes [P G], so it is taken at its word
         trial = Trial(function, how, way, vectors, time_limit)
         score = 0.0
         for guess in guesses:  # of the numbers that the function has built in
@@ -297,26 +300,21 @@ def hazards(case: Case) -> list[str]:
     return [f for f in case.flags if f not in ORDINARY]
 
 
-def _ways(how: Fit, vectors: Vectors, arrays: str, output: str | None, fixed: bool) -> Iterable[Way]:
-    """Ways to call it, the plain one first."""
+def _ways(how: Fit, vectors: Vectors, arrays: Sequence[str], layout: str | None, output: str | None) -> Iterable[Way]:
+    """Ways to call it, the plain one first; one group at a time last."""
     has = vectors.arguments
     masks = ("bool", "float") if any(a.kind == "bool" and k.endswith("mask") for k, a in has.items()) else ("bool",)
-    flat = "group_size" in how.derived.values()
-    layouts = (
-        (("flat", "P G") if flat else ("P G", "row"))
-        if "rewards" in has and has["rewards"].shape == "P G"
-        else ("P G",)
-    )
-    expanded = (
-        ("", "B T", "B 1")
-        if any(k in has for k in ("advantages", "returns", "baseline")) and "log_probs" in has
-        else ("",)
-    )
-    kinds = (arrays,) if fixed or arrays == "jax" else (arrays, "numpy" if arrays == "torch" else "torch")
-    firsts = tuple(vectors.returns)
-    outputs: tuple[str | None, ...] = (output,) if output is not None else (None, "0", "1", firsts[0])
-    for kind, choice, layout, advantages, mask in itertools.product(kinds, outputs, layouts, expanded, masks):
-        yield Way(kind, mask, layout, advantages, choice)
+    layouts: tuple[str, ...] = ("P G",)
+    if "rewards" in has and has["rewards"].shape == "P G":
+        layouts = ("flat", "P G") if "group_size" in how.derived.values() else ("P G", "row")
+        if any("group" in theirs for theirs, ours in how.arguments.items() if ours == "rewards"):
+            layouts = ("row", "P G")
+    layouts = (layout,) if layout else layouts
+    per_row = any(k in has for k in ("advantages", "returns", "baseline")) and "log_probs" in has
+    expanded = ("", "B T", "B 1") if per_row else ("",)
+    outputs = (output,) if output is not None else (None, "0", "1", next(iter(vectors.returns)))
+    for rewards, kind, choice, advantages, mask in itertools.product(layouts, arrays, outputs, expanded, masks):
+        yield Way(kind, mask, rewards, advantages, choice)
 
 
 def _score(outcome: Outcome, case: Case) -> float:

@@ -76,7 +76,7 @@ def identify(
         except TargetError as e:
             reasons.append(str(e))
     exact, near = _objectives(reports)
-    rows = [*_rows(function, names or {}, settings or {}, output, arrays or likely_arrays(function), time_limit)]
+    rows = [*_rows(function, names or {}, settings or {}, output, arrays or likely_arrays(function)[0], time_limit)]
     rows.sort(key=lambda m: (m.distance > EQUAL and m.distance, len(m.differs), len(m.given), m.kind != "recipe"))
     exact += [m for m in rows if m.distance <= EQUAL and not m.differs]
     near += [m for m in rows if m.distance <= EQUAL and m.differs][:5] or [m for m in rows if m.distance > EQUAL][:5]

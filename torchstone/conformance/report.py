@@ -52,7 +52,9 @@ def show_properties(properties: Sequence[Property], console: Console) -> None:
     for p in properties:
         style = {"pass": "green", "fail": "bold red", "warn": "yellow"}.get(p.status, "dim")
         text = _plain(p.detail)
-        table.add_row(p.name, f"[{style}]{STATUS[p.status]}[/{style}]", f"[dim]{text}[/dim]" if style == "dim" else text)
+        table.add_row(
+            p.name, f"[{style}]{STATUS[p.status]}[/{style}]", f"[dim]{text}[/dim]" if style == "dim" else text
+        )
     console.print(table)
 
 
@@ -72,7 +74,9 @@ def _head(report: Report) -> Iterable[Any]:
     yield _hanging("called with", _plain(", ".join([*pairs, *([report.way] if report.way else [])])))
     if report.taken:
         taken = ", ".join(f"{k} {'none' if v is None else v}" for k, v in report.taken.items())
-        yield _hanging("compared at", _plain(f"{taken}: it has no argument for {'it' if len(report.taken) == 1 else 'them'}"))
+        yield _hanging(
+            "compared at", _plain(f"{taken}: it has no argument for {'it' if len(report.taken) == 1 else 'them'}")
+        )
 
 
 def _hanging(label: str, text: str) -> Any:
@@ -218,7 +222,9 @@ def _unexplained(report: Report) -> tuple[str, list[str]]:
     if not groups:
         return "", []
     ids = {r.case_id for r in report.unexplained}
-    heading = f"[bold red]not explained[/bold red]  {_count(len(ids), 'case')} that no known variant or bug accounts for:"
+    heading = (
+        f"[bold red]not explained[/bold red]  {_count(len(ids), 'case')} that no known variant or bug accounts for:"
+    )
     lines = []
     for detail, results in groups[:SHOWN]:
         first = results[0]
@@ -249,7 +255,9 @@ def _warned(report: Report) -> tuple[str, list[str]]:
     if not warned:
         return "", []
     ids = {r.case_id for r in warned}
-    heading = f"[yellow]warnings[/yellow]  {_count(len(ids), 'case')} in which correct code may differ too (no failure):"
+    heading = (
+        f"[yellow]warnings[/yellow]  {_count(len(ids), 'case')} in which correct code may differ too (no failure):"
+    )
     lines = []
     for detail, results in (groups := _by_detail(warned))[:4]:
         first = results[0]
@@ -322,9 +330,12 @@ def _next(report: Report, again: str) -> Iterable[tuple[str, str]]:
             arguments=", ".join([*arguments, *settings]),
             call=", ".join(f"{theirs[k]}={k}" if k in theirs else k for k in [*arguments, *settings]),
         )
-        wrong = "If an argument was taken for another one, say which is which in a file (their_name = \"our_name\"):"
+        wrong = 'If an argument was taken for another one, say which is which in a file (their_name = "our_name"):'
         yield wrong, f"  {again} --names names.toml"
-        yield "If it wants them in another form, or gives something else, a few lines of adapter, checked instead:", code
+        yield (
+            "If it wants them in another form, or gives something else, a few lines of adapter, checked instead:",
+            code,
+        )
 
 
 def _sentence(text: str) -> str:
@@ -345,7 +356,7 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-# ---------------------------------------------------------------------------------------- one case, for pytest and JUnit
+# ------------------------------------------------------------------------------------- one case, for pytest and JUnit
 
 
 def covered(report: Report) -> set[int]:

@@ -76,9 +76,9 @@ def fixed_length_mean(x: Tensor, mask: Tensor, length: int, denominator: Any = N
     return _core().agg_loss(x, mask, mode, global_batch_size=denominator, loss_scale_factor=length)
 
 
-@peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten")
+@peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten", "times the mask")
 def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
-    return _tools().masked_whiten(x, mask, shift_mean=not keep_mean)
+    return _tools().masked_whiten(x, mask, shift_mean=not keep_mean) * mask
 
 
 # ------------------------------------------------------------------------------------------------------------------- KL
@@ -114,9 +114,9 @@ def _groups(rewards: Tensor) -> tuple[Tensor, Tensor, Any]:
 
 
 @peer("group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage")
-def group_advantages(rewards: Tensor, divide_by_std: bool) -> Tensor:
+def group_advantages(rewards: Tensor, divide_by_std: bool, eps: float) -> Tensor:
     given = _groups(rewards)
-    return _core().compute_grpo_outcome_advantage(*given, norm_adv_by_std_in_grpo=divide_by_std)[0]
+    return _core().compute_grpo_outcome_advantage(*given, epsilon=eps, norm_adv_by_std_in_grpo=divide_by_std)[0]
 
 
 @peer("leave-one-out advantages (RLOO)", "leave_one_out_advantages", f"{CORE}:compute_rloo_outcome_advantage")
@@ -153,16 +153,10 @@ def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
     return _core().compute_remax_outcome_advantage(scores, baselines, mask)[0]
 
 
-@peer("GAE, before its whitening", "gae", f"{CORE}:compute_gae_advantage_return", "returns - values")
+@peer("GAE", "gae", f"{CORE}:compute_gae_advantage_return", "returns - values: the advantages come out whitened")
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
     _, returns = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
     return {"advantages": returns - values, "returns": returns}
-
-
-@peer("GAE, as returned", "gae", f"{CORE}:compute_gae_advantage_return")
-def whitened_gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
-    found = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
-    return {"advantages": found[0], "returns": found[1]}
 
 
 @peer("returns of REINFORCE++", "discounted_returns", f"{CORE}:compute_reinforce_plus_plus_outcome_advantage")
@@ -199,12 +193,20 @@ def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, float]:
     return {"clip_ratio": epsilon, "clip_ratio_low": epsilon, "clip_ratio_high": high}
 
 
-@peer("clipped policy loss (PPO)", "ppo_loss", f"{CORE}:compute_policy_loss_vanilla", "clip_ratio_c=3.0, its default")
-def ppo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None, loss_agg_mode: str,
-) -> Tensor:  # fmt: skip
-    return _loss("vanilla", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **_clip(epsilon, epsilon_high))
+def _ppo(default: float) -> Any:
+    def ppo_loss(
+        log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
+        epsilon_high: float | None, dual_clip: float | None, loss_agg_mode: str,
+    ) -> Tensor:  # fmt: skip
+        knobs = {**_clip(epsilon, epsilon_high), "clip_ratio_c": default if dual_clip is None else dual_clip}
+        return _loss("vanilla", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **knobs)
+
+    return ppo_loss
+
+
+VANILLA = f"{CORE}:compute_policy_loss_vanilla"
+peer("clipped policy loss (PPO)", "ppo_loss", VANILLA, "clip_ratio_c=3.0, its default")(_ppo(3.0))
+peer("clipped policy loss (PPO)", "ppo_loss", VANILLA, "clip_ratio_c=1e9: no dual clip")(_ppo(1e9))
 
 
 @peer("DAPO's loss", "dapo_loss", f"{CORE}:compute_policy_loss_vanilla",
@@ -216,7 +218,9 @@ def dapo_loss(
     return _loss("vanilla", log_probs, old_log_probs, advantages, mask, "token-mean", **_clip(epsilon, epsilon_high))
 
 
-@peer("GSPO's loss", "gspo_loss", f"{CORE}:compute_policy_loss_gspo", 'loss_agg_mode="seq-mean-token-mean", its default')
+@peer(
+    "GSPO's loss", "gspo_loss", f"{CORE}:compute_policy_loss_gspo", 'loss_agg_mode="seq-mean-token-mean", its default'
+)
 def gspo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None,
@@ -225,13 +229,20 @@ def gspo_loss(
     return _loss("gspo", log_probs, old_log_probs, advantages, mask, mode, **_clip(epsilon, epsilon_high))
 
 
-@peer("CISPO's loss", "cispo_loss", f"{CORE}:compute_policy_loss_cispo",
-      'loss_agg_mode="token-mean", clip_ratio_low=0.2, clip_ratio_high=0.2')  # fmt: skip
-def cispo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    return _loss("cispo", log_probs, old_log_probs, advantages, mask, "token-mean", **_clip(0.2, 0.2))
+@peer("CISPO's loss", "cispo_loss", f"{CORE}:compute_policy_loss_cispo", "clip_ratio_low=1.0 where there is none")
+def cispo_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float | None,
+    epsilon_high: float | None, cap: float | None, loss_agg_mode: str,
+) -> Tensor:  # fmt: skip
+    high = cap - 1 if cap is not None else epsilon_high
+    assert high is not None
+    knobs = _clip(1.0 if epsilon is None else epsilon, high)
+    return _loss("cispo", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **knobs)
 
 
-@peer("SAPO's loss", "sapo_loss", f"{CORE}:compute_policy_loss_sapo", 'loss_agg_mode="seq-mean-token-mean", its default')
+@peer(
+    "SAPO's loss", "sapo_loss", f"{CORE}:compute_policy_loss_sapo", 'loss_agg_mode="seq-mean-token-mean", its default'
+)
 def sapo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, tau_positive: float, tau_negative: float
 ) -> Tensor:
@@ -251,10 +262,10 @@ def gmpo_loss(
 @peer("DPPO's loss", "dppo_loss", f"{CORE}:compute_policy_loss_dppo_tv", 'dppo_tv and dppo_kl, "seq-mean-token-sum"')
 def dppo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, divergence: str, epsilon: float,
-    epsilon_high: float | None,
+    epsilon_high: float | None, cap: float,
 ) -> Tensor:  # fmt: skip
     mode = "seq-mean-token-sum"
-    knobs = _clip(epsilon, epsilon_high)
+    knobs = {**_clip(epsilon, epsilon_high), "clip_ratio_c": cap}
     return _loss(f"dppo_{divergence}", log_probs, old_log_probs, advantages, mask, mode, **knobs)
 
 
@@ -263,6 +274,6 @@ def gpg_loss(log_probs: Tensor, returns: Tensor, mask: Tensor, loss_agg_mode: st
     return _loss("gpg", log_probs, log_probs.detach(), returns, mask, loss_agg_mode)
 
 
-@peer("clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss", "token-mean; its 0.5 is removed")
+@peer("clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss", 'loss_agg_mode="token-mean", its default')
 def clipped_value_error(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float) -> Tensor:
-    return 2 * _core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
+    return _core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
