@@ -77,7 +77,11 @@ def case_data(objective: Objective, settings: Mapping[str, Any], case: Case, num
         "comment": case.comment,
         "flags": list(case.flags),
         "result": case.result,
-        "inputs": {k: text(case.inputs.get(k)) for k in objective.arguments if case.inputs.get(k) is not None},
+        "inputs": {
+            k: text(case.inputs[k], a.kind == "float")
+            for k, a in objective.arguments.items()
+            if case.inputs.get(k) is not None
+        },
     }
     if case.result == "invalid":
         return data
@@ -123,11 +127,11 @@ def signs(x: Any) -> Any:
     return int(mp.sign(dual(x).value))
 
 
-def text(x: Any) -> Any:
+def text(x: Any, every: bool = False) -> Any:
     """Numbers as the shortest decimal that gives the same float64 back; integers, names and booleans as they are."""
     if isinstance(x, list | tuple):
-        return [text(part) for part in x]
-    if isinstance(x, Dual | mpf | float):
+        return [text(part, every) for part in x]
+    if isinstance(x, Dual | mpf | float) or (every and isinstance(x, int)):
         value = float(dual(x).value)
         if abs(value) < 1e-45:  # less than float32 can hold: what is left where 50 digits cancel
             value = 0.0

@@ -510,6 +510,12 @@ def test_DPO_28_and_DPO_29_the_cross_entropy_of_each_verdict_by_hand():
     assert float(process.metrics["accuracy"]) == 0.75
 
 
+def test_DPO_28_and_DPO_29_doubt_on_either_side_counts_as_no():
+    found = process_reward_loss(tensor([[0.0, 0.0, 1.0, -1.0]]), tensor([[0.0, 1.0, 0.5, 0.5]]), torch.ones(1, 4) > 0,
+                                reduce=token_mean)  # fmt: skip
+    assert float(found.metrics["accuracy"]) == 0.5  # right: 0 for 0, and -1 for 0.5
+
+
 @pytest.mark.parametrize("z", [120.0, -120.0, 1000.0, -1000.0])
 def test_DPO_28_a_far_off_verdict_stays_finite(z):
     logits = torch.full((2, 1), z, requires_grad=True)

@@ -68,6 +68,13 @@ def test_GRPO_2_very_large_and_very_small_rewards_have_a_deviation_too(size):
     torch.testing.assert_close(advantages, tensor([[1.5, -0.5, -0.5, -0.5]]))
 
 
+def test_GRPO_2_a_group_is_scaled_by_itself():
+    rewards = tensor([[1e-30, 0.0], [1e30, 0.0]])  # a square of either is no float32 number
+    advantages = group_advantages(rewards, divide_by_std=True, correction=1, eps=0.0)
+    half = math.sqrt(0.5)  # two numbers d apart deviate by d / sqrt 2
+    torch.testing.assert_close(advantages, tensor([[half, -half]] * 2))
+
+
 def test_advantages_are_constants():
     assert not group_advantages(torch.rand(2, 3, requires_grad=True), **GRPO).requires_grad
 

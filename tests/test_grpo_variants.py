@@ -125,6 +125,16 @@ def test_GRPO_11_is_the_product_of_clipped_ratios_to_the_power_of_one_over_the_l
     assert slopes(loss, new) == pytest.approx([-mean * advantage * m for m in moves])
 
 
+def test_GRPO_11_a_small_advantage_is_clipped_on_its_side_and_one_token_is_its_own_mean():
+    new, old, mask = one_row([2.0, 0.5])
+    alone = mask & tensor([True, False])
+    options = {"epsilon": 0.4, "epsilon_high": 0.3}
+    good = gmpo_surrogate(new, old, tensor([0.5], dtype=f64), mask, **options)
+    assert good[0].tolist() == pytest.approx([-0.5 * math.sqrt(math.exp(0.3) * 0.5)] * 2)
+    bad = gmpo_surrogate(new, old, tensor([-0.5], dtype=f64), alone, **options)
+    assert bad[0].tolist() == pytest.approx([0.5 * 2.0, 0.0])
+
+
 def test_GRPO_12_the_weight_is_1_on_policy_and_highest_at_k_over_lambda():
     options = {"k_positive": 2.0, "lambda_positive": 3.0, "k_negative": 3.0, "lambda_negative": 2.0}
     for advantage, k, rate in ((1.0, 2.0, 3.0), (-1.0, 3.0, 2.0)):
@@ -135,6 +145,24 @@ def test_GRPO_12_the_weight_is_1_on_policy_and_highest_at_k_over_lambda():
             found = slopes(vespo_surrogate(new, old, A, mask, **options), new)
             assert found == pytest.approx([-advantage * phi(math.prod(ratios))] * 2)
         assert phi(1.0) == 1 and max(phi(w / 100) for w in range(1, 500)) <= phi(k / rate)
+
+
+def test_GRPO_10_and_GRPO_12_any_positive_rate_will_do_and_is_not_rounded():
+    new, old, mask = one_row()
+    A = tensor([-2.0], dtype=f64)
+    soft = sapo_surrogate(new, old, A, mask, tau_positive=0.3, tau_negative=0.3)
+    expected = [8 / 0.3 / (1 + math.exp(-0.3 * (r - 1))) for r in RATIOS]
+    assert soft[0].tolist() == pytest.approx(expected, rel=1e-14)
+    new, old, mask = one_row([1.1, 1.2])
+    rates = {f"{k}_{s}": 0.3 for k in ("k", "lambda") for s in ("positive", "negative")}
+    smooth = vespo_surrogate(new, old, A, mask, **rates)  # 0.3 is no float32 number
+    phi = 1.32**0.3 * math.exp(0.3 * (1 - 1.32))
+    assert smooth[0].tolist() == pytest.approx([-2 * phi] * 2, rel=1e-14)
+    uneven = vespo_surrogate(new, old, A.abs() / 4, mask, **rates | {"k_positive": 0.0, "lambda_positive": 0.0})
+    assert uneven[0].tolist() == [0.5, 0.5]
+    new, old, mask = one_row()
+    sided = sapo_surrogate(new, old, A.abs() / 4, mask, tau_positive=0.3, tau_negative=3.0)  # any A above 0 is good
+    assert sided[0].tolist() == pytest.approx([-x / 4 for x in expected], rel=1e-14)
 
 
 def test_GRPO_13_a_rare_token_may_grow_by_any_factor_and_a_common_one_may_not():
@@ -159,6 +187,23 @@ def test_GRPO_13_by_the_kl_of_this_token_or_another():
         loss = dppo_surrogate(log_probs, q.log(), A, every, divergence="kl", epsilon=0.1, cap=5.0)
         weights = [k * min(r, 5) for k, r in zip(keep, (p / q)[0].tolist(), strict=True)]
         assert slopes(loss, log_probs) == pytest.approx([-w * advantage for w in weights])
+
+
+def test_GRPO_13_the_two_divergences_by_hand_and_a_token_on_the_bound_stays():
+    p, q = tensor([[0.6]], dtype=f64), tensor([[0.5]], dtype=f64)  # tv 0.1, kl 0.0204
+    kl = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)
+    for (new, old), advantage in (((p, q), 0.5), ((q, p), -0.5)):  # raised, and lowered
+        measures = {"tv": (new.log().exp() - old.log().exp()).abs().item()}
+        measures["kl"] = kl if new is p else 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.5)
+        for divergence, measure in measures.items():
+            kept = []
+            for factor in (0.99, 1.0, 1.01):
+                limits = {"epsilon": factor * measure, "epsilon_high": factor * measure, "cap": 0.5}
+                A = tensor([advantage], dtype=f64)
+                loss = dppo_surrogate(new.log(), old.log(), A, new > 0, divergence=divergence, **limits)
+                kept.append(loss.item() / (-0.5 * advantage * new.log().item()))  # the cap is the weight
+            assert kept[0] == 0 and kept[2] == pytest.approx(1)
+            assert divergence == "kl" or kept[1] == pytest.approx(1)
 
 
 def test_GRPO_14_value_of_k3_gradient_of_k2():
@@ -244,6 +289,7 @@ TAUS, VESPO = (
         *[(k, lambda k=k: vespo_surrogate(x, x, A, every, **{**VESPO, k: -1.0})) for k in VESPO],
         ("epsilon", lambda: gmpo_surrogate(x, x, A, every, epsilon=-1.0)),
         ("epsilon_high", lambda: gmpo_surrogate(x, x, A, every, epsilon=0.1, epsilon_high=nan)),
+        ("epsilon_high", lambda: gmpo_surrogate(x, x, A, every, epsilon=0.1, epsilon_high=-0.1)),
         ("divergence", lambda: dppo_surrogate(x, x, A, every, divergence="js", epsilon=0.1, cap=5.0)),
         ("epsilon", lambda: dppo_surrogate(x, x, A, every, divergence="tv", epsilon=-1.0, cap=5.0)),
         (

@@ -306,6 +306,36 @@ def test_a_fused_loss_works_out_only_the_gradients_asked_for(chunks, needed):
     assert not fused.requires_grad and fused == pytest.approx(expected.item())
 
 
+def test_a_fused_loss_of_a_frozen_model_needs_no_gradient(monkeypatch):
+    seen, room = [], linear._room
+    monkeypatch.setattr(linear, "_room", lambda *given: seen.append(given[3]) or room(*given))
+    hidden, weight, _, targets = head()
+    constant = lambda log_probs, *_: core.Loss(log_probs.detach().sum(), {})  # noqa: E731
+    core.linear_loss(hidden.detach(), weight.detach(), targets, constant, temperature=1.0)
+    core.linear_loss(hidden, weight.detach(), targets, summed, temperature=1.0)
+    with torch.no_grad():
+        core.linear_loss(hidden, weight, targets, constant, temperature=1.0)
+    assert seen == [[False] * 3, [True, False, False], [False] * 3]
+
+
+def test_a_fused_loss_of_many_rows_takes_an_eighth_of_them_at_once():
+    seen = []
+    count = lambda log_probs, *_: seen.append(log_probs.numel()) or core.Loss(log_probs.sum(), {})  # noqa: E731
+    hidden, targets = random(4, 300, H), torch.zeros(4, 300, dtype=torch.long)
+    core.linear_loss(hidden, random(V, H), targets, count, temperature=1.0)
+    assert seen == [150] * 8
+
+
+def test_a_fused_loss_of_many_logits_is_held_to_its_limit(monkeypatch):
+    monkeypatch.setattr(linear, "LOSS_ROWS", 2)
+    monkeypatch.setattr(linear, "LOSS_LOGITS", 4 * V + 1)
+    seen = []
+    count = lambda log_probs, *_: seen.append(log_probs.numel()) or core.Loss(log_probs.sum(), {})  # noqa: E731
+    hidden, targets = random(4, 10, H), torch.zeros(4, 10, dtype=torch.long)
+    core.linear_loss(hidden, random(V, H), targets, count, temperature=1.0)
+    assert seen == [4] * 10
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_a_fused_loss_of_half_inputs_is_computed_in_float32(chunks, half):
     hidden, weight, bias, targets = head(half)

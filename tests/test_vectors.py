@@ -355,7 +355,7 @@ def runs(name):
 def test_torchstone_has_these_numbers(name, precision, unchecked):
     data = read(name)
     for settings, case in runs(name):
-        if "expected" not in case:
+        if "expected" not in case or (precision == "float32" and case["result"] == "acceptable"):
             continue
         found = numbers_by_torchstone(data, settings, case, getattr(torch, precision))
         found = as_lists(found, case["expected"])

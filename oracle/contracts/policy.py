@@ -644,7 +644,7 @@ SURROGATES = {
             "A second bound, c = 3, for bad tokens (dual-clip PPO). verl's default, under the name of PPO's clip.",
             "Bad tokens that have become more than 3 times as likely are no longer corrected.",
             ("https://arxiv.org/abs/1912.09729", VERL),
-            ("C18", "R18"),
+            ("R18",),
         ),
         {"surrogate": dual_clip},
     ),

@@ -837,7 +837,11 @@ IMPORTANCE_SURROGATE = Objective(
         "no_ratio": SURROGATES["no_ratio"],
         "detached": Alternative(SURROGATES["detached_surrogate"].flag, {"surrogate": constant_surrogate}),
         "ratio_detached_times_log_prob": Alternative(
-            Flag("variant", "sg[r] A log pi: the same gradient, another value.", "None."),
+            Flag(
+                "variant",
+                "sg[r] A log pi: the same gradient, another value.",
+                "None on the update; the logged loss is another number.",
+            ),
             {"surrogate": lambda p, u, a, s: -stop(bounded_exp(u)) * a * p},
         ),
         "log_ratio_as_ratio": Alternative(

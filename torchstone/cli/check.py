@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = 'this command needs more than the maths: pip install "torchstone[check]"'
+FAR = 0.5  # relative distance beyond which "nearest" says nothing
+LAYOUTS = {"groups": "P G", "flat": "flat", "row": "row"}
 FAMILIES = {
     "CORE": "core: log-probs, masks, reductions",
     "KL": "core: KL divergence",
@@ -100,13 +102,18 @@ def _check(arguments: Sequence[str]) -> int:
         "--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure"
     )
     parser.add_argument("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="of rewards: one row a prompt, all in one row, or one prompt at a time; by default found out by trying",
+    )
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML for a CI system")
     options = parser.parse_args(arguments)
     if options.list:
         return _list(options.json)
     if not options.target:
         raise UsageError("which function? TARGET is package.module:function or file.py:function; see --help")
-    how = _how(options)
+    how = _how(options) | {"layout": LAYOUTS.get(options.layout)}
 
     from torchstone.conformance.target import resolve
 
@@ -137,7 +144,9 @@ def _check(arguments: Sequence[str]) -> int:
         if report:
             page.show(report, console, properties, again)
         else:
+            console.print(f"[bold]{options.target}[/bold]\n", highlight=False)
             page.show_properties(properties, console)
+            console.print(page.properties_verdict(properties), highlight=False)
     return int((report is not None and not report.passed) or any(p.status == "fail" for p in properties))
 
 
@@ -261,7 +270,10 @@ def _print_identification(found: Any) -> None:
     from rich.table import Table
 
     console = Console()
-    for title, colour, matches in (("equals", "green", found.exact), ("is nearest to", "yellow", found.near)):
+    near = [m for m in found.near if m.kind == "objective" or m.distance < FAR]
+    if not found.exact and not near:
+        console.print(f"[bold]{escape(found.target)}[/bold] is near nothing in the table", highlight=False)
+    for title, colour, matches in (("equals", "green", found.exact), ("is nearest to", "yellow", near)):
         for given in dict.fromkeys(m.given for m in matches):
             by = f", called with {', '.join(given)}," if given else ""
             console.print(f"[bold]{escape(found.target)}[/bold]{escape(by)} {title}", highlight=False)
@@ -282,7 +294,7 @@ def _print_identification(found: Any) -> None:
             console.print()
     for note in found.notes:
         console.print(escape(note), highlight=False)
-    first = next((m.name for m in (*found.exact, *found.near) if m.kind == "objective"), None)
+    first = next((m.name for m in (*found.exact, *near) if m.kind == "objective"), None)
     if first:
         console.print("[dim]Case by case, with the diagnosis of what differs:[/dim]", highlight=False)
         console.print(

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from torchstone.conformance.call import Outcome, Way, call
-from torchstone.conformance.compare import difference, properties
+from torchstone.conformance.compare import difference, in_float32, properties
 from torchstone.conformance.fit import Fit, fit
 from torchstone.conformance.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors, load
@@ -422,7 +422,8 @@ def _notes(trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], res
     missing = [k for k, a in vectors.returns.items() if ran and not a.metric and not any(k in o.outputs for o in ran)]
     if missing:
         yield f"not returned, so not compared: {', '.join(missing)}."
-    if ran and all(o.single for o in ran):
+    telling = [c for c in cases if c.expected is not None and not in_float32(c.expected)]
+    if telling and all(outcomes[c.id].single for c in telling):
         yield "it computes in float32, whatever it is given."
     changed = sorted({k for o in ran for k in o.changed})
     if changed:

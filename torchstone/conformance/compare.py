@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from torchstone.conformance.call import Outcome
 from torchstone.conformance.vectors import Case, Numbers
 
@@ -14,6 +16,14 @@ def scale(numbers: Numbers) -> float:
     """The largest finite magnitude of a case; 1 where all are 0."""
     trees = (numbers.outputs, numbers.gradients)
     return max((abs(x) for tree in trees for _, x in leaves(tree) if math.isfinite(x)), default=0.0) or 1.0
+
+
+def in_float32(numbers: Numbers) -> bool:
+    """Could all of these be float32 numbers?"""
+    values = torch.tensor(
+        [x for tree in (numbers.outputs, numbers.gradients) for _, x in leaves(tree)], dtype=torch.float64
+    )
+    return bool((values.nan_to_num() == values.float().double().nan_to_num()).all())
 
 
 def difference(outcome: Outcome, wanted: Numbers, tolerance: float, unit: float | None = None) -> str | None:

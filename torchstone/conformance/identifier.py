@@ -19,7 +19,7 @@ from torchstone.conformance.checker import Report, check, likely_arrays
 from torchstone.conformance.compare import leaves
 from torchstone.conformance.fit import fit
 from torchstone.conformance.target import TargetError
-from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, objectives
+from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, load, objectives
 from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes.choices import Choice, Recipe, show
 
@@ -68,20 +68,29 @@ def identify(
     Returns: ``Identification``: what it equals, and what it is nearest to.
     Raises ValueError: its parameters fit no objective.
     """
-    how = {"names": names, "settings": settings, "output": output, "arrays": arrays, "time_limit": time_limit}
+    how: dict[str, Any] = {"names": names, "settings": settings, "output": output, "arrays": arrays}
+    how |= {"time_limit": time_limit}
     reports, reasons = [], []
     for name in objectives():
         try:
-            reports.append(check(function, name, search=False, **how))  # type: ignore[arg-type]
+            reports.append(check(function, name, search=False, **how))
         except TargetError as e:
             reasons.append(str(e))
-    exact, near = _objectives(reports)
+    exact = [_objective(report) for report in reports if not _bad(report) and not _unused(report)]
+    closest = sorted((r for r in reports if _bad(r)), key=lambda r: (len(_unused(r)), -len(_ran(r))))[:2]
+    searched = [check(function, report.objective, **how) for report in closest]
+    near = [
+        _objective(r) for r in searched if any(d.kind != "edge" for d in r.diagnoses) or 2 * len(_bad(r)) < len(_ran(r))
+    ]
+    near.sort(key=lambda m: m.distance)
     rows = [*_rows(function, names or {}, settings or {}, output, arrays or likely_arrays(function)[0], time_limit)]
     rows.sort(key=lambda m: (m.distance > EQUAL and m.distance, len(m.differs), len(m.given), m.kind != "recipe"))
-    exact += [m for m in rows if m.distance <= EQUAL and not m.differs]
-    near += [m for m in rows if m.distance <= EQUAL and m.differs][:5] or [m for m in rows if m.distance > EQUAL][:5]
+    exact += [m for m in rows if m.distance <= EQUAL and not m.differs and not m.given]
+    others = [m for m in rows if m.distance <= EQUAL and (m.differs or m.given)]
+    near += (others or [m for m in rows if m.distance > EQUAL and not m.differs])[:6]
     if not exact and not near:
         raise TargetError(reasons[0] if reasons else "target: its parameters fit no objective")
+    exact.sort(key=lambda m: (m.kind != "objective", len(m.given), len(m.differs)))
     notes = () if exact else ("It equals nothing in the table; what is nearest stands below.",)
     name = target or getattr(function, "__qualname__", None) or type(function).__name__
     return Identification(name, tuple(exact), tuple(near), notes)
@@ -90,23 +99,28 @@ def identify(
 # ----------------------------------------------------------------------------------------------------------- objectives
 
 
-def _objectives(reports: Iterable[Report]) -> tuple[list[Match], list[Match]]:
-    exact, near = [], []
-    for report in reports:
-        ran = {r.case_id for r in report.results if r.status != "skip"}
-        bad = {r.case_id for r in report.results if r.status in ("fail", "error", "timeout")}
-        named = tuple(n for d in report.diagnoses for n in d.names)
-        share = len(bad) / max(len(ran), 1)
-        detail = f"{len(ran - bad)} of {len(ran)} cases"
-        if not bad:
-            exact.append(Match("objective", report.objective, 0.0, named, (), detail))
-        elif not report.unexplained and share < 1:
-            near.append(Match("objective", report.objective, share, named, (), detail))
-        elif not report.unexplained and any(d.kind in ("bug", "variant") for d in report.diagnoses):
-            near.append(Match("objective", report.objective, 1.0, named, (), detail))
-    exact.sort(key=lambda m: (len(m.differs), -int(m.detail.split()[0])))
-    near.sort(key=lambda m: (len(m.differs), m.distance))
-    return exact, near[:5]
+def _ran(report: Report) -> set[int]:
+    return {r.case_id for r in report.results if r.status != "skip"}
+
+
+def _bad(report: Report) -> set[int]:
+    return {r.case_id for r in report.results if r.status in ("fail", "error", "timeout")}
+
+
+def _unused(report: Report) -> list[str]:
+    """What the function takes and this objective does not know."""
+    vectors = load(report.objective)
+    known = {*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size"}
+    return [ours for ours in report.fitted.values() if ours not in known]
+
+
+def _objective(report: Report) -> Match:
+    """An objective with the alternatives that explain what differs from it."""
+    ran, bad = _ran(report), _bad(report)
+    named = tuple(n for d in report.diagnoses for n in d.names)
+    detail = f"{len(ran - bad)} of {len(ran)} cases"
+    given = tuple(f"no {ours}" for ours in _unused(report))
+    return Match("objective", report.objective, len(bad) / max(len(ran), 1), named, given, detail)
 
 
 # -------------------------------------------------------------------------------------------------------------- recipes
@@ -222,7 +236,9 @@ def _distance(
     kind = "dialect" if "@" in row.name else "recipe"
     used = {ours: inspect.signature(function).parameters.get(theirs) for theirs, ours in how.settings.items()}
     given = tuple(
-        f"{ours} {show(numbers[ours])}" for ours, p in used.items() if p is not None and p.default != numbers[ours]
+        f"{ours} {show(numbers[ours])}"
+        for ours, p in used.items()
+        if p is not None and p.default is not p.empty and p.default != numbers[ours]
     )
     if isinstance(row, PreferenceRecipe) and row.log_prob.name == "mean":
         given = ("log-probs that are means", *given)

@@ -187,4 +187,4 @@ class CaseItem(pytest.Item):
         self.checked.ask(*self.case)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
-        return self.path, None, self.nodeid
+        return self.path, None, self.name

@@ -185,8 +185,8 @@ def relation(name: str) -> Callable[[Callable[[Relations], tuple[str, str]]], Re
     return wrap
 
 
-def _held(found: str | None, told: str) -> tuple[str, str]:
-    return ("fail", found) if found else ("pass", told)
+def _held(found: str | None, told: str, when: str) -> tuple[str, str]:
+    return ("fail", f"{when}, {found}") if found else ("pass", told)
 
 
 # ----------------------------------------------------------------------------------------------------- the relations
@@ -217,7 +217,11 @@ def padding(r: Relations) -> tuple[str, str]:
     if under:
         return "fail", f"a gradient flows into {under} in the padding"
     output = got.output[:, :width] if got.output.ndim == 2 and got.output.shape[1] == width + 2 else got.output
-    return _held(r.apart(Answer(output, slopes), r.base), "two more columns, with junk under the mask, change nothing")
+    return _held(
+        r.apart(Answer(output, slopes), r.base),
+        "two more columns, with junk under the mask, change nothing",
+        "with two more columns",
+    )
 
 
 def _padded(x: Tensor, n: int) -> Tensor:
@@ -231,15 +235,15 @@ def _cut(r: Relations, name: str, x: Tensor, width: int) -> Tensor:
 
 @relation("junk under the mask")
 def junk(r: Relations) -> tuple[str, str]:
-    return _under(r, -5.5, "what lies under the mask changes nothing")
+    return _under(r, -5.5, "what lies under the mask changes nothing", "with -5.5 under the mask")
 
 
 @relation("NaN under the mask")
 def nan(r: Relations) -> tuple[str, str]:
-    return _under(r, math.nan, "NaN under the mask reaches neither value nor gradient")
+    return _under(r, math.nan, "NaN under the mask reaches neither value nor gradient", "with NaN under the mask")
 
 
-def _under(r: Relations, value: float, told: str) -> tuple[str, str]:
+def _under(r: Relations, value: float, told: str, when: str) -> tuple[str, str]:
     if r.mask is None:
         return "skip", "it takes no mask"
     if r.mask.all():
@@ -255,7 +259,7 @@ def _under(r: Relations, value: float, told: str) -> tuple[str, str]:
     for k, g in (got.gradients or {}).items():
         if r.columns(k) and (g[hidden].isnan().any() or g[hidden].any()):
             return "fail", f"under the mask the gradient of {k} is {g[hidden][g[hidden] != 0][0].item():.4g}, not 0"
-    return _held(r.apart(got, r.base), told)
+    return _held(r.apart(got, r.base), told, when)
 
 
 @relation("split")
@@ -279,7 +283,9 @@ def split(r: Relations) -> tuple[str, str]:
         found = r.apart(joined, r.ask(fixed))
         if found and (leak := _coupled(r, fixed)):
             return "warn", f"rows depend on each other: {leak}"
-        return _held(found, "two parts with the whole's denominator add up to the whole")
+        return _held(
+            found, "two parts with the whole's denominator add up to the whole", "in two parts with one denominator"
+        )
     answers = [r.ask(r.take(p)) for p in parts]
     for how, weights in _weights(r, parts).items():
         joined = Answer(
@@ -337,7 +343,8 @@ def permutation(r: Relations) -> tuple[str, str]:
     of_rows = r.base.output.ndim and len(r.base.output) == len(order)
     wanted = Answer(r.base.output[order] if of_rows else r.base.output, moved)
     mask = r.mask[order] if r.mask is not None else None
-    return _held(r.apart(got, wanted, mask), "another order of the rows gives the same, in that order")
+    told = "another order of the rows gives the same, in that order"
+    return _held(r.apart(got, wanted, mask), told, "with the rows in another order")
 
 
 @relation("as many rows as columns")
@@ -408,7 +415,9 @@ def scale(r: Relations) -> tuple[str, str]:
     wanted = _plus(r.base, _minus(r.base, none))
     if wanted.gradients is not None:
         wanted = wanted._replace(gradients={k: g for k, g in wanted.gradients.items() if k in r.declared})
-    return _held(r.apart(double, wanted), f"twice the {name} give twice their part of the loss and of its gradient")
+    told = f"twice the {name} give twice their part of the loss and of its gradient"
+    found = r.apart(double, wanted)
+    return _held(found and found.replace(" became ", " was to be, it is "), told, f"with twice the {name}")
 
 
 def _credit(r: Relations) -> str | None:
@@ -515,7 +524,7 @@ def gradient(r: Relations) -> tuple[str, str]:
 @relation("float32")
 def single(r: Relations) -> tuple[str, str]:
     low = {k: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for k, x in r.batch.items()}
-    return _held(r.apart(r.ask(low), r.base, tolerance=1e-4), "the same to four digits")
+    return _held(r.apart(r.ask(low), r.base, tolerance=1e-4), "the same to four digits", "in float32")
 
 
 # ---------------------------------------------------------------------------------- two ways to come by such a call

@@ -41,6 +41,8 @@ def show(report: Report, console: Console, properties: Sequence[Property] = (), 
     if report.notes:
         console.print()
     console.print(_verdict(report), highlight=False)
+    if properties:
+        console.print(properties_verdict(properties), highlight=False)
     for what, command in _next(report, again or f"torchstone check {report.target} --objective {report.objective}"):
         console.print(f"[dim]{_plain(what)}[/dim]", highlight=False)
         console.print(command, style="cyan", markup=False, highlight=False, soft_wrap=True)
@@ -48,14 +50,28 @@ def show(report: Report, console: Console, properties: Sequence[Property] = (), 
 
 def show_properties(properties: Sequence[Property], console: Console) -> None:
     """The section of the metamorphic checks."""
-    table = _columns("holds without any golden number", "")
+    from rich.table import Table
+
+    console.print("[bold]what must hold whatever the numbers are[/bold]", highlight=False)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for p in properties:
         style = {"pass": "green", "fail": "bold red", "warn": "yellow"}.get(p.status, "dim")
-        text = _plain(p.detail)
-        table.add_row(
-            p.name, f"[{style}]{STATUS[p.status]}[/{style}]", f"[dim]{text}[/dim]" if style == "dim" else text
-        )
+        text = _plain(p.detail) if p.status in ("fail", "warn") else f"[dim]{_plain(p.detail)}[/dim]"
+        table.add_row(f"  {p.name}", f"[{style}]{STATUS[p.status]}[/{style}]", text)
     console.print(table)
+    console.print()
+
+
+def properties_verdict(properties: Sequence[Property]) -> str:
+    """Such as ``FAIL  2 of 9 relations do not hold: scale and float32``."""
+    failed = [p.name for p in properties if p.status == "fail"]
+    asked = sum(p.status != "skip" for p in properties)
+    if failed:
+        return f"[bold red]FAIL[/bold red]  {len(failed)} of {_count(asked, 'relation')} {'do' if len(failed) > 1 else 'does'} not hold: {_and(failed)}"
+    return f"[bold green]PASS[/bold green]  {_count(asked, 'relation')} that can be asked hold"
 
 
 STATUS = {"pass": "holds", "fail": "fails", "warn": "take note", "skip": "not asked"}
@@ -88,16 +104,6 @@ def _hanging(label: str, text: str) -> Any:
     grid.add_column(overflow="fold")
     grid.add_row(label, text)
     return grid
-
-
-def _columns(*headings: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for heading in (*headings, ""):
-        table.add_column(heading, no_wrap=heading != "" and heading == headings[0], overflow="fold")
-    return table
 
 
 def _table(report: Report, width: int) -> Table:
@@ -281,7 +287,9 @@ def verdict(report: Report) -> tuple[bool, str]:
         accepted = _and([n for d in report.diagnoses if d.accepted for n in d.names])
         odd = [n for d in report.diagnoses if not d.accepted for n in d.names]
         more = f", with the accepted {accepted}" if accepted else f"; it has {_and(odd)}" if odd else ""
-        return True, f"all {_count(len(worst), 'case')} that can be asked match{more}"
+        left = len({r.case_id for r in report.results}) - len(worst)
+        few = f" (only these: {left} were left out)" if left > len(worst) else ""
+        return True, f"all {_count(len(worst), 'case')} that can be asked match{few}{more}"
     if report.passed:
         named = _and([n for d in report.diagnoses if d.accepted for n in d.names])
         return True, f"{failed} of {_count(len(worst), 'case')} differ, all of them as accepted: {named}"

@@ -133,9 +133,7 @@ def vespo_loss(
 # ----------------------------------------------------------------------------------------------------------- preference
 
 
-def _preference(
-    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, **knobs: Any
-) -> Tensor:
+def _preference(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, **knobs: Any) -> Tensor:
     from liger_kernel.chunked_loss.dpo_loss import LigerFusedLinearDPOFunction
 
     target = torch.zeros(2 * len(chosen), 1, dtype=torch.long)  # of N pairs: their count divides
@@ -171,7 +169,7 @@ def _enter(what: str, objective: str, loss_type: str, smoothing: bool = False, f
     peer(what, objective, of, f'loss_type="{loss_type}"')(flip if flipped else smooth if smoothing else loss)
 
 
-_enter("DPO's loss", "dpo_loss", "sigmoid", smoothing=True)
+_enter("DPO's loss", "dpo_loss", "sigmoid")
 _enter("hinge", "hinge_loss", "hinge")
 _enter("EXO", "exo_loss", "exo_pair", smoothing=True)
 _enter("NCA", "nca_loss", "nca_pair")

@@ -32,25 +32,24 @@ def _prepare() -> None:
     quiet()
     for of in (UTILS + ":pad", GRPO, RLOO, DPO, REWARD):
         found(of)
-    _accelerator()
 
 
 FRAMEWORK = Framework("TRL", "trl", "trl", "https://github.com/huggingface/trl", prepare=_prepare)
 peer = FRAMEWORK.peer
 
 
-@cache
 def _accelerator() -> Any:
+    """Made anew: each config that TRL makes resets the state that accelerators share."""
     from accelerate import Accelerator
 
     return Accelerator(cpu=True)
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
-    """torch's default dtype is float64 inside: TRL makes a few constants with it."""
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """torch's default dtype inside: TRL makes a few constants with it."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
@@ -151,7 +150,7 @@ def _advantages(name: str, rewards: Tensor, **knobs: Any) -> Tensor:
     rows = rewards.numel()
     sizes = {"per_device_train_batch_size": rows, "num_generations": rewards.shape[1], "num_iterations": 2}
     config = _config(getattr(trl, name.replace("Trainer", "Config")), **sizes, **knobs)
-    with _float64():
+    with _default(rewards.dtype):
         trainer = _stub(_class(name)(), config)
         trainer.given, trainer.table = rewards, torch.zeros(rows, 1, dtype=rewards.dtype)
         found: Tensor = trainer._generate_and_score_completions([{"prompt": "x"}] * rows)["advantages"]
@@ -314,12 +313,19 @@ def _preference(
     trainer.aux_loss_enabled = trainer.precompute_ref_logps = False
     trainer._metrics, trainer._total_train_tokens, trainer._tp_size = {"train": defaultdict(list)}, 0, 1
     trainer.loss_types, trainer.loss_weights = [loss_type], [1.0]
-    for name in "beta label_smoothing ld_alpha f_divergence_type f_alpha_divergence_coef use_weighting".split():
+    for name in [
+        "beta",
+        "label_smoothing",
+        "ld_alpha",
+        "f_divergence_type",
+        "f_alpha_divergence_coef",
+        "use_weighting",
+    ]:
         setattr(trainer, name, getattr(config, name))
     ids = torch.zeros(2 * len(chosen), 2, dtype=torch.long)
     mask = torch.cat([ids[:, :1], ids[:, 1:] + 1], 1)
     inputs = {"input_ids": ids, "completion_mask": mask, "attention_mask": torch.ones_like(ids)}
-    with _float64():
+    with _default(chosen.dtype):
         found: Tensor = trainer._compute_loss(policy, inputs, False)
     return found
 
@@ -352,7 +358,7 @@ def _enter(what: str, objective: str, loss_type: str, setting: str = "") -> None
     peer(what, objective, DPO, f'loss_type="{loss_type}"')(target)
 
 
-_enter("DPO's loss", "dpo_loss", "sigmoid", "label_smoothing")
+_enter("DPO's loss", "dpo_loss", "sigmoid")
 _enter("hinge", "hinge_loss", "hinge")
 _enter("IPO, completions of one token", "ipo_loss", "ipo")
 _enter("EXO", "exo_loss", "exo_pair", "label_smoothing")
@@ -383,8 +389,9 @@ def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, centre:
     trainer.args = _config(trl.RewardConfig, center_rewards_coefficient=centre or None)
     trainer.model, trainer.accelerator, trainer.aux_loss_enabled = model, _accelerator(), False
     trainer._metrics, trainer._total_train_tokens = {"train": defaultdict(list)}, 0
+    trainer._tp_size = 1
     ids = torch.zeros(2 * len(chosen_rewards), 1, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": ids + 1} | ({} if margin is None else {"margin": margin})
-    with _float64():
+    with _default(chosen_rewards.dtype):
         found: Tensor = trainer.compute_loss(model, inputs)
     return found

@@ -20,7 +20,7 @@ def _prepare() -> None:
         found(of)
 
 
-FRAMEWORK = Framework("verl", "verl", "verl", "https://github.com/volcengine/verl", prepare=_prepare)
+FRAMEWORK = Framework("verl", "verl", "verl", "https://github.com/verl-project/verl", prepare=_prepare)
 peer = FRAMEWORK.peer
 
 
@@ -76,9 +76,9 @@ def fixed_length_mean(x: Tensor, mask: Tensor, length: int, denominator: Any = N
     return _core().agg_loss(x, mask, mode, global_batch_size=denominator, loss_scale_factor=length)
 
 
-@peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten", "times the mask")
+@peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten", "0 is put under the mask")
 def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
-    return _tools().masked_whiten(x, mask, shift_mean=not keep_mean) * mask
+    return _tools().masked_whiten(x, mask, shift_mean=not keep_mean).where(mask, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------------- KL
@@ -92,7 +92,8 @@ def _kl(name: str) -> Any:
 
 
 for _ours, _theirs in (("kl_k1", "k1"), ("kl_k2", "k2"), ("kl_k3", "k3"), ("kl_k3_with_k2_gradient", "k3+")):
-    peer(f"KL, {_theirs}", _ours, f"{CORE}:kl_penalty", f'kl_penalty="{_theirs}"')(_kl(_theirs))
+    _remark = "The value is held within [-10, 10], as k3 is; the gradient of k2 is not." if _theirs == "k3+" else ""
+    peer(f"KL, {_theirs}", _ours, f"{CORE}:kl_penalty", f'kl_penalty="{_theirs}"', _remark)(_kl(_theirs))
 
 
 @peer("adaptive KL weight", "adaptive_kl", f"{CORE}:AdaptiveKLController", "n_steps / horizon = 0.1")
@@ -113,10 +114,12 @@ def _groups(rewards: Tensor) -> tuple[Tensor, Tensor, Any]:
     return flat, torch.ones_like(flat), np.arange(rewards.shape[0]).repeat(rewards.shape[1])
 
 
-@peer("group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage")
-def group_advantages(rewards: Tensor, divide_by_std: bool, eps: float) -> Tensor:
+@peer(
+    "group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage", "epsilon=1e-6, its default"
+)
+def group_advantages(rewards: Tensor, divide_by_std: bool) -> Tensor:
     given = _groups(rewards)
-    return _core().compute_grpo_outcome_advantage(*given, epsilon=eps, norm_adv_by_std_in_grpo=divide_by_std)[0]
+    return _core().compute_grpo_outcome_advantage(*given, norm_adv_by_std_in_grpo=divide_by_std)[0]
 
 
 @peer("leave-one-out advantages (RLOO)", "leave_one_out_advantages", f"{CORE}:compute_rloo_outcome_advantage")
@@ -129,7 +132,8 @@ def rloo_vectorized(rewards: Tensor) -> Tensor:
     return _core().compute_rloo_vectorized_outcome_advantage(*_groups(rewards))[0]
 
 
-@peer("length-weighted advantages (OPO)", "length_weighted_advantages", f"{CORE}:compute_opo_outcome_advantage")
+@peer("length-weighted advantages (OPO)", "length_weighted_advantages", f"{CORE}:compute_opo_outcome_advantage", "",
+      "A completion without a token has no place for an advantage.")  # fmt: skip
 def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
     import numpy as np
 
@@ -274,6 +278,8 @@ def gpg_loss(log_probs: Tensor, returns: Tensor, mask: Tensor, loss_agg_mode: st
     return _loss("gpg", log_probs, log_probs.detach(), returns, mask, loss_agg_mode)
 
 
-@peer("clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss", 'loss_agg_mode="token-mean", its default')
+@peer(
+    "clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss", 'loss_agg_mode="token-mean", its default'
+)
 def clipped_value_error(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float) -> Tensor:
     return _core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
