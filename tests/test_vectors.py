@@ -227,7 +227,7 @@ def test_every_flag_is_used_and_every_pitfall_exists(name):
         r"^\| (?:<a [^>]*></a>)?([CR]\d\d) \|", (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8"), re.M
     )
     assert {p for flag in data["flags"].values() for p in flag["pitfalls"]} <= set(known)
-    assert [k for k, flag in data["flags"].items() if len(flag["about"]) < 9 or len(flag["effect"]) < 9] == []
+    assert [k for k, flag in data["flags"].items() if min(len(flag["about"]), len(flag["effect"])) < 6] == []
 
 
 # --------------------------------------------------------------------------------------------- torchstone's own numbers
@@ -355,7 +355,7 @@ def runs(name):
 def test_torchstone_has_these_numbers(name, precision, unchecked):
     data = read(name)
     for settings, case in runs(name):
-        if "expected" not in case or (precision == "float32" and case["result"] == "acceptable"):
+        if "expected" not in case:
             continue
         found = numbers_by_torchstone(data, settings, case, getattr(torch, precision))
         found = as_lists(found, case["expected"])

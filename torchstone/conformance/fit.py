@@ -16,14 +16,14 @@ from torchstone.conformance.vectors import Vectors
 
 # fmt: off
 WHOSE = {  # words that say whose log-prob, value or reward it is
-    "ref": "ref reference base init initial frozen anchor",
+    "ref": "ref reference base init initial frozen anchor logq logqs",
     "sampler": "sampler vllm inference infer engine",
     "old": "old prev previous behavior behaviour behave rollout mu generation fixed before",
     "chosen": "chosen win winner winning w preferred pos positive good accepted better",
     "rejected": "rejected reject lose loser losing l dispreferred neg negative bad worse",
 }
 WHAT = {  # words that say what it is
-    "log_probs": "logprob logprobs logp logps lp logpi",
+    "log_probs": "logprob logprobs logp logps lp logpi logq logqs",
     "logits": "logits logit",
     "mask": "mask masks",
     "advantages": "advantage advantages adv advs a",
@@ -36,13 +36,13 @@ WHAT = {  # words that say what it is
     "ratios": "ratio ratios rho",
 }
 SETTINGS = {  # whole names, after words such as "coefficient" have become one
+    "value_epsilon": "value_epsilon cliprange_value clip_range_vf value_clip vf_clip value_clip_eps clip_value",
     "epsilon": "epsilon eps clip cliprange clip_range clip_eps eps_clip clip_ratio clip_param clip_epsilon "
                "clip_coef ppo_clip epsilon_low clip_low eps_low cliprange_low clip_ratio_low clip_eps_low "
-               "clip_range_low low_clip clip_epsilon_low eps_clip_low",
+               "clip_range_low low_clip clip_epsilon_low eps_clip_low cliprange_value clip_range_vf value_clip vf_clip",
     "epsilon_high": "epsilon_high clip_high eps_high cliprange_high clip_ratio_high clip_eps_high clip_range_high "
                     "high_clip clip_epsilon_high eps_clip_high epsilon_upper",
     "dual_clip": "dual_clip clip_ratio_c dual_clip_c delta",
-    "value_epsilon": "value_epsilon cliprange_value clip_range_vf value_clip vf_clip value_clip_eps clip_value",
     "beta": "beta kl_coef kl_beta kl_weight kl_ctl kl_loss_coef kl_penalty_coef init_kl_coef beta_kl kl_penalty",
     "gamma": "gamma discount discount_factor",
     "lam": "lam lambda lambd lmbda gae_lambda gae_lam lamb",
@@ -91,7 +91,7 @@ def role(name: str) -> str | None:
         what = "mask"
     whose = [k for k, known in WHOSE.items() if any(w in known.split() for w in ws)]
     if what is None:
-        return None
+        return "_".join([*whose, "log_probs"]) if {"chosen", "rejected"} & set(whose) else None  # as in pi_w, ref_l
     if what == "mask":
         return next((f"{k}_mask" for k in ("chosen", "rejected") if k in whose), "mask")
     if what == "log_probs" and whose in (["old", "sampler"], ["sampler"]):
@@ -271,7 +271,8 @@ def _near_roles(guess: str | None) -> list[str]:
         "targets": ["tokens", "completions"],
         "returns": ["advantages"],
         "advantages": ["returns"],
-        "values": ["baseline", "x"],
+        "values": ["old_values", "baseline", "x"],
+        "log_probs": ["x"],
         "ref_logits": [],
     }
     return [] if guess is None else [guess, *others.get(guess, [])]

@@ -107,7 +107,7 @@ def _cases(objective: str) -> Iterable[tuple[str, int, str, str]]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("torchstone", "is a function of reinforcement learning for language models right?")
+    group = parser.getgroup("torchstone", "torchstone: is a function right? one test per case")
     group.addoption(
         "--torchstone",
         metavar="TARGET[=OBJECTIVE]",

@@ -644,6 +644,10 @@ def _plain(
     time_limit: float,
 ) -> tuple[Call, Batch, dict[str, str], tuple[str, ...]]:  # fmt: skip
     """A function of torch tensors by keyword, on a batch made for its roles."""
+    if inspect.isclass(function):
+        raise TargetError(
+            "target: without an objective expected a function; wrap the class in a few lines that call it"
+        )
     taken = _roles(function, roles, settings)
     sized = {theirs: ours for theirs, ours in taken.items() if ours in ROLES}
     if not sized:

@@ -68,10 +68,11 @@ def show_properties(properties: Sequence[Property], console: Console) -> None:
 def properties_verdict(properties: Sequence[Property]) -> str:
     """Such as ``FAIL  2 of 9 relations do not hold: scale and float32``."""
     failed = [p.name for p in properties if p.status == "fail"]
-    asked = sum(p.status != "skip" for p in properties)
+    asked = _count(sum(p.status != "skip" for p in properties), "relation")
     if failed:
-        return f"[bold red]FAIL[/bold red]  {len(failed)} of {_count(asked, 'relation')} {'do' if len(failed) > 1 else 'does'} not hold: {_and(failed)}"
-    return f"[bold green]PASS[/bold green]  {_count(asked, 'relation')} that can be asked hold"
+        verb = "do" if len(failed) > 1 else "does"
+        return f"[bold red]FAIL[/bold red]  {len(failed)} of {asked} {verb} not hold: {_and(failed)}"
+    return f"[bold green]PASS[/bold green]  {asked} that can be asked hold"
 
 
 STATUS = {"pass": "holds", "fail": "fails", "warn": "take note", "skip": "not asked"}
@@ -120,7 +121,7 @@ def _table(report: Report, width: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     about = width >= 110
     if about:
-        room = width - 42 - max(len(row.flag) for row in rows) - 8 * kinds
+        room = width - 48 - max(len(row.flag) for row in rows) - 9 * kinds
         table.add_column("what it is about", no_wrap=True, overflow="ellipsis", max_width=room)
     for row in rows:
         style = "red" if row.failed else "yellow" if row.warned else "green" if row.passed else "dim"
@@ -310,7 +311,7 @@ def _verdict(report: Report) -> str:
 ADAPTER = """\
   from {module} import {name}
   def {short}({arguments}):
-      return {name}({call})"""
+      return {made}({call})"""
 
 
 def _next(report: Report, again: str) -> Iterable[tuple[str, str]]:
@@ -334,6 +335,7 @@ def _next(report: Report, again: str) -> Iterable[tuple[str, str]]:
         code = ADAPTER.format(
             module=module.removesuffix(".py").rpartition("/")[2] or "my_losses",
             name=name,
+            made=f"{name}()" if name[:1].isupper() else name,  # a class is made first
             short="adapter",
             arguments=", ".join([*arguments, *settings]),
             call=", ".join(f"{theirs[k]}={k}" if k in theirs else k for k in [*arguments, *settings]),

@@ -69,18 +69,23 @@ class Framework:
     def link(self, of: str) -> str:
         """Where the function is, in the repository at this version; "" if that cannot be told."""
         try:
-            lines, first = inspect.getsourcelines(found(of))
-            path = found(of).__module__.replace(".", "/") + ".py"
+            lines, first = inspect.getsourcelines(source(of))
+            path = source(of).__module__.replace(".", "/") + ".py"
         except (OSError, TypeError, AttributeError):
             return ""
         tag = self.tag.format(self.version)
         return f"{self.repository}/blob/{tag}/{self.prefix}{path}#L{first}-L{first + len(lines) - 1}"
 
 
-def found(of: str) -> Any:
-    """The object behind ``package.module:name``, without what torch.compile or a decorator wrapped around it."""
+def theirs(of: str) -> Any:
+    """The object behind ``package.module:name``."""
     module, _, name = of.partition(":")
-    target = reduce(getattr, name.split("."), importlib.import_module(module))
+    return reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def source(of: str) -> Any:
+    """The same without what torch.compile or a decorator wrapped around it."""
+    target = theirs(of)
     return inspect.unwrap(getattr(target, "_torchdynamo_orig_callable", target))
 
 

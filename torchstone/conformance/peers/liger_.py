@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, found, quiet
+from torchstone.conformance.peers import Framework, quiet, theirs
 
 GRPO = "liger_kernel.chunked_loss.grpo_loss"
 DPO = "liger_kernel.chunked_loss.dpo_loss"
@@ -18,7 +18,7 @@ ORPO = "liger_kernel.chunked_loss.orpo_loss"
 def _prepare() -> None:
     quiet()
     for module in (GRPO, DPO, SIMPO, ORPO):
-        found(f"{module}:torch")
+        theirs(f"{module}:torch")
 
 
 FRAMEWORK = Framework(
@@ -30,7 +30,7 @@ peer = FRAMEWORK.peer
 
 @peer("KL, k3", "kl_k3", f"{GRPO}:k3_loss_fn")
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    from liger_kernel.chunked_loss.grpo_loss import k3_loss_fn
+    k3_loss_fn = theirs("liger_kernel.chunked_loss.grpo_loss:k3_loss_fn")
 
     return k3_loss_fn(ref_log_probs, log_probs)
 
@@ -41,7 +41,7 @@ def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
 def _policy(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, ref: Tensor | None = None, **knobs: Any
 ) -> Tensor:
-    from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOFunction
+    LigerFusedLinearGRPOFunction = theirs("liger_kernel.chunked_loss.grpo_loss:LigerFusedLinearGRPOFunction")
 
     marks = mask.to(log_probs.dtype)
     found: Tensor = LigerFusedLinearGRPOFunction.ppo_loss_fn(
@@ -50,7 +50,7 @@ def _policy(
     return found
 
 
-def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, float]:
+def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
     return {"epsilon_low": epsilon, "epsilon_high": epsilon if epsilon_high is None else epsilon_high}
 
 
@@ -62,7 +62,7 @@ def grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, beta: float, ref_log_probs: Any = None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "beta": beta, "loss_type": "grpo"}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "beta": beta, "loss_type": "grpo"}
     return _policy(log_probs, old_log_probs, advantages, mask, ref_log_probs, **knobs)
 
 
@@ -71,7 +71,7 @@ def grpo_loss_by_default(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, beta: float, ref_log_probs: Any = None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "beta": beta}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "beta": beta}
     return _policy(log_probs, old_log_probs, advantages, mask, ref_log_probs, **knobs)
 
 
@@ -88,7 +88,12 @@ def dr_grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, length: int,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "beta": 0.0, "loss_type": "dr_grpo", "max_completion_length": length}
+    knobs: dict[str, Any] = {
+        **_clip(epsilon, epsilon_high),
+        "beta": 0.0,
+        "loss_type": "dr_grpo",
+        "max_completion_length": length,
+    }
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 
@@ -97,7 +102,12 @@ def gspo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "beta": 0.0, "loss_type": "grpo", "importance_sampling_level": "sequence"}
+    knobs: dict[str, Any] = {
+        **_clip(epsilon, epsilon_high),
+        "beta": 0.0,
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+    }
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 
@@ -107,7 +117,7 @@ def cispo_loss(
     cap: float | None,
 ) -> Tensor:  # fmt: skip
     high = 1 + epsilon_high if cap is None and epsilon_high is not None else cap
-    knobs = {"epsilon_high": high, "beta": 0.0, "loss_type": "cispo"}
+    knobs: dict[str, Any] = {"epsilon_high": high, "beta": 0.0, "loss_type": "cispo"}
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 
@@ -115,7 +125,7 @@ def cispo_loss(
 def sapo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, tau_positive: float, tau_negative: float
 ) -> Tensor:
-    knobs = {"sapo_temperature_pos": tau_positive, "sapo_temperature_neg": tau_negative}
+    knobs: dict[str, Any] = {"sapo_temperature_pos": tau_positive, "sapo_temperature_neg": tau_negative}
     return _policy(log_probs, old_log_probs, advantages, mask, beta=0.0, loss_type="sapo", **knobs)
 
 
@@ -124,7 +134,7 @@ def vespo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, k_positive: float,
     lambda_positive: float, k_negative: float, lambda_negative: float,
 ) -> Tensor:  # fmt: skip
-    knobs = {"vespo_k_pos": k_positive, "vespo_lambda_pos": lambda_positive}
+    knobs: dict[str, Any] = {"vespo_k_pos": k_positive, "vespo_lambda_pos": lambda_positive}
     knobs |= {"vespo_k_neg": k_negative, "vespo_lambda_neg": lambda_negative}
     loss = _policy(log_probs, old_log_probs, advantages, mask, beta=0.0, loss_type="vespo", **knobs)
     return loss * mask.sum().clamp(min=1) / len(mask)
@@ -134,7 +144,7 @@ def vespo_loss(
 
 
 def _preference(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, **knobs: Any) -> Tensor:
-    from liger_kernel.chunked_loss.dpo_loss import LigerFusedLinearDPOFunction
+    LigerFusedLinearDPOFunction = theirs("liger_kernel.chunked_loss.dpo_loss:LigerFusedLinearDPOFunction")
 
     target = torch.zeros(2 * len(chosen), 1, dtype=torch.long)  # of N pairs: their count divides
     found: Any = LigerFusedLinearDPOFunction.preference_loss_fn(
@@ -183,7 +193,7 @@ _enter("robust DPO", "robust_dpo_loss", "robust", flipped=True)
 
 @peer("SimPO", "simpo_loss", f"{SIMPO}:LigerFusedLinearSimPOFunction.preference_loss_fn")
 def simpo_loss(chosen_log_probs: Tensor, rejected_log_probs: Tensor, beta: float, gamma: float) -> Tensor:
-    from liger_kernel.chunked_loss.simpo_loss import LigerFusedLinearSimPOFunction as Loss
+    Loss = theirs("liger_kernel.chunked_loss.simpo_loss:LigerFusedLinearSimPOFunction")
 
     target = torch.zeros(2 * len(chosen_log_probs), 1, dtype=torch.long)
     return Loss.preference_loss_fn(chosen_log_probs, rejected_log_probs, target, beta=beta, gamma=gamma)[0]
@@ -192,7 +202,7 @@ def simpo_loss(chosen_log_probs: Tensor, rejected_log_probs: Tensor, beta: float
 @peer("ORPO's odds ratio", "orpo_loss", f"{ORPO}:LigerFusedLinearORPOFunction.preference_loss_fn",
       "plus -sft_coef times the mean chosen log-prob, written here")  # fmt: skip
 def orpo_loss(chosen_log_probs: Tensor, rejected_log_probs: Tensor, odds_coef: float, sft_coef: float) -> Tensor:
-    from liger_kernel.chunked_loss.orpo_loss import LigerFusedLinearORPOFunction as Loss
+    Loss = theirs("liger_kernel.chunked_loss.orpo_loss:LigerFusedLinearORPOFunction")
 
     target = torch.zeros(2 * len(chosen_log_probs), 1, dtype=torch.long)
     odds = Loss.preference_loss_fn(chosen_log_probs, rejected_log_probs, target, beta=odds_coef)[0]

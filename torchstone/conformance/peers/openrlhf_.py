@@ -220,7 +220,7 @@ def _policy(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: 
     return found
 
 
-def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, float]:
+def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
     return {"clip_eps_low": epsilon, "clip_eps_high": epsilon if epsilon_high is None else epsilon_high}
 
 
@@ -229,7 +229,7 @@ def ppo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, dual_clip: float | None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "dual_clip": dual_clip}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "dual_clip": dual_clip}
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 
@@ -254,7 +254,7 @@ def gspo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "policy_loss_type": "gspo"}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "policy_loss_type": "gspo"}
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 

@@ -118,16 +118,41 @@ def max_likelihood_advantages(rewards: Tensor) -> Tensor:
     return _core().compute_maxrl_advantage(*_groups(rewards))[0]
 
 
-@peer("GAE", "gae", f"{CORE}:compute_gae_advantage_return", "returns - values: the advantages come out whitened",
-      "The mask enters the whitening only: what stands in the padding has to be 0 already.")  # fmt: skip
+def _span(mask: Tensor) -> tuple[list[int], Tensor]:
+    """How far each row moves to be aligned right, as SkyRL lays them out; and its mask, from first to last token.
+
+    SkyRL's response_mask marks padding only: tool output is in another mask, loss_mask.
+    """
+    steps = torch.arange(mask.shape[1])
+    ends = [int(steps[row].max()) + 1 if row.any() else 0 for row in mask]
+    return [mask.shape[1] - n for n in ends], torch.stack([steps >= mask.shape[1] - n for n in ends])
+
+
+def _moved(x: Tensor, shifts: list[int]) -> Tensor:
+    return torch.stack([row.roll(n) for row, n in zip(x, shifts, strict=True)])
+
+
+ALIGNED = "rows aligned right, as it lays them out; response_mask from the first to the last token"
+COUNTED = "Tool output counts as steps, with the values and rewards that stand there."
+
+
+@peer("GAE", "gae", f"{CORE}:compute_gae_advantage_return",
+      f"returns - values: the advantages come out whitened; {ALIGNED}", COUNTED)  # fmt: skip
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
-    _, returns = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
-    return {"advantages": returns - values, "returns": returns}
+    shifts, span = _span(mask)
+    given = (_moved(x, shifts) for x in (rewards, values))
+    _, returns = _core().compute_gae_advantage_return(*given, span.to(values.dtype), gamma, lam)
+    back = _moved(returns, [-n for n in shifts]).where(mask, 0.0)
+    return {"advantages": (back - values).where(mask, 0.0), "returns": back}
 
 
-@peer("returns of REINFORCE++", "discounted_returns", f"{CORE}:compute_reinforce_plus_plus_outcome_advantage")
+@peer("returns of REINFORCE++", "discounted_returns", f"{CORE}:compute_reinforce_plus_plus_outcome_advantage",
+      ALIGNED, COUNTED)  # fmt: skip
 def reinforce_plus_plus(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    return _core().compute_reinforce_plus_plus_outcome_advantage(rewards, mask.to(rewards.dtype), gamma)[1]
+    shifts, span = _span(mask)
+    estimate = _core().compute_reinforce_plus_plus_outcome_advantage
+    returns = estimate(_moved(rewards, shifts), span.to(rewards.dtype), gamma)[1]
+    return _moved(returns, [-n for n in shifts]).where(mask, 0.0)
 
 
 def _loss(
@@ -157,7 +182,7 @@ def ppo_loss(
     epsilon_high: float | None, dual_clip: float | None,
 ) -> Tensor:  # fmt: skip
     kind = "regular" if dual_clip is None else "dual_clip"
-    knobs = {**_clip(epsilon, epsilon_high), "policy_loss_type": kind, "clip_ratio_c": dual_clip}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "policy_loss_type": kind, "clip_ratio_c": dual_clip}
     return _loss("ppo_policy_loss", log_probs, old_log_probs, advantages, mask, "token_mean", **knobs)
 
 
@@ -166,7 +191,7 @@ def grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "policy_loss_type": "regular"}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "policy_loss_type": "regular"}
     return _loss("ppo_policy_loss", log_probs, old_log_probs, advantages, mask, "sequence_mean", **knobs)
 
 
@@ -175,7 +200,7 @@ def dr_grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, length: int,
 ) -> Tensor:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "policy_loss_type": "regular", "length": length}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "policy_loss_type": "regular", "length": length}
     return _loss("ppo_policy_loss", log_probs, old_log_probs, advantages, mask, "seq_mean_token_sum_norm", **knobs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, found, quiet
+from torchstone.conformance.peers import Framework, quiet, theirs
 
 VALUE = "torchrl.objectives.value.functional"
 GRPO = "torchrl.objectives.llm.grpo"
@@ -18,7 +19,7 @@ GRPO = "torchrl.objectives.llm.grpo"
 def _prepare() -> None:
     quiet()
     for of in (f"{VALUE}:reward2go", f"{GRPO}:GRPOLoss"):
-        found(of)
+        theirs(of)
 
 
 FRAMEWORK = Framework("TorchRL", "torchrl", "torchrl", "https://github.com/pytorch/rl", prepare=_prepare)
@@ -26,9 +27,7 @@ peer = FRAMEWORK.peer
 
 
 def _value() -> Any:
-    from torchrl.objectives.value import functional
-
-    return functional
+    return importlib.import_module(VALUE)
 
 
 def _gae(name: str) -> Any:
@@ -86,16 +85,15 @@ def _policy(
     epsilon_high: float | None, aggregation: str, beta: float = 0.0, ref: Any = None,
 ) -> Tensor:  # fmt: skip
     """``forward`` of the loss, its distribution being the case's log-probs and mask."""
-    from torchrl.objectives.llm import grpo
-
-    loss = getattr(grpo, cls)
+    loss = theirs(f"{GRPO}:{cls}")
     high = epsilon if epsilon_high is None else epsilon_high
     low_, high_ = (torch.tensor(x, dtype=log_probs.dtype) for x in (epsilon, high))
     keys = SimpleNamespace(action="action", advantage="advantage", sample_log_prob="old", ref_log_probs="ref")
     made: Any = _Loss(loss)
     made.__dict__.update(
         tensor_keys=keys, kl_mask_threshold=None, entropy_bonus=False, aggregation=aggregation, reduction="mean",
-        deterministic_sampling_mode=loss.deterministic_sampling_mode, kl_to_ref_coeff=beta or None, kl_to_inference_coeff=None, masking_strategy="generic",
+        deterministic_sampling_mode=loss.deterministic_sampling_mode, masking_strategy="generic",
+        kl_to_ref_coeff=beta or None, kl_to_inference_coeff=None,
         _clip_bounds=((-low_).log1p(), high_.log1p()), ref_log_prob_padding_side="left", ref_log_prob_padding_value=0.0,
         output_type=SimpleNamespace(from_tensordict=lambda found: found),
         _get_cur_log_prob=lambda _: (log_probs, SimpleNamespace(mask=mask), False),
@@ -103,7 +101,7 @@ def _policy(
     given = advantages[:, None] * torch.ones_like(log_probs) if advantages.ndim == 1 else advantages
     batch = _Batch(action=mask, advantage=given[..., None], old=old_log_probs, ref=ref)
     out = loss.forward(made, batch)
-    total: Tensor = sum(out[k].sum() for k in list(out.keys()) if str(k).startswith("loss_"))  # type: ignore[assignment]
+    total: Tensor = sum(out[k].sum() for k in list(out.keys()) if str(k).startswith("loss_"))
     return total
 
 

@@ -61,17 +61,15 @@ def token_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 @peer("masked whitening", "masked_whiten", f"{REWARDS}:whiten", "shift_mean is our keep_mean; 0 is put under the mask",
-      "With shift_mean=True, its default, the mean is added back; in verl and SkyRL that is shift_mean=False.")  # fmt: skip
+      "With shift_mean=True, its default, the mean is added back, as its docstring says; elsewhere the name means the "
+      "opposite.")  # fmt: skip
 def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool) -> Tensor:
     return _rlhf().whiten(x, mask, shift_mean=keep_mean).where(mask, 0.0)
 
 
-@peer(
-    "GAE",
-    "gae",
-    f"{REWARDS}:estimate_advantages",
-    "returns - values, both 0 under the mask; the advantages come out whitened",
-)
+@peer("GAE", "gae", f"{REWARDS}:estimate_advantages",
+      "returns - values, both 0 under the mask, as its recipe makes them; the advantages come out whitened",
+      "It is made for completions without gaps; those with padding only match.")  # fmt: skip
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
     values, rewards = values.where(mask, 0.0), rewards.where(mask, 0.0)  # as its PPO recipe does
     _, returns = _rlhf().estimate_advantages(values, rewards, gamma, lam, mask)

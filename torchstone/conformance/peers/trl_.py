@@ -6,6 +6,7 @@ return the numbers of the case; the loss then runs as TRL wrote it.
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, found, quiet
+from torchstone.conformance.peers import Framework, quiet, theirs
 
 UTILS = "trl.trainer.utils"
 GRPO = "trl.trainer.grpo_trainer:GRPOTrainer._compute_loss"
@@ -31,7 +32,7 @@ GMPO = "trl.experimental.gmpo.gmpo_trainer:GMPOTrainer._compute_loss"
 def _prepare() -> None:
     quiet()
     for of in (UTILS + ":pad", GRPO, RLOO, DPO, REWARD):
-        found(of)
+        theirs(of)
 
 
 FRAMEWORK = Framework("TRL", "trl", "trl", "https://github.com/huggingface/trl", prepare=_prepare)
@@ -40,9 +41,7 @@ peer = FRAMEWORK.peer
 
 def _accelerator() -> Any:
     """Made anew: each config that TRL makes resets the state that accelerators share."""
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=True)
+    return theirs("accelerate:Accelerator")(cpu=True)
 
 
 @contextmanager
@@ -71,19 +70,15 @@ def _config(cls: Any, **knobs: Any) -> Any:
 
 @peer("token log-probs", "token_log_probs", f"{UTILS}:selective_log_softmax")
 def token_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    from trl.trainer.utils import selective_log_softmax
-
-    return selective_log_softmax(logits, targets)
+    return theirs(f"{UTILS}:selective_log_softmax")(logits, targets)
 
 
 @peer("entropy", "token_entropies", f"{UTILS}:entropy_from_logits")
 def token_entropies(logits: Tensor) -> Tensor:
-    from trl.trainer.utils import entropy_from_logits
-
-    return entropy_from_logits(logits)
+    return theirs(f"{UTILS}:entropy_from_logits")(logits)
 
 
-# ------------------------------------------------------------------------------------------------------------ advantages
+# ----------------------------------------------------------------------------------------------------------- advantages
 
 
 class _Rollout:
@@ -133,9 +128,9 @@ def _stub(trainer: Any, config: Any) -> Any:
 @cache
 def _class(name: str) -> Any:
     """A trainer whose rollout is one token a completion."""
-    import trl
+    trl = importlib.import_module("trl")
 
-    base = getattr(trl, name) if name != "GMPOTrainer" else found("trl.experimental.gmpo:GMPOTrainer")
+    base = getattr(trl, name) if name != "GMPOTrainer" else theirs("trl.experimental.gmpo:GMPOTrainer")
 
     def generate(self: Any, prompts: list[str]) -> tuple[Any, ...]:
         ids = [[1]] * len(prompts)
@@ -145,7 +140,7 @@ def _class(name: str) -> Any:
 
 
 def _advantages(name: str, rewards: Tensor, **knobs: Any) -> Tensor:
-    import trl
+    trl = importlib.import_module("trl")
 
     rows = rewards.numel()
     sizes = {"per_device_train_batch_size": rows, "num_generations": rewards.shape[1], "num_iterations": 2}
@@ -175,9 +170,9 @@ def _policy(
     trainer: str = "GRPOTrainer", **knobs: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """``_compute_loss`` on one micro-batch that is the whole batch; the clip metrics as it logs them."""
-    import trl
+    trl = importlib.import_module("trl")
 
-    cls = trl.GRPOConfig if trainer == "GRPOTrainer" else found("trl.experimental.gmpo:GMPOConfig")
+    cls = trl.GRPOConfig if trainer == "GRPOTrainer" else theirs("trl.experimental.gmpo:GMPOConfig")
     made = _stub(_class(trainer)(), _config(cls, per_device_train_batch_size=2, num_generations=2, **knobs))
     made.table = log_probs
     ids = torch.zeros(mask.shape, dtype=torch.long)
@@ -201,7 +196,12 @@ def grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, beta: float, ref_log_probs: Any = None,
 ) -> Any:  # fmt: skip
-    knobs = {"epsilon": epsilon, "epsilon_high": epsilon_high, "beta": beta, "use_bias_correction_kl": False}
+    knobs: dict[str, Any] = {
+        "epsilon": epsilon,
+        "epsilon_high": epsilon_high,
+        "beta": beta,
+        "use_bias_correction_kl": False,
+    }
     return _policy(log_probs, old_log_probs, advantages, mask, ref_log_probs, loss_type="grpo", **knobs)
 
 
@@ -210,7 +210,7 @@ def grpo_loss_by_default(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, beta: float, ref_log_probs: Any = None,
 ) -> Any:  # fmt: skip
-    knobs = {"epsilon": epsilon, "epsilon_high": epsilon_high, "beta": beta}
+    knobs: dict[str, Any] = {"epsilon": epsilon, "epsilon_high": epsilon_high, "beta": beta}
     return _policy(log_probs, old_log_probs, advantages, mask, ref_log_probs, **knobs)
 
 
@@ -227,7 +227,7 @@ def dr_grpo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None, length: int,
 ) -> Any:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "loss_type": "dr_grpo", "max_completion_length": length}
+    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "loss_type": "dr_grpo", "max_completion_length": length}
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)
 
 
@@ -236,7 +236,11 @@ def gspo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
     epsilon_high: float | None,
 ) -> Any:  # fmt: skip
-    knobs = {**_clip(epsilon, epsilon_high), "importance_sampling_level": "sequence", "loss_type": "grpo"}
+    knobs: dict[str, Any] = {
+        **_clip(epsilon, epsilon_high),
+        "importance_sampling_level": "sequence",
+        "loss_type": "grpo",
+    }
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)["loss"]
 
 
@@ -253,7 +257,11 @@ def cispo_loss(
 def sapo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, tau_positive: float, tau_negative: float
 ) -> Any:
-    knobs = {"sapo_temperature_pos": tau_positive, "sapo_temperature_neg": tau_negative, "loss_type": "sapo"}
+    knobs: dict[str, Any] = {
+        "sapo_temperature_pos": tau_positive,
+        "sapo_temperature_neg": tau_negative,
+        "loss_type": "sapo",
+    }
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)["loss"]
 
 
@@ -262,7 +270,7 @@ def vespo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, k_positive: float,
     lambda_positive: float, k_negative: float, lambda_negative: float,
 ) -> Any:  # fmt: skip
-    knobs = {"vespo_k_pos": k_positive, "vespo_lambda_pos": lambda_positive, "vespo_k_neg": k_negative}
+    knobs: dict[str, Any] = {"vespo_k_pos": k_positive, "vespo_lambda_pos": lambda_positive, "vespo_k_neg": k_negative}
     knobs |= {"vespo_lambda_neg": lambda_negative, "loss_type": "vespo"}
     loss = _policy(log_probs, old_log_probs, advantages, mask, **knobs)["loss"]
     return loss * mask.sum().clamp(min=1) / len(mask)
@@ -297,7 +305,7 @@ def _preference(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, loss_type: str, **knobs: Any
 ) -> Tensor:
     """``DPOTrainer._compute_loss`` on completions of one token, whose log-prob is the completion's."""
-    import trl
+    trl = importlib.import_module("trl")
 
     def output(x: Tensor) -> SimpleNamespace:
         zeros = torch.zeros_like(x.detach())
@@ -354,8 +362,8 @@ def _enter(what: str, objective: str, loss_type: str, setting: str = "") -> None
         given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
         return _preference(*given, loss_type, beta=beta, label_smoothing=flip_rate)
 
-    target = {"": loss, "label_smoothing": smooth, "flip_rate": flip}[setting]
-    peer(what, objective, DPO, f'loss_type="{loss_type}"')(target)
+    targets: dict[str, Any] = {"": loss, "label_smoothing": smooth, "flip_rate": flip}
+    peer(what, objective, DPO, f'loss_type="{loss_type}"')(targets[setting])
 
 
 _enter("DPO's loss", "dpo_loss", "sigmoid")
@@ -382,7 +390,7 @@ def aot_loss(
 
 @peer("reward model (Bradley-Terry)", "bradley_terry_loss", REWARD, "center_rewards_coefficient")
 def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, centre: float, margin: Any = None) -> Tensor:
-    import trl
+    trl = importlib.import_module("trl")
 
     trainer = trl.RewardTrainer.__new__(trl.RewardTrainer)
     model = _Outputs(SimpleNamespace(logits=torch.cat([chosen_rewards, rejected_rewards])[:, None]))

@@ -1,0 +1,50 @@
+"""docs/peers.md says what the frameworks pinned in requirements-peers.txt compute."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from torchstone.conformance import peers
+from torchstone.conformance.peers.page import markdown
+from torchstone.conformance.vectors import objectives
+
+HOME = Path(__file__).parent.parent
+PAGE = (HOME / "docs" / "peers.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[list[peers.Row], list[str]]:
+    return peers.run()
+
+
+def test_all_frameworks_are_installed_as_pinned(run: tuple[list[peers.Row], list[str]]) -> None:
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (HOME / "requirements-peers.txt").read_text("utf-8"), re.M))
+    assert run[1] == []
+    for name in peers.FRAMEWORKS:
+        distribution = peers.framework(name).distribution
+        assert version(distribution) == pinned[distribution]
+
+
+def test_every_function_runs(run: tuple[list[peers.Row], list[str]]) -> None:
+    broken = {f"{r.framework}: {r.what}": r.notes for r in run[0] if r.outcome == "error" or not r.link}
+    assert broken == {}
+    assert {r.objective for r in run[0]} <= set(objectives())
+
+
+def test_the_page_is_what_comes_out(run: tuple[list[peers.Row], list[str]]) -> None:
+    def undated(text: str) -> list[str]:
+        return re.sub(r"^Checked on .*$", "", text, flags=re.M).splitlines()
+
+    assert undated(PAGE) == undated(markdown(*run, "today")), "torchstone peers --markdown > docs/peers.md"
+
+
+def test_an_adapter_that_breaks_is_an_error_and_no_difference() -> None:
+    made = peers.Framework("none", "torch", "torch", "https://example.org")
+
+    @made.peer("mean", "token_mean", "torch:mean")
+    def broken(x: object, mask: object) -> object:
+        raise AttributeError("the trainer has no attribute")
+
+    assert peers._row(made, made.peers[0]).outcome == "error"

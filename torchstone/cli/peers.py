@@ -1,0 +1,96 @@
+"""``torchstone peers``: the checker over public frameworks, as far as they are installed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+ABOUT = """\
+Run public frameworks' own functions on the test vectors: who matches what, which named variant each uses, and in which
+cases they differ. Nothing is downloaded; a framework that is not installed is listed as such.
+"""
+EXAMPLES = """\
+examples
+  torchstone peers                        all that are installed, about two minutes
+  torchstone peers --only verl trl
+  torchstone peers --markdown > docs/peers.md
+  torchstone peers --json > peers.json
+
+exit status: 0 everything could be run, whatever it computes; 1 something could not; 2 none of them is installed
+"""
+
+
+def peers(arguments: Sequence[str]) -> int:
+    """``torchstone peers [--only NAME ...] [--json | --markdown]``."""
+    from torchstone.conformance.peers import FRAMEWORKS, run
+
+    parser = argparse.ArgumentParser(
+        prog="torchstone peers",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=FRAMEWORKS, default=FRAMEWORKS, help=", ".join(FRAMEWORKS)
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything as JSON on stdout")
+    form.add_argument("--markdown", action="store_true", help="the page docs/peers.md on stdout")
+    options = parser.parse_args(arguments)
+
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
+        rows, absent = run(options.only, _progress)
+    _progress("")
+    if options.json:
+        print(json.dumps({"absent": absent, "rows": [dataclasses.asdict(r) for r in rows]}, indent=1, default=str))
+    elif options.markdown:
+        from torchstone.conformance.peers.page import markdown
+
+        print(markdown(rows, absent, time.strftime("%Y-%m-%d")), end="")
+    else:
+        _show(rows, absent)
+    if not rows:
+        return 2
+    return int(any(r.outcome == "error" for r in rows))
+
+
+def _progress(text: str) -> None:
+    """One line on the terminal, written over; nothing where stderr is a file."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text[:110]}")
+        sys.stderr.flush()
+
+
+def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from torchstone.conformance.peers.page import OUTCOMES, where
+
+    colours = {"matches": "green", "edges": "green", "variant": "cyan", "differs": "yellow", "error": "red"}
+    console = Console()
+    for name in dict.fromkeys(r.framework for r in rows):
+        members = [r for r in rows if r.framework == name]
+        grid = Table(title=f"{name} {members[0].version}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for column in ("what", "cases", "result", "where it differs"):
+            grid.add_column(column, no_wrap=column == "cases", header_style="dim")
+        for r in members:
+            result = f"[{colours[r.outcome]}]{OUTCOMES[r.outcome]}[/{colours[r.outcome]}]"
+            what = f"{escape(r.what)}\n[dim]{escape(r.using)}[/dim]" if r.using else escape(r.what)
+            grid.add_row(what, f"{r.passed} of {r.cases}", result, escape(where(r).replace("`", "")))
+        console.print(grid)
+        console.print()
+    if absent:
+        console.print(f"[dim]not installed: {escape(', '.join(absent))}[/dim]")
+    if not rows:
+        console.print(
+            "None of these frameworks is installed: pip install --no-deps -r requirements-peers.txt has them."
+        )
