@@ -200,6 +200,15 @@ def test_CORE_10_the_fast_form_is_the_loop_in_value_and_gradient(decay, columns)
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
+def test_CORE_10_mixed_precisions_are_computed_in_the_wider_one():
+    inputs, decays = random(2, 5), random(2, 5, seed=1)
+    for single in (0, 1):
+        given = [x.float().to((torch.float32, f64)[i != single]) for i, x in enumerate((inputs, decays))]
+        found = core.linear_recurrence(*given)
+        assert found.dtype == f64
+        torch.testing.assert_close(found, core.linear_recurrence(*(x.to(f64) for x in given)), rtol=0, atol=0)
+
+
 def test_CORE_10_expanded_and_transposed_inputs_are_read_and_not_written():
     column, turned = random(6, 1), random(4, 6).T
     before = column.clone(), turned.clone()

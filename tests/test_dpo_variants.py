@@ -467,6 +467,18 @@ def test_DPO_25_the_gradient_goes_back_to_the_completion_that_it_came_from(paire
             close(aot_loss(w, lo[order], rw, rl[order], **how).value, aot_loss(w, lo, rw, rl, **how).value)
 
 
+def test_DPO_25_ties_are_matched_in_the_order_given():
+    """Equal values: the first of them meets the smallest of the others, on every run and machine."""
+    zero, spread = torch.zeros(64, dtype=f64), torch.linspace(-3, 3, 64, dtype=f64)
+    pull = -B / 64 * torch.sigmoid(B * spread)
+    paired = slopes(lambda w, lo: aot_loss(w, lo, spread, zero, beta=B, paired=True), zero, zero)
+    close(paired[0], pull)  # h_i = -beta spread_i
+    chosen = slopes(lambda w, lo: aot_loss(w, lo, zero, zero, beta=B, paired=False), zero, spread)
+    close(chosen[0], pull)
+    rejected = slopes(lambda w, lo: aot_loss(w, lo, zero, zero, beta=B, paired=False), -spread.flip(0), zero)
+    close(rejected[1], -pull.flip(0))
+
+
 def test_DPO_25_the_denominator_counts_pairs():
     how = {"beta": B, "paired": True}
     whole = aot_loss(*vectors(W, L, RW, RL), **how).value
@@ -511,9 +523,9 @@ def test_DPO_28_and_DPO_29_the_cross_entropy_of_each_verdict_by_hand():
 
 
 def test_DPO_28_and_DPO_29_doubt_on_either_side_counts_as_no():
-    found = process_reward_loss(tensor([[0.0, 0.0, 1.0, -1.0]]), tensor([[0.0, 1.0, 0.5, 0.5]]), torch.ones(1, 4) > 0,
-                                reduce=token_mean)  # fmt: skip
-    assert float(found.metrics["accuracy"]) == 0.5  # right: 0 for 0, and -1 for 0.5
+    logits, labels = tensor([[0.0, -1.0, 1.0]]), tensor([[0.0, 0.5, 0.5]])  # right, right, wrong
+    found = process_reward_loss(logits, labels, torch.ones(1, 3, dtype=torch.bool), reduce=token_mean)
+    assert float(found.metrics["accuracy"]) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("z", [120.0, -120.0, 1000.0, -1000.0])

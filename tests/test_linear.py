@@ -248,6 +248,16 @@ def test_autocast_does_not_lower_the_precision():
         assert core.linear_log_probs(hidden, weight, targets, temperature=0.7, bias=bias).equal(exact)
 
 
+def test_entropies_are_worked_out_only_if_asked_for(monkeypatch):
+    hidden, weight, _, targets = head()
+    seen, forward = [], linear._forward
+    monkeypatch.setattr(linear, "_forward", lambda *given: seen.append((given[-1], forward(*given)[2].shape)) or
+                        forward(*given))  # fmt: skip
+    core.linear_log_probs(hidden, weight, targets, temperature=1.0)
+    core.linear_log_probs_and_entropies(hidden, weight, targets, temperature=1.0)
+    assert seen == [(False, (0,)), (True, (B * T,))]
+
+
 def test_inputs_are_not_modified_and_a_graph_can_be_used_twice():
     inputs = head()
     before = [x.detach().clone() for x in inputs]
@@ -326,14 +336,17 @@ def test_a_fused_loss_of_many_rows_takes_an_eighth_of_them_at_once():
     assert seen == [150] * 8
 
 
-def test_a_fused_loss_of_many_logits_is_held_to_its_limit(monkeypatch):
-    monkeypatch.setattr(linear, "LOSS_ROWS", 2)
-    monkeypatch.setattr(linear, "LOSS_LOGITS", 4 * V + 1)
+@pytest.mark.parametrize("vocabulary", [1, V])
+def test_a_fused_loss_of_many_logits_is_held_to_its_limit(monkeypatch, vocabulary):
+    monkeypatch.setattr(linear, "LOSS_ROWS", 1)
+    monkeypatch.setattr(linear, "LOSS_LOGITS", 5 * vocabulary - 1)
     seen = []
     count = lambda log_probs, *_: seen.append(log_probs.numel()) or core.Loss(log_probs.sum(), {})  # noqa: E731
     hidden, targets = random(4, 10, H), torch.zeros(4, 10, dtype=torch.long)
-    core.linear_loss(hidden, random(V, H), targets, count, temperature=1.0)
+    core.linear_loss(hidden, random(vocabulary, H), targets, count, temperature=1.0)
     assert seen == [4] * 10
+    core.linear_loss(hidden[:1, :1], random(vocabulary, H), targets[:1, :1], count, temperature=1.0)
+    assert seen == [4] * 10 + [1]
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)

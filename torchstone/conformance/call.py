@@ -32,7 +32,7 @@ class Way:
     arrays: str = "torch"  # or "numpy", "jax"
     mask: str = "bool"  # or "float"
     rewards: str = "P G"  # or "flat", "row"
-    advantages: str = ""  # as the case has it, or "B T", "B 1"
+    advantages: str = ""  # as the case has it, or "B T", "B 1", "B"
     output: str | None = None
 
     def says(self) -> str:
@@ -198,8 +198,8 @@ def _keywords(
             keywords[theirs] = None
     for theirs, ours in fit.settings.items():
         value = case.settings[ours]
-        if value is None and ours == "epsilon_high" and not _default_is_none(function, theirs):
-            value = case.settings["epsilon"]
+        if value is None and not _default_is_none(function, theirs):
+            value = {"epsilon_high": case.settings.get("epsilon"), **NO_BOUND}.get(ours)
         if value is not None or theirs not in fit.optional:
             keywords[theirs] = _value(theirs, ours, value, case)
     for theirs, what in fit.derived.items():
@@ -209,6 +209,7 @@ def _keywords(
     return keywords | fit.given
 
 
+NO_BOUND = {"dual_clip": 1e9, "value_epsilon": 1e9}  # for a function that has no None for it
 FILLED = {"ref_log_probs": "log_probs", "old_log_probs": "log_probs"}  # an argument that this case has no need of
 
 
@@ -226,10 +227,15 @@ def _laid_out(ours: str, x: Any, way: Way, values: dict[str, Any], leaves: dict[
         return x.astype(str(like.dtype)[6:]) if not isinstance(x, Tensor) else x.to(like.dtype)
     if way.rewards == "flat" and x.ndim == 2 and ours in ("rewards", "scored", "lengths"):
         return x.reshape(-1)
-    if ours in ("advantages", "returns", "baseline") and way.advantages and x.ndim == 1:
+    if ours in PER_ROW and way.advantages == "B" and x.ndim == 2:
+        return x[:, 0]  # only cases whose rows are constant are asked
+    if ours in PER_ROW and way.advantages and x.ndim == 1:
         column = x.reshape(-1, 1)
         return column if way.advantages == "B 1" else column * _ones(values["log_probs"])
     return x
+
+
+PER_ROW = ("advantages", "returns", "baseline")  # one number a row, or one a token
 
 
 def _ones(x: Any) -> Any:
@@ -260,6 +266,8 @@ def reduction(case: Case) -> Callable[[Any, Any], Any]:
 
 
 def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
+    if what == "gamma_beta_ratio":
+        return case.settings["gamma"] / case.settings["beta"]
     if what == "group_size":
         return len(next(x for k, x in case.inputs.items() if k == "rewards")[0])
     other = next(values[k] for k in ("old_log_probs", "ref_log_probs") if k in values)
@@ -300,7 +308,7 @@ def read(result: Any, vectors: Vectors, case: Case, mask: Any, way: Way) -> Foun
         candidates = [c for c in candidates if c[0] == way.output or c[0].split(".")[-1] == way.output]
         if not candidates:
             have = ", ".join(label or "one result" for label, _ in _candidates(result))
-            return f"no output {way.output!r}; it has {have}"
+            raise LookupError(f"no output {way.output!r}; it has {have}")
     same = (lambda x: tuple(x.shape) == shape, "")
     reshaped = (lambda x: _size(x) == math.prod(shape), "reshaped")
     free = [c for c in candidates if getattr(c[1], "requires_grad", False)] if shape == () else []

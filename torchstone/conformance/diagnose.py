@@ -26,7 +26,8 @@ def diagnose(
     found = [*_other_settings(vectors, taken, cases, accept)]
     if not failed:
         return found, []
-    scored = [c for c in cases if c.expected is not None and outcomes[c.id].kind == "numbers"]
+    ran = [c for c in cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
+    scored = [c for c in ran if c.expected is not None]
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     names, explained = _single(vectors, scored, outcomes, wrong)
     core = [c for c in scored if c.id in wrong and c.id not in explained and not hazards(c)]
@@ -223,12 +224,10 @@ def _named(
 ) -> Diagnosis:  # fmt: skip
     if len(names) == 1 and names[0] in vectors.flags:
         shown = [c for c in scored if names[0] in c.alternatives]
-        matched = sum(_matches(outcomes[c.id], c.alternatives[names[0]]) for c in shown)
-        of = len(shown)
+        equal = [c.id for c in shown if _matches(outcomes[c.id], c.alternatives[names[0]])]
     else:
-        objective = _oracle(vectors.objective)
-        of = len(scored)
-        matched = sum(_matches(outcomes[c.id], _by_oracle(objective, c, names)) for c in scored)
+        objective, shown = _oracle(vectors.objective), scored
+        equal = [c.id for c in shown if _matches(outcomes[c.id], _by_oracle(objective, c, names))]
     flags = [vectors.flags[n] for n in names if n in vectors.flags]
     kinds = {f.kind for f in flags}
     about = tuple(
@@ -238,10 +237,10 @@ def _named(
     return Diagnosis(
         names,
         "bug" if "bug" in kinds else "variant" if kinds else "setting",
-        matched, of, about, tuple(f.effect for f in flags),
+        len(equal), len(shown), about, tuple(f.effect for f in flags),
         tuple(dict.fromkeys(x for f in flags for x in f.links)),
         tuple(dict.fromkeys(x for f in flags for x in f.pitfalls)),
-        accepted=all(n in accept or _free(vectors, n) for n in names),
+        accepted=all(n in accept or _free(vectors, n) for n in names), cases=tuple(equal),
     )  # fmt: skip
 
 
@@ -278,7 +277,7 @@ def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> tuple[Diagno
         return None
     about = f"Your numbers are {factor:.6g} times the right ones, value and gradient."
     effect = "The learning rate is another one by this factor." if factor > 0 else "The update goes the wrong way."
-    return Diagnosis((f"times {factor:.6g}",), "factor", len(hit), len(scored), (about,), (effect,)), hit
+    return Diagnosis((f"times {factor:.6g}",), "factor", len(hit), len(scored), (about,), (effect,), cases=(*hit,)), hit
 
 
 def _times(x: Any, factor: float) -> Any:
@@ -290,11 +289,15 @@ def _by_flag(
 ) -> tuple[list[Diagnosis], list[Result]]:
     """Failures that have an edge in common: the fewest flags that cover them."""
     found, left = [], list(rest)
+    wrong = {r.case_id for r in rest}
+    plain = {r.case_id for r in results if r.status != "skip" and not set(r.flags) - set(ORDINARY)}
     while left:
         best, covers = None, 0.0
         for flag in dict.fromkeys(f for r in left for f in r.flags if vectors.flags[f].kind == "edge"):
             failing = {r.case_id for r in left if flag in r.flags}
             ran = {r.case_id for r in results if flag in r.flags and r.status != "skip"}
+            if plain and not plain - wrong and flag in ORDINARY:
+                continue  # plain cases fail alike: it is not this
             share = len(failing) * (len(failing) / len(ran)) * (1 if flag in ORDINARY else 2)
             if share > covers:
                 best, covers = flag, share
@@ -314,6 +317,7 @@ def _by_flag(
                 flag_data.links,
                 flag_data.pitfalls,
                 accepted=best in accept,
+                cases=tuple(sorted(failing)),
             )
         )
         left = [r for r in left if r.case_id not in failing]

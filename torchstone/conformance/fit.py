@@ -127,7 +127,8 @@ class Fit:
     def expresses(self, ours: str) -> bool:
         """Can this argument or setting of ours be passed at all?"""
         inner = self.constructor is not None and self.constructor.expresses(ours)
-        return inner or ours in {**self.arguments, **self.settings}.values() or ours in self.arguments.values()
+        by_ratio = ours == "gamma" and "gamma_beta_ratio" in self.derived.values()
+        return inner or by_ratio or ours in (*self.arguments.values(), *self.settings.values())
 
     def says(self) -> dict[str, str]:
         """Their name -> ours, for the report."""
@@ -135,6 +136,7 @@ class Fit:
         return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
 
 
+DERIVED = ("log_ratios", "ratios", "group_size", "gamma_beta_ratio")
 # What a parameter that the objective does not know may be given without changing it.
 FILLERS = {
     "ref_log_probs": "log_probs", "old_log_probs": "log_probs", "sampler_log_probs": "old_log_probs",
@@ -237,9 +239,9 @@ def _match(
         for kind, known in (("arguments", vectors.arguments), ("settings", vectors.settings)):
             if ours in known:
                 return kind, ours
-        if ours in ("log_ratios", "ratios", "group_size"):
+        if ours in DERIVED:
             return "derived", ours
-        known_names = ", ".join([*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size"])
+        known_names = ", ".join([*vectors.arguments, *vectors.settings, *DERIVED])
         raise TargetError(f"--names: {p.name} = {ours!r}: expected one of {known_names}")
     if p.name in vectors.arguments and p.name not in taken:
         return "arguments", p.name
@@ -254,7 +256,9 @@ def _match(
             return "arguments", ours
     if "group_size" in setting(p.name) and any(a.shape == "P G" for a in vectors.arguments.values()):
         return "derived", "group_size"
-    if guess in ("log_ratios", "ratios", "ref_log_ratios"):
+    if "_".join(words(p.name)) == "gamma_beta_ratio" and "gamma" in vectors.settings:
+        return "derived", "gamma_beta_ratio"
+    if guess in ("log_ratios", "ratios", "ref_log_ratios") and "log_probs" in vectors.arguments:
         return "derived", guess.removeprefix("ref_")
     return None, None
 

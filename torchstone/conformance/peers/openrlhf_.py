@@ -227,7 +227,7 @@ def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
 @peer("clipped policy loss (PPO)", "ppo_loss", f"{LOSS}:PolicyLoss.forward", "token_level_loss=True, its default")
 def ppo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None, dual_clip: float | None,
+    epsilon_high: float | None, dual_clip: float | None = None,
 ) -> Tensor:  # fmt: skip
     knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "dual_clip": dual_clip}
     return _policy(log_probs, old_log_probs, advantages, mask, **knobs)

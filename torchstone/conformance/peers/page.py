@@ -25,8 +25,8 @@ framework is free to choose otherwise, and most of these choices are no one's bu
 Below are the functions of public frameworks, **run as they were released**, on the same [test
 vectors](../torchstone/conformance/vectors): values and gradients, in float64 and float32. What differs is reported
 under a name, with the number of cases. It is not a list of bugs: a framework that pads with finite numbers never meets
-a NaN under its mask, and one that drops empty batches never divides by their count. Nearly every function here computes
-the published objective on ordinary batches, and we thank the people who wrote them in the open: Torchstone was made by
+a NaN under its mask, and one that drops empty batches never divides by their count. Most functions here compute the
+published objective on ordinary batches, and we thank the people who wrote them in the open: Torchstone was made by
 reading their code.
 
 If you maintain one of these and a row is unfair or out of date, please open an issue: the adapters, a few lines a
@@ -56,8 +56,8 @@ torchstone peers --markdown           # this page
 make test-peers                       # all of them, pinned in requirements-peers.txt; the page is compared with the run
 ```
 
-Functions are called as their trainers call them. Where a framework's package needs a GPU's libraries at import, or a
-trainer needs a model, only that is left out: what computes is the installed file.
+Functions are called as their trainers call them, but for what stands under their names. Where a package needs a GPU's
+libraries at import, or a trainer needs a model, only that is left out: what computes is the installed file.
 """
 
 

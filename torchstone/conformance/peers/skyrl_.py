@@ -1,4 +1,4 @@
-"""SkyRL: the functions of its PPO utilities. Packages of its that they need nothing of are left out where needed."""
+"""SkyRL: the functions of its PPO utilities, without the packages around them that reach a server or a cluster."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _stub() -> None:
         sys.modules["loguru"].__dict__["logger"] = silent
 
 
-FRAMEWORK = Framework("SkyRL", "skyrl", "skyrl", "https://github.com/NovaSky-AI/SkyRL", prepare=_prepare)
+FRAMEWORK = Framework("SkyRL", "skyrl", "skyrl", "https://github.com/NovaSky-AI/SkyRL", "skyrl-v{}", prepare=_prepare)
 peer = FRAMEWORK.peer
 
 
@@ -179,7 +179,7 @@ def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
 @peer("clipped policy loss (PPO)", "ppo_loss", f"{CORE}:ppo_policy_loss", 'loss_reduction="token_mean", its default')
 def ppo_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None, dual_clip: float | None,
+    epsilon_high: float | None, dual_clip: float | None = None,
 ) -> Tensor:  # fmt: skip
     kind = "regular" if dual_clip is None else "dual_clip"
     knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "policy_loss_type": kind, "clip_ratio_c": dual_clip}

@@ -61,8 +61,8 @@ def token_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 @peer("masked whitening", "masked_whiten", f"{REWARDS}:whiten", "shift_mean is our keep_mean; 0 is put under the mask",
-      "With shift_mean=True, its default, the mean is added back, as its docstring says; elsewhere the name means the "
-      "opposite.")  # fmt: skip
+      "With shift_mean=True, its default, the mean is added back, as its docstring says; in verl and SkyRL the name "
+      "means the opposite.")  # fmt: skip
 def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool) -> Tensor:
     return _rlhf().whiten(x, mask, shift_mean=keep_mean).where(mask, 0.0)
 

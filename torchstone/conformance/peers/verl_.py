@@ -197,7 +197,7 @@ def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
 def _ppo(default: float) -> Any:
     def ppo_loss(
         log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-        epsilon_high: float | None, dual_clip: float | None, loss_agg_mode: str,
+        epsilon_high: float | None, loss_agg_mode: str, dual_clip: float | None = None,
     ) -> Tensor:  # fmt: skip
         knobs = {**_clip(epsilon, epsilon_high), "clip_ratio_c": default if dual_clip is None else dual_clip}
         return _loss("vanilla", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **knobs)
