@@ -470,12 +470,12 @@ def test_DPO_25_the_gradient_goes_back_to_the_completion_that_it_came_from(paire
 def test_DPO_25_ties_are_matched_in_the_order_given():
     """Equal values: the first of them meets the smallest of the others, on every run and machine."""
     zero, spread = torch.zeros(64, dtype=f64), torch.linspace(-3, 3, 64, dtype=f64)
-    pull = -B / 64 * torch.sigmoid(B * spread)
+    pull = -B * torch.sigmoid(B * spread)  # as slopes has it: of each pair's own term
     paired = slopes(lambda w, lo: aot_loss(w, lo, spread, zero, beta=B, paired=True), zero, zero)
     close(paired[0], pull)  # h_i = -beta spread_i
     chosen = slopes(lambda w, lo: aot_loss(w, lo, zero, zero, beta=B, paired=False), zero, spread)
     close(chosen[0], pull)
-    rejected = slopes(lambda w, lo: aot_loss(w, lo, zero, zero, beta=B, paired=False), -spread.flip(0), zero)
+    rejected = slopes(lambda w, lo: aot_loss(w, lo, zero, zero, beta=B, paired=False), spread, zero)
     close(rejected[1], -pull.flip(0))
 
 

@@ -227,8 +227,8 @@ def _laid_out(ours: str, x: Any, way: Way, values: dict[str, Any], leaves: dict[
         return x.astype(str(like.dtype)[6:]) if not isinstance(x, Tensor) else x.to(like.dtype)
     if way.rewards == "flat" and x.ndim == 2 and ours in ("rewards", "scored", "lengths"):
         return x.reshape(-1)
-    if ours in PER_ROW and way.advantages == "B" and x.ndim == 2:
-        return x[:, 0]  # only cases whose rows are constant are asked
+    if ours in PER_ROW and way.advantages == "B":
+        return x[:, 0] if x.ndim == 2 else x  # only cases whose rows are constant are asked
     if ours in PER_ROW and way.advantages and x.ndim == 1:
         column = x.reshape(-1, 1)
         return column if way.advantages == "B 1" else column * _ones(values["log_probs"])

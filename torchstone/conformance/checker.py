@@ -225,7 +225,8 @@ OVERTIMES = 3
 
 
 def _constant_rows(case: Case) -> bool:
-    rows = [row for k in PER_ROW for row in case.inputs.get(k, ()) if isinstance(row, list)]
+    given = [x for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list)]
+    rows = [row for x in given for row in x if isinstance(row, list)]
     return all(len(set(row)) == 1 for row in rows)
 
 

@@ -245,9 +245,11 @@ def _named(
 
 
 def _free(vectors: Vectors, name: str) -> bool:
-    """Is it a number ("eps=1e-08") on which published code disagrees? Then any value is right."""
+    """Is it a number ("eps=1e-08") or a choice ("token_mean") on which published code disagrees? Then it is right."""
     key, is_number, _ = name.partition("=")
-    return bool(is_number) and vectors.settings[key].free
+    if is_number:
+        return vectors.settings[key].free
+    return any(setting.free and name in setting.usual for setting in vectors.settings.values())
 
 
 # ------------------------------------------------------------------------------------- a constant factor; failing flags
