@@ -225,7 +225,7 @@ def groups(settings: Sequence[Settings], names: Sequence[str], extra: tuple[Case
         case("one pair", ONE, "one_pair"),
         case("policy and reference agree", SAME, "at_reference"),
         case("a tie", TIED, "tied"),
-        case("no pairs", EMPTY, "no_pairs"),
+        Case("no pairs", only(EMPTY, names), ("no_pairs",), result="acceptable"),
         *extra,
     )
     if extremes:
@@ -442,7 +442,7 @@ ORPO = Objective(
                                   "log(1 - 1) is -inf, and the gradient NaN.", pitfalls=("C75", "R21"))},
     (
         *(Group({**s, "denominator": None}, (Case("three pairs", P, ("both_signs",)),
-                                             *((Case("no pairs", four([], []), ("no_pairs",)),) if not i else ())))
+                                             *((Case("no pairs", four([], []), ("no_pairs",), "acceptable"),) if not i else ())))
           for i, s in enumerate(ORPO_SETTINGS)),
         Group({**ORPO_SETTINGS[0], "denominator": None}, (
             Case("a chosen mean log-prob of -2^-13", four([-0.0001220703125, -0.5], [-1.5, -1.0]), ("certain",)),
@@ -546,7 +546,7 @@ KTO = Objective(
                                  {"ratio": lambda p, q: dual(p)}, pitfalls=("C73",)),
         "labels_flipped": bug("Thumbs up and down are exchanged, but not their weights.", "Bad answers are learnt.",
                               {"label": lambda up: not up}),
-        "reference_point_ignored": bug("z is 0.", "Gains are measured from the reference.",
+        "reference_point_ignored": bug("z is taken to be 0.", "Gains are measured from the reference.",
                                        settings={"reference_point": 0}),
         "beta_missing": NO_BETA.__class__(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
         "sum_over_pairs": SUMMED, "denominator_ignored": OWN_COUNT,

@@ -975,7 +975,7 @@ def plus(x: Numbers, y: Numbers) -> Numbers:
     return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)]
 
 
-OLD = [[-1.5, -0.5, -2.0], [-0.75, -1.75, -1.25]]
+OLD = [[-1.5, -0.5, -2.0], [-1.75, -1.75, -1.25]]
 MOVED = [[0.5, -0.5, 0.125], [1.25, -0.5, -0.0625]]  # above, below and inside the clip, in both rows
 NEW = plus(OLD, MOVED)
 REFERENCE = plus(NEW, [[0.5, -0.25, 0.75], [-1.0, 0.25, -0.125]])

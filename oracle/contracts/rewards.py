@@ -190,7 +190,7 @@ BRADLEY_TERRY = Objective(
     (
         Group({"centre": 0, "denominator": None}, (
             *SMALL, Case("one pair", ONE), Case("rewards 120 apart", NEARER, ("extreme_margin",)),
-            Case("rewards 1000 apart", FAR, ("extreme_margin",)), Case("no pairs", NONE, ("no_pairs",)))),
+            Case("rewards 1000 apart", FAR, ("extreme_margin",)), Case("no pairs", NONE, ("no_pairs",), "acceptable"))),
         Group({"centre": 0.01, "denominator": None}, SMALL),
         Group({"centre": 0, "denominator": 5}, (Case("2 pairs of a batch of 5", TWO, ("micro_batch",)),)),
     ),

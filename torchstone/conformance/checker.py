@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from torchstone.conformance.call import PER_ROW, Outcome, Way, call
-from torchstone.conformance.compare import difference, in_float32, properties
+from torchstone.conformance.compare import difference, in_float32, matches, properties
 from torchstone.conformance.fit import Fit, fit
 from torchstone.conformance.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors, load
@@ -319,8 +319,9 @@ def hypotheses(cases: Iterable[Case], fixed: Sequence[str]) -> list[list[Case]]:
 
 # Flags of ordinary batches. Every other edge is a reason to fail of its own, which says nothing on the formula.
 ORDINARY = (
-    "ragged_mask", "gaps_in_mask", "junk_under_mask", "on_policy", "every_side_of_the_clip", "two_prompts",
-    "one_right_in_four", "sparse_reward", "far_from_reference",
+    "ragged_mask", "gaps_in_mask", "junk_under_mask", "on_policy", "every_side_of_the_clip", "far_from_reference",
+    "two_prompts", "one_right_in_four", "sparse_reward", "delayed_reward", "small_deviation", "micro_batch",
+    "both_signs", "one_pair", "at_reference", "tied", "with_margin", "no_reference", "on_target", "far_from_target",
 )  # fmt: skip
 
 
@@ -351,10 +352,9 @@ def _score(outcome: Outcome, case: Case) -> float:
         return 0.5 if outcome.kind == "shape" else 0.0
     if case.expected is None:
         return 1.0
-    tolerance = 2e-5 if outcome.single else 1e-9
-    if difference(outcome, case.expected, tolerance) is None:
+    if matches(outcome, case.expected):
         return 3.0
-    if any(difference(outcome, n, tolerance) is None for n in case.alternatives.values()):
+    if any(matches(outcome, n) for n in case.alternatives.values()):
         return 2.0
     return 1.0
 
@@ -390,8 +390,7 @@ def _form(case: Case) -> tuple[str, ...]:
 
 
 def _score_as(outcome: Outcome, case: Case, name: str) -> bool:
-    wanted = case.alternatives.get(name, case.expected)
-    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-9) is None
+    return matches(outcome, case.alternatives.get(name, case.expected))
 
 
 def _reduces(outcomes: Mapping[int, Outcome]) -> bool:

@@ -11,6 +11,14 @@ import torch
 from torchstone.conformance.call import Outcome
 from torchstone.conformance.vectors import Case, Numbers
 
+CLOSE = {"float64": 1e-7, "float32": 2e-5}  # of the case's largest magnitude, unless it says otherwise
+
+
+def matches(outcome: Outcome, wanted: Numbers | None) -> bool:
+    """Are these its numbers, in the precision in which it computes?"""
+    tolerance = CLOSE["float32" if outcome.single else "float64"]
+    return wanted is not None and difference(outcome, wanted, tolerance) is None
+
 
 def scale(numbers: Numbers) -> float:
     """The largest finite magnitude of a case; 1 where all are 0."""

@@ -10,10 +10,11 @@ from typing import Any
 
 from torchstone.conformance.call import Outcome
 from torchstone.conformance.checker import ORDINARY, Diagnosis, Result, Trial, hazards
-from torchstone.conformance.compare import difference, leaves, reduced
+from torchstone.conformance.compare import leaves, matches, reduced
 from torchstone.conformance.vectors import Case, Numbers, Vectors
 
 SECONDS = 30.0  # for the search of combinations
+SHARE = 0.7  # of the cases that a combination must explain
 
 
 def diagnose(
@@ -28,6 +29,8 @@ def diagnose(
         return found, []
     ran = [c for c in cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
     scored = [c for c in ran if c.expected is not None]
+    if not ran and not any(r.status == "pass" for r in results):
+        return found, failed  # it never gave a number: there is nothing to tell variants by
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     names, explained = _single(vectors, scored, outcomes, wrong)
     core = [c for c in scored if c.id in wrong and c.id not in explained and not hazards(c)]
@@ -75,10 +78,6 @@ def _other_settings(
 # ------------------------------------------------------------------------------------------------- alternatives by name
 
 
-def _matches(outcome: Outcome, wanted: Numbers | None) -> bool:
-    return wanted is not None and difference(outcome, wanted, 2e-5 if outcome.single else 1e-9) is None
-
-
 def _single(
     vectors: Vectors, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int],
     explained: set[int] = frozenset(),  # type: ignore[assignment]
@@ -87,7 +86,7 @@ def _single(
     best: tuple[float, tuple[str, ...], set[int]] = (0, (), set())
     for name in vectors.named:
         shown = [c for c in scored if name in c.alternatives]
-        hit = {c.id for c in shown if _matches(outcomes[c.id], c.alternatives[name])}
+        hit = {c.id for c in shown if matches(outcomes[c.id], c.alternatives[name])}
         against = [c for c in shown if c.id not in hit and c.id not in explained]
         score = len(hit & wrong) - sum(1 if hazards(c) else 2 for c in against)
         if hit & wrong and score > best[0]:
@@ -113,14 +112,14 @@ def _combined(
                 return best
             if not _orthogonal(objective, names):
                 continue
-            if not _matches(_values_only(outcomes[probe.id]), _by_oracle(objective, probe, names, gradients=False)):
+            if not matches(_values_only(outcomes[probe.id]), _by_oracle(objective, probe, names, gradients=False)):
                 continue
-            hit = {c.id for c in scored if _matches(outcomes[c.id], _by_oracle(objective, c, names))}
+            hit = {c.id for c in scored if matches(outcomes[c.id], _by_oracle(objective, c, names))}
             core = [c for c in scored if not hazards(c)]
             if (
                 probe.id in hit
                 and len(hit & wrong) > len(best[1])
-                and sum(c.id in hit for c in core) >= 0.7 * len(core)
+                and sum(c.id in hit for c in core) >= SHARE * len(core)
             ):
                 best = (names, hit & wrong)
         if best[0]:
@@ -137,14 +136,15 @@ def _extended(
     best: tuple[tuple[str, ...], set[int]] = ((), set())
     if objective is None:
         return best
-    open_cases = [c for c in scored if c.id in left and not _matches(outcomes[c.id], _by_oracle(objective, c, names))]
+    open_cases = [c for c in scored if c.id in left and not matches(outcomes[c.id], _by_oracle(objective, c, names))]
     for name in objective.alternatives:
         more = (*names, name)
         if name in names or not _orthogonal(objective, more):
             continue
-        hit = {c.id for c in open_cases if _matches(outcomes[c.id], _by_oracle(objective, c, more))}
-        known = [c for c in scored if c.id in explained][:4] if len(hit) > len(best[1]) else []
-        if known and all(_matches(outcomes[c.id], _by_oracle(objective, c, more)) for c in known):
+        hit = {c.id for c in open_cases if matches(outcomes[c.id], _by_oracle(objective, c, more))}
+        known = [c for c in scored if c.id in explained] if len(hit) > len(best[1]) else []
+        kept = [c for c in known if matches(outcomes[c.id], _by_oracle(objective, c, more))]
+        if known and len(kept) >= SHARE * len(known):
             best = (more, hit)
     return best
 
@@ -224,10 +224,10 @@ def _named(
 ) -> Diagnosis:  # fmt: skip
     if len(names) == 1 and names[0] in vectors.flags:
         shown = [c for c in scored if names[0] in c.alternatives]
-        equal = [c.id for c in shown if _matches(outcomes[c.id], c.alternatives[names[0]])]
+        equal = [c.id for c in shown if matches(outcomes[c.id], c.alternatives[names[0]])]
     else:
         objective, shown = _oracle(vectors.objective), scored
-        equal = [c.id for c in shown if _matches(outcomes[c.id], _by_oracle(objective, c, names))]
+        equal = [c.id for c in shown if matches(outcomes[c.id], _by_oracle(objective, c, names))]
     flags = [vectors.flags[n] for n in names if n in vectors.flags]
     kinds = {f.kind for f in flags}
     about = tuple(
@@ -271,7 +271,7 @@ def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> tuple[Diagno
         if factor is None or abs(factor - 1) < 1e-6:
             return None
         outputs = {first: _times(expected.outputs[first], factor)}
-        if _matches(outcome, Numbers(outputs, {k: _times(g, factor) for k, g in expected.gradients.items()})):
+        if matches(outcome, Numbers(outputs, {k: _times(g, factor) for k, g in expected.gradients.items()})):
             hit.add(case.id)
         elif not hazards(case):
             return None
