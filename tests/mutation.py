@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "runs" / "mutation"
 COPIED = ("torchstone", "tests", "pyproject.toml")
 WANTED = 0.95
-SKIPPED, ALIVE, TIMEOUTS = 34, {0, 5, 33}, {-24, 24, 36, 152, 255}  # mutmut's exit codes; 33: no test reaches it
+# mutmut's exit codes. 33: no test reaches the mutant. 3: pytest failed, not a test, and nothing is known.
+SKIPPED, ALIVE, TIMEOUTS, UNKNOWN = 34, {0, 5, 33}, {-24, 24, 36, 152, 255}, {None, 2, 3, 35}
 
 # The positions at which a call takes what only ends up in the text of an error.
 TEXTS = {
@@ -160,10 +161,10 @@ def undecorate(path: Path) -> None:
 
 
 def survivors() -> list[str]:
-    """The mutants that survived the last run."""
+    """The mutants that survived the last run, or were not run to an end."""
     metas = sorted((COPY / "mutants").rglob("*.meta"))
     codes = {k: c for meta in metas for k, c in json.loads(meta.read_text())["exit_code_by_key"].items()}
-    return [k for k, code in codes.items() if code in ALIVE]
+    return [k for k, code in codes.items() if code in ALIVE | UNKNOWN]
 
 
 def module(path: Path) -> str:
@@ -183,8 +184,8 @@ def report() -> bool:
     rows, alive_in, unfinished = {}, defaultdict(list), 0
     for meta in sorted((COPY / "mutants").rglob("*.meta")):
         codes = json.loads(meta.read_text())["exit_code_by_key"]
-        counted = {name: code for name, code in codes.items() if code != SKIPPED and code is not None}
-        unfinished += sum(code is None for code in codes.values())
+        counted = {name: code for name, code in codes.items() if code not in {SKIPPED, *UNKNOWN}}
+        unfinished += sum(code in UNKNOWN for code in codes.values())
         alive = [name for name, code in counted.items() if code in ALIVE]
         rows[module(meta)] = (
             len(counted),

@@ -258,6 +258,7 @@ def test_CORE_7_sequence_sum_adds_up_each_sequence():
 
 def test_CORE_8_fixed_length_mean_divides_every_sequence_by_the_same_length():
     assert core.fixed_length_mean(X, MASK, length=4).item() == (1 / 4 + 12 / 4) / 2
+    assert core.fixed_length_mean(X, MASK, length=1).item() == (1 + 12) / 2
     twice = core.fixed_length_mean(X.repeat(2, 1), MASK.repeat(2, 1), length=4)
     assert twice == core.fixed_length_mean(X, MASK, length=4)
 

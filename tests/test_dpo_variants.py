@@ -523,9 +523,9 @@ def test_DPO_28_and_DPO_29_the_cross_entropy_of_each_verdict_by_hand():
 
 
 def test_DPO_28_and_DPO_29_doubt_on_either_side_counts_as_no():
-    logits, labels = tensor([[0.0, -1.0, 1.0]]), tensor([[0.0, 0.5, 0.5]])  # right, right, wrong
+    logits, labels = tensor([[0.0, 1.0, 1.0]]), tensor([[0.0, 0.5, 0.5]])  # right, wrong, wrong
     found = process_reward_loss(logits, labels, torch.ones(1, 3, dtype=torch.bool), reduce=token_mean)
-    assert float(found.metrics["accuracy"]) == pytest.approx(2 / 3)
+    assert float(found.metrics["accuracy"]) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("z", [120.0, -120.0, 1000.0, -1000.0])

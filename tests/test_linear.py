@@ -105,6 +105,33 @@ def test_only_the_gradients_asked_for_are_worked_out(needed, monkeypatch):
         assert [x.grad is not None for x in leaves] == list(needed)
 
 
+@pytest.mark.parametrize("size", [1, 2, 9, 20, 10**6])
+@pytest.mark.parametrize("rows", [0, 1, 10])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tiles_cover_all_logits_once_and_none_is_larger_than_its_limit(monkeypatch, size, rows, device):
+    limit = {"cpu": size} if device == "cpu" else {}
+    monkeypatch.setattr(linear, "TILE", limit)
+    monkeypatch.setattr(linear, "TILE_ELSEWHERE", size)
+    hidden, weight = random(rows, H).to(device), random(V, H).to(device)
+    seen = torch.zeros(rows, V, dtype=torch.long)
+    for r, c, w, z in linear._tiles(hidden, weight, None, 1.0):
+        assert z.shape == (r.stop - r.start, c.stop - c.start) and z.numel() <= size and len(w) == z.shape[1]
+        assert rows == 0 or z.numel() > 0
+        seen[r, c] += 1
+    assert (seen == 1).all()
+
+
+def test_there_is_room_only_for_the_gradients_asked_for_and_only_they_can_be_differentiated():
+    hidden, weight, bias, targets = head()
+    for needed in itertools.product([False, True], repeat=3):
+        room = linear._room(hidden, weight, bias, list(needed))
+        assert [x is not None for x in room] == list(needed)
+    flat = hidden.reshape(-1, H), weight, bias, targets.flatten(), 1.0
+    for entropies in (False, True):
+        found = linear._LinearLogProbs.apply(*flat, entropies)
+        assert [x.requires_grad for x in found] == [True, False, entropies]
+
+
 def test_a_tied_head_gets_both_gradients():
     embedding, ids = random(V, H).requires_grad_(), torch.randint(V, (B, T))
     both = [

@@ -142,6 +142,14 @@ def test_REINFORCE_5_by_hand_and_with_unscored_samples():
     assert leave_one_out_advantages(rewards, scored=scored).tolist() == expected
 
 
+def test_REINFORCE_4_the_bonus_of_weight_1_counts_and_that_of_weight_0_cannot_hurt():
+    zero, every = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    of = lambda x, coef: reinforce_loss(zero, zero, every, reduce=sequence_sum, entropies=zero + x, entropy_coef=coef)  # noqa: E731
+    assert of(0.5, 1.0).value.item() == -1
+    nothing = of(torch.inf, 0.0)
+    assert nothing.value.item() == 0 and float(nothing.metrics["entropy"]) == torch.inf
+
+
 @pytest.mark.parametrize("reward", [0.1, 0.7, 1 / 3])
 @pytest.mark.parametrize("size", range(2, 20))
 def test_REINFORCE_5_equal_rewards_give_exactly_zero(reward, size):

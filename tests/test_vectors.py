@@ -206,7 +206,7 @@ def test_every_alternative_is_another_one(name):
     named = [k for k, flag in data["flags"].items() if flag["kind"] != "edge"]
     apart = {pair: False for pair in combinations(["", *named], 2)}
     for _, case in cases(data):
-        if case["result"] != "valid" or "expected" not in case:
+        if "expected" not in case:
             continue
         assert case["alternatives"].keys() <= set(named)
         found = {"": case["expected"]} | {k: case["alternatives"].get(k, case["expected"]) for k in named}
@@ -432,25 +432,27 @@ def places(x, at=()):
 
 @pytest.mark.parametrize("name", [k for k, o in OBJECTIVES.items() if any(a.gradient for a in o.arguments.values())])
 def test_the_oracles_slopes_are_differences(name, monkeypatch):
-    """(f(x + h) - f(x - h)) / 2h with h = 1e-15 in 50 digits, what is held constant held constant: on two cases."""
-    objective, step = OBJECTIVES[name], mpf("1e-15")
+    """On two cases, with h = 1e-15 in 50 digits; what is held constant stays constant. At a kink there is no slope."""
+    objective, step, compared = OBJECTIVES[name], mpf("1e-15"), 0
     found = [(g.settings, c) for g in objective.groups for c in g.cases if c.result == "valid" and not c.properties]
     for settings, case in found[:2]:
         with monkeypatch.context() as patched:
             constants = record(patched)
-            _, gradients = objective.run(case.inputs, settings)
+            outputs, gradients = objective.run(case.inputs, settings)
+        here = mp.fsum(numbers.dual(x).value for x in flat(outputs[next(iter(objective.returns))]))
         for k, gradient in gradients.items():
             for at, slope in zip(places(case.inputs[k]), flat(gradient), strict=True):
-                ends = []
-                for sign in (1, -1):
+                sides = []
+                for h in (step, -step):
                     with monkeypatch.context() as patched:
                         replay(patched, constants)
-                        ends.append(
-                            total(objective, case.inputs | {k: moved(case.inputs[k], at, sign * step)}, settings)
-                        )
-                difference = (ends[0] - ends[1]) / (2 * step)
-                assert mp.isnan(difference) is False
-                assert abs(difference - slope.value) <= mpf("1e-12") * max(1, abs(slope.value)), (case.comment, k, at)
+                        there = total(objective, case.inputs | {k: moved(case.inputs[k], at, h)}, settings)
+                    sides.append((there - here) / h)
+                size = max(1, abs(slope.value))
+                if not abs(sides[0] - sides[1]) > mpf("1e-10") * size:
+                    assert abs(mp.fsum(sides) / 2 - slope.value) <= mpf("1e-12") * size, (case.comment, k, at)
+                    compared += 1
+    assert compared >= 2
 
 
 def test_the_oracle_is_independent():

@@ -87,17 +87,15 @@ def _recipes(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    from torchstone.cli import commands
-    from torchstone.cli.check import check
+    from torchstone.cli.check import check  # not guarded, as the next: it tells its own errors, and --help needs no torch
 
-    return commands.guarded(check, arguments)
+    return check(arguments)
 
 
 def _identify(arguments: list[str]) -> int:
-    from torchstone.cli import commands
     from torchstone.cli.check import identify
 
-    return commands.guarded(identify, arguments)
+    return identify(arguments)
 
 
 def _peers(arguments: list[str]) -> int:
