@@ -89,7 +89,11 @@ DAPO_LOSS = Objective(
     arguments=WITHOUT_REFERENCE,
     returns={"loss": LOSS, **METRICS},
     metrics=tuple(METRICS),
-    settings={"reduce": reduction("token_mean"), "epsilon": EPSILON, "epsilon_high": EPSILON_HIGH},
+    settings={
+        "reduce": reduction("token_mean"),
+        "epsilon": EPSILON,
+        "epsilon_high": Setting("How far above 1 the ratio may go: further than below, clip-higher.", (0.28, None)),
+    },
     compute=policy_loss_and_metrics,
     steps=STEPS,
     alternatives={

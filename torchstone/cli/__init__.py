@@ -87,7 +87,9 @@ def _recipes(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    from torchstone.cli.check import check  # not guarded, as the next: it tells its own errors, and --help needs no torch
+    from torchstone.cli.check import (
+        check,
+    )  # not guarded, as the next: it tells its own errors, and --help needs no torch
 
     return check(arguments)
 

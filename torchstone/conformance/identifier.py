@@ -77,7 +77,10 @@ def identify(
         except TargetError as e:
             reasons.append(str(e))
     exact = [_objective(report) for report in reports if not _bad(report) and not _unused(report)]
-    closest = sorted((r for r in reports if _bad(r)), key=lambda r: (len(_unused(r)), -len(_ran(r))))[:2]
+    wrong = [r for r in reports if _bad(r)]
+    by_cases = sorted(wrong, key=lambda r: (len(_unused(r)), -len(_ran(r))))[:2]
+    by_share = sorted(wrong, key=lambda r: (len(_unused(r)), len(_bad(r)) / len(_ran(r))))[:2]
+    closest = list({r.objective: r for r in [*by_cases, *by_share]}.values())
     searched = [check(function, report.objective, **how) for report in closest]
     near = [
         _objective(r) for r in searched if any(d.kind != "edge" for d in r.diagnoses) or 2 * len(_bad(r)) < len(_ran(r))

@@ -297,6 +297,8 @@ def verdict(report: Report) -> tuple[bool, str]:
     if broken(report):
         return False, "it gave nothing that could be compared"
     known = [n for d in report.diagnoses for n in d.names]
+    if not failed:
+        return False, f"all {_count(len(worst), 'case')} that can be asked match, but it has {_and(known)}"
     more = f": {_and(known)}" if known and len(known) < 5 else ""
     left = len({r.case_id for r in report.unexplained})
     more += f"; {left} not explained" if left and known else ""
