@@ -7,8 +7,9 @@ import torch
 from torch import inf, nan, tensor
 
 from torchstone import core
-from torchstone.core.inputs import bounded_exp, bounded_expm1
+from torchstone.core.inputs import bounded_exp, bounded_expm1, number
 from torchstone.core.masks import last_chosen
+from torchstone.core.result import mean_of
 
 f64 = torch.float64
 
@@ -271,6 +272,23 @@ def test_a_denominator_of_zero_gives_zero_and_a_negative_one_an_error(reduce, un
         assert (x.grad == 0).all()
     with pytest.raises(ValueError, match="denominator"):
         reduce(X, MASK, denominator=-1)
+
+
+def test_a_denominator_is_not_rounded():
+    for denominator in (0.1, tensor(0.1, dtype=f64)):
+        assert core.token_mean(X.to(f64), MASK, denominator=denominator).item() == pytest.approx(13 / 0.1, rel=1e-15)
+
+
+@pytest.mark.parametrize("value", [inf, -inf, nan, True, "1", None])
+def test_a_number_is_finite_and_no_flag(value):
+    number("x", -1e300)
+    with pytest.raises(ValueError, match=r"^x: expected a finite number, got"):
+        number("x", value)
+
+
+def test_a_mean_of_flags_is_a_share():
+    share = mean_of(tensor([True, False, True, True]), tensor([True, True, True, False]))
+    assert float(share) == pytest.approx(2 / 3) and share.total.is_floating_point()
 
 
 def test_a_mean_remembers_its_weight():

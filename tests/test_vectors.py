@@ -27,6 +27,7 @@ from torchstone_oracle.contracts import OBJECTIVES
 from torchstone_oracle.write import document, pretty
 
 from torchstone.core import Loss, sequence_mean, token_mean
+from torchstone.dpo.variants import wpo_weights
 from torchstone.grpo import grpo_loss
 from torchstone.grpo.variants import sequence_log_ratios
 from torchstone.ppo import AdaptiveKL, clipped_surrogate, clipped_value_error, ppo_loss
@@ -272,6 +273,7 @@ ADAPTERS = {
     "approx_kl": metric("approx_kl"),
     "clip_fraction": metric("clip_ratio"),
     "adaptive_kl": adaptive_kl,
+    "wpo_weights": lambda log_probs, mask, log_normalisers=None: wpo_weights(log_probs, log_normalisers, mask),
 }
 
 
@@ -333,7 +335,10 @@ def numbers_by_torchstone(data, settings, case, dtype):
     free = [k for k, x in inputs.items() if x.requires_grad]
     outputs = called(data["objective"], settings, dict(inputs))
     first = outputs[next(iter(data["returns"]))]
-    slopes = torch.autograd.grad(first.sum(), [inputs[k] for k in free], allow_unused=True) if free else []
+    flows = free and first.requires_grad
+    slopes = (
+        torch.autograd.grad(first.sum(), [inputs[k] for k in free], allow_unused=True) if flows else [None] * len(free)
+    )
     gradients = {k: torch.zeros_like(inputs[k]) if g is None else g for k, g in zip(free, slopes, strict=True)}
     assert all(x.requires_grad is False or k in free for k, x in inputs.items())
     return {"outputs": outputs, "gradients": gradients}

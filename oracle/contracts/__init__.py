@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from ..contract import Objective
-from . import core, dpo, grpo, ppo, reinforce
+from . import core, dpo, grpo, ppo, reinforce, wpo
 
 OBJECTIVES: dict[str, Objective] = {
-    o.name: o for o in [*core.OBJECTIVES, *reinforce.OBJECTIVES, *ppo.OBJECTIVES, *grpo.OBJECTIVES, *dpo.OBJECTIVES]
+    o.name: o
+    for o in [
+        *core.OBJECTIVES,
+        *reinforce.OBJECTIVES,
+        *ppo.OBJECTIVES,
+        *grpo.OBJECTIVES,
+        *dpo.OBJECTIVES,
+        *wpo.OBJECTIVES,
+    ]
 }

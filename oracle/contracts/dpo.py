@@ -6,6 +6,7 @@ All losses on pairs are one computation: order the pair, make two rewards of fou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import dpo
@@ -415,6 +416,7 @@ def orpo(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
 
 
 P = four([-0.5, -1.25, -0.75], [-1.5, -0.375, -2.0])
+NO_PAIRS = (Case("no pairs", four([], []), ("no_pairs",), "acceptable"),)
 ORPO_SETTINGS = (
     {"odds_coef": 0.1, "sft_coef": 1},
     {"odds_coef": 0.5, "sft_coef": 1},
@@ -441,9 +443,8 @@ ORPO = Objective(
     PAIR_EDGES | {"certain": Flag("edge", "A mean log-prob of 0 or just below: value and gradient stay finite.",
                                   "log(1 - 1) is -inf, and the gradient NaN.", pitfalls=("C75", "R21"))},
     (
-        *(Group({**s, "denominator": None}, (Case("three pairs", P, ("both_signs",)),
-                                             *((Case("no pairs", four([], []), ("no_pairs",), "acceptable"),) if not i else ())))
-          for i, s in enumerate(ORPO_SETTINGS)),
+        *(Group({**s, "denominator": None}, (Case("three pairs", P, ("both_signs",)), *none))
+          for s, none in zip(ORPO_SETTINGS, [NO_PAIRS, *[()] * (len(ORPO_SETTINGS) - 1)], strict=True)),
         Group({**ORPO_SETTINGS[0], "denominator": None}, (
             Case("a chosen mean log-prob of -2^-13", four([-0.0001220703125, -0.5], [-1.5, -1.0]), ("certain",)),
             Case("a rejected mean log-prob of 0", four([-0.5, -0.75], [0.0, -1.0]), ("certain",), "acceptable", True),
@@ -526,33 +527,61 @@ SPPO = objective(
 def kto(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     z = settings["reference_point"]
     rows = zip(inputs["log_probs"], inputs["ref_log_probs"], inputs["desirable"], strict=True)
-    weights = {True: settings["desirable_weight"], False: settings["undesirable_weight"]}
+    weights = settings["desirable_weight"], settings["undesirable_weight"]
     losses = [
-        weights[up] * steps["judge"](steps["ratio"](p, q), steps["label"](up), settings["beta"], z) for p, q, up in rows
+        steps["weight"](up, *weights) * steps["judge"](steps["ratio"](p, q), steps["label"](up), settings["beta"], z)
+        for p, q, up in rows
     ]
     return {"loss": steps["reduce"](losses, settings["denominator"])}
 
 
-THUMBS = {"log_probs": [-3.0, -5.5, -4.25], "ref_log_probs": [-4.5, -5.0, -3.0], "desirable": [True, False, True]}
-KTO_NUMBERS = {"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1.5}
+THUMBS: dict[str, Any] = {
+    "log_probs": [-3.0, -5.5, -4.25],
+    "ref_log_probs": [-4.5, -5.0, -3.0],
+    "desirable": [True, False, True],
+}
+FAR_THUMBS = {"log_probs": [-2.0, -202.0], "ref_log_probs": [-102.0, -2.0], "desirable": [True, False]}
+KTO_CASES = (
+    Case("three thumbs", THUMBS),
+    Case("only desirable", {**THUMBS, "desirable": [True] * 3}),
+    Case("only undesirable", {**THUMBS, "desirable": [False] * 3}),
+    Case("one completion", {k: x[:1] for k, x in THUMBS.items()}),
+    Case("log-ratios of 100 and -200", FAR_THUMBS),
+)
+
+
+def kto_numbers(z: float, up: float = 1, down: float = 1.5, denominator: int | None = None) -> dict[str, Any]:
+    return {"beta": 0.1, "reference_point": z, "desirable_weight": up, "undesirable_weight": down,
+            "denominator": denominator}  # fmt: skip
+
+
 KTO = Objective(
     "kto_loss", "Thumbs up and down against a reference point.", ("DPO.14",), ("arXiv:2402.01306v5, eq. 8",),
     {"log_probs": NATS, "ref_log_probs": CONSTANT, "desirable": Argument("N", "True for a thumb up", kind="bool")},
     LOSS, {"beta": BETA, **{k: Setting(k.replace("_", " ") + ".") for k in
            ("reference_point", "desirable_weight", "undesirable_weight")}, "denominator": DENOMINATOR}, kto,
-    {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda up: up, "judge": dpo.kto, "reduce": dpo.pair_mean},
+    {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda up: up, "weight": lambda up, a, b: a if up else b,
+     "judge": dpo.kto, "reduce": dpo.pair_mean},
     {
         "reference_ignored": bug("The reference's log-probs are not used.", "Nothing holds the model near it.",
                                  {"ratio": lambda p, q: dual(p)}, pitfalls=("C73",)),
-        "labels_flipped": bug("Thumbs up and down are exchanged, but not their weights.", "Bad answers are learnt.",
+        "labels_flipped": bug("Thumbs up and down are exchanged (or sigmoid for 1 - sigmoid), not the weights.",
+                              "Bad answers are learnt.",
                               {"label": lambda up: not up}),
+        "weights_swapped": bug("The two weights are exchanged.", "The rarer kind counts less, not more.",
+                               {"weight": lambda up, a, b: b if up else a}),
+        "weights_ignored": bug("The weights are accepted and not used.", "The commoner kind dominates.",
+                               {"weight": lambda up, a, b: 1}),
         "reference_point_ignored": bug("z is taken to be 0.", "Gains are measured from the reference.",
                                        settings={"reference_point": 0}),
-        "beta_missing": NO_BETA.__class__(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
+        "reference_point_added": bug("z has the wrong sign.", "The further the policy is away, the more it gains.",
+                                     {"judge": lambda u, up, beta, z: dpo.kto(u, up, beta, -z)}),
+        "beta_missing": Alternative(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
         "sum_over_pairs": SUMMED, "denominator_ignored": OWN_COUNT,
     }, PAIR_EDGES,
-    (Group({**KTO_NUMBERS, "reference_point": 0.5, "denominator": None}, (Case("three thumbs", THUMBS),)),
-     Group({**KTO_NUMBERS, "reference_point": 0, "denominator": 5}, (Case("of 5", THUMBS, ("micro_batch",)),))),
+    (Group(kto_numbers(0.5), KTO_CASES), Group(kto_numbers(0), KTO_CASES[:1]),
+     Group(kto_numbers(2, 1.25, 0.5), KTO_CASES[:2]),
+     Group(kto_numbers(0, denominator=5), (Case("of 5", THUMBS, ("micro_batch",)),))),
 )  # fmt: skip
 AOT = objective(
     "aot_loss", "DPO between sorted values.", ("DPO.25",), "Melnyk et al., arXiv:2406.05882", sorted_losses(),
@@ -563,7 +592,96 @@ AOT = objective(
     ({"label_smoothing": 0, "paired": False}, {"label_smoothing": 0.1, "paired": True}), plain_dpo=False,
 )  # fmt: skip
 
+# -------------------------------------------------------------------------------------------- parts, and weighted pairs
+
+ROWS = {"log_probs": [-4.5, -9.25, -6.0], "ref_log_probs": [-5.25, -8.5, -7.5]}
+LOWER = {"log_probs": [-5.25, -8.5, -7.5], "ref_log_probs": [-4.5, -8.25, -6.0]}
+SINGLE = {"log_probs": [-3.5], "ref_log_probs": [-4.25]}
+EQUAL = {"log_probs": [-3.5, -6.0], "ref_log_probs": [-3.5, -6.0]}
+ROW_CASES = (
+    Case("two above the reference, one below", ROWS), Case("mostly below the reference", LOWER),
+    Case("one completion", SINGLE), Case("policy and reference agree", EQUAL, ("at_reference",)),
+)  # fmt: skip
+
+
+def implicit(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    rows = zip(inputs["log_probs"], inputs["ref_log_probs"], strict=True)
+    return {"rewards": [steps["reward"](p, q, settings["beta"]) for p, q in rows]}
+
+
+IMPLICIT = Objective(
+    "implicit_rewards", "The reward that a policy is optimal for, up to a constant per prompt.", ("DPO.2",),
+    ("Rafailov et al., arXiv:2305.18290v3, eq. 5",), {"log_probs": NATS, "ref_log_probs": CONSTANT},
+    {"rewards": Argument("N", "reward")}, {"beta": BETA}, implicit, {"reward": dpo.implicit_reward},
+    {**WITH_REFERENCE,
+     "sign_flipped": bug("The reference's log-prob minus the policy's.", "The ranking is upside down.",
+                         {"reward": lambda p, q, beta: -dpo.implicit_reward(p, q, beta)}, pitfalls=("C76",))},
+    PAIR_EDGES, (Group({"beta": 0.1}, ROW_CASES), Group({"beta": 0.5}, ROW_CASES[:2])),
+)  # fmt: skip
+
+
+def reference_point(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    return {"reference_point": steps["point"](inputs["log_probs"], inputs["ref_log_probs"])}
+
+
+def gaps(p: Row, q: Row) -> Row:
+    return [stop(a) - b for a, b in zip(p, q, strict=True)]
+
+
+def each_clamped(p: Row, q: Row) -> Dual:
+    return total(x if x > 0 else Dual(0) for x in gaps(p, q)) / len(p)
+
+
+REFERENCE_POINT = Objective(
+    "kto_reference_point", "What KTO measures gains and losses against: a mean log-ratio, at least 0.", ("DPO.13",),
+    ("Ethayarajh et al., arXiv:2402.01306v5, section 4.1",), {"log_probs": NATS, "ref_log_probs": CONSTANT},
+    {"reference_point": Argument("", "nats")}, {}, reference_point, {"point": dpo.kto_reference_point},
+    {
+        "not_clamped": bug("A negative mean is not set to 0.", "Gains are measured from below the reference.",
+                           {"point": lambda p, q: total(gaps(p, q)) / len(p)}),
+        "each_clamped": bug("Each log-ratio is set to at least 0 before the mean.", "The point is too high.",
+                            {"point": each_clamped}),
+        "sign_flipped": bug("The reference's log-probs minus the policy's.", "The point is 0 where it should not be.",
+                            {"point": lambda p, q: dpo.kto_reference_point([stop(x) for x in q], p)}),
+        "sum_over_pairs": bug("The sum, not the mean.", "The point grows with the batch.",
+                              {"point": lambda p, q: dpo.kto_reference_point(p, q) * len(p)}),
+        "with_gradient": bug("The point is not a constant.", "The gradient of the mean enters that of every loss.",
+                             {"point": lambda p, q: total(a - b for a, b in zip(p, q, strict=True)) / len(p)
+                              if (total(gaps(p, q))) > 0 else Dual(0)}),
+    },
+    PAIR_EDGES, (Group({}, ROW_CASES),),
+)  # fmt: skip
+
+
+def weighted(weigh: Callable[[Any, Row], Any]) -> Step:
+    """WPO: DPO's loss of each pair times its weight."""
+
+    def losses(win: Row, lose: Row, inputs: Inputs, settings: Settings) -> Row:
+        rows = zip(win, lose, inputs["weights"], strict=True)
+        return [weigh(w, inputs["weights"]) * dpo.dpo(a, b) for a, b, w in rows]
+
+    return losses
+
+
+WEIGHTS = {"weights": [0.5, 1.25, 0.125, 2.0]}
+WPO_LOSS = objective(
+    "wpo_loss", "DPO in which pairs that the policy would not have written count less.", ("DPO.19",),
+    "Zhou et al., arXiv:2406.11827v2, eq. 1", weighted(lambda w, all_w: stop(w)),
+    {"clamped": variant("Weights of at most 1.", "Pairs that the policy would rather write count as any other.",
+                        {"losses": weighted(lambda w, all_w: stop(w) if w < 1 else Dual(1))}),
+     "divided_by_weights": bug("The mean is weighted: divided by the sum of weights.", "The size of the step changes.",
+                               {"losses": weighted(lambda w, all_w: stop(w) * len(all_w) / stop(total(all_w)))}),
+     "squared_weights": bug("The weights are applied twice.", "Few pairs decide.",
+                            {"losses": weighted(lambda w, all_w: stop(w) * stop(w))})},
+    arguments={**FOUR, "weights": Argument("N", "1")},
+)  # fmt: skip
+WPO_LOSS = replace(WPO_LOSS, groups=tuple(
+    Group(g.settings, tuple(
+        replace(c, inputs={**c.inputs, "weights": WEIGHTS["weights"][: len(c.inputs["chosen_log_probs"])]})
+        for c in g.cases)) for g in WPO_LOSS.groups))  # fmt: skip
+
 OBJECTIVES: list[Objective] = [
-    *rewards.BEFORE, DPO_LOSS, IPO_LOSS, ROBUST, HINGE_LOSS, SIMPO, ORPO, APO_ZERO, APO_DOWN, EXO, NCA, BCO, SPPO, DISCOPOP, AOT, KTO,  # noqa: E501
+    *rewards.BEFORE, IMPLICIT, DPO_LOSS, IPO_LOSS, ROBUST, HINGE_LOSS, SIMPO, ORPO, APO_ZERO, APO_DOWN, EXO, NCA, BCO,
+    SPPO, DISCOPOP, AOT, REFERENCE_POINT, KTO, WPO_LOSS,
     *rewards.AFTER,
 ]  # fmt: skip

@@ -43,6 +43,7 @@ from .policy import (
     Settings,
     chosen,
     few_cases,
+    hazards,
     policy_loss_and_metrics,
     reduction,
     usual_cases,
@@ -74,7 +75,10 @@ GRPO_LOSS = Objective(
     edges=POLICY_EDGES,
     groups=(
         Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None, "beta": 0.04}, usual_cases(True)),
-        Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None, "beta": 0.0}, few_cases(False)),
+        Group(
+            {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None, "beta": 0.0},
+            (*few_cases(False), *hazards(False)),
+        ),
         Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.1}, few_cases(True)[:1]),
         Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0}, (BETWEEN_THE_BOUNDS,)),
         Group({"reduce": "sequence_mean", "epsilon": 0.1, "epsilon_high": None, "beta": 0.0}, few_cases(False)[:1]),

@@ -1072,6 +1072,12 @@ def few_cases(with_reference: bool, per_token: bool = False) -> tuple[Case, ...]
     return tuple(c for c in usual_cases(with_reference, per_token) if c.comment.startswith(kept))
 
 
+def hazards(with_reference: bool) -> tuple[Case, ...]:
+    """What lies under the mask, and rows and batches without a token."""
+    kept = {"gaps_in_mask", "nan_under_mask", "empty_row", "all_masked"}
+    return tuple(c for c in usual_cases(with_reference) if kept & set(c.flags))
+
+
 NEAR_CASES = tuple(c for c in usual_cases(False) if "far_log_ratio" not in c.flags)  # smooth weights underflow far off
 BETWEEN_THE_BOUNDS = case(
     "ratios between 1 + epsilon and 1 + epsilon_high, and below 1 - epsilon_high",

@@ -123,6 +123,8 @@ def _call(function: Callable[..., Any], fit: Fit, way: Way, vectors: Vectors, ca
         return Outcome("shape", detail=found, changed=changed)
     primary = found.outputs[next(iter(vectors.returns))]
     gradients = None
+    if wanted and shape_of(vectors.returns[next(iter(vectors.returns))].shape, vectors, case) == ():
+        gradients = {k: torch.zeros_like(leaves[k]) for k in wanted}  # a loss without a gradient has the gradient 0
     if primary.requires_grad and wanted:
         chosen = _differentiated(primary, vectors, case)
         slopes = torch.autograd.grad(chosen, [leaves[k] for k in wanted], allow_unused=True)

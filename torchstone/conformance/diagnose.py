@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torchstone.conformance.call import Outcome
-from torchstone.conformance.checker import ORDINARY, Diagnosis, Result, Trial, hazards
+from torchstone.conformance.checker import MASKS, ORDINARY, Diagnosis, Result, Trial, hazards
 from torchstone.conformance.compare import leaves, matches, reduced
 from torchstone.conformance.vectors import Case, Numbers, Vectors
 
@@ -33,6 +33,11 @@ def diagnose(
         return found, failed  # it never gave a number: there is nothing to tell variants by
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     names, explained = _single(vectors, scored, outcomes, wrong)
+    factor = _factor(scored, outcomes)
+    if factor is not None and len(factor[1] & wrong) > len(explained):
+        found.append(factor[0])
+        by_flag, rest = _by_flag(vectors, results, [r for r in failed if r.case_id not in factor[1]], accept)
+        return found + by_flag, rest
     core = [c for c in scored if c.id in wrong and c.id not in explained and not hazards(c)]
     if core and search:
         more, covers = _combined(trial, scored, outcomes, wrong)
@@ -50,13 +55,8 @@ def diagnose(
             break
         named = [grown, *named[1:]] if len(joint) > len(alone) else [*named, names]
         explained = explained | alone | joint
-    found += [_named(vectors, names, scored, outcomes, accept) for names in named]
+    found += [_named(trial, names, scored, outcomes, accept) for names in named]
     rest = [r for r in failed if r.case_id not in explained]
-    if rest and not explained:
-        factor = _factor(scored, outcomes)
-        if factor is not None:
-            found.append(factor[0])
-            rest = [r for r in rest if r.case_id not in factor[1]]
     by_flag, rest = _by_flag(vectors, results, rest, accept)
     return found + by_flag, rest
 
@@ -220,8 +220,9 @@ def _finite(outcome: Outcome) -> bool:
 
 
 def _named(
-    vectors: Vectors, names: tuple[str, ...], scored: list[Case], outcomes: Mapping[int, Outcome], accept: Sequence[str]
+    trial: Trial, names: tuple[str, ...], scored: list[Case], outcomes: Mapping[int, Outcome], accept: Sequence[str]
 ) -> Diagnosis:  # fmt: skip
+    vectors = trial.vectors
     if len(names) == 1 and names[0] in vectors.flags:
         shown = [c for c in scored if names[0] in c.alternatives]
         equal = [c.id for c in shown if matches(outcomes[c.id], c.alternatives[names[0]])]
@@ -240,16 +241,19 @@ def _named(
         len(equal), len(shown), about, tuple(f.effect for f in flags),
         tuple(dict.fromkeys(x for f in flags for x in f.links)),
         tuple(dict.fromkeys(x for f in flags for x in f.pitfalls)),
-        accepted=all(n in accept or _free(vectors, n) for n in names), cases=tuple(equal),
+        accepted=all(n in accept or _free(trial, n) for n in names), cases=tuple(equal),
     )  # fmt: skip
 
 
-def _free(vectors: Vectors, name: str) -> bool:
-    """Is it a number ("eps=1e-08") or a choice ("token_mean") on which published code disagrees? Then it is right."""
-    key, is_number, _ = name.partition("=")
+def _free(trial: Trial, name: str) -> bool:
+    """Is it a number ("eps=1e-08") or a choice ("token_mean") on which published code disagrees? Then it is right.
+
+    Not if the function has an argument for it: then it ignores what it is given.
+    """
+    settings, (key, is_number, _) = trial.vectors.settings, name.partition("=")
     if is_number:
-        return vectors.settings[key].free
-    return any(setting.free and name in setting.usual for setting in vectors.settings.values())
+        return settings[key].free and not trial.fit.expresses(key)
+    return any(s.free and name in s.usual and not trial.fit.expresses(k) for k, s in settings.items())
 
 
 # ------------------------------------------------------------------------------------- a constant factor; failing flags
@@ -268,7 +272,7 @@ def _factor(scored: list[Case], outcomes: Mapping[int, Outcome]) -> tuple[Diagno
         ratios = [got / right for (_, right), (_, got) in pairs if abs(right) > 1e-6]
         if factor is None and ratios and math.isfinite(ratios[0]) and abs(ratios[0]) > 1e-9:
             factor = ratios[0]
-        if factor is None or abs(factor - 1) < 1e-6:
+        if factor is None or abs(factor - 1) < 1e-5:
             return None
         outputs = {first: _times(expected.outputs[first], factor)}
         if matches(outcome, Numbers(outputs, {k: _times(g, factor) for k, g in expected.gradients.items()})):
@@ -291,15 +295,13 @@ def _by_flag(
 ) -> tuple[list[Diagnosis], list[Result]]:
     """Failures that have an edge in common: the fewest flags that cover them."""
     found, left = [], list(rest)
-    wrong = {r.case_id for r in rest}
-    plain = {r.case_id for r in results if r.status != "skip" and not set(r.flags) - set(ORDINARY)}
+    if any(set(r.flags) <= set(ORDINARY) - set(MASKS) for r in rest):
+        return [], left  # ordinary batches fail without a name: that edges fail too says nothing
     while left:
         best, covers = None, 0.0
         for flag in dict.fromkeys(f for r in left for f in r.flags if vectors.flags[f].kind == "edge"):
             failing = {r.case_id for r in left if flag in r.flags}
             ran = {r.case_id for r in results if flag in r.flags and r.status != "skip"}
-            if plain and not plain - wrong and flag in ORDINARY:
-                continue  # plain cases fail alike: it is not this
             share = len(failing) * (len(failing) / len(ran)) * (1 if flag in ORDINARY else 2)
             if share > covers:
                 best, covers = flag, share

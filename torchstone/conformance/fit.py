@@ -258,7 +258,11 @@ def _match(
         return "derived", "group_size"
     if "_".join(words(p.name)) == "gamma_beta_ratio" and "gamma" in vectors.settings:
         return "derived", "gamma_beta_ratio"
-    if guess in ("log_ratios", "ratios", "ref_log_ratios") and "log_probs" in vectors.arguments:
+    if (
+        p.default is p.empty
+        and guess in ("log_ratios", "ratios", "ref_log_ratios")
+        and "log_probs" in vectors.arguments
+    ):
         return "derived", guess.removeprefix("ref_")
     return None, None
 
