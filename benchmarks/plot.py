@@ -28,7 +28,7 @@ def bars():
     rows = [(n, r) for n, r in table.items() if n != "torchstone"]
     yield "PPO's loss on [64, 2048]", COLOURS["objectives"], [(n, r["ratio"], r["low"], r["high"]) for n, r in rows]
     rows = [(f"TRL, {n}", r["ratio"], r["lowest"], r["highest"]) for n, r in training.items()]
-    yield "a round of training, small model", COLOURS["training"], rows
+    yield "a round of training", COLOURS["training"], rows
 
 
 def main():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchstone import core
-from torchstone.conformance.fit import AGGREGATIONS, Fit
+from torchstone.conformance.fit import AGGREGATIONS, FILLERS, Fit
 from torchstone.conformance.target import Overtime, describe, limited
 from torchstone.conformance.vectors import Argument, Case, Vectors
 from torchstone.grpo.variants import group_token_mean
@@ -280,8 +280,6 @@ def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
 
 
 def _filler(ours: str, values: dict[str, Any], way: Way) -> Any:
-    from torchstone.conformance.fit import FILLERS
-
     neutral = FILLERS[ours]
     if neutral == "0":
         return 0.0

@@ -17,6 +17,7 @@ from torchstone.conformance.vectors import Case, Vectors, load
 from torchstone.spelling import near
 
 PRECISIONS = ("float64", "float32")
+BAD = ("fail", "error", "timeout")  # statuses that are no match
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Report:
         for flag in dict.fromkeys(f for fs in flags.values() for f in fs):
             statuses = [worst[i] for i, fs in flags.items() if flag in fs]
             count = statuses.count
-            failed = count("fail") + count("error") + count("timeout")
+            failed = sum(map(count, BAD))
             rows.append(
                 Row(
                     flag,
@@ -342,7 +343,7 @@ def _ways(how: Fit, vectors: Vectors, arrays: Sequence[str], layout: str | None,
         if any("group" in theirs for theirs, ours in how.arguments.items() if ours == "rewards"):
             layouts = ("row", "P G")
     layouts = (layout,) if layout else layouts
-    per_row = any(k in has for k in ("advantages", "returns", "baseline")) and "log_probs" in has
+    per_row = any(k in has for k in PER_ROW) and "log_probs" in has
     expanded = ("", "B T", "B 1", "B") if per_row else ("",)
     first, *rest = (k for k, a in vectors.returns.items() if not a.metric)
     outputs = (output,) if output is not None else (None,) if rest else (None, "0", "1", first)

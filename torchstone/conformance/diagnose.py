@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from torchstone.conformance.call import Outcome
-from torchstone.conformance.checker import MASKS, ORDINARY, Diagnosis, Result, Trial, hazards
+from torchstone.conformance.checker import BAD, MASKS, ORDINARY, Diagnosis, Result, Trial, hazards
 from torchstone.conformance.compare import leaves, matches, reduced
 from torchstone.conformance.vectors import Case, Numbers, Vectors
 
@@ -22,7 +22,7 @@ def diagnose(
     taken: Mapping[str, Any], accept: Sequence[str], search: bool = True,
 ) -> tuple[list[Diagnosis], list[Result]]:  # fmt: skip
     """What explains the failures, and those failures that nothing explains."""
-    failed = [r for r in results if r.status in ("fail", "error", "timeout")]
+    failed = [r for r in results if r.status in BAD]
     vectors = trial.vectors
     found = [*_other_settings(vectors, taken, cases, accept)]
     if not failed:
@@ -80,7 +80,7 @@ def _other_settings(
 
 def _single(
     vectors: Vectors, scored: list[Case], outcomes: Mapping[int, Outcome], wrong: set[int],
-    explained: set[int] = frozenset(),  # type: ignore[assignment]
+    explained: Set[int] = frozenset(),
 ) -> tuple[tuple[str, ...], set[int]]:  # fmt: skip
     """The alternative that explains most failures, and contradicts least elsewhere: edges count half."""
     best: tuple[float, tuple[str, ...], set[int]] = (0, (), set())
@@ -104,6 +104,7 @@ def _combined(
         return (), set()
     probe = min(failing, key=lambda c: (-len(c.alternatives), _tokens(c)))
     facets = _facets(objective, trial, probe.settings)
+    core = [c for c in scored if not hazards(c)]
     end = time.monotonic() + SECONDS
     best: tuple[tuple[str, ...], set[int]] = ((), set())
     for size in (1, 2, 3):
@@ -115,7 +116,6 @@ def _combined(
             if not matches(_values_only(outcomes[probe.id]), _by_oracle(objective, probe, names, gradients=False)):
                 continue
             hit = {c.id for c in scored if matches(outcomes[c.id], _by_oracle(objective, c, names))}
-            core = [c for c in scored if not hazards(c)]
             if (
                 probe.id in hit
                 and len(hit & wrong) > len(best[1])

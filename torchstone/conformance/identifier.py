@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchstone.conformance.call import Outcome, Way, call
-from torchstone.conformance.checker import Report, check, likely_arrays
+from torchstone.conformance.checker import BAD, Report, check, likely_arrays
 from torchstone.conformance.compare import leaves
 from torchstone.conformance.fit import fit
 from torchstone.conformance.target import TargetError
@@ -107,7 +107,7 @@ def _ran(report: Report) -> set[int]:
 
 
 def _bad(report: Report) -> set[int]:
-    return {r.case_id for r in report.results if r.status in ("fail", "error", "timeout")}
+    return {r.case_id for r in report.results if r.status in BAD}
 
 
 def _unused(report: Report) -> list[str]:

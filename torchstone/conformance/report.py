@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from torchstone.conformance.checker import Diagnosis, Report, Result, Row
+from torchstone.conformance.checker import BAD, Diagnosis, Report, Result, Row
 from torchstone.conformance.vectors import load
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from torchstone.conformance.relations import Property
 
-BAD = ("fail", "error", "timeout")
 SHOWN = 6  # failing cases in full; --json has all
 
 
