@@ -17,7 +17,7 @@ from torchstone.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.train import online
 from torchstone.train.learner import Learner
-from torchstone.train.offline import add_reference, pair_log_probs, sample_pairs
+from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
 from torchstone.train.online import Batch, credit, denominator, kept, learn_online, needs, objective
 from torchstone.train.policy import Policy, small_policy
 from torchstone.train.rollout import Rollout, given, sample, score_tokens, slices
@@ -208,6 +208,32 @@ def test_generation_with_the_cache_gives_the_log_probs_of_the_training_pass(llam
     torch.testing.assert_close(scores.log_probs, torch.cat(sampled, 1), rtol=0, atol=1e-5)
 
 
+def test_a_prompt_that_is_read_once_gives_the_scores_and_gradients_of_reading_every_row_whole():
+    """Prompts that stand in several rows, one after the other or not, padded or not; with a critic; T from 1."""
+    torch.manual_seed(0)
+    policy = small_policy("abc", 16, "cpu")
+    policy.add_critic()
+    policy.double().entropy_bonus = True
+    torch.nn.init.normal_(policy.value_head.weight)
+    for T in (1, 4):
+        prompts = policy.encode_prompts(["ab", "ab", "abc", "abc", "abc", "ab", "<pad>ab", "c"])
+        batch = given(policy, prompts, [[3 + (i * t) % 3 for t in range(T)] for i in range(len(prompts))])
+        weights = torch.randn(3, len(prompts), T, dtype=torch.float64)
+
+        out = policy.read(batch.tokens, batch.attention, output_hidden_states=True, use_cache=False)
+        log_p = out.logits[:, -T - 1 : -1].log_softmax(-1)
+        values = policy.value_head(out.hidden_states[-1][:, -T - 1 : -1]).squeeze(-1)
+        whole = (log_p.gather(-1, batch.tokens[:, -T:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1), values)
+        scores = tuple(vars(policy(*batch.inputs, 1.0)).values())
+        gradients = [
+            torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, found, strict=True)), policy.parameters())
+            for found in (scores, whole)
+        ]
+        torch.testing.assert_close(scores, whole, rtol=0, atol=1e-12)
+        for a, b in zip(*gradients, strict=True):  # transformers takes the norms' gradients in float32
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * b.abs().max().item())
+
+
 def test_padding_on_the_left_changes_no_log_prob(llama):
     policy = load_policy(str(llama), "cpu", "float32")
     ids, completions = policy.encode_prompts(PROMPTS), policy.encode_completions(["2", "and you", "yes!"])
@@ -348,7 +374,7 @@ def test_pairs_rank_the_best_against_the_worst_and_carry_the_reference():
     for pair in add_reference(config, policy, pairs):
         alone = given(policy, policy.encode_prompts([pair["prompt"]]), policy.encode_completions([pair["chosen"]]))
         assert abs(policy(*alone.inputs, 1.0).log_probs.sum().item() - pair["ref_chosen"]) < 1e-4
-    chosen, rejected = pair_log_probs(config, policy, pairs)
+    chosen, rejected = pair_log_probs(config, policy, encode(config, policy, pairs))
     assert chosen.shape == rejected.shape == (len(pairs),)
 
 

@@ -20,9 +20,8 @@ class Learner:
         self.step = 0  # rounds done
         self.means: dict[str, Mean] = {}
 
-    def begin_round(self, seed: int, lr: float, steps: int) -> None:
-        """Fix this round's random numbers (a resumed run then goes on exactly as it would have) and learning rate."""
-        torch.manual_seed(seed * 1_000_003 + self.step)
+    def begin_round(self, lr: float, steps: int) -> None:
+        """Forget the last round's metrics, and set this one's learning rate."""
         self.means = {}
         for group in self.optimizer.param_groups:  # up to lr in the first tenth of the run, then down to 0
             group["lr"] = lr * min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)

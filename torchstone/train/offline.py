@@ -19,8 +19,9 @@ from torchstone.train.tasks import Row, Task, score, take
 def learn_offline(config: DPO, pairs: list[Row], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each step. N pairs a step: rows of prompt, chosen, rejected, ref_chosen, ref_rejected."""
     N, policy = min(config.pairs, len(pairs)), learner.policy
+    pairs = encode(config, policy, pairs)
     while learner.step < steps:
-        learner.begin_round(config.seed, config.lr, steps)
+        learner.begin_round(config.lr, steps)
 
         # 1 prompts and 2 completions: given
         batch = take(pairs, N, learner.step, config.seed)
@@ -39,22 +40,29 @@ def learn_offline(config: DPO, pairs: list[Row], learner: Learner, steps: int) -
         yield learner.end_round()
 
 
-def pair_log_probs(config: DPO, policy: Policy, rows: list[Row]) -> tuple[Tensor, Tensor]:
+def encode(config: DPO, policy: Policy, pairs: list[Row]) -> list[Row]:
+    """The pairs with token ids for texts; the completions' have the end token."""
+    prompts = policy.encode_prompts([row["prompt"] for row in pairs], config.system)
+    chosen, rejected = (policy.encode_completions([row[kind] for row in pairs]) for kind in ("chosen", "rejected"))
+    texts = zip(pairs, prompts, chosen, rejected, strict=True)
+    return [row | {"prompt": p, "chosen": c, "rejected": r} for row, p, c, r in texts]
+
+
+def pair_log_probs(config: DPO, policy: Policy, pairs: list[Row]) -> tuple[Tensor, Tensor]:
     """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions."""
-    prompts = policy.encode_prompts([row["prompt"] for row in rows], config.system)
-    completions = policy.encode_completions([row[kind] for kind in ("chosen", "rejected") for row in rows])
-    batch = given(policy, prompts * 2, completions)  # [2N S]
+    prompts = [row["prompt"] for row in pairs for _ in range(2)]  # side by side, so that it is read once
+    batch = given(policy, prompts, [row[kind] for row in pairs for kind in ("chosen", "rejected")])  # [2N S]
     log_probs = policy(*batch.inputs, config.temperature).log_probs  # [2N T]
-    chosen, rejected = sequence_log_probs(log_probs, batch.mask, average=False).chunk(2)
+    chosen, rejected = sequence_log_probs(log_probs, batch.mask, average=False).view(-1, 2).unbind(1)
     return chosen, rejected
 
 
 @torch.no_grad()
 def add_reference(config: DPO, start: Policy, pairs: list[Row]) -> list[Row]:
     """The pairs with ``ref_chosen`` and ``ref_rejected``: log pi_ref(y | x) under the start model, in nats."""
-    out = []
+    out, ids = [], encode(config, start, pairs)
     for piece in slices(0, len(pairs), max(1, config.micro_batch // 2)):
-        scores = zip(pairs[piece], *(x.tolist() for x in pair_log_probs(config, start, pairs[piece])), strict=True)
+        scores = zip(pairs[piece], *(x.tolist() for x in pair_log_probs(config, start, ids[piece])), strict=True)
         out += [row | {"ref_chosen": chosen, "ref_rejected": rejected} for row, chosen, rejected in scores]
     return out
 

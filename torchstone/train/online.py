@@ -28,14 +28,18 @@ Method = Reinforce | PPO | GRPO | Recipe
 def learn_online(config: Method, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each round. P prompts, G completions of each: B = P*G rows, row p*G+g."""
     P, G, policy = config.prompts, config.group_size, learner.policy
+    policy.entropy_bonus = "entropies" in needs(config)
     while learner.step < config.steps:
-        learner.begin_round(config.seed, config.lr, config.steps)
+        learner.begin_round(config.lr, config.steps)
 
         # 1 prompts: P of them, each repeated G times
-        rows = [row for row in take(task.rows, P, learner.step, config.seed) for _ in range(G)]
+        rows = take(task.rows, P, learner.step, config.seed)
         prompts = policy.encode_prompts([row["prompt"] for row in rows], config.system)
+        rows = [row for row in rows for _ in range(G)]
+        prompts = [prompt for prompt in prompts for _ in range(G)]
 
         # 2 rollout: tokens [B S], mask [B T]
+        torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a resumed run goes on exactly as it would have
         rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
 
         # 3 log-probs [B T] before any update: of the policy that sampled, and of the frozen start
@@ -91,7 +95,8 @@ def needs(config: Method) -> list[str]:
     """What a method needs beside samples, rewards and log-probs: ``ref_log_probs`` (a frozen copy), ``values``, ..."""
     if isinstance(config, Recipe):
         return config.row.needs()
-    return ["ref_log_probs"] * (config.beta > 0) + ["values"] * isinstance(config, PPO)
+    bonus = not isinstance(config, GRPO) and config.entropy_coef > 0
+    return ["ref_log_probs"] * (config.beta > 0) + ["values"] * isinstance(config, PPO) + ["entropies"] * bonus
 
 
 def kept(config: Method, rewards: Tensor, mask: Tensor) -> Tensor:

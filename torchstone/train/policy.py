@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.core import next_token_log_probs, token_entropies
+from torchstone.core import token_entropies, token_log_probs
 from torchstone.train.tasks import UserError
 
 
@@ -31,7 +31,7 @@ class Scores(Rows):
     """What one forward pass says about the completions; column t is about completion token t."""
 
     log_probs: Float[Tensor, "B T"]  # nats, of the distribution that is sampled
-    entropies: Float[Tensor, "B T"]  # nats
+    entropies: Float[Tensor, "B T"]  # nats; without a gradient unless the policy's entropy_bonus is set
     values: Float[Tensor, "B T"]  # the critic's guess of the return, made before token t; 0 without a critic
 
 
@@ -42,6 +42,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model.eval(), tokenizer  # eval: never any dropout
         self.value_head: nn.Linear | None = None
+        self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         eos = getattr(model.generation_config, "eos_token_id", None) or tokenizer.eos_token_id
         self.eos_ids: list[int] = [eos] if isinstance(eos, int) else list(eos or [])
         if not self.eos_ids:
@@ -65,15 +66,36 @@ class Policy(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float) -> Scores:
         """Score the last T tokens of each row; ``attention`` is False on the padding on the left."""
-        keep = T + 1  # [B T+1 V]: the last prompt token predicts completion token 0
-        hidden = self.value_head is not None
-        out = self.read(tokens, attention, logits_to_keep=keep, output_hidden_states=hidden, use_cache=False)
-        log_probs = next_token_log_probs(out.logits, tokens[:, -(T + 1) :], temperature=temperature)
-        entropies = token_entropies(out.logits[:, :-1], temperature=temperature)
+        P, states = tokens.shape[1] - T, self.value_head is not None
+        out = self.read_prompts(tokens[:, :P], attention[:, :P], output_hidden_states=states)
+        parts = [self.score(out, tokens[:, P : P + 1], temperature)]  # the last prompt token predicts the first
+        if T > 1:  # and the last one predicts nothing that is scored
+            cache = {"past_key_values": out.past_key_values, "use_cache": True}
+            out = self.read(tokens[:, P:-1], attention[:, :-1], output_hidden_states=states, **cache)
+            parts.append(self.score(out, tokens[:, P + 1 :], temperature))
+        return Scores(*(torch.cat(x, 1) for x in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def score(self, out: Any, tokens: Int[Tensor, "B N"], temperature: float) -> Scores:
+        """What the model's output at N positions says about the tokens that follow them."""
+        log_probs = token_log_probs(out.logits, tokens, temperature=temperature)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_bonus):
+            entropies = token_entropies(out.logits, temperature=temperature)
         if self.value_head is None:
             return Scores(log_probs, entropies, torch.zeros_like(log_probs))
-        states = out.hidden_states[-1][:, -(T + 1) : -1]  # [B T H], each from before its token
-        return Scores(log_probs, entropies, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1))
+        states = out.hidden_states[-1].to(self.value_head.weight.dtype)  # [B N H], each from before its token
+        return Scores(log_probs, entropies, self.value_head(states).squeeze(-1))
+
+    def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
+        """The model's output at each row's last position, and its cache; a prompt in rows that follow is read once."""
+        new = (tokens[1:] != tokens[:-1]) | (attention[1:] != attention[:-1])
+        new = torch.cat([torch.ones_like(attention[:1, 0]), new.any(1)])  # [B]: not the prompt of the row above
+        row = new.cumsum(0) - 1  # [B]: which of the prompts it is
+        out = self.read(tokens[new], attention[new], use_cache=True, logits_to_keep=1, **options)
+        out.logits = out.logits[:, -1:].index_select(0, row)
+        if out.hidden_states is not None:
+            out.hidden_states = [out.hidden_states[-1][:, -1:].index_select(0, row)]
+        out.past_key_values.reorder_cache(row)  # index_select: unlike indexing, with a fast gradient
+        return out
 
     def read(self, tokens: Int[Tensor, "B N"], attention: Bool[Tensor, "B S"], **options: Any) -> Any:
         """The model's output at the last N of S positions; the others are in its cache."""

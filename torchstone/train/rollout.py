@@ -37,31 +37,33 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     temperature 0 every token is the most likely one.
     """
     tokens, attention = (x.to(policy.device) for x in _pad_left(prompts, policy.pad_id))
-    different = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    new, visible = (x.to(policy.device) for x in _pad_left(list(different), policy.pad_id))
-    copies = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=policy.device)
     ends = torch.tensor(policy.eos_ids, device=policy.device)
-    unfinished = torch.ones_like(tokens[:, :1], dtype=torch.bool)
-    chosen: list[Tensor] = []  # columns [B 1]
-    cache = None
-    while len(chosen) < max_new_tokens and unfinished.any():
-        out = policy.read(new, visible, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, out.logits[:, -1].float()
-        if not chosen:  # each prompt was read once, however many completions it gets
-            cache.batch_select_indices(copies)
-            logits, visible = logits[copies], attention
-        new = logits.argmax(1, keepdim=True)
+    rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
+    completions = torch.full((len(tokens), max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
+    out, new = policy.read_prompts(tokens, attention), tokens[:, -1]
+    cache = out.past_key_values
+    for t in range(max_new_tokens):
+        if t > 0:
+            visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
+            out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
+        logits = out.logits[:, -1].float()
+        new = logits.argmax(1)
         if temperature > 0:
-            new = torch.multinomial((logits / temperature).softmax(1), 1)
-        new = new.where(unfinished, policy.pad_id)
-        unfinished &= ~torch.isin(new, ends)
-        visible = torch.cat([visible, torch.ones_like(unfinished)], 1)
-        chosen.append(new)
-    completions = torch.cat(chosen, 1)  # [B T]
+            new = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
+        completions[rows, t] = new
+        goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
+        if len(goes_on) < len(rows):  # a completion that has ended is read no further
+            rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
+            cache.reorder_cache(goes_on)
+        if len(rows) == 0:
+            break
+    completions = completions[:, : t + 1]
     mask = completion_mask(completions, eos_id=policy.eos_ids)
     lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)
     texts = policy.tokenizer.batch_decode([row[:n] for row, n in lengths], skip_special_tokens=True)
-    return Rollout(torch.cat([tokens, completions], 1), visible, mask, unfinished[:, 0], texts)
+    attention = torch.cat([attention, torch.ones_like(mask)], 1)
+    cut_off = ~torch.isin(completions, ends).any(1)
+    return Rollout(torch.cat([tokens, completions], 1), attention, mask, cut_off, texts)
 
 
 def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:

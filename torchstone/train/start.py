@@ -45,7 +45,7 @@ def imitate(policy: Policy, pairs: list[Pair], steps: int, lr: float, seed: int,
     """Minimise the mean negative log-probability of the written tokens, given all that stands before each."""
     learner, rng = Learner(policy), random.Random(seed)
     for _ in range(steps):
-        learner.begin_round(seed, lr, steps)
+        learner.begin_round(lr, steps)
         read, written = zip(*rng.sample(pairs, min(size, len(pairs))), strict=True)
         batch = given(policy, list(read), list(written))
         learner.backward(Loss(-token_mean(policy(*batch.inputs, 1.0).log_probs, batch.mask), {}))
