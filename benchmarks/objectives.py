@@ -2,9 +2,9 @@
 
     python benchmarks/objectives.py [ppo grpo dpo]        --quick: a smoke run, writes nothing
 
-ppo is the clipped policy loss, grpo that with k3 to the reference, both [64, 2048] float32 with a token mean, which all
-have; dpo is [4096] pairs of log-probs of whole completions, beside OpenRLHF (TRL's trainer sums tokens first, verl and
-torchrl have none). Every round runs all contenders in turn; a figure is the median over rounds of their time / ours,
+All take [64, 2048] log-probs in float32. ppo is the clipped policy loss, grpo that with k3 to the reference, both with
+a token mean, which all have; dpo sums the tokens and compares the first 32 completions with the others, beside OpenRLHF
+(verl and torchrl have none; TRL's trainer computes it together with the log-probs). Every round runs all contenders in turn; a figure is the median over rounds of their time / ours,
 eager. With --threads 1 it is processor time, which other processes disturb less than the time on the clock. Each
 computes its own metrics, as numbers. verl always clips twice (PPO.9). TRL, verl and OpenRLHF are loaded as the tests
 in peers/ load them (requirements-peers.txt). "apart" is the largest difference from our gradient over its largest
@@ -19,7 +19,7 @@ import torch
 from recurrence import alternate, arguments, present
 
 from torchstone.core import token_mean
-from torchstone.dpo import dpo_loss
+from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.grpo import grpo_loss
 from torchstone.ppo import ppo_loss
 
@@ -31,13 +31,15 @@ def batch(case, rows, columns):
     x = SimpleNamespace(case=case, old=old, ref=old + 0.1 * torch.randn_like(old), rows=torch.randn(rows))
     x.leaf = (old + 0.2 * torch.randn_like(old)).requires_grad_()
     x.mask = torch.arange(columns) < torch.randint(columns // 2, columns + 1, (rows, 1))
+    x.sums = (x.old * x.mask).sum(1)  # dpo: of the reference
     x.advantages, x.ones, x.beta = x.rows[:, None].repeat(1, columns), x.mask.long(), BETA if case == "grpo" else 0.0
     return x
 
 
 def ours(x):
     if x.case == "dpo":
-        loss = dpo_loss(*x.leaf.unbind(1), *x.old.unbind(1), beta=0.1)
+        log_probs = sequence_log_probs(x.leaf, x.mask, average=False)
+        loss = dpo_loss(*log_probs.chunk(2), *x.sums.chunk(2), beta=0.1)
     elif x.case == "ppo":
         loss = ppo_loss(x.leaf, x.old, x.rows, x.mask, reduce=token_mean, epsilon=0.2)
     else:
@@ -78,10 +80,12 @@ def openrlhf(x):
     from openrlhf_losses import openrlhf as peer
 
     policy, pairs = peer.loss.PolicyLoss(), peer.loss.DPOLoss(0.1)
+    trainer, read = object.__new__(peer.dpo_trainer.DPOTrainer), torch.cat([x.ones[:, :1], x.ones], 1)
 
     def step(x):
         if x.case == "dpo":
-            loss, chosen, rejected = pairs(*x.leaf.unbind(1), *x.old.unbind(1))
+            sums, _ = trainer._get_batch_logps(x.leaf, read, [1] * len(read))  # a prompt of one token
+            loss, chosen, rejected = pairs(*sums.chunk(2), *x.sums.chunk(2))
             return loss, [(chosen > rejected).float().mean(), chosen.mean(), rejected.mean()]
         loss, *metrics = policy(x.leaf, x.old, x.advantages, x.ones)
         if x.beta == 0:
@@ -139,8 +143,7 @@ def main():
     options = arguments(__doc__, default=["ppo", "grpo", "dpo"], metavar="CASE")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for case in options.which:
-        small, large = ((8, 2), (4096, 2)) if case == "dpo" else ((4, 16), (64, 2048))
-        shape, rounds = (small, 3) if options.quick else (large, options.rounds)
+        shape, rounds = ((4, 16), 3) if options.quick else ((64, 2048), options.rounds)
         print(f"{case} {list(shape)}, forward, backward and metrics: time / torchstone's (10% to 90% of rounds)")
         results[f"{case}, {options.threads} threads"] = alternating(case, shape, rounds, options.threads)
     if not options.quick:

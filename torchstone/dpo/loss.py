@@ -88,7 +88,7 @@ def dpo_loss(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     margins = r_w - r_l
-    losses = -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
+    losses = label_smoothing * margins - logsigmoid(margins)  # DPO.4, since log sigmoid(h) - log sigmoid(-h) = h
     return Loss(mean_of_pairs(losses, denominator), metrics)
 
 
