@@ -4,11 +4,11 @@
 
 All take [64, 2048] log-probs in float32. ppo is the clipped policy loss, grpo that with k3 to the reference, both with
 a token mean, which all have; dpo sums the tokens and compares the first 32 completions with the others, beside OpenRLHF
-(verl and torchrl have none; TRL's trainer computes it together with the log-probs). Every round runs all contenders in turn; a figure is the median over rounds of their time / ours,
-eager. With --threads 1 it is processor time, which other processes disturb less than the time on the clock. Each
-computes its own metrics, as numbers. verl always clips twice (PPO.9). TRL, verl and OpenRLHF are loaded as the tests
-in peers/ load them (requirements-peers.txt). "apart" is the largest difference from our gradient over its largest
-entry: torchrl's KL is a mean over all positions, padding counted.
+(verl and torchrl have none; TRL's trainer computes it together with the log-probs). Every round runs all contenders in
+turn; a figure is the median over rounds of their time / ours, eager. With --threads 1 it is processor time, which other
+processes disturb less than the time on the clock. Each computes its own metrics, as numbers. verl always clips twice
+(PPO.9). TRL, verl and OpenRLHF are loaded as the tests in peers/ load them (requirements-peers.txt). "apart" is the
+largest difference from our gradient over its largest entry: torchrl's KL is a mean over all positions, padding counted.
 """
 
 import json
