@@ -36,7 +36,7 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     Anything that cuts the distribution would make its log-probs differ from those that the training sees. At
     temperature 0 every token is the most likely one.
     """
-    tokens, attention = (x.to(policy.device) for x in _pad_left(prompts, policy.pad_id))
+    tokens, attention = (x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
     ends = torch.tensor(policy.eos_ids, device=policy.device)
     rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
     completions = torch.full((len(tokens), max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
@@ -68,11 +68,8 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
 
 def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:
     """The same object from completions that someone wrote: demonstrations, preference pairs."""
-    tokens, attention = _pad_left(prompts, policy.pad_id)
-    lengths = torch.tensor([len(c) for c in completions])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]  # [B T]
-    padded = torch.full(mask.shape, policy.pad_id)
-    padded[mask] = torch.tensor([i for c in completions for i in c])
+    tokens, attention = _pad(prompts, policy.pad_id, left=True)
+    padded, mask = _pad(completions, policy.pad_id, left=False)
     tokens, attention = torch.cat([tokens, padded], 1), torch.cat([attention, torch.ones_like(mask)], 1)
     tokens, attention, mask = (x.to(policy.device) for x in (tokens, attention, mask))
     return Rollout(tokens, attention, mask, torch.zeros_like(mask[:, 0]), [])
@@ -92,8 +89,11 @@ def slices(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
 
 
-def _pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """The padding goes to the left, so that every completion starts at the same column."""
-    width = max(map(len, rows))
-    tokens = torch.tensor([[*[pad_id] * (width - len(row)), *row] for row in rows])
-    return tokens, torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+def _pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool) -> tuple[Int[Tensor, "B N"], Bool[Tensor, "B N"]]:
+    """Rows of one width, and where they are real. On the left of prompts: completions then start at one column."""
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    columns = torch.arange(int(lengths.max()))
+    real = columns >= len(columns) - lengths if left else columns < lengths
+    tokens = torch.full(real.shape, pad_id)
+    tokens[real] = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+    return tokens, real
