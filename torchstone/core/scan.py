@@ -32,21 +32,25 @@ def next_column(x: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
 
 
-class _Recurrence(torch.autograd.Function):
-    """In 2 log2(T) steps over fewer and fewer columns: about 3 B T additions, as many products, three copies."""
+def recur(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """``linear_recurrence`` of constants, unchecked.
 
-    @staticmethod
-    def forward(inputs: Tensor, decays: Tensor) -> Tensor:
-        x, decay = (z.T.clone(memory_format=torch.contiguous_format) for z in (inputs, decays))  # [T B]
-        span = 1
-        while span < len(x):  # every 2 span-th position takes in the sum over the second half of its 2 span positions
-            x[: -span : 2 * span].addcmul_(decay[: -span : 2 * span], x[span :: 2 * span])
-            decay[: -span : 2 * span].mul_(decay[span :: 2 * span])
-            span *= 2
-        while span > 1:  # every 2 span-th position is done; those halfway between look up the next of them
-            span //= 2
-            x[span : -span : 2 * span].addcmul_(decay[span : -span : 2 * span], x[2 * span :: 2 * span])
-        return x.T.contiguous()
+    In 2 log2(T) steps over fewer and fewer columns: about 3 B T additions, as many products, three copies.
+    """
+    x, decay = (z.T.clone(memory_format=torch.contiguous_format) for z in (inputs, decays))  # [T B]
+    span = 1
+    while span < len(x):  # every 2 span-th position takes in the sum over the second half of its 2 span positions
+        x[: -span : 2 * span].addcmul_(decay[: -span : 2 * span], x[span :: 2 * span])
+        decay[: -span : 2 * span].mul_(decay[span :: 2 * span])
+        span *= 2
+    while span > 1:  # every 2 span-th position is done; those halfway between look up the next of them
+        span //= 2
+        x[span : -span : 2 * span].addcmul_(decay[span : -span : 2 * span], x[2 * span :: 2 * span])
+    return x.T.contiguous()
+
+
+class _Recurrence(torch.autograd.Function):
+    forward = staticmethod(recur)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

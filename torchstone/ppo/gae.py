@@ -6,7 +6,7 @@ from torch import Tensor
 
 from torchstone.core.inputs import number, select
 from torchstone.core.reduce import deviations
-from torchstone.core.scan import linear_recurrence, next_column
+from torchstone.core.scan import next_column, recur
 
 
 def gae(
@@ -42,9 +42,9 @@ def gae(
     number("lam", lam, 0, 1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
     # PPO.3-5 as one recurrence, the lambda-return: R_t = r_t + gamma c_{t+1}, with c_t = (1 - lam) V_t + lam R_t
-    decays = torch.where(mask, values.new_full((), gamma * lam), 1)
-    carried = linear_recurrence((1 - lam) * values + lam * rewards, decays)  # a gap adds 0, and is stepped over
-    returns = torch.where(mask, rewards + gamma * next_column(carried), 0)
+    carried = torch.add(lam * rewards, values, alpha=1 - lam)  # a gap adds 0, and is stepped over
+    carried = recur(carried, torch.where(mask, carried.new_full((), gamma * lam), 1))
+    returns = torch.where(mask, torch.add(rewards, next_column(carried), alpha=gamma), 0)
     return returns - values, returns
 
 
