@@ -31,7 +31,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,8 +57,12 @@ GROWTH = {
     "tokens": [8, 16, 32, 64, 128],
     "vocabulary": [16, 128, 1024, 4096, 16384],
 }
-Clock = Callable[[], tuple[float, float]]
-clock: Clock = lambda: (time.perf_counter(), time.process_time())  # noqa: E731
+
+
+def clock() -> tuple[float, float]:
+    if HERE["device"] == "cuda":  # benchmarks/gpu.py
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 def ones(prompts, completions, **columns):
@@ -91,12 +94,12 @@ def model(folder, tokens, vocabulary=16):
 
 def our_grpo(folder, P, G, T, steps):
     config = GRPO(prompts=P, group_size=G, max_new_tokens=T, minibatches=steps, steps=10**6, **HERE)
-    learner = Learner(load_policy(str(folder), "cpu", "float32"))
+    learner = Learner(load_policy(str(folder), HERE["device"], "float32"))
     return learner, learn_online(config, Task("ones", prompts(4 * P), [], ones), learner, None)
 
 
 def our_dpo(folder, N, T):
-    policy = load_policy(str(folder), "cpu", "float32")
+    policy = load_policy(str(folder), HERE["device"], "float32")
     config = DPO(pairs=N, beta=0.1, **HERE)
     learner, rows = Learner(policy), add_reference(config, policy, pairs(4 * N, T))
     return learner, learn_offline(config, rows, learner, 10**6)
@@ -134,7 +137,8 @@ class Trl:
             processing_class=AutoTokenizer.from_pretrained(folder),
             train_dataset=Dataset.from_list(rows),
             args=config(
-                output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False,
+                output_dir=tempfile.mkdtemp(), use_cpu=HERE["device"] == "cpu", bf16=False,
+                gradient_checkpointing=False,
                 per_device_train_batch_size=min(batch, micro), gradient_accumulation_steps=max(1, batch // micro),
                 learning_rate=HERE["lr"], max_grad_norm=1.0, weight_decay=0.0,
                 lr_scheduler_type="constant", num_train_epochs=10**6, max_steps=steps, report_to=[], disable_tqdm=True,

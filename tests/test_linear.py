@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import weakref
 from functools import partial
 
 import pytest
 import torch
 from torch import inf, nan
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchstone import core, grpo
 from torchstone.core import linear
@@ -273,6 +275,11 @@ def test_autocast_does_not_lower_the_precision():
     exact = core.linear_log_probs(hidden, weight, targets, temperature=0.7, bias=bias)
     with torch.autocast("cpu", torch.bfloat16):
         assert core.linear_log_probs(hidden, weight, targets, temperature=0.7, bias=bias).equal(exact)
+        fused = core.linear_loss(hidden, weight, targets, summed, temperature=0.7, bias=bias).value
+        found = torch.autograd.grad(fused, (hidden, weight, bias))
+    torch.testing.assert_close(fused, exact.sum())
+    for one, two in zip(found, torch.autograd.grad(exact.sum(), (hidden, weight, bias)), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
 def test_entropies_are_worked_out_only_if_asked_for(monkeypatch):
@@ -305,7 +312,7 @@ def summed(log_probs, *_):
 def chunks(request, monkeypatch):
     monkeypatch.setattr(linear, "LOSS_ROWS", request.param)
     monkeypatch.setattr(linear, "LOSS_LOGITS", 1)
-    monkeypatch.setattr(linear, "LOSS_COLUMNS", 4)
+    monkeypatch.setattr(linear, "LOSS_COLUMNS", {"cpu": 4})
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -404,6 +411,96 @@ def test_the_gradient_of_a_fused_loss_is_handed_out_once():
     (3 * value).backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+
+
+# --- bfloat16 on a GPU: factors as they are, sums in float32. No GPU here: the product is emulated, then only faked
+
+
+def bfloat16_head():
+    return [x.detach().requires_grad_() if x.is_floating_point() else x for x in head(torch.bfloat16, 16, 40)]
+
+
+def everything(hidden, weight, bias, targets):
+    """Log-probs, log-probs with entropies, a fused loss, and the gradients of all to hidden, weight and bias."""
+    options, upstream = {"temperature": 0.7, "bias": bias}, random(*targets.shape, seed=9).to(hidden.device)
+    log_probs = core.linear_log_probs(hidden, weight, targets, **options)
+    both = core.linear_log_probs_and_entropies(hidden, weight, targets, **options)
+    fused = core.linear_loss(hidden, weight, targets, lambda x, u: core.Loss((u * x).sum(), {}), upstream, **options)
+    totals = (upstream * log_probs).sum(), (upstream * (both[0] + both[1])).sum(), fused.value
+    return [log_probs, *both, fused.value], [torch.autograd.grad(x, (hidden, weight, bias)) for x in totals]
+
+
+@pytest.mark.parametrize("confident", [False, True])
+def test_bfloat16_factors_round_only_the_gradient_of_the_logits(tile, chunks, monkeypatch, confident):
+    hidden, weight, bias, targets = bfloat16_head()
+    if confident:  # p near 1: what is rounded must be p - 1, not p
+        bias.data[7], targets = 12, torch.full((B, T), 7)
+    full = [x.detach().double().requires_grad_() for x in (hidden, weight, bias)]
+    exact, exact_gradients = everything(*full, targets)
+    mm, seen = torch.mm, []
+
+    def emulated(a, b, *, out_dtype, out):
+        seen.append((a.dtype, b.dtype, out_dtype, out.dtype, out.is_contiguous()))
+        return mm(a.float(), b.float(), out=out)
+
+    monkeypatch.setattr(torch, "mm", emulated)
+    monkeypatch.setattr(linear, "WIDE_SUMS", ["cpu"])
+    ours, gradients = everything(hidden, weight, bias, targets)
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32, True)}
+    for one, two in zip(ours, exact, strict=True):  # values: products of bfloat16 numbers are exact in float32
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-5, check_dtype=False)
+    for one, two in zip(itertools.chain(*gradients), itertools.chain(*exact_gradients), strict=True):
+        # two roundings to 8 bits, of dL/dz and of the result, by 2**-9 at most each; the first averages out in a sum
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one.double(), two, rtol=2**-8, atol=2**-8 * two.abs().max().item())
+
+
+def test_float16_and_a_mixed_pair_are_still_multiplied_in_float32(monkeypatch):
+    monkeypatch.setattr(linear, "WIDE_SUMS", ["cpu"])
+    for dtypes in itertools.product(linear.FLOATS, repeat=2):
+        hidden, weight, _, targets = head()
+        h = linear._flat(hidden.to(dtypes[0]), weight.to(dtypes[1]), targets, 1.0, None)[0]
+        both = dtypes == (torch.bfloat16, torch.bfloat16)
+        assert h.dtype == (torch.bfloat16 if both else torch.promote_types(torch.promote_types(*dtypes), torch.float32))
+
+
+class Peak(TorchDispatchMode):
+    """Records the most bytes that live tensors took, of those made meanwhile."""
+
+    held = most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = function(*args, **(kwargs or {}))
+        for storage in {x.untyped_storage() for x in tree_leaves(out) if isinstance(x, torch.Tensor)}:
+            if id(storage) not in before:
+                self.add(storage.nbytes())
+                weakref.finalize(storage, self.add, -storage.nbytes())
+        return out
+
+    def add(self, size):
+        self.held += size
+        self.most = max(self.most, self.held)
+
+
+@pytest.mark.parametrize("entropies", [False, True])
+def test_bfloat16_at_the_size_of_benchmarks_gpu_takes_torchs_own_rules_and_less_than_2_gib(monkeypatch, entropies):
+    """On the meta device: torch's checks of shapes, dtypes and devices, without numbers."""
+    monkeypatch.setattr(linear, "WIDE_SUMS", ["meta"])
+    rows, width, vocabulary, bf16 = 16384, 4096, 151_936, torch.bfloat16
+    hidden, weight = (torch.empty(n, width, dtype=bf16, device="meta", requires_grad=True) for n in (rows, vocabulary))
+    targets, bias = torch.empty(rows, dtype=torch.long, device="meta"), torch.empty(vocabulary, device="meta")
+    assert linear._flat(hidden[None], weight, targets[None], 1.0, bias)[0].dtype == bf16
+    peak = Peak()
+    with torch.no_grad(), peak:
+        log_probs, lse, h = linear._forward._init_fn(hidden, weight, bias, targets, 1.0, entropies)
+        upstream = (log_probs, h if entropies else None)
+        found = linear._backward._init_fn(*upstream, hidden, weight, bias, targets, lse, h, 1.0, [True, True, False])
+    assert [(x.dtype, x.shape) for x in found] == [(bf16, hidden.shape), (bf16, weight.shape)]
+    assert {log_probs.dtype, lse.dtype, h.dtype} == {torch.float32}
+    assert 0 < peak.most - sum(x.nbytes for x in found) < 2**31
+    everything(hidden[None], weight, bias.requires_grad_(), targets[None])
 
 
 # --- bad input

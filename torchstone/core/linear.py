@@ -16,9 +16,10 @@ from torchstone.core.result import Loss, Mean
 TILE = {"cpu": 2**21}  # logits in a tile: 8 MiB in float32
 TILE_ELSEWHERE = 2**26  # a GPU wants larger ones: 256 MiB
 LOSS_ROWS, LOSS_LOGITS = 128, 2**26  # linear_loss holds whole rows: at least so many, above that at most so many logits
-LOSS_COLUMNS = 2**13  # and multiplies so many columns at once
+LOSS_COLUMNS = {"cpu": 2**11}  # and multiplies so many columns at once; elsewhere 2**13
 FLOOR = -1e4  # exp(-1e4) is 0 in every precision, and 0 * -1e4 is 0 where 0 * -inf would be nan
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+WIDE_SUMS = ["cuda"] if torch.version.cuda and hasattr(torch.ops.aten.mm, "dtype_out") else []  # of bfloat16
 
 
 def linear_log_probs(
@@ -35,7 +36,9 @@ def linear_log_probs(
 
     The backward pass computes each tile again instead of keeping it: four matrix products where holding the logits
     takes three, three if the head is frozen. It works out no gradient that nobody asked for. A half-precision weight
-    is converted to float32 tile by tile. There is no second derivative: asking for one is an error.
+    is converted to float32 tile by tile; but on CUDA bfloat16 hidden states and weights are multiplied as they are,
+    added up in float32, and dL/dlogits is rounded to bfloat16 for its two products. There is no second derivative:
+    asking for one is an error.
 
     Args:
         hidden: h, the last hidden states, aligned with ``targets``. Gradient flows through it.
@@ -122,21 +125,28 @@ def _loss_and_gradients(
     loss: Callable[..., Loss], per_token: list[Tensor], temperature: float, needed: list[bool],
 ) -> tuple[Tensor, dict[str, Mean], list[Tensor | None]]:  # fmt: skip
     """The sum over chunks of rows, its metrics, and the needed gradients of hidden, weight and bias."""
-    vocabulary, back = len(weight), -1 / temperature
-    value, metrics = hidden.new_zeros(()), dict[str, Mean]()
-    of_hidden, of_weight, of_bias = _room(hidden, weight, bias, needed, hidden.dtype)
+    dtype, vocabulary = _wide(hidden), len(weight)
+    _check_ids(targets, vocabulary)
+    value, metrics = hidden.new_zeros((), dtype=dtype), dict[str, Mean]()
+    of_hidden, of_weight, of_bias = _room(hidden, weight, bias, needed, dtype)
     rows = max(LOSS_ROWS, min(len(hidden) // 8, LOSS_LOGITS // max(1, vocabulary)))
-    buffer = hidden.new_empty(min(rows, len(hidden)), vocabulary)
-    columns = [slice(c, c + LOSS_COLUMNS) for c in range(0, vocabulary, LOSS_COLUMNS)]
-    for first in range(0, max(1, len(hidden)), rows):
-        r = slice(first, first + rows)
-        h, y = hidden[r], targets[r, None]
-        z = buffer[: len(h)]
-        for c in columns:
-            _logits(z[:, c], h, weight[c].to(h.dtype), None if bias is None else bias[c], temperature)
-        chosen, top = z.gather(1, y), z.amax(1, keepdim=True)
-        total = z.sub_(top).exp_().sum(1, keepdim=True)
-        log_probs = (chosen - top - total.log()).T
+    buffer = hidden.new_empty(min(rows, len(hidden)) * vocabulary, dtype=dtype)
+    columns = _slices(vocabulary, LOSS_COLUMNS.get(hidden.device.type, 2**13))
+    for r in _slices(len(hidden), rows):
+        h, y = hidden[r], targets[r]
+        tiles = [buffer[len(h) * c.start : len(h) * c.stop].view(len(h), c.stop - c.start) for c in columns]
+        chosen, places = buffer.new_zeros(len(h)), [_in_tile(y, c) for c in columns]
+        share, total = buffer.new_empty(2, len(h), len(columns))
+        for i, (c, z) in enumerate(zip(columns, tiles, strict=True)):  # all of a tile's work while the cache holds it
+            _logits(z, h, weight[c].to(h.dtype), None if bias is None else bias[c], temperature)
+            column, inside = places[i]
+            chosen = torch.where(inside, z.gather(1, column).squeeze(1), chosen)
+            share[:, i] = z.amax(1).clamp_(min=torch.finfo(dtype).min)
+            total[:, i] = z.sub_(share[:, i, None]).exp_().sum(1)
+        top = share.amax(1)
+        share.sub_(top[:, None]).exp_()  # of each tile: its softmax is z * share / total
+        total = total.mul_(share).sum(1)
+        log_probs = (chosen - top - total.log())[None]
         with torch.set_grad_enabled(any(needed)):
             part = loss(log_probs.requires_grad_(any(needed)), *(x[None, r] for x in per_token))
         scalar = isinstance(part, Loss) and part.value.ndim == 0
@@ -145,15 +155,19 @@ def _loss_and_gradients(
         value += part.value.detach()
         if any(needed):
             require(part.value.requires_grad, "loss", "a value with a gradient to the log-probs", part.value)
-            g = torch.autograd.grad(part.value, log_probs)[0].T
-            z.mul_(g / total).scatter_add_(1, y, -g)  # -dL/dz
-        for c in columns:
+            g = torch.autograd.grad(part.value, log_probs)[0].T / -temperature
+            share.mul_(g / total[:, None])
+        for i, (c, z) in enumerate(zip(columns, tiles, strict=True) if any(needed) else ()):
+            column, inside = places[i]
+            z.mul_(share[:, i, None]).scatter_add_(1, column, -g * inside[:, None])  # the gradient of W h + b
+            if of_bias is not None:
+                of_bias[c].add_(z.sum(0))
+            z = z.to(h.dtype)
             if of_hidden is not None:
-                of_hidden[r].addmm_(z[:, c], weight[c].to(h.dtype), alpha=back)
+                _product(z, weight[c].to(h.dtype), of_hidden[r], beta=1.0)
             if of_weight is not None:
-                of_weight[c].addmm_(z[:, c].t(), h, beta=float(first > 0), alpha=back)
-        if of_bias is not None:
-            of_bias.add_(z.sum(0), alpha=back)
+                _product(z.t(), h, of_weight[c], beta=float(r.start > 0))
+    of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
     of_weight = None if of_weight is None else of_weight.to(weight.dtype)
     return value, metrics, [of_hidden, of_weight, of_bias]
 
@@ -177,19 +191,24 @@ class _WithGradients(torch.autograd.Function):
 def _flat(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Checked, with B and T as one dimension, in the dtype to compute in. A half-precision weight stays as it is."""
+    """Checked, with B and T as one dimension, in the dtype to multiply in. A half-precision weight stays as it is."""
     number("temperature", temperature, low=0, strict=True)
-    hidden = as_float("hidden", hidden, "B T H")
+    wide = as_float("hidden", hidden, "B T H")
     fits = isinstance(weight, Tensor) and weight.ndim == 2 and weight.dtype in FLOATS
     require(fits, "weight", "a floating-point tensor of shape [V H]", weight)
     vocabulary, width = weight.shape
     require(hidden.shape[-1] == width, "hidden", f"a last dimension of {width}, that of weight", hidden)
     targets = as_ids("targets", targets, hidden.shape[:2])
-    hidden = hidden.to(torch.promote_types(hidden.dtype, weight.dtype))
-    bias = None if bias is None else as_float("bias", bias, (vocabulary,)).to(hidden.dtype)
+    if not (hidden.dtype == weight.dtype == torch.bfloat16 and hidden.device.type in WIDE_SUMS):
+        hidden = wide.to(torch.promote_types(wide.dtype, weight.dtype))
+    bias = None if bias is None else as_float("bias", bias, (vocabulary,)).to(_wide(hidden))
     for name, x in (("weight", weight), ("targets", targets), ("bias", bias)):
         require(x is None or x.device == hidden.device, name, f"a tensor on {hidden.device}, like hidden", _device(x))
     return hidden.reshape(-1, width), weight, targets.reshape(-1), bias
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _device(x: Tensor | None) -> torch.device | None:
@@ -202,7 +221,7 @@ def _room(
     """Room for the gradients that are needed. The weight's, the largest, is not filled: its first rows write it."""
     of_hidden, of_weight, of_bias = needed
     return [
-        hidden.new_zeros(hidden.shape) if of_hidden else None,
+        hidden.new_zeros(hidden.shape, dtype=_wide(hidden)) if of_hidden else None,
         weight.new_empty(weight.shape, dtype=dtype) if of_weight else None,
         bias.new_zeros(bias.shape) if of_bias and bias is not None else None,
     ]
@@ -218,21 +237,39 @@ def _tiles(
     size = TILE.get(hidden.device.type, TILE_ELSEWHERE)
     rows = max(1, min(len(hidden), math.isqrt(size)))
     columns = max(1, min(len(weight), size // rows))
-    buffer = hidden.new_empty(rows * columns)
-    for start in range(0, len(weight), columns):
-        c = slice(start, min(start + columns, len(weight)))
+    buffer = hidden.new_empty(rows * columns, dtype=_wide(hidden))
+    for c in _slices(len(weight), columns):
         w = weight[c].to(hidden.dtype)
-        for first in range(0, max(1, len(hidden)), rows):  # once if there are no rows
-            r = slice(first, min(first + rows, len(hidden)))
+        for r in _slices(len(hidden), rows):
             z = buffer[: (r.stop - r.start) * len(w)].view(r.stop - r.start, len(w))
             yield r, c, w, _logits(z, hidden[r], w, None if bias is None else bias[c], temperature)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    """Ranges that cover ``length``; one empty range if it is 0."""
+    return [slice(i, min(i + size, length)) for i in range(0, max(1, length), size)]
 
 
 def _logits(out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """(W h + b) / temperature, written into ``out``."""
     scale = 1 / temperature
+    if hidden.dtype != out.dtype:
+        z = _product(hidden, weight.t(), out) if bias is None else _product(hidden, weight.t(), out).add_(bias)
+        return z if scale == 1 else z.mul_(scale)
     b, beta = (out, 0.0) if bias is None else (bias, scale)
     return torch.addmm(b, hidden, weight.t(), beta=beta, alpha=scale, out=out)
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor, beta: float = 0.0) -> Tensor:
+    """beta * out + a b, written into ``out``: no autocast. beta is 0 or 1. bfloat16 factors are summed in float32."""
+    if b.dtype == out.dtype:
+        return out.addmm_(a, b, beta=beta)
+    product = torch.mm(a, b, out_dtype=out.dtype, out=torch.empty_like(out) if beta else out)
+    return out.add_(product) if beta else out
+
+
+def _check_ids(targets: Tensor, vocabulary: int) -> None:
+    targets.new_zeros(1).expand(vocabulary).gather(0, targets)  # an id outside [0, V) is an error here, as in gather
 
 
 def _in_tile(targets: Tensor, c: slice) -> tuple[Tensor, Tensor]:
@@ -247,8 +284,8 @@ def _forward(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, entropies: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log pi(y), log sum exp z, and the entropy (empty unless asked for), each ``[N]``."""
-    targets.new_zeros(1).expand(len(weight)).gather(0, targets)  # an id outside [0, V) is an error here, as in gather
-    peak = hidden.new_full((len(hidden),), torch.finfo(hidden.dtype).min)  # max z so far
+    _check_ids(targets, len(weight))
+    peak = hidden.new_full((len(hidden),), torch.finfo(_wide(hidden)).min, dtype=_wide(hidden))  # max z so far
     total, chosen, spread = torch.zeros_like(peak), torch.zeros_like(peak), torch.zeros_like(peak)
     for r, c, _, z in _tiles(hidden, weight, bias, temperature):
         column, inside = _in_tile(targets[r], c)
@@ -278,32 +315,34 @@ def _backward(
     """
     of_hidden, of_weight, of_bias = _room(hidden, weight, bias, needed)
     for r, c, w, z in _tiles(hidden, weight, bias, temperature):
-        g = grad[r, None]
+        g = grad[r, None] / -temperature
         z.sub_(lse[r, None])  # log p
         if grad_entropies is None:
             z.exp_().mul_(g)
         else:
             p = z.clamp_(min=FLOOR).exp()
-            z.add_(entropies[r, None]).mul_(grad_entropies[r, None]).add_(g).mul_(p)
+            z.add_(entropies[r, None]).mul_(grad_entropies[r, None] / -temperature).add_(g).mul_(p)
         column, inside = _in_tile(targets[r], c)
-        z.scatter_add_(1, column, -g * inside[:, None])  # z is now -dL/dz
+        z.scatter_add_(1, column, -g * inside[:, None])  # z is now the gradient of W h + b
+        if of_bias is not None:
+            of_bias[c].add_(z.sum(0))
+        z = z.to(w.dtype)
         if of_hidden is not None:
-            of_hidden[r].addmm_(z, w, alpha=-1 / temperature)
+            _product(z, w, of_hidden[r], beta=1.0)
         if of_weight is not None:
             if r.start == 0:  # a half-precision gradient adds up in float32
-                piece = of_weight[c] if of_weight.dtype == z.dtype else z.new_empty(w.shape)
-            piece.addmm_(z.t(), hidden[r], beta=float(r.start > 0), alpha=-1 / temperature)
+                piece = of_weight[c] if of_weight.dtype == lse.dtype else lse.new_empty(w.shape)
+            _product(z.t(), hidden[r], piece, beta=float(r.start > 0))
             if r.stop == len(hidden):
                 of_weight[c] = piece
-        if of_bias is not None:
-            of_bias[c].sub_(z.sum(0), alpha=1 / temperature)
+    of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
     return [x for x in (of_hidden, of_weight, of_bias) if x is not None]
 
 
 @_forward.register_fake
 def _(hidden, weight, bias, targets, temperature, entropies):  # type: ignore[no-untyped-def]
     n = len(hidden)
-    return hidden.new_empty(n), hidden.new_empty(n), hidden.new_empty(n if entropies else 0)
+    return tuple(hidden.new_empty(size, dtype=_wide(hidden)) for size in (n, n, n if entropies else 0))
 
 
 @_backward.register_fake

@@ -33,10 +33,7 @@ def next_column(x: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
 
 
 def recur(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """``linear_recurrence`` of constants, unchecked.
-
-    In 2 log2(T) steps over fewer and fewer columns: about 3 B T additions, as many products, three copies.
-    """
+    """For constants: 2 log2(T) steps over fewer and fewer columns; 3 B T additions, as many products, three copies."""
     x, decay = (z.T.clone(memory_format=torch.contiguous_format) for z in (inputs, decays))  # [T B]
     span = 1
     while span < len(x):  # every 2 span-th position takes in the sum over the second half of its 2 span positions
