@@ -65,7 +65,10 @@ class Policy(nn.Module):
         return self.model.config.max_position_embeddings
 
     def forward(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float) -> Scores:
-        """Score the last T tokens of each row; ``attention`` is False on the padding on the left."""
+        """Score the last T tokens of each row; ``attention`` is False on the padding on the left.
+
+        In two passes: the prompts, and, with the keys and values that they left in the cache, their completions.
+        """
         P, states = tokens.shape[1] - T, self.value_head is not None
         out = self.read_prompts(tokens[:, :P], attention[:, :P], output_hidden_states=states)
         parts = [self.score(out, tokens[:, P : P + 1], temperature)]  # the last prompt token predicts the first
@@ -86,7 +89,7 @@ class Policy(nn.Module):
         return Scores(log_probs, entropies, self.value_head(states).squeeze(-1))
 
     def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
-        """The model's output at each row's last position, and its cache; a prompt in rows that follow is read once."""
+        """The model's output at the end of each prompt, and its cache; equal prompts side by side are read once."""
         new = (tokens[1:] != tokens[:-1]) | (attention[1:] != attention[:-1])
         new = torch.cat([torch.ones_like(attention[:1, 0]), new.any(1)])  # [B]: not the prompt of the row above
         row = new.cumsum(0) - 1  # [B]: which of the prompts it is
