@@ -237,7 +237,7 @@ def test_the_full_logits_are_never_held():
     largest.numel = 0
     with largest:
         core.linear_loss(hidden, weight, targets.long(), summed, temperature=1.0).value.backward()
-    assert largest.numel <= 4 * 256 * 8192 / 8
+    assert largest.numel <= 0.15 * 4 * 256 * 8192
 
 
 def test_a_half_weight_is_never_converted_as_a_whole(monkeypatch):
@@ -312,7 +312,7 @@ def summed(log_probs, *_):
 def chunks(request, monkeypatch):
     monkeypatch.setattr(linear, "LOSS_ROWS", request.param)
     monkeypatch.setattr(linear, "LOSS_LOGITS", 1)
-    monkeypatch.setattr(linear, "LOSS_COLUMNS", {"cpu": 4})
+    monkeypatch.setattr(linear, "LOSS_COLUMNS", 4)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -362,12 +362,12 @@ def test_a_fused_loss_of_a_frozen_model_needs_no_gradient(monkeypatch):
     assert seen == [[False] * 3, [True, False, False], [False] * 3]
 
 
-def test_a_fused_loss_of_many_rows_takes_an_eighth_of_them_at_once():
+def test_a_fused_loss_of_many_rows_takes_a_seventh_of_them_at_once():
     seen = []
     count = lambda log_probs, *_: seen.append(log_probs.numel()) or core.Loss(log_probs.sum(), {})  # noqa: E731
     hidden, targets = random(4, 300, H), torch.zeros(4, 300, dtype=torch.long)
     core.linear_loss(hidden, random(V, H), targets, count, temperature=1.0)
-    assert seen == [150] * 8
+    assert seen == [172] * 6 + [168]
 
 
 @pytest.mark.parametrize("vocabulary", [1, V])
@@ -440,13 +440,13 @@ def test_bfloat16_factors_round_only_the_gradient_of_the_logits(tile, chunks, mo
     mm, seen = torch.mm, []
 
     def emulated(a, b, *, out_dtype, out):
-        seen.append((a.dtype, b.dtype, out_dtype, out.dtype, out.is_contiguous()))
+        seen.append((a.dtype, b.dtype, out_dtype, out.dtype, out.stride(1)))
         return mm(a.float(), b.float(), out=out)
 
     monkeypatch.setattr(torch, "mm", emulated)
     monkeypatch.setattr(linear, "WIDE_SUMS", ["cpu"])
     ours, gradients = everything(hidden, weight, bias, targets)
-    assert set(seen) == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32, True)}
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32, 1)}
     for one, two in zip(ours, exact, strict=True):  # values: products of bfloat16 numbers are exact in float32
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-5, check_dtype=False)

@@ -16,7 +16,7 @@ from torchstone.core.result import Loss, Mean
 TILE = {"cpu": 2**21}  # logits in a tile: 8 MiB in float32
 TILE_ELSEWHERE = 2**26  # a GPU wants larger ones: 256 MiB
 LOSS_ROWS, LOSS_LOGITS = 128, 2**26  # linear_loss holds whole rows: at least so many, above that at most so many logits
-LOSS_COLUMNS = {"cpu": 2**11}  # and multiplies so many columns at once; elsewhere 2**13
+LOSS_COLUMNS = 2**13  # and multiplies so many columns at once
 FLOOR = -1e4  # exp(-1e4) is 0 in every precision, and 0 * -1e4 is 0 where 0 * -inf would be nan
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WIDE_SUMS = ["cuda"] if torch.version.cuda and hasattr(torch.ops.aten.mm, "dtype_out") else []  # of bfloat16
@@ -97,7 +97,7 @@ def linear_loss(
         linear_loss(hidden, weight, targets, partial(grpo_loss, reduce=..., epsilon=0.2, beta=0.0),
                     old_log_probs, advantages, mask, temperature=1.0)
 
-    It takes three matrix products, where ``linear_log_probs`` takes four; it holds an eighth of the logits if they
+    It takes three matrix products, where ``linear_log_probs`` takes four; it holds a seventh of the logits if they
     are few, at most 256 MiB of them if they are many (but no fewer than 128 rows); and it keeps the gradients until
     the backward pass, the weight's in at least float32. That pass can run once, and has no second derivative.
 
@@ -126,47 +126,38 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, dict[str, Mean], list[Tensor | None]]:  # fmt: skip
     """The sum over chunks of rows, its metrics, and the needed gradients of hidden, weight and bias."""
     dtype, vocabulary = _wide(hidden), len(weight)
-    _check_ids(targets, vocabulary)
     value, metrics = hidden.new_zeros((), dtype=dtype), dict[str, Mean]()
     of_hidden, of_weight, of_bias = _room(hidden, weight, bias, needed, dtype)
-    rows = max(LOSS_ROWS, min(len(hidden) // 8, LOSS_LOGITS // max(1, vocabulary)))
-    buffer = hidden.new_empty(min(rows, len(hidden)) * vocabulary, dtype=dtype)
-    columns = _slices(vocabulary, LOSS_COLUMNS.get(hidden.device.type, 2**13))
+    rows = max(LOSS_ROWS, min(math.ceil(len(hidden) / 7), LOSS_LOGITS // max(1, vocabulary)))
+    buffer = hidden.new_empty(min(rows, len(hidden)), vocabulary, dtype=dtype)
+    columns = _slices(vocabulary, LOSS_COLUMNS)
     for r in _slices(len(hidden), rows):
-        h, y = hidden[r], targets[r]
-        tiles = [buffer[len(h) * c.start : len(h) * c.stop].view(len(h), c.stop - c.start) for c in columns]
-        chosen, places = buffer.new_zeros(len(h)), [_in_tile(y, c) for c in columns]
-        share, total = buffer.new_empty(2, len(h), len(columns))
-        for i, (c, z) in enumerate(zip(columns, tiles, strict=True)):  # all of a tile's work while the cache holds it
-            _logits(z, h, weight[c].to(h.dtype), None if bias is None else bias[c], temperature)
-            column, inside = places[i]
-            chosen = torch.where(inside, z.gather(1, column).squeeze(1), chosen)
-            share[:, i] = z.amax(1).clamp_(min=torch.finfo(dtype).min)
-            total[:, i] = z.sub_(share[:, i, None]).exp_().sum(1)
-        top = share.amax(1)
-        share.sub_(top[:, None]).exp_()  # of each tile: its softmax is z * share / total
-        total = total.mul_(share).sum(1)
-        log_probs = (chosen - top - total.log())[None]
+        h, y = hidden[r], targets[r, None]
+        z = buffer[: len(h)]
+        for c in columns:
+            _logits(z[:, c], h, weight[c].to(h.dtype), None if bias is None else bias[c], temperature)
+        chosen, top = z.gather(1, y), z.amax(1, keepdim=True)
+        total = z.sub_(top).exp_().sum(1, keepdim=True)
+        log_probs = (chosen - top - total.log()).T
         with torch.set_grad_enabled(any(needed)):
             part = loss(log_probs.requires_grad_(any(needed)), *(x[None, r] for x in per_token))
         scalar = isinstance(part, Loss) and part.value.ndim == 0
         require(scalar, "loss", "to return a Loss with a scalar value", getattr(part, "value", part))
         metrics = {k: metrics[k] + m if k in metrics else m for k, m in part.metrics.items()}
         value += part.value.detach()
-        if any(needed):
-            require(part.value.requires_grad, "loss", "a value with a gradient to the log-probs", part.value)
-            g = torch.autograd.grad(part.value, log_probs)[0].T / -temperature
-            share.mul_(g / total[:, None])
-        for i, (c, z) in enumerate(zip(columns, tiles, strict=True) if any(needed) else ()):
-            column, inside = places[i]
-            z.mul_(share[:, i, None]).scatter_add_(1, column, -g * inside[:, None])  # the gradient of W h + b
-            if of_bias is not None:
-                of_bias[c].add_(z.sum(0))
-            z = z.to(h.dtype)
+        if not any(needed):
+            continue
+        require(part.value.requires_grad, "loss", "a value with a gradient to the log-probs", part.value)
+        g = torch.autograd.grad(part.value, log_probs)[0].T / -temperature
+        z.mul_(g / total).scatter_add_(1, y, -g)  # the gradient of W h + b
+        for c in columns:
+            of_logits = z[:, c].to(h.dtype)
             if of_hidden is not None:
-                _product(z, weight[c].to(h.dtype), of_hidden[r], beta=1.0)
+                _product(of_logits, weight[c].to(h.dtype), of_hidden[r], beta=1.0)
             if of_weight is not None:
-                _product(z.t(), h, of_weight[c], beta=float(r.start > 0))
+                _product(of_logits.t(), h, of_weight[c], beta=float(r.start > 0))
+        if of_bias is not None:
+            of_bias.add_(z.sum(0))
     of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
     of_weight = None if of_weight is None else of_weight.to(weight.dtype)
     return value, metrics, [of_hidden, of_weight, of_bias]
@@ -268,10 +259,6 @@ def _product(a: Tensor, b: Tensor, out: Tensor, beta: float = 0.0) -> Tensor:
     return out.add_(product) if beta else out
 
 
-def _check_ids(targets: Tensor, vocabulary: int) -> None:
-    targets.new_zeros(1).expand(vocabulary).gather(0, targets)  # an id outside [0, V) is an error here, as in gather
-
-
 def _in_tile(targets: Tensor, c: slice) -> tuple[Tensor, Tensor]:
     """The targets as columns of the tile, and which of them lie in it."""
     column = targets - c.start
@@ -284,7 +271,7 @@ def _forward(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, entropies: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log pi(y), log sum exp z, and the entropy (empty unless asked for), each ``[N]``."""
-    _check_ids(targets, len(weight))
+    targets.new_zeros(1).expand(len(weight)).gather(0, targets)  # an id outside [0, V) is an error here, as in gather
     peak = hidden.new_full((len(hidden),), torch.finfo(_wide(hidden)).min, dtype=_wide(hidden))  # max z so far
     total, chosen, spread = torch.zeros_like(peak), torch.zeros_like(peak), torch.zeros_like(peak)
     for r, c, _, z in _tiles(hidden, weight, bias, temperature):
