@@ -11,6 +11,7 @@ verl and OpenRLHF are loaded as the tests in peers/ load them (requirements-peer
 """
 
 import argparse
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -94,6 +95,7 @@ def alternate(runs, base, rounds, threads):
     """All in turn, 20 ms each or once: name -> its time / that of runs[base(name)], the median over rounds."""
     clock = time.process_time if threads == 1 else time.perf_counter
     seconds, table = {name: [] for name in runs}, {}
+    gc.freeze()  # the peers import half a million objects: a collection that walks them takes 0.2 s
     for turn in range(rounds + 2):  # two to warm up
         for name, run in runs.items():
             start, repeats = clock(), 0

@@ -97,7 +97,7 @@ def linear_loss(
         linear_loss(hidden, weight, targets, partial(grpo_loss, reduce=..., epsilon=0.2, beta=0.0),
                     old_log_probs, advantages, mask, temperature=1.0)
 
-    It takes three matrix products, where ``linear_log_probs`` takes four; it holds a seventh of the logits if they
+    It takes three matrix products, where ``linear_log_probs`` takes four; it holds an eighth of the logits if they
     are few, at most 256 MiB of them if they are many (but no fewer than 128 rows); and it keeps the gradients until
     the backward pass, the weight's in at least float32. That pass can run once, and has no second derivative.
 
@@ -128,7 +128,7 @@ def _loss_and_gradients(
     dtype, vocabulary = _wide(hidden), len(weight)
     value, metrics = hidden.new_zeros((), dtype=dtype), dict[str, Mean]()
     of_hidden, of_weight, of_bias = _room(hidden, weight, bias, needed, dtype)
-    rows = max(LOSS_ROWS, min(math.ceil(len(hidden) / 7), LOSS_LOGITS // max(1, vocabulary)))
+    rows = max(LOSS_ROWS, min(math.ceil(len(hidden) / 8), LOSS_LOGITS // max(1, vocabulary)))
     buffer = hidden.new_empty(min(rows, len(hidden)), vocabulary, dtype=dtype)
     columns = _slices(vocabulary, LOSS_COLUMNS)
     for r in _slices(len(hidden), rows):
