@@ -16,6 +16,7 @@ from torchstone.core import sequence_mean, sequence_sum, token_mean
 from torchstone.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.train import online
+from torchstone.train import policy as policy_module
 from torchstone.train.learner import Learner
 from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
 from torchstone.train.online import Batch, credit, denominator, kept, learn_online, needs, objective
@@ -208,8 +209,10 @@ def test_generation_with_the_cache_gives_the_log_probs_of_the_training_pass(llam
     torch.testing.assert_close(scores.log_probs, torch.cat(sampled, 1), rtol=0, atol=1e-5)
 
 
-def test_a_prompt_that_is_read_once_gives_the_scores_and_gradients_of_reading_every_row_whole():
+@pytest.mark.parametrize("second_pass", [-1, float("inf")], ids=["two passes", "one pass"])
+def test_one_pass_and_two_give_the_scores_and_gradients_of_reading_every_row_whole(monkeypatch, second_pass):
     """Prompts that stand in several rows, one after the other or not, padded or not; with a critic; T from 1."""
+    monkeypatch.setattr(policy_module, "SECOND_PASS", second_pass)
     torch.manual_seed(0)
     policy = small_policy("abc", 16, "cpu")
     policy.add_critic()

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.train.tasks import UserError
 
+SECOND_PASS = 2**25  # what a second pass costs, in tokens times parameters: calls of small operations
+
 
 class Rows:
     """Something with a row for each completion in all of its parts: ``x[rows]`` takes those rows of each."""
@@ -41,6 +43,7 @@ class Policy(nn.Module):
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model.eval(), tokenizer  # eval: never any dropout
+        self.size: int = model.num_parameters()
         self.value_head: nn.Linear | None = None
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         eos = getattr(model.generation_config, "eos_token_id", None) or tokenizer.eos_token_id
@@ -67,14 +70,19 @@ class Policy(nn.Module):
     def forward(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float) -> Scores:
         """Score the last T tokens of each row; ``attention`` is False on the padding on the left.
 
-        In two passes: the prompts, and, with the keys and values that they left in the cache, their completions.
+        In one pass; or, where prompts stand in so many rows that this costs less, in two: the prompts, and, with the
+        keys and values that they left in the cache, their completions. What follows the last token is not predicted.
         """
-        P, states = tokens.shape[1] - T, self.value_head is not None
-        out = self.read_prompts(tokens[:, :P], attention[:, :P], output_hidden_states=states)
+        P, options = tokens.shape[1] - T, {"output_hidden_states": self.value_head is not None}
+        saved = P * (~_new_prompt(tokens[:, :P], attention[:, :P])).sum()  # tokens that two passes do not read
+        if saved * self.size <= SECOND_PASS:
+            out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T, **options)
+            return self.score(out, tokens[:, P:], temperature)
+        out = self.read_prompts(tokens[:, :P], attention[:, :P], **options)
         parts = [self.score(out, tokens[:, P : P + 1], temperature)]  # the last prompt token predicts the first
-        if T > 1:  # and the last one predicts nothing that is scored
-            cache = {"past_key_values": out.past_key_values, "use_cache": True}
-            out = self.read(tokens[:, P:-1], attention[:, :-1], output_hidden_states=states, **cache)
+        if T > 1:
+            cache = out.past_key_values
+            out = self.read(tokens[:, P:-1], attention[:, :-1], past_key_values=cache, use_cache=True, **options)
             parts.append(self.score(out, tokens[:, P + 1 :], temperature))
         return Scores(*(torch.cat(x, 1) for x in zip(*(vars(part).values() for part in parts), strict=True)))
 
@@ -85,13 +93,12 @@ class Policy(nn.Module):
             entropies = token_entropies(out.logits, temperature=temperature)
         if self.value_head is None:
             return Scores(log_probs, entropies, torch.zeros_like(log_probs))
-        states = out.hidden_states[-1].to(self.value_head.weight.dtype)  # [B N H], each from before its token
-        return Scores(log_probs, entropies, self.value_head(states).squeeze(-1))
+        states = out.hidden_states[-1][:, -tokens.shape[1] :]  # [B N H], each from before its token
+        return Scores(log_probs, entropies, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1))
 
     def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
         """The model's output at the end of each prompt, and its cache; equal prompts side by side are read once."""
-        new = (tokens[1:] != tokens[:-1]) | (attention[1:] != attention[:-1])
-        new = torch.cat([torch.ones_like(attention[:1, 0]), new.any(1)])  # [B]: not the prompt of the row above
+        new = _new_prompt(tokens, attention)
         row = new.cumsum(0) - 1  # [B]: which of the prompts it is
         out = self.read(tokens[new], attention[new], use_cache=True, logits_to_keep=1, **options)
         out.logits = out.logits[:, -1:].index_select(0, row)
@@ -129,6 +136,12 @@ class Policy(nn.Module):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.model.generation_config.eos_token_id = None
+
+
+def _new_prompt(tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"]) -> Bool[Tensor, " B"]:
+    """Whether a row's prompt is another than that of the row above."""
+    differs = (tokens[1:] != tokens[:-1]) | (attention[1:] != attention[:-1])
+    return torch.cat([torch.ones_like(attention[:1, 0]), differs.any(1)])
 
 
 def small_policy(characters: str, context: int, device: str) -> Policy:
