@@ -1,4 +1,4 @@
-"""Every function is traced by torch.compile in one graph, with the same numbers.
+"""Every function but linear_loss is traced by torch.compile in one graph, with the same numbers.
 
 The tracing happens in a process of its own, with torchstone as a user imports it: torch.compile cannot trace
 the annotations' checks that the other tests switch on.
@@ -35,6 +35,7 @@ def functions() -> list[tuple]:
         (core.token_entropies, (z,), {"temperature": 0.7}),
         (core.linear_log_probs, (z, z[0], ids.clamp(max=5)), {"temperature": 0.7}),
         (core.linear_log_probs_and_entropies, (z, z[0], ids.clamp(max=5)), {"temperature": 0.7}),
+        (core.linear_recurrence, (x, y), {}),
         (core.kl_exact, (z, z.flip(0)), {"temperature": 0.7}),
         (core.masked_whiten, (x, mask), {"correction": 1, "eps": 1e-8}),
         (ppo.shaped_rewards, (x[:, 0], x, y, mask), {"beta": 0.1}),
@@ -88,7 +89,21 @@ def main() -> None:
         torch._dynamo.reset()
         compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
         torch.testing.assert_close(compiled(*arguments, **options), function(*arguments, **options))
+    linear_loss_in_pieces()
     print("compiled", len(OBJECTIVES) + len(FUNCTIONS))
+
+
+def linear_loss_in_pieces() -> None:
+    """Its graph breaks; the gradient is still the same, each time that it is asked for."""
+    _, (hidden, weight, targets), options = next(f for f in FUNCTIONS if f[0] is core.linear_log_probs)
+    loss, hidden = (lambda x: core.Loss(x.square().sum(), {})), hidden.clone().requires_grad_()
+    plain = lambda h: core.linear_loss(h.tanh(), weight, targets, loss, **options).value  # noqa: E731
+    (expected,) = torch.autograd.grad(3 * plain(hidden), hidden)
+    for backend in ("eager", "aot_eager"):
+        torch._dynamo.reset()
+        value = 3 * torch.compile(plain, backend=backend)(hidden)
+        for _ in range(2):
+            torch.testing.assert_close(torch.autograd.grad(value, hidden, retain_graph=True)[0], expected)
 
 
 if __name__ == "__main__":

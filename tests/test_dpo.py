@@ -76,6 +76,14 @@ def test_DPO_4_a_far_off_margin_neither_overflows_nor_loses_its_gradient(margin)
     assert chosen.grad.item() == (0.0 if margin > 0 else -1.0)
 
 
+def test_DPO_4_a_rejected_completion_that_is_impossible_costs_nothing_more():
+    chosen, rejected = torch.zeros(2, requires_grad=True), torch.tensor([-math.inf, 0.0], requires_grad=True)
+    loss = dpo_loss(chosen, rejected, torch.zeros(2), torch.zeros(2), beta=1.0).value
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2) / 2)
+    assert chosen.grad.tolist() == [0, -0.25] and rejected.grad.tolist() == [0, 0.25]
+
+
 def test_DPO_4_label_smoothing_is_used_and_stops_at_a_finite_margin():
     h = tensor([0.7], dtype=f64)
     plain, smooth = (dpo_loss(h, ZERO, ZERO, ZERO, beta=1.0, label_smoothing=s).value for s in (0.0, 0.1))

@@ -409,8 +409,46 @@ def test_the_gradient_of_a_fused_loss_is_handed_out_once():
     hidden, weight, _, targets = head()
     value = core.linear_loss(hidden, weight, targets, summed, temperature=1.0).value
     (3 * value).backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="hands out its gradients once"):
         value.backward()
+
+
+def test_checkpointing_does_not_start_the_loop_again_for_each_chunk(monkeypatch):
+    monkeypatch.setattr(linear, "LOSS_ROWS", 2)
+    hidden, weight, _, targets = head()
+    calls = []
+    counted = lambda log_probs, *_: calls.append(1) or core.Loss(log_probs.square().sum(), {})  # noqa: E731
+    compute = lambda h, w: core.linear_loss(h, w, targets, counted, temperature=1.0).value  # noqa: E731
+    expected = torch.autograd.grad(compute(hidden, weight), (hidden, weight))
+    chunks = len(calls)
+    value = torch.utils.checkpoint.checkpoint(compute, hidden, weight, use_reentrant=False)
+    found = torch.autograd.grad(value, (hidden, weight))
+    assert len(calls) == 3 * chunks > 3
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_fused_gradient_of_half_weights_is_scaled_before_it_is_rounded():
+    """As a loss scaler needs it: 2^-20 of this gradient is 0 in float16."""
+    hidden, weight, _, targets = head(torch.float16)
+    tiny = lambda log_probs, *_: core.Loss(2.0**-26 * log_probs.sum(), {})  # noqa: E731
+    value = core.linear_loss(hidden, weight, targets, tiny, temperature=1.0).value
+    (scaled,) = torch.autograd.grad(2.0**26 * value, weight)
+    value = core.linear_loss(hidden, weight, targets, summed, temperature=1.0).value
+    assert scaled.dtype == torch.float16
+    torch.testing.assert_close(scaled, torch.autograd.grad(value, weight)[0])
+
+
+def test_a_metric_that_only_some_chunks_report_is_kept(monkeypatch):
+    monkeypatch.setattr(linear, "LOSS_ROWS", 2)
+    hidden, weight, _, targets = head()
+    one, seen = torch.ones(()), []
+
+    def first(log_probs, *_):
+        seen.append(1)
+        return core.Loss(log_probs.sum(), {"first": core.Mean(one, one)} if len(seen) == 1 else {})
+
+    assert float(core.linear_loss(hidden, weight, targets, first, temperature=1.0).metrics["first"]) == 1
+    assert len(seen) > 1
 
 
 # --- bfloat16 on a GPU: factors as they are, sums in float32. No GPU here: the product is emulated, then only faked
@@ -540,7 +578,15 @@ def test_bad_input_of_a_fused_loss_is_named(unchecked):
     hidden = HIDDEN.clone().requires_grad_()
     with pytest.raises(ValueError, match=r"^per_token\[1\]: expected .*, got float32 \[2\]"):
         core.linear_loss(hidden, WEIGHT, TARGETS, summed, TARGETS, torch.zeros(2), temperature=1.0)
-    for loss in (lambda x: core.Loss(torch.zeros(()), {}), lambda x: core.Loss(2 * x, {}), lambda x: x.sum()):
+    with pytest.raises(ValueError, match=r"^per_token\[0\]: expected a tensor of shape \[2, 3\] on cpu, got"):
+        core.linear_loss(hidden, WEIGHT, TARGETS, summed, TARGETS.to("meta"), temperature=1.0)
+    with pytest.raises(ValueError, match=r"^targets: expected"):
+        core.linear_loss(hidden, WEIGHT, TARGETS.tolist(), summed, TARGETS, temperature=1.0)
+    constant = torch.zeros((), requires_grad=True)
+    for wrong in (0.0, torch.zeros(()), constant, 2 * constant):
+        with pytest.raises(ValueError, match=r"^loss: expected .*, got"):
+            core.linear_loss(hidden, WEIGHT, TARGETS, lambda x, v=wrong: core.Loss(v, {}), temperature=1.0)
+    for loss in (lambda x: core.Loss(2 * x, {}), lambda x: x.sum()):
         with pytest.raises(ValueError, match=r"^loss: expected .*, got"):
             core.linear_loss(hidden, WEIGHT, TARGETS, loss, temperature=1.0)
 

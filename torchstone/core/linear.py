@@ -1,6 +1,6 @@
 """Stage 3, with less memory: log-probabilities straight from hidden states, the logits a tile at a time.
 
-A tile is some rows times some columns of the logits. It fits a processor's cache, and is overwritten by the next.
+A tile is some rows times some columns of the logits, and is overwritten by the next. On a processor it fits the cache.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from torchstone.core.inputs import as_float, as_ids, number, require
 from torchstone.core.result import Loss, Mean
@@ -99,7 +100,8 @@ def linear_loss(
 
     It takes three matrix products, where ``linear_log_probs`` takes four; it holds an eighth of the logits if they
     are few, at most 256 MiB of them if they are many (but no fewer than 128 rows); and it keeps the gradients until
-    the backward pass, the weight's in at least float32. That pass can run once, and has no second derivative.
+    the backward pass, in at least float32. That pass can run once, and has no second derivative; torch.compile breaks
+    its graph here.
 
     Args:
         hidden, weight, targets, temperature, bias: see ``linear_log_probs``.
@@ -110,9 +112,10 @@ def linear_loss(
     Returns: ``Loss``: the sum of the chunks' values, and of their metrics.
     Raises ValueError: a shape, dtype or device is wrong; ``loss`` returns no scalar that depends on the log-probs.
     """
-    for i, x in enumerate(per_token):
-        require(isinstance(x, Tensor) and x.shape == targets.shape, f"per_token[{i}]", "the shape of targets", x)
     h, weight, y, b = _flat(hidden, weight, targets, temperature, bias)
+    for i, x in enumerate(per_token):
+        fits = isinstance(x, Tensor) and x.shape == targets.shape and x.device == y.device
+        require(fits, f"per_token[{i}]", f"a tensor of shape {list(targets.shape)} on {y.device}", x)
     flat = [x.detach().reshape(-1) for x in per_token]
     needed = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (h, weight, b)]
     with torch.no_grad():
@@ -139,16 +142,17 @@ def _loss_and_gradients(
         chosen, top = z.gather(1, y), z.amax(1, keepdim=True)
         total = z.sub_(top).exp_().sum(1, keepdim=True)
         log_probs = (chosen - top - total.log()).T
-        with torch.set_grad_enabled(any(needed)):
+        with torch.set_grad_enabled(any(needed)), saved_tensors_hooks(_as_it_is, _as_it_is):
             part = loss(log_probs.requires_grad_(any(needed)), *(x[None, r] for x in per_token))
-        scalar = isinstance(part, Loss) and part.value.ndim == 0
+        scalar = isinstance(part, Loss) and isinstance(part.value, Tensor) and part.value.ndim == 0
         require(scalar, "loss", "to return a Loss with a scalar value", getattr(part, "value", part))
-        metrics = {k: metrics[k] + m if k in metrics else m for k, m in part.metrics.items()}
+        metrics |= {k: metrics[k] + m if k in metrics else m for k, m in part.metrics.items()}
         value += part.value.detach()
         if not any(needed):
             continue
-        require(part.value.requires_grad, "loss", "a value with a gradient to the log-probs", part.value)
-        g = torch.autograd.grad(part.value, log_probs)[0].T / -temperature
+        found = torch.autograd.grad(part.value, log_probs, allow_unused=True) if part.value.requires_grad else ()
+        require(any(g is not None for g in found), "loss", "a value with a gradient to the log-probs", part.value)
+        g = found[0].T / -temperature
         z.mul_(g / total).scatter_add_(1, y, -g)  # the gradient of W h + b
         for c in columns:
             of_logits = z[:, c].to(h.dtype)
@@ -158,25 +162,32 @@ def _loss_and_gradients(
                 _product(of_logits.t(), h, of_weight[c], beta=float(r.start > 0))
         if of_bias is not None:
             of_bias.add_(z.sum(0))
-    of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
-    of_weight = None if of_weight is None else of_weight.to(weight.dtype)
     return value, metrics, [of_hidden, of_weight, of_bias]
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    """The hooks of the gradient inside the loop: those of checkpointing around it would start the loop again."""
+    return x
+
+
 class _WithGradients(torch.autograd.Function):
-    """Gives a value the gradients that were computed with it."""
+    """Gives a value the gradients that were computed with it. The engine rounds them to their inputs' dtypes."""
 
     @staticmethod
     def forward(ctx, value, hidden, weight, bias, *gradients):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(*gradients)
+        ctx.spent = False
         return value.clone()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         if torch.is_grad_enabled():
             raise RuntimeError("linear_loss has no second derivative; take token_log_probs of the full logits")
-        scaled = [g if g is None else g.mul_(grad) for g in ctx.saved_tensors]  # in place: once, and without a copy
-        return None, *scaled, None, None, None
+        if ctx.spent:
+            raise RuntimeError("linear_loss hands out its gradients once, all together; call it again")
+        ctx.spent = not torch.compiler.is_compiling()  # what is traced runs any number of times: it scales copies
+        scale = Tensor.mul_ if ctx.spent else Tensor.mul
+        return None, *(g if g is None else scale(g, grad) for g in ctx.saved_tensors), None, None, None
 
 
 def _flat(
@@ -288,7 +299,7 @@ def _forward(
         total[r] = total[r] * drop.exp() + p.sum(1)  # sum exp(z - peak)
         peak[r] = top
     lse = peak + total.log()
-    return chosen - lse, lse, total.log() - spread / total if entropies else peak.new_empty(0)
+    return chosen - peak - total.log(), lse, total.log() - spread / total if entropies else peak.new_empty(0)
 
 
 @torch.library.custom_op("torchstone::linear_log_probs_backward", mutates_args=())

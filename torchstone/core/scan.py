@@ -16,7 +16,7 @@ def linear_recurrence(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]
 
     Args:
         inputs: any unit. Gradient flows through it.
-        decays: unitless; 0 starts anew, 1 steps over a position. Gradient flows through it.
+        decays: unitless; 0 starts anew, 1 steps over a position. Products must be finite. Gradient flows through it.
 
     Returns: x, in the unit of ``inputs``.
     Raises ValueError: a shape or dtype is wrong.
@@ -33,7 +33,7 @@ def next_column(x: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
 
 
 def recur(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """For constants: 2 log2(T) steps over fewer and fewer columns; 3 B T additions, as many products, three copies."""
+    """Without a gradient: 2 log2(T) steps on fewer and fewer columns; 2 B T additions, 3 B T products, three copies."""
     x, decay = (z.T.clone(memory_format=torch.contiguous_format) for z in (inputs, decays))  # [T B]
     span = 1
     while span < len(x):  # every 2 span-th position takes in the sum over the second half of its 2 span positions

@@ -88,7 +88,8 @@ def dpo_loss(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     margins = r_w - r_l
-    losses = label_smoothing * margins - logsigmoid(margins)  # DPO.4, since log sigmoid(h) - log sigmoid(-h) = h
+    losses = -logsigmoid(margins)  # and DPO.4, since log sigmoid(h) - log sigmoid(-h) = h
+    losses = losses + label_smoothing * margins if label_smoothing else losses
     return Loss(mean_of_pairs(losses, denominator), metrics)
 
 

@@ -42,8 +42,8 @@ def gae(
     number("lam", lam, 0, 1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
     # PPO.3-5 as one recurrence, the lambda-return: R_t = r_t + gamma c_{t+1}, with c_t = (1 - lam) V_t + lam R_t
-    carried = torch.add(lam * rewards, values, alpha=1 - lam)  # a gap adds 0, and is stepped over
-    carried = recur(carried, torch.where(mask, carried.new_full((), gamma * lam), 1))
+    mixed = torch.add(lam * rewards, values, alpha=1 - lam)  # a gap adds 0, and is stepped over
+    carried = recur(mixed, torch.where(mask, mixed.new_full((), gamma * lam), 1))
     returns = torch.where(mask, torch.add(rewards, next_column(carried), alpha=gamma), 0)
     return returns - values, returns
 
