@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.cli.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.cli.run import Interrupted, load_config, train
@@ -237,6 +238,45 @@ def test_one_pass_and_two_give_the_scores_and_gradients_of_reading_every_row_who
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * b.abs().max().item())
 
 
+OTHERS = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},  # positions are absolute
+    "mistral": {"sliding_window": 3},  # and prompts are longer
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "use_mamba_kernels": False,
+        "mamba_dt_rank": 4,
+        "num_experts": 2,
+    },  # has a state
+}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_are_sampled_and_scored_as_each_row_alone(monkeypatch, kind):
+    monkeypatch.setattr(policy_module, "SECOND_PASS", -1)
+    tokenizer = small_policy("abc", 32, "cpu").tokenizer
+    tokens = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SIZES) | OTHERS[kind] | tokens)
+    policy = Policy(AutoModelForCausalLM.from_config(config), tokenizer)
+    for p in policy.parameters():
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)
+    texts = ["abcabc", "abcabc", "cabbac", "cabbac", "cabbac"]
+    for prompts in (texts, [*texts, "ab", "b", "b"]) if kind != "jamba" else (texts,):  # its state takes no padding
+        ids = policy.encode_prompts(prompts)
+        rollout = sample(policy, ids, 6, temperature=0.0)
+        scores = policy(*rollout.inputs, 1.0)
+        for row, prompt in enumerate(ids):
+            n = int(rollout.mask[row].sum())
+            alone = rollout.tokens[row, -rollout.mask.shape[1] :][:n]
+            logits = policy.model(torch.cat([torch.tensor(prompt), alone])[None], use_cache=False).logits
+            assert alone.tolist() == logits[0, len(prompt) - 1 : -1].argmax(1).tolist()
+            log_probs = logits[0, len(prompt) - 1 : -1].log_softmax(1).gather(1, alone[:, None])[:, 0]
+            torch.testing.assert_close(scores.log_probs[row, :n], log_probs, rtol=0, atol=1e-4)
+
+
 def test_padding_on_the_left_changes_no_log_prob(llama):
     policy = load_policy(str(llama), "cpu", "float32")
     ids, completions = policy.encode_prompts(PROMPTS), policy.encode_completions(["2", "and you", "yes!"])
@@ -256,7 +296,7 @@ def test_sampled_frequencies_are_those_of_the_whole_softmax(llama):
     rollout = sample(policy, ids, 1, 2.0)
     probabilities = policy(*given(policy, ids[:1], [[5]]).inputs, 2.0)
     expected = probabilities.entropies[0, 0].item()
-    scores = score_tokens(policy, rollout, 2.0, 1000)
+    scores = score_tokens(policy, rollout, 2.0, list(slices(0, 4000, 1000)))
     assert abs(-scores.log_probs.mean() - expected) < 5 * scores.log_probs.std() / 4000**0.5
 
 
@@ -311,7 +351,7 @@ def a_round(config) -> tuple[Policy, Batch]:
         policy.add_critic()
     rows = [row for row in task.rows[:8] for _ in range(config.group_size)]
     rollout = sample(policy, policy.encode_prompts([row["prompt"] for row in rows]), 8, 1.0)
-    old = score_tokens(policy, rollout, 1.0, 1024)
+    old = score_tokens(policy, rollout, 1.0, [slice(0, len(rows))])
     rewards = torch.rand(8, config.group_size)
     advantages, returns = credit(config, rewards, rollout.mask, old, old, rewards[:, 0])
     return policy, Batch(rollout, old, old.log_probs, advantages, returns)
@@ -325,6 +365,25 @@ def test_the_ratio_is_one_before_the_first_step(method):
     if method != "reinforce":
         assert float(loss.metrics["approx_kl"]) == 0.0
         assert float(loss.metrics["clip_ratio/low_mean"]) == float(loss.metrics["clip_ratio/high_mean"]) == 0.0
+
+
+BONUS = [Reinforce(entropy_coef=0.1), PPO(entropy_coef=0.1), Recipe(recipe="grpo:entropy=bonus+entropy.coef=0.1")]
+
+
+@pytest.mark.parametrize("config", BONUS, ids=lambda config: config.method)
+@pytest.mark.parametrize("micro_batch", [8, 4])
+def test_a_bonus_for_entropy_moves_the_policy(config, micro_batch):
+    """Rewards that are all alike teach nothing: what the policy learns of them is the bonus."""
+    rows = [{"prompt": f"{d}>"} for d in range(2)]
+    task = Task("nothing", rows, rows, lambda prompts, completions: [0.0] * len(completions))
+    torch.manual_seed(0)
+    policy = small_policy("0123>", 8, "cpu")
+    config = dataclasses.replace(config, prompts=2, group_size=4, max_new_tokens=2, steps=1, minibatches=1)
+    if "values" in needs(config):
+        policy.add_critic()
+    learner = Learner(policy)
+    next(learn_online(dataclasses.replace(config, micro_batch=micro_batch), task, learner, copy.deepcopy(policy)))
+    assert learner.means["grad_norm"].total > 1e-3
 
 
 @pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", *PUBLISHED])
@@ -576,6 +635,9 @@ def test_own_preference_pairs(tmp_path, llama):
     assert records[-1]["rewards/margins"] > 0.1 and records[-1]["samples"] == 0
     with pytest.raises(UserError, match=r"preference pairs.*use dpo"):
         train(GRPO(out=tmp_path / "other", **options))
+    data.write_text(json.dumps(rows[0] | {"rejected": "no " * 90}) + "\n")
+    with pytest.raises(UserError, match=r"2\d* tokens, then 271 of a completion, in a context of 256.*shorten it"):
+        train(DPO(out=tmp_path / "long", **options))
 
 
 # ----------------------------------------------------------------------------------------------- it learns

@@ -203,15 +203,21 @@ def check_recipe(config: Recipe) -> None:
 
 
 def check_task(config: Run, task: Task, policy: Policy) -> None:
-    """Data that the method cannot learn from, and prompts that the model cannot read."""
+    """Data that the method cannot learn from, and texts that the model cannot read."""
     if task.reward is None and not isinstance(config, DPO):
         score(task, [], [])  # says that there is nothing to score with
     rows = task.rows + task.held_out
     lengths = [len(ids) for ids in policy.encode_prompts([row["prompt"] for row in rows], config.system)]
-    for row, length in zip(rows, lengths, strict=True):
-        if length == 0 or length + config.max_new_tokens > policy.context:
-            sizes = f"{length} tokens, then --max-new-tokens {config.max_new_tokens}, in a context of {policy.context}"
-            advice = "try a smaller --max-new-tokens" if length + 1 < policy.context else "shorten it"
+    longest = [0] * len(rows)  # completion that is given
+    if isinstance(config, DPO) and task.reward is None:
+        given = (policy.encode_completions([row[kind] for row in rows]) for kind in ("chosen", "rejected"))
+        longest = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*given, strict=True)]
+    for row, length, completion in zip(rows, lengths, longest, strict=True):
+        if length == 0 or length + max(completion, config.max_new_tokens) > policy.context:
+            own = completion > config.max_new_tokens
+            then = f"{completion} of a completion" if own else f"--max-new-tokens {config.max_new_tokens}"
+            advice = "shorten it" if own or length + 1 >= policy.context else "try a smaller --max-new-tokens"
+            sizes = f"{length} tokens, then {then}, in a context of {policy.context}"
             raise UserError(f"a prompt does not fit ({sizes}): {row['prompt'][:60]!r}; {advice}")
 
 

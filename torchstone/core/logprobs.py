@@ -10,7 +10,7 @@ from torchstone.core.inputs import as_float, as_ids, number
 def next_token_log_probs(
     logits: Float[Tensor, "B S V"], tokens: Int[Tensor, "B S"], *, temperature: float
 ) -> Float[Tensor, "B S-1"]:
-    """The log-probability of each token given those before it: the one place where logits are shifted.
+    """The log-probability of each token given those before it: logits are shifted here.
 
         column t:  log pi(y_{t+1} | y_<=t)                                     (CORE.1)
 

@@ -41,7 +41,7 @@ def learn_offline(config: DPO, pairs: list[Row], learner: Learner, steps: int) -
 
 
 def encode(config: DPO, policy: Policy, pairs: list[Row]) -> list[Row]:
-    """The pairs with token ids for texts; the completions' have the end token."""
+    """The pairs, their three texts as token ids; those of the completions have the end token."""
     prompts = policy.encode_prompts([row["prompt"] for row in pairs], config.system)
     chosen, rejected = (policy.encode_completions([row[kind] for row in pairs]) for kind in ("chosen", "rejected"))
     texts = zip(pairs, prompts, chosen, rejected, strict=True)
@@ -49,7 +49,7 @@ def encode(config: DPO, policy: Policy, pairs: list[Row]) -> list[Row]:
 
 
 def pair_log_probs(config: DPO, policy: Policy, pairs: list[Row]) -> tuple[Tensor, Tensor]:
-    """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions."""
+    """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions of encoded pairs."""
     prompts = [row["prompt"] for row in pairs for _ in range(2)]  # side by side, so that it is read once
     batch = given(policy, prompts, [row[kind] for row in pairs for kind in ("chosen", "rejected")])  # [2N S]
     log_probs = policy(*batch.inputs, config.temperature).log_probs  # [2N T]

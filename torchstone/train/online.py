@@ -29,6 +29,8 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
     """Yield the metrics of each round. P prompts, G completions of each: B = P*G rows, row p*G+g."""
     P, G, policy = config.prompts, config.group_size, learner.policy
     policy.entropy_bonus = "entropies" in needs(config)
+    minibatches = cut(config)
+    micro_batches = [piece for minibatch in minibatches for piece in minibatch]
     while learner.step < config.steps:
         learner.begin_round(config.lr, config.steps)
 
@@ -43,10 +45,10 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
         rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
 
         # 3 log-probs [B T] before any update: of the policy that sampled, and of the frozen start
-        once = (config.epochs, config.minibatches) == (1, 1) and config.micro_batch >= P * G  # serves the update too
-        first = score_tokens(policy, rollout, config.temperature, config.micro_batch, gradient=once)
+        once = config.epochs == len(micro_batches) == 1  # then it serves the update too
+        first = score_tokens(policy, rollout, config.temperature, micro_batches, gradient=once)
         old = Scores(*(x.detach() for x in vars(first).values()))
-        ref = score_tokens(reference, rollout, config.temperature, config.micro_batch) if reference else old
+        ref = score_tokens(reference, rollout, config.temperature, micro_batches) if reference else old
 
         # 4 rewards [P G]
         rewards = torch.tensor(score(task, rows, rollout.completions), device=policy.device).view(P, G)
@@ -58,10 +60,9 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
 
         batch = Batch(replace(rollout, mask=mask), old, ref.log_probs, advantages, returns)
 
-        unit = G if "group_size" in needs(config) else 1  # rows that must stay together
-        for part in list(slices(0, P * G, multiple(P * G / config.minibatches, unit))) * config.epochs:
-            count = denominator(config, mask[part])  # of the whole minibatch: the micro-batches add up to it
-            for piece in slices(part.start, part.stop, multiple(config.micro_batch, unit)):
+        for minibatch in minibatches * config.epochs:
+            count = denominator(config, mask[minibatch[0].start : minibatch[-1].stop])  # its micro-batches add up to it
+            for piece in minibatch:
                 # 6 loss: a scalar
                 micro = batch[piece]
                 new = first if once else policy(*micro.rollout.inputs, config.temperature)
@@ -72,9 +73,14 @@ def learn_online(config: Method, task: Task, learner: Learner, reference: Policy
         yield learner.end_round() | describe(config, rewards, rollout, batch) | {"samples": learner.step * P * G}
 
 
-def multiple(size: float, unit: int) -> int:
-    """``size``, or the next multiple of ``unit`` above it."""
-    return math.ceil(size / unit) * unit
+def cut(config: Method) -> list[list[slice]]:
+    """The rows of a round in minibatches, one update each, and those in micro-batches, one forward pass each.
+
+    Old and new log-probs of a row come from the same micro-batch, so that their ratio starts at exactly 1.
+    """
+    rows, unit = config.prompts * config.group_size, config.group_size if "group_size" in needs(config) else 1
+    minibatch, micro_batch = (math.ceil(n / unit) * unit for n in (rows / config.minibatches, config.micro_batch))
+    return [list(slices(part.start, part.stop, micro_batch)) for part in slices(0, rows, minibatch)]
 
 
 @dataclass(frozen=True)

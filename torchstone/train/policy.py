@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.train.tasks import UserError
 
-SECOND_PASS = 2**25  # what a second pass costs, in tokens times parameters: calls of small operations
+SECOND_PASS = 2**25  # reading prompts apart is a second pass: worth it if it saves more tokens times parameters
 
 
 class Rows:
@@ -30,7 +30,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scores(Rows):
-    """What one forward pass says about the completions; column t is about completion token t."""
+    """What the policy says about the completions; column t is about completion token t."""
 
     log_probs: Float[Tensor, "B T"]  # nats, of the distribution that is sampled
     entropies: Float[Tensor, "B T"]  # nats; without a gradient unless the policy's entropy_bonus is set
@@ -43,7 +43,7 @@ class Policy(nn.Module):
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model.eval(), tokenizer  # eval: never any dropout
-        self.size: int = model.num_parameters()
+        self.parameter_count: int = model.num_parameters()
         self.value_head: nn.Linear | None = None
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         eos = getattr(model.generation_config, "eos_token_id", None) or tokenizer.eos_token_id
@@ -57,6 +57,14 @@ class Policy(nn.Module):
         """Its first guess is 0 everywhere."""
         self.value_head = nn.Linear(self.model.config.hidden_size, 1).to(self.device)
         self.value_head.load_state_dict({name: 0 * p for name, p in self.value_head.state_dict().items()})
+
+    @property
+    def attention_alone(self) -> bool:
+        """Whether what the model keeps of a prompt is keys and values, of which any number of tokens can read on."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+        kinds = {type(layer) for layer in DynamicCache(config=self.model.config).layers}
+        return not self.model._is_stateful and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
     @property
     def device(self) -> torch.device:
@@ -73,9 +81,10 @@ class Policy(nn.Module):
         In one pass; or, where prompts stand in so many rows that this costs less, in two: the prompts, and, with the
         keys and values that they left in the cache, their completions. What follows the last token is not predicted.
         """
-        P, options = tokens.shape[1] - T, {"output_hidden_states": self.value_head is not None}
+        P = tokens.shape[1] - T
+        options = {"output_hidden_states": self.value_head is not None}
         saved = P * (~_new_prompt(tokens[:, :P], attention[:, :P])).sum()  # tokens that two passes do not read
-        if saved * self.size <= SECOND_PASS:
+        if saved * self.parameter_count <= SECOND_PASS or not self.attention_alone:
             out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T, **options)
             return self.score(out, tokens[:, P:], temperature)
         out = self.read_prompts(tokens[:, :P], attention[:, :P], **options)
@@ -109,11 +118,10 @@ class Policy(nn.Module):
 
     def read(self, tokens: Int[Tensor, "B N"], attention: Bool[Tensor, "B S"], **options: Any) -> Any:
         """The model's output at the last N of S positions; the others are in its cache."""
-        if attention.all():  # the model's own positions and mask are right, and cheaper
-            return self.model(input_ids=tokens, **options)
-        positions = (attention.long().cumsum(1) - 1).clamp(min=0)  # the first real token is at 0
-        positions = positions[:, -tokens.shape[1] :]
-        return self.model(input_ids=tokens, attention_mask=attention.long(), position_ids=positions, **options)
+        padded = not attention.all()  # if not, no mask is needed, and one row of positions does for all
+        positions = ((attention if padded else attention[:1]).long().cumsum(1) - 1).clamp(min=0)
+        mask = {"attention_mask": attention.long()} if padded else {}
+        return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
 
     def encode_prompts(self, prompts: Sequence[str], system: str | None = None) -> list[list[int]]:
         """Token ids, through the chat template where the tokenizer has one."""

@@ -40,23 +40,22 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     ends = torch.tensor(policy.eos_ids, device=policy.device)
     rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
     completions = torch.full((len(tokens), max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
-    out, new = policy.read_prompts(tokens, attention), tokens[:, -1]
+    out = policy.read_prompts(tokens, attention)
     cache = out.past_key_values
     for t in range(max_new_tokens):
-        if t > 0:
-            visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
-            out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1].float()
         new = logits.argmax(1)
         if temperature > 0:
             new = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
         completions[rows, t] = new
         goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
+        if t + 1 == max_new_tokens or len(goes_on) == 0:
+            break
         if len(goes_on) < len(rows):  # a completion that has ended is read no further
             rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
             cache.reorder_cache(goes_on)
-        if len(rows) == 0:
-            break
+        visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
+        out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
     completions = completions[:, : t + 1]
     mask = completion_mask(completions, eos_id=policy.eos_ids)
     lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)
@@ -76,11 +75,11 @@ def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]
 
 
 def score_tokens(
-    policy: Policy, rollout: Rollout, temperature: float, micro_batch: int, gradient: bool = False
+    policy: Policy, rollout: Rollout, temperature: float, micro_batches: list[slice], gradient: bool = False
 ) -> Scores:
-    """Stage 3: a forward pass over all rows, ``micro_batch`` of them at a time; constants, unless ``gradient``."""
+    """Stage 3: the scores of all rows, one micro-batch at a time; constants, unless ``gradient``."""
     with torch.set_grad_enabled(gradient):
-        parts = [policy(*rollout[rows].inputs, temperature) for rows in slices(0, len(rollout.tokens), micro_batch)]
+        parts = [policy(*rollout[piece].inputs, temperature) for piece in micro_batches]
     return Scores(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
