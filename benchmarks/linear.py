@@ -1,13 +1,15 @@
 """How long log-probs from hidden states take, forward and backward, and what memory they need beyond their gradients.
 
     python benchmarks/linear.py [1024x576x49152 ...]     rows x width x vocabulary; --quick: a smoke run, writes nothing
+    python benchmarks/linear.py --only Liger             beside the products, and merged into the results
 
 Time is a ratio to the three matrix products that the work consists of (logits, gradient of hidden, gradient of weight),
 measured beside it: every round runs all contenders in turn, and the figure is the median ratio over rounds. With
 --threads 1 it is processor time, which other processes on the machine disturb less than the time on the clock.
 Memory is measured in a process of its own for each contender: its peak resident memory (VmHWM: all that torch, MKL and
 Python allocate; Linux only), minus what was resident with the inputs in place after a toy run, minus the gradients.
-TRL and Liger take part where they are installed (requirements-peers.txt).
+TRL and Liger take part where they are installed (requirements-peers.txt), Liger compiled, which is its default. A first
+round, in which things are compiled, does not count.
 """
 
 import argparse
@@ -63,8 +65,8 @@ def contenders():
     if (trl := installed("trl.trainer.utils")) is not None:
         found["TRL"] = lambda h, w, y, c: (c * trl.selective_log_softmax(h @ w.T, y)).sum().backward()
     if (liger := installed("liger_kernel.chunked_loss")) is not None:
-        grpo = liger.LigerFusedLinearGRPOLoss(beta=0.0, compiled=False, use_ref_model=False)
-        dpo = liger.LigerFusedLinearDPOLoss(compiled=False, use_ref_model=False)  # a loss of pairs; the same products
+        grpo = liger.LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False)
+        dpo = liger.LigerFusedLinearDPOLoss(use_ref_model=False)  # a loss of pairs; the same products
         found["Liger GRPO"] = lambda h, w, y, c: grpo(h, w, y, torch.ones_like(c), c[:, 0])[0].backward()
         found["Liger DPO"] = lambda h, w, y, c: dpo(w, h, y)[0].backward()
     return found
@@ -81,19 +83,20 @@ def peak(name, size):
     return (resident("VmHWM") - before - sum(x.grad.nbytes for x in data if x.grad is not None)) / 1e6
 
 
-def measure(size, rounds):
+def measure(size, rounds, only):
     rows, _, vocabulary = (int(n) for n in size.split("x"))
     free, logits_mb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6, rows * vocabulary * 4e-6
     runs = {name: run for name, run in contenders().items() if COPIES.get(name, 2) * logits_mb < 0.9 * free}
+    runs = {name: run for name, run in runs.items() if only in name or name == "three products"}
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     data, seconds, table = inputs(size), {name: [] for name in runs}, {}
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         for name, run in runs.items():
             run(*inputs(TOY))  # warms up
             data[0].grad = data[1].grad = None
             start = clock()
             run(*data)
-            seconds[name].append(clock() - start)
+            seconds[name] += [clock() - start] * (turn > 0)
     del data
     for name in runs:
         ratios = sorted(a / b for a, b in zip(seconds[name], seconds["three products"], strict=True))
@@ -111,6 +114,7 @@ def main():
     parser.add_argument("sizes", nargs="*", default=list(SIZES), metavar="NxHxV")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="", help="contenders whose name has this in it")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # a contender: how this script calls itself
     options = parser.parse_args()
@@ -124,8 +128,9 @@ def main():
     for size in ["64x32x512"] if options.quick else options.sizes:
         rounds = options.rounds or SIZES.get(size, 5)
         print(f"{size}, float32, {rounds} rounds: time / three products (lowest-highest), extra memory, of logits")
-        measured = {"machine": noted | {"load": os.getloadavg()[0]}, "table": measure(size, rounds)}
-        results[f"{size}, {options.threads} threads"] = measured
+        key, load = f"{size}, {options.threads} threads", {"load": os.getloadavg()[0]}
+        kept = results.get(key, {}).get("table", {}) if options.only else {}
+        results[key] = {"machine": noted | load, "table": kept | measure(size, rounds, options.only)}
     if not options.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
