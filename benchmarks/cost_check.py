@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torchstone import cost as paper
+from torchstone.cost import formulas as paper
 
 SHAPE = paper.Shape(layers=4, hidden=256, heads=4, kv_heads=2, head_size=64, mlp=704, vocab=4096)
 BASE: dict[str, Any] = {

@@ -36,13 +36,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchstone.cli.inputs import load_policy
-from torchstone.options import DPO, GRPO
 from torchstone.train import offline, online
+from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
+from torchstone.train.model import small_policy
 from torchstone.train.offline import add_reference, learn_offline
 from torchstone.train.online import learn_online
-from torchstone.train.policy import small_policy
+from torchstone.train.options import DPO, GRPO
 from torchstone.train.tasks import DIGITS, Task, load_task
 
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,8 @@
 
     python docs/flags.py        needs nothing beyond Python
 
-A flag stands once, in oracle/contracts. Here all files are merged: one row a flag, and the mistakes that each shows.
+A flag stands once, in torchstone_oracle/contracts. Here all files are merged: one row a flag, and the mistakes that
+each shows.
 """
 
 import json

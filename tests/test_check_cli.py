@@ -12,8 +12,8 @@ import torch
 
 from torchstone import conformance
 from torchstone.cli import main
-from torchstone.cli.check import UsageError, read_names, read_setting
 from torchstone.conformance import identifier
+from torchstone.conformance.command import UsageError, read_names, read_setting
 
 pytest_plugins = ["pytester"]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from torchstone.cli import main
-from torchstone.cli.report import at, interval, read_records
+from torchstone.train.report import at, interval, read_records
 
 TINY = ["--pretrain-steps", "3", "--warmup-steps", "2", "--eval-prompts", "16", "--device", "cpu"]
 ROUNDS = ["--prompts", "8", "--group-size", "4"]
@@ -186,7 +186,7 @@ def test_a_missing_extra_is_named(tmp_path: Path):
 
 
 def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
-    from torchstone.cli.commands import _new_folder
+    from torchstone.train.command import _new_folder
 
     for name in ("compare-sort", "compare-sort-2", "compare-sort-3"):
         assert _new_folder(tmp_path / "compare-sort") == tmp_path / name
@@ -195,8 +195,8 @@ def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
 
 @pytest.mark.parametrize("name", ["length", "clip", "std", "std-kl"])
 def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
-    from torchstone.cli.run import check_options
-    from torchstone.options import Recipe
+    from torchstone.train.options import Recipe
+    from torchstone.train.run import check_options
 
     folder = Path(__file__).parents[1] / "docs" / "comparisons"
     page = (folder / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.cli.check import check as main
+from torchstone.conformance.command import check as main
 
 ROOT = Path(__file__).parent.parent
 VECTORS = ROOT / "torchstone" / "conformance" / "vectors"

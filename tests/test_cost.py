@@ -20,9 +20,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from torchstone import cost as paper
 from torchstone.cli import main
-from torchstone.core import linear
+from torchstone.cost import formulas as paper
+from torchstone.fast import linear
 
 ROOT = Path(__file__).parent.parent
 SHAPE = paper.Shape(layers=3, hidden=48, heads=4, kv_heads=2, head_size=12, mlp=80, vocab=96)

@@ -13,7 +13,8 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
-SIDE_ROOMS = {"linear.py", "variants.py", "__init__.py"}  # faster or further forms, lists of names: not of the tour
+SIDE_ROOMS = {"variants.py", "__init__.py"}  # faster or further forms, lists of names: not of the tour
+FAST = sorted((ROOT / "torchstone" / "fast").glob("*.py"))
 MODULES = [p for family in TOUR for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
 PAGES = [p for p in ROOT.rglob("*.md") if not any(part.startswith((".", "runs")) for part in p.relative_to(ROOT).parts)]
 
@@ -27,7 +28,7 @@ def docstrings(path):
 def test_every_equation_stands_in_a_readme_a_docstring_and_a_test():
     read = lambda paths: "\n".join(p.read_text() for p in paths)  # noqa: E731
     readmes = re.findall(r"\\tag\{([A-Z]+\.\d+)\}", read((ROOT / "torchstone").rglob("README.md")))
-    documented = re.findall(r"\(([A-Z]+\.\d+)\)", read(MODULES))
+    documented = re.findall(r"\(([A-Z]+\.\d+)\)", read(MODULES + FAST))
     named = re.findall(r"def test_(\w+)", read((ROOT / "tests").glob("test_*.py")))
     tested = {f"{a}.{n}" for name in named for a, n in re.findall(r"([A-Z]+)_(\d+)", name)}
     assert len(readmes) == len(set(readmes)), "an equation is defined twice"
@@ -52,7 +53,7 @@ def public_names():
 
 @pytest.mark.parametrize(("family", "name"), public_names())
 def test_every_public_name_is_documented(family, name):
-    found = [d[name] for p in MODULES if p.parent.name == family for d in [docstrings(p)] if name in d]
+    found = [d[name] for p in MODULES + FAST if p.parent.name in (family, "fast") for d in [docstrings(p)] if name in d]
     (node, text), *_ = found
     if name in ("Mean", "Loss"):
         return
@@ -61,8 +62,12 @@ def test_every_public_name_is_documented(family, name):
 
 
 def test_the_maths_imports_torch_and_jaxtyping_and_only_downwards():
-    floors = {family: set(TOUR[: i + 1]) for i, family in enumerate(TOUR)} | {"dpo": {"core", "dpo"}}
-    for path in MODULES:
+    floors = {family: {*TOUR[: i + 1], "fast"} for i, family in enumerate(TOUR)}
+    floors |= {
+        "dpo": {"core", "dpo"},
+        "fast": {"core", "fast"},
+    }
+    for path in MODULES + FAST:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [a.name for a in node.names] if isinstance(node, ast.Import) else []

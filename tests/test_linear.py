@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from torchstone import core, grpo
-from torchstone.core import linear
+from torchstone.fast import linear
 
 f64 = torch.float64
 B, T, H, V = 2, 5, 3, 11

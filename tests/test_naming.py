@@ -10,10 +10,10 @@ import random
 
 import pytest
 import torch
-from torchstone_oracle.contract import flat
-from torchstone_oracle.contracts import OBJECTIVES
 
 from torchstone import conformance
+from torchstone_oracle.contract import flat
+from torchstone_oracle.contracts import OBJECTIVES
 
 BY_FLAG = ("nan_of_no_pairs", "mask_multiplied", "zero_times_inf", "log_of_sigmoid", "log_of_one_plus_exp")
 SINGLE = [(name, k) for name, o in OBJECTIVES.items() for k in o.alternatives if k not in BY_FLAG]

@@ -11,20 +11,21 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from torchstone.cli.inputs import find_task, load_policy, load_reward, read_jsonl
-from torchstone.cli.run import Interrupted, load_config, train
 from torchstone.core import sequence_mean, sequence_sum, token_mean
-from torchstone.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.terminal import UserError
 from torchstone.train import online
 from torchstone.train import policy as policy_module
+from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
+from torchstone.train.model import Policy, small_policy
 from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
 from torchstone.train.online import Batch, credit, denominator, kept, learn_online, needs, objective
-from torchstone.train.policy import Policy, small_policy
+from torchstone.train.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.train.rollout import Rollout, given, sample, score_tokens, slices
+from torchstone.train.run import Interrupted, load_config, train
 from torchstone.train.start import make_start
-from torchstone.train.tasks import HELD_OUT, Task, UserError, exact_match, load_task, score, take
+from torchstone.train.tasks import HELD_OUT, Task, exact_match, load_task, score, take
 
 TINY = {"pretrain_steps": 3, "warmup_steps": 2, "eval_prompts": 16, "device": "cpu"}
 TINY_ROUNDS = {"steps": 4, "prompts": 8, "group_size": 4, "eval_every": 2}

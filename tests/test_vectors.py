@@ -19,18 +19,18 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
-import torchstone_oracle
 from mpmath import mp, mpf
-from torchstone_oracle import numbers
-from torchstone_oracle.contract import Objective, flat
-from torchstone_oracle.contracts import OBJECTIVES
-from torchstone_oracle.write import document, pretty
 
+import torchstone_oracle
 from torchstone.core import Loss, sequence_mean, token_mean
 from torchstone.dpo.variants import wpo_weights
 from torchstone.grpo import grpo_loss
 from torchstone.grpo.variants import sequence_log_ratios
 from torchstone.ppo import AdaptiveKL, clipped_surrogate, clipped_value_error, ppo_loss
+from torchstone_oracle import numbers
+from torchstone_oracle.contract import Objective, flat
+from torchstone_oracle.contracts import OBJECTIVES
+from torchstone_oracle.write import document, pretty
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "torchstone" / "conformance" / "vectors"

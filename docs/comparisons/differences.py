@@ -6,7 +6,7 @@ python docs/comparisons/differences.py docs/comparisons/length.csv eval_length/w
 import csv
 import sys
 
-from torchstone.cli.report import interval
+from torchstone.train.report import interval
 
 
 def main(file: str, metric: str, *samples: str) -> None:

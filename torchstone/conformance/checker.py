@@ -14,7 +14,7 @@ from torchstone.conformance.compare import difference, in_float32, matches, prop
 from torchstone.conformance.fit import Fit, fit
 from torchstone.conformance.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors, load
-from torchstone.spelling import near
+from torchstone.terminal import near
 
 PRECISIONS = ("float64", "float32")
 BAD = ("fail", "error", "timeout")  # statuses that are no match

@@ -149,7 +149,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 def _items(session: pytest.Session, config: pytest.Config, target: str, objective: str) -> Iterable[pytest.Item]:
     from pathlib import Path
 
-    from torchstone.cli.check import UsageError, known, read_names, read_setting
+    from torchstone.conformance.command import UsageError, known, read_names, read_setting
     from torchstone.conformance.target import resolve
 
     try:

@@ -668,7 +668,7 @@ def _plain(
 def _roles(function: Callable[..., Any], roles: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, str]:
     """Parameter -> role: as told, or else by its name."""
     from torchstone.conformance.fit import role, setting
-    from torchstone.spelling import near
+    from torchstone.terminal import near
 
     known = [*ROLES, *NUMBERS]
     try:

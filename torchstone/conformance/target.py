@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchstone.spelling import near
+from torchstone.terminal import near
 
 
 class TargetError(ValueError):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torchstone.spelling import near
+from torchstone.terminal import near
 
 FOLDER = Path(__file__).parent / "vectors"
 

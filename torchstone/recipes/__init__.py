@@ -12,7 +12,7 @@ from torchstone.recipes.dialects import liger, openrlhf, trl, verl
 from torchstone.recipes.policy import Advantages, PolicyRecipe
 from torchstone.recipes.preference import PreferenceRecipe
 from torchstone.recipes.published import POLICY, PREFERENCE
-from torchstone.spelling import near
+from torchstone.terminal import near
 
 __all__ = ["Advantages", "Choice", "PolicyRecipe", "PreferenceRecipe", "RECIPES", "find"]
 

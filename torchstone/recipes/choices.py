@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from torchstone.spelling import near
+from torchstone.terminal import near
 
 Number = float | int | str | bool | None
 

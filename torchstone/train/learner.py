@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from torchstone.core import Loss, Mean
-from torchstone.train.policy import Policy
-from torchstone.train.tasks import UserError
+from torchstone.terminal import UserError
+from torchstone.train.model import Policy
 
 
 class Learner:

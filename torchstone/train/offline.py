@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from torchstone.dpo import dpo_loss, sequence_log_probs
-from torchstone.options import DPO
 from torchstone.train.learner import Learner
-from torchstone.train.policy import Policy
+from torchstone.train.model import Policy
+from torchstone.train.options import DPO
 from torchstone.train.rollout import given, sample, slices
 from torchstone.train.tasks import Row, Task, score, take
 

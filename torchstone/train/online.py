@@ -14,11 +14,11 @@ from torch import Tensor
 from torchstone.core import Loss, kl_k3, masked_whiten, sequence_mean, sequence_sum, token_mean
 from torchstone.core.reduce import Count
 from torchstone.grpo import group_advantages, grpo_loss
-from torchstone.options import GRPO, PPO, Recipe, Reinforce
 from torchstone.ppo import explained_variance, gae, ppo_loss, shaped_rewards
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.train.learner import Learner
-from torchstone.train.policy import Policy, Rows, Scores
+from torchstone.train.model import Policy, Rows, Scores
+from torchstone.train.options import GRPO, PPO, Recipe, Reinforce
 from torchstone.train.rollout import Rollout, sample, score_tokens, slices
 from torchstone.train.tasks import Row, Task, score, take
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from torchstone.core import completion_mask
-from torchstone.train.policy import Policy, Rows, Scores
+from torchstone.train.model import Policy, Rows, Scores
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import random
 import torch
 
 from torchstone.core import Loss, token_mean
-from torchstone.options import Run
 from torchstone.train.learner import Learner
-from torchstone.train.policy import Policy, small_policy
+from torchstone.train.model import Policy, small_policy
+from torchstone.train.options import Run
 from torchstone.train.rollout import given
 from torchstone.train.tasks import Task
 

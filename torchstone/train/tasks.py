@@ -15,17 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from torchstone.spelling import near
+from torchstone.terminal import UserError, near
 
 Row = dict[str, Any]
 RewardFunction = Callable[..., list[float]]
 RawLines = Callable[[list[Row], random.Random], list[str]]
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 HELD_OUT = 1000  # rows of a built-in task kept from training: this many to choose settings on, as many to report
-
-
-class UserError(Exception):
-    """A mistake in what the user gave; shown as one line, without a traceback."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torchstone.core import token_entropies, token_log_probs
-from torchstone.train.tasks import UserError
+from torchstone.terminal import UserError
 
 SECOND_PASS = 2**25  # reading prompts apart is a second pass: worth it if it saves more tokens times parameters
 

@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
-from torchstone.cli.inputs import find_task, load_policy, read_jsonl
-from torchstone.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
+from torchstone.terminal import UserError
+from torchstone.train.inputs import find_task, load_policy, read_jsonl
 from torchstone.train.learner import Learner
+from torchstone.train.model import Policy, Scores
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import Batch, credit, learn_online, needs, objective
-from torchstone.train.policy import Policy, Scores
+from torchstone.train.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
 from torchstone.train.rollout import Rollout, sample, slices
 from torchstone.train.start import make_start
-from torchstone.train.tasks import Row, Task, UserError, score
+from torchstone.train.tasks import Row, Task, score
 
 Report = Callable[[dict[str, Any]], bool]
 

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torchstone.cli.inputs import find_task
-from torchstone.cli.run import check_options
-from torchstone.options import DPO, Online, Recipe, Run, defaults, file_name
-from torchstone.train.tasks import UserError
+from torchstone.terminal import UserError
+from torchstone.train.inputs import find_task
+from torchstone.train.options import DPO, Online, Recipe, Run, defaults, file_name
+from torchstone.train.run import check_options
 
 Method = Literal["reinforce", "ppo", "grpo", "dpo"]
 SLOWEST_FIRST = ("ppo", "dpo", "grpo", "reinforce")
@@ -140,7 +140,7 @@ def _end_with_the_parent() -> None:
 
 
 def _make_start(config: Run, folder: Path) -> None:
-    from torchstone.cli.run import make_and_save_start
+    from torchstone.train.run import make_and_save_start
 
     _messages.put(("start", {"step": 0, "steps": 1}))
     make_and_save_start(config, folder)
@@ -148,7 +148,7 @@ def _make_start(config: Run, folder: Path) -> None:
 
 
 def _train(config: Run) -> None:
-    from torchstone.cli.run import train
+    from torchstone.train.run import train
 
     def report(record: dict[str, Any]) -> bool:
         _messages.put((f"{config.label} {config.seed}", record))

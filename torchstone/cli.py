@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        from torchstone.spelling import near
+        from torchstone.terminal import near
 
         known = ", ".join(COMMANDS)
         print(f"torchstone: unknown command {name!r}{near(name, COMMANDS)}; choose {known}", file=sys.stderr)
@@ -68,26 +68,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from torchstone.cli import commands
+    from torchstone.train import command as commands
 
     return commands.guarded(commands.train, arguments)
 
 
 def _compare(arguments: list[str]) -> int:
-    from torchstone.cli import commands
+    from torchstone.train import command as commands
 
     return commands.guarded(commands.compare, arguments)
 
 
 def _recipes(arguments: list[str]) -> int:
-    from torchstone.cli import commands
-    from torchstone.cli.recipes import recipes
+    from torchstone.recipes.command import recipes
+    from torchstone.train import command as commands
 
     return commands.guarded(recipes, arguments)
 
 
 def _check(arguments: list[str]) -> int:
-    from torchstone.cli.check import (
+    from torchstone.conformance.command import (
         check,
     )  # not guarded, as the next: it tells its own errors, and --help needs no torch
 
@@ -95,20 +95,20 @@ def _check(arguments: list[str]) -> int:
 
 
 def _identify(arguments: list[str]) -> int:
-    from torchstone.cli.check import identify
+    from torchstone.conformance.command import identify
 
     return identify(arguments)
 
 
 def _peers(arguments: list[str]) -> int:
-    from torchstone.cli import commands
-    from torchstone.cli.peers import peers
+    from torchstone.frameworks.command import peers
+    from torchstone.train import command as commands
 
     return commands.guarded(peers, arguments)
 
 
 def _cost(arguments: list[str]) -> int:
-    from torchstone.cli.cost import cost  # not guarded: that loads torch, and this needs none
+    from torchstone.cost.command import cost  # not guarded: that loads torch, and this needs none
 
     return cost(arguments)
 

@@ -1,9 +1,15 @@
-"""Did you mean ...? For every place where a person types a name."""
+"""What all commands say alike: mistakes in one line, and names that were meant."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+NEEDED = 'this command needs more than the maths: pip install "torchstone[train]"'
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; shown as one line, without a traceback."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from torchstone import cost as paper
-from torchstone.cost import METHODS, OPTIMIZERS, PRECISIONS, SYMBOLS, Plan, Quantity, Shape
-from torchstone.spelling import near
+from torchstone.cost import formulas as paper
+from torchstone.cost.formulas import METHODS, OPTIMIZERS, PRECISIONS, SYMBOLS, Plan, Quantity, Shape
+from torchstone.terminal import near
 
 HELP = """\
 What one RL update needs in memory and in work, before anything is run. Without --method: the four methods side by
@@ -42,7 +42,7 @@ def cost(arguments: Sequence[str]) -> int:
         return 1
     except ModuleNotFoundError as e:
         if e.name and e.name.split(".")[0] == "rich":
-            from torchstone.cli.commands import NEEDED
+            from torchstone.terminal import NEEDED
 
             print(f"torchstone: {e.name} is not installed; {NEEDED}", file=sys.stderr)
             return 1

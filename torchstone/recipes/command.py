@@ -9,7 +9,7 @@ from typing import Any
 
 from torchstone.recipes import RECIPES, PolicyRecipe, find, page, table
 from torchstone.recipes.choices import TENSORS, Recipe, show
-from torchstone.train.tasks import UserError
+from torchstone.terminal import UserError
 
 EXAMPLES = """\
 examples

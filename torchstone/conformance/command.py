@@ -153,7 +153,7 @@ def _check(arguments: Sequence[str]) -> int:
 def _objective(options: argparse.Namespace) -> str | None:
     """What the function should be: as told, or as its own name says; None if only properties are asked."""
     from torchstone.conformance.vectors import objectives
-    from torchstone.spelling import near
+    from torchstone.terminal import near
 
     if options.objective:
         return known(options.objective)
@@ -171,7 +171,7 @@ def _objective(options: argparse.Namespace) -> str | None:
 def known(objective: str) -> str:
     """The full name of an objective ("grpo" is "grpo_loss")."""
     from torchstone.conformance.vectors import load, objectives
-    from torchstone.spelling import near
+    from torchstone.terminal import near
 
     try:
         return load(objective).objective

@@ -12,15 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchstone.spelling import near
-from torchstone.train.tasks import UserError
-
-NEEDED = 'this command needs more than the maths: pip install "torchstone[train]"'
+from torchstone.terminal import NEEDED, UserError, near
 
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; an error of the user's is one line on stderr, without a traceback."""
-    from torchstone.cli.run import Interrupted
+    from torchstone.train.run import Interrupted
 
     try:
         return command(arguments)
@@ -40,7 +37,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     """``torchstone train METHOD [options]``, or ``torchstone train --resume FOLDER``."""
     from torchstone.cli import TRAIN_HELP
-    from torchstone.options import METHODS, defaults
+    from torchstone.train.options import METHODS, defaults
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(TRAIN_HELP, end="")
@@ -48,7 +45,7 @@ def train(arguments: list[str]) -> int:
     method, *options = arguments
     resume = _resume_folder(arguments)
     if resume:
-        from torchstone.cli.run import load_config
+        from torchstone.train.run import load_config
 
         config = load_config(resume)
     elif method not in METHODS:
@@ -67,8 +64,8 @@ def _train(config: Any, resume: bool) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from torchstone.cli import report
-    from torchstone.cli.run import train as run
+    from torchstone.train import report
+    from torchstone.train.run import train as run
 
     console, stop = Console(), _ctrl_c_waits()
     if not config.model and not resume:
@@ -96,10 +93,10 @@ def compare(arguments: list[str]) -> int:
     import tyro
     from rich.console import Console
 
-    from torchstone.cli import report
-    from torchstone.cli.compare import Compare
-    from torchstone.cli.compare import compare as run
-    from torchstone.cli.run import Interrupted
+    from torchstone.train import report
+    from torchstone.train.compare import Compare
+    from torchstone.train.compare import compare as run
+    from torchstone.train.run import Interrupted
 
     folder = _resume_folder(arguments)
     if folder:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchstone.options import Run
-from torchstone.spelling import near
-from torchstone.train.tasks import RewardFunction, Row, Task, UserError, load_task, split_rows
+from torchstone.terminal import UserError, near
+from torchstone.train.options import Run
+from torchstone.train.tasks import RewardFunction, Row, Task, load_task, split_rows
 
 if TYPE_CHECKING:  # it imports torch, which reading a file does not need
-    from torchstone.train.policy import Policy
+    from torchstone.train.model import Policy
 
 
 def find_task(config: Run) -> Task:
@@ -115,7 +115,7 @@ def load_policy(source: str, device: str, dtype: str) -> Policy:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
-    from torchstone.train.policy import Policy
+    from torchstone.train.model import Policy
 
     folder = Path(source)
     logging.set_verbosity_error()

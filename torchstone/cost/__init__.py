@@ -1,0 +1,1 @@
+"""Memory and work of an update, on paper."""

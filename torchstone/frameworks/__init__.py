@@ -1,0 +1,1 @@
+"""What other frameworks compute: one room each."""
