@@ -20,18 +20,26 @@ A flag is a kind of case, or a named way to be different, in the [vectors](../to
 checker prints these names; [conformance.md](conformance.md) is how to run it. This page is written from the vectors by
 `python docs/flags.py`.
 
-A link says where the mistake or the choice was met or discussed: often where it was mended. It does not say that a
-current version has it. C01 and R01 are rows of [pitfalls.md](pitfalls.md). A row without a name is the flag above it,
-as other objectives have it.
+- **Bug**: somebody's mistake, computed. Each case that shows it has the numbers that the mistake gives.
+- **Variant**: a choice that is published, or shipped, under this objective's name or another. If you mean it, say so:
+  `--accept NAME`.
+- **Edge**: an input that code forgets. There are no other numbers, only the right ones.
+
+A flag stands in the first family, in reading order, that has it; *in* names the objectives. A numbered link says where
+the mistake or the choice was met or discussed: often where it was mended. It does not say that a current version has
+it. C01 and R01 are rows of [pitfalls.md](pitfalls.md). A row without a name is the flag above it, as other objectives
+have it.
 """
-SECTIONS = {
-    "bug": "## Bugs\n\nSomebody's mistake, computed: each case that shows it has the numbers that the mistake gives.\n",
-    "variant": "## Variants\n\nA choice that is published, or shipped, under this objective's name or another. "
-    "If you mean it, say so: `--accept NAME`.\n",
-    "edge": "## Edges\n\nInputs that code forgets. There are no other numbers, only the right ones.\n",
+FAMILIES = {  # in reading order; the first part of an equation's tag
+    "CORE": "Core",
+    "REINFORCE": "REINFORCE",
+    "PPO": "PPO",
+    "GRPO": "GRPO",
+    "DPO": "DPO and reward models",
 }
-FILES = "## The files\n\n| objective | | cases | named alternatives |\n|---|---|---|---|\n"
-HEADER = "\n| flag | what it is | what it does to your run | where | seen |\n|---|---|---|---|---|\n"
+KINDS = {"bug": "Bugs", "variant": "Variants", "edge": "Edges"}
+HEADER = "| flag | what it is; *what it does to your run* | in | seen |\n|---|---|---|---|\n"
+FILES = "| objective | | cases | named alternatives |\n|---|---|---|---|\n"
 NAMES = {  # owner/repository, and what people call it
     "DLR-RM/stable-baselines3": "stable-baselines3",
     "EleutherAI/gpt-neox": "gpt-neox",
@@ -100,21 +108,23 @@ def merged(vectors: list[dict]) -> dict[tuple[str, str], dict[tuple[str, str], d
     return dict(sorted(found.items()))
 
 
-def label(link: str) -> str:
-    """A link with the short name that people use; text that is no link stays as it is."""
-    github = re.fullmatch(
-        r"https://github\.com/([\w.-]+/[\w.-]+?)(?:/(issues|pull|commit|discussions)/(\w+).*|/.*)?", link
-    )
-    if github:
-        repository, kind, number = github.groups()
-        if repository not in NAMES:
-            raise ValueError(f"{link}: give {repository} a name in docs/flags.py, if it is the right repository")
-        mark = {None: "", "commit": f" {(number or '')[:7]}"}.get(kind, f"#{number}")
-        return f"[{NAMES[repository]}{mark}]({link})"
+def source(link: str) -> tuple[str, str]:
+    """The short name that people use of the place a link leads to, and the link; text that is no link stays a name."""
+    github = re.match(r"https://github\.com/([\w.-]+/[\w.-]+)", link)
+    if github and github[1] not in NAMES:
+        raise ValueError(f"{link}: give {github[1]} a name in docs/flags.py, if it is the right repository")
     paper = re.fullmatch(r"https://arxiv\.org/(?:abs|pdf)/([\w./-]+)", link)
-    if paper:
-        return f"[arXiv:{paper[1]}]({link})"
-    return f"[{link.split('/')[2]}]({link})" if link.startswith("http") else plain(link)
+    if github or paper:
+        return (NAMES[github[1]] if github else f"arXiv:{paper[1]}"), link
+    return (link.split("/")[2], link) if link.startswith("http") else (plain(link), "")
+
+
+def cited(links: list[str]) -> list[str]:
+    """One entry for each place: its name, and its links as numbers."""
+    numbers: dict[str, list[str]] = {}
+    for number, (name, link) in enumerate(map(source, links), 1):
+        numbers.setdefault(name, []).extend([f"[{number}]({link})"] if link else [])
+    return [" ".join([name, *found]) for name, found in numbers.items()]
 
 
 def plain(text: str) -> str:
@@ -134,22 +144,41 @@ def unique(lists: list[list[str]]) -> list[str]:
     return list(dict.fromkeys(x for part in lists for x in part))
 
 
+def family(data: dict) -> str:
+    """The family of a vector file, by the tag of its equation."""
+    tag = data["tags"][0].partition(".")[0] if data["tags"] else "CORE"
+    return {"KL": "CORE"}.get(tag, tag)
+
+
 def flag_page(vectors: list[dict]) -> str:
     """The text of docs/flags.md."""
-    rows: dict[str, str] = dict.fromkeys(SECTIONS, "")
-    anchored = set()
+    families = {data["objective"]: family(data) for data in vectors}
+    rows = {place: [""] * len(KINDS) for place in FAMILIES}
+    anchored: set[str] = set()
     for (kind, name), texts in merged(vectors).items():
-        title = f"`{name}`" if name in anchored else f'<a id="{name}"></a>`{name}`'
-        anchored.add(name)
-        for (about, effect), objectives in texts.items():
-            seen = [label(x) for x in unique([f["links"] for f in objectives.values()])]
-            ids = sorted(unique([f["pitfalls"] for f in objectives.values()]))
-            seen += [f"[{x}](pitfalls.md#{x.lower()})" for x in ids]
-            cells = [title, plain(about), plain(effect), some(list(objectives)), ", ".join(seen)]
-            rows[kind] += f"| {' | '.join(cells)} |\n"
-            title = ""
-    page = PAGE + "".join(f"\n{SECTIONS[kind]}{HEADER}{rows[kind]}" for kind in SECTIONS if rows[kind])
-    return page + "\n" + FILES + "".join(file_row(data) for data in vectors)
+        place = min((families[o] for objectives in texts.values() for o in objectives), key=list(FAMILIES).index)
+        rows[place][list(KINDS).index(kind)] += flag_rows(name, texts, anchored)
+    page = PAGE
+    for place, title in FAMILIES.items():
+        page += f"\n## {title}\n\n{FILES}" + "".join(file_row(d) for d in vectors if family(d) == place)
+        for heading, table in zip(KINDS.values(), rows[place], strict=True):
+            page += f"\n### {heading}: {title}\n\n{HEADER}{table}" if table else ""
+    return page
+
+
+def flag_rows(name: str, texts: dict, anchored: set[str]) -> str:
+    """The rows of one flag, one for each text; the first place of a name on the page bears its anchor."""
+    title = f"`{name}`" if name in anchored else f'<a id="{name}"></a>`{name}`'
+    anchored.add(name)
+    rows = ""
+    for (about, effect), objectives in texts.items():
+        seen = cited(unique([f["links"] for f in objectives.values()]))
+        ids = sorted(unique([f["pitfalls"] for f in objectives.values()]))
+        seen += [f"[{x}](pitfalls.md#{x.lower()})" for x in ids]
+        what = f"{plain(about)} *{plain(effect)}*"
+        rows += f"| {title} | {what} | {some(list(objectives))} | {', '.join(seen)} |\n"
+        title = ""
+    return rows
 
 
 def file_row(data: dict) -> str:

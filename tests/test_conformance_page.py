@@ -72,19 +72,18 @@ def test_what_is_written_by_hand_stays_and_the_flags_are_written_anew():
     assert rows(fill(row.format("[gone](flags.md#gone): gae"), [])) == {"C67": ""}
 
 
-def test_links_have_the_names_that_people_use():
-    label = FLAGS["label"]
-    assert (
-        label("https://github.com/huggingface/trl/pull/2881")
-        == "[TRL#2881](https://github.com/huggingface/trl/pull/2881)"
-    )
-    assert label("https://github.com/pytorch/rl/commit/b28e4a462") == (
-        "[torchrl b28e4a4](https://github.com/pytorch/rl/commit/b28e4a462)"
-    )
-    assert label("https://arxiv.org/abs/2503.14476") == "[arXiv:2503.14476](https://arxiv.org/abs/2503.14476)"
-    assert label("http://joschu.net/blog/kl-approx.html") == "[joschu.net](http://joschu.net/blog/kl-approx.html)"
+def test_links_are_numbered_behind_the_names_that_people_use():
+    trl, rl = "https://github.com/huggingface/trl/pull/2881", "https://github.com/pytorch/rl/commit/b28e4a462"
+    paper, blog = "https://arxiv.org/abs/2503.14476", "http://joschu.net/blog/kl-approx.html"
+    assert FLAGS["cited"]([trl, rl, f"{trl}9", paper, blog, "a talk"]) == [
+        f"TRL [1]({trl}) [3]({trl}9)",
+        f"torchrl [2]({rl})",
+        f"arXiv:2503.14476 [4]({paper})",
+        f"joschu.net [5]({blog})",
+        "a talk",
+    ]
     with pytest.raises(ValueError, match="give nobody/nothing a name"):
-        label("https://github.com/nobody/nothing/issues/1")
+        FLAGS["source"]("https://github.com/nobody/nothing/issues/1")
 
 
 # ------------------------------------------------------------------------------------------------- the format, in short
