@@ -13,7 +13,8 @@ import torch
 from torchstone import conformance
 from torchstone.cli import main
 from torchstone.conformance import identifier
-from torchstone.conformance.command import UsageError, read_names, read_setting
+from torchstone.conformance.settings import read_names, read_setting
+from torchstone.terminal import UserError
 
 pytest_plugins = ["pytester"]
 
@@ -152,7 +153,7 @@ def test_values_are_python_or_words():
     assert [read_setting(f"a={x}")[1] for x in ("1e-6", "None", "True", "(1, 2)", "token-mean", "'x=y'", "")] == [
         1e-6, None, True, (1, 2), "token-mean", "x=y", "",
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="expected NAME=VALUE, got 'eps'"):
+    with pytest.raises(UserError, match="expected NAME=VALUE, got 'eps'"):
         read_setting("eps")
 
 
@@ -161,7 +162,7 @@ def test_names_need_a_toml_reader(monkeypatch):
     assert read_names(Path("map.toml")) == {"a": "mask"}
     monkeypatch.setitem(sys.modules, "tomllib", None)
     monkeypatch.setitem(sys.modules, "tomli", None)
-    with pytest.raises(UsageError, match="pip install tomli"):
+    with pytest.raises(UserError, match="pip install tomli"):
         read_names(Path("map.toml"))
 
 

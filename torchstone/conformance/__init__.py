@@ -12,7 +12,7 @@ __all__ = ["OBJECTIVES", "load", "check", "identify", "metamorphic", "cases", "R
 _HOME = {
     "load": "vectors",
     "check": "checker",
-    "Report": "checker",
+    "Report": "result",
     "identify": "identifier",
     "metamorphic": "relations",
     "cases": "pytest_plugin",

@@ -8,7 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchstone import core
 from torchstone.conformance.fit import AGGREGATIONS, FILLERS, Fit
+from torchstone.conformance.result import Outcome
 from torchstone.conformance.target import Overtime, describe, limited
 from torchstone.conformance.vectors import Argument, Case, Vectors
 from torchstone.grpo.variants import group_token_mean
@@ -41,23 +42,6 @@ class Way:
         said += {"flat": ["rewards as one row [P * G]"], "row": ["one group [G] at a time"]}.get(self.rewards, [])
         said += [f"advantages as [{self.advantages}]"] if self.advantages else []
         return ", ".join(said + ([f"output {self.output}"] if self.output is not None else []))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """``kind``: "numbers", "refused" (it raised), "timeout", "shape" (nothing that it returned fits).
-
-    ``gradients`` is None where no gradient flows. ``taken``: "" or how the result was brought to the expected shape:
-    "tokens" and "rows" (reduced here), "mean" and "sum" (it reduces what is expected per token).
-    """
-
-    kind: str
-    outputs: Mapping[str, Any] = field(default_factory=dict)
-    gradients: Mapping[str, Any] | None = None
-    detail: str = ""
-    taken: str = ""
-    single: bool = False  # all numbers are float32 numbers
-    changed: tuple[str, ...] = ()  # inputs that it changed in place
 
 
 def call(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from torchstone.conformance.settings import known_objective, read_names, read_setting
+from torchstone.terminal import UserError, near
 
 NEEDED = 'this command needs more than the maths: pip install "torchstone[check]"'
 FAR = 0.5  # relative distance beyond which "nearest" says nothing
@@ -56,10 +58,6 @@ exit status: 0 it equals something in the table; 1 it is near something only; 2 
 """
 
 
-class UsageError(Exception):
-    """A mistake in what the user gave; shown as one line."""
-
-
 def check(arguments: Sequence[str]) -> int:
     """``torchstone check TARGET --objective NAME [options]``."""
     return _guarded("check", _check, arguments)
@@ -73,7 +71,7 @@ def identify(arguments: Sequence[str]) -> int:
 def _guarded(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return command(arguments)
-    except (UsageError, ValueError) as e:  # ValueError: what conformance says of its arguments
+    except (UserError, ValueError) as e:  # ValueError: what conformance says of its arguments
         return _fail(name, str(e), 2)
     except KeyboardInterrupt:
         return _fail(name, "stopped", 130)
@@ -112,7 +110,7 @@ def _check(arguments: Sequence[str]) -> int:
     if options.list:
         return _list(options.json)
     if not options.target:
-        raise UsageError("which function? TARGET is package.module:function or file.py:function; see --help")
+        raise UserError("which function? TARGET is package.module:function or file.py:function; see --help")
     how = _how(options) | {"layout": LAYOUTS.get(options.layout)}
 
     from torchstone.conformance.target import resolve
@@ -153,31 +151,18 @@ def _check(arguments: Sequence[str]) -> int:
 def _objective(options: argparse.Namespace) -> str | None:
     """What the function should be: as told, or as its own name says; None if only properties are asked."""
     from torchstone.conformance.vectors import objectives
-    from torchstone.terminal import near
 
     if options.objective:
-        return known(options.objective)
+        return known_objective(options.objective)
     name = options.target.rpartition(":")[2].rpartition(".")[2]
     if name in objectives():
         return name
     if options.metamorphic:
         return None
-    raise UsageError(
+    raise UserError(
         f"what should {name} be? Say so with --objective NAME{near(name, objectives())}; torchstone check --list lists "
         f"them, and torchstone identify {options.target} finds out"
     )
-
-
-def known(objective: str) -> str:
-    """The full name of an objective ("grpo" is "grpo_loss")."""
-    from torchstone.conformance.vectors import load, objectives
-    from torchstone.terminal import near
-
-    try:
-        return load(objective).objective
-    except ValueError:
-        close = near(objective, objectives())
-        raise UsageError(f"unknown objective {objective!r}{close}; torchstone check --list lists them") from None
 
 
 def _families() -> str:
@@ -248,7 +233,7 @@ def _identify(arguments: Sequence[str]) -> int:
     parser = _parser("identify", IDENTIFY, IDENTIFY_EXAMPLES)
     options = parser.parse_args(arguments)
     if not options.target:
-        raise UsageError("which function? TARGET is package.module:function or file.py:function; see --help")
+        raise UserError("which function? TARGET is package.module:function or file.py:function; see --help")
     how = _how(options)
 
     from torchstone import conformance
@@ -331,7 +316,7 @@ def _parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
 
 def _how(options: argparse.Namespace) -> dict[str, Any]:
     if not options.time_limit > 0:
-        raise UsageError(f"--time-limit must be above 0, got {options.time_limit:g}")
+        raise UserError(f"--time-limit must be above 0, got {options.time_limit:g}")
     return {
         "names": read_names(options.names) if options.names else {},
         "settings": dict(read_setting(text) for text in options.set),
@@ -341,52 +326,12 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def read_setting(text: str) -> tuple[str, Any]:
-    """``eps=1e-6`` -> ("eps", 1e-6). What is no Python literal is a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise UsageError(f"--set: expected NAME=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def read_names(path: Path) -> dict[str, str]:
-    """A TOML file with their names and ours."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"--names: cannot read {path}: {getattr(e, 'strerror', None) or 'it is not UTF-8'}") from e
-    toml = _toml()
-    try:
-        data: Mapping[str, Any] = toml.loads(text)
-    except toml.TOMLDecodeError as e:
-        raise UsageError(f'--names {path}: {e}; a line is  their_name = "our_name"') from e
-    for name, ours in data.items():
-        if not isinstance(ours, str):
-            line = next((i for i, row in enumerate(text.splitlines(), 1) if name in row), 1)
-            raise UsageError(f'--names {path}, line {line}: expected {name} = "our_name", got {ours!r}')
-    return dict(data)
-
-
-def _toml() -> Any:
-    from importlib import import_module
-
-    for name in ("tomllib", "tomli"):  # Python 3.10 has none of its own
-        try:
-            return import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise UsageError("--names: Python 3.10 cannot read TOML by itself: pip install tomli")
-
-
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as e:
-        raise UsageError(f"--junit: cannot write {path}: {e.strerror}") from e
+        raise UserError(f"--junit: cannot write {path}: {e.strerror}") from e
 
 
 def _aside() -> contextlib.AbstractContextManager[Any]:

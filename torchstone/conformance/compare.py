@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torchstone.conformance.call import Outcome
+from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Numbers
 
 CLOSE = {"float64": 1e-7, "float32": 2e-5}  # of the case's largest magnitude, unless it says otherwise

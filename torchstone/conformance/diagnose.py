@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from torchstone.conformance.call import Outcome
-from torchstone.conformance.checker import BAD, MASKS, ORDINARY, Diagnosis, Result, Trial, hazards
 from torchstone.conformance.compare import leaves, matches, reduced
-from torchstone.conformance.vectors import Case, Numbers, Vectors
+from torchstone.conformance.result import BAD, Diagnosis, Outcome, Result
+from torchstone.conformance.trial import Trial
+from torchstone.conformance.vectors import MASKS, ORDINARY, Case, Numbers, Vectors, hazards
 
 SECONDS = 30.0  # for the search of combinations
 SHARE = 0.7  # of the cases that a combination must explain

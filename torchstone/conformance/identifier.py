@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.call import Outcome, Way, call
-from torchstone.conformance.checker import BAD, Report, check, likely_arrays
+from torchstone.conformance.call import Way, call
+from torchstone.conformance.checker import check
 from torchstone.conformance.compare import leaves
 from torchstone.conformance.fit import fit
+from torchstone.conformance.result import BAD, Outcome, Report
 from torchstone.conformance.target import TargetError
+from torchstone.conformance.trial import likely_arrays
 from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, load, objectives
 from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes.choices import Choice, Recipe, show

@@ -38,7 +38,8 @@ class Checked:
 
     def ask(self, case_id: int, precision: str) -> None:
         """Pass, or end this test as failed or skipped, without a traceback."""
-        from torchstone.conformance.report import BAD, covered, explain
+        from torchstone.conformance.report import covered, explain
+        from torchstone.conformance.result import BAD
 
         if self.report is None and self.problem is None:
             from torchstone.conformance import check
@@ -149,11 +150,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 def _items(session: pytest.Session, config: pytest.Config, target: str, objective: str) -> Iterable[pytest.Item]:
     from pathlib import Path
 
-    from torchstone.conformance.command import UsageError, known, read_names, read_setting
+    from torchstone.conformance.settings import known_objective, read_names, read_setting
     from torchstone.conformance.target import resolve
+    from torchstone.terminal import UserError
 
     try:
-        found = list(_cases(known(objective)))
+        found = list(_cases(known_objective(objective)))
         names = config.option.torchstone_names
         options = {
             "names": read_names(Path(names)) if names else {},
@@ -162,7 +164,7 @@ def _items(session: pytest.Session, config: pytest.Config, target: str, objectiv
             "target": target,
         }
         checked = Checked(resolve(target), found[0][0], options)
-    except (UsageError, ValueError) as e:
+    except (UserError, ValueError) as e:
         raise pytest.UsageError(f"--torchstone {target}={objective}: {e}") from e
     parent = Target.from_parent(session, name=target, nodeid=target)
     for name, case_id, flags, precision in found:

@@ -536,8 +536,8 @@ def _fitted(
 ) -> tuple[Call, Batch, dict[str, str], tuple[str, ...]]:  # fmt: skip
     """A function that is matched with an objective, on one of that objective's cases; only its inputs are used."""
     from torchstone.conformance.call import array, call
-    from torchstone.conformance.checker import applies, best_way, likely_arrays
     from torchstone.conformance.fit import fit
+    from torchstone.conformance.trial import applies, best_way, likely_arrays
     from torchstone.conformance.vectors import Case, load
 
     vectors = load(objective)

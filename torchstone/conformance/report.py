@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from torchstone.conformance.checker import BAD, Diagnosis, Report, Result, Row
+from torchstone.conformance.result import BAD, Diagnosis, FlagCount, Report, Result
 from torchstone.conformance.vectors import load
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _table(report: Report, width: int) -> Table:
     return table
 
 
-def _about(report: Report, row: Row) -> str:
+def _about(report: Report, row: FlagCount) -> str:
     flag = load(report.objective).flags.get(row.flag)
     return flag.about if flag else "Nothing special."
 

@@ -87,6 +87,20 @@ class Vectors:
         return [name for name, flag in self.flags.items() if flag.kind != "edge"]
 
 
+# Flags of ordinary batches. Every other edge is a reason to fail of its own, which says nothing on the formula.
+MASKS = ("ragged_mask", "gaps_in_mask", "junk_under_mask")
+ORDINARY = (
+    *MASKS, "on_policy", "every_side_of_the_clip", "far_from_reference",
+    "two_prompts", "one_right_in_four", "sparse_reward", "delayed_reward", "small_deviation", "micro_batch",
+    "both_signs", "one_pair", "at_reference", "tied", "with_margin", "no_reference", "on_target", "far_from_target",
+)  # fmt: skip
+
+
+def hazards(case: Case) -> list[str]:
+    """The flags of a case on which code fails that is right elsewhere."""
+    return [f for f in case.flags if f not in ORDINARY]
+
+
 def objectives() -> tuple[str, ...]:
     """Names of all objectives that have vectors."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))

@@ -233,7 +233,8 @@ MISCALLED = ("AttributeError", "ImportError", "ModuleNotFoundError", "NameError"
 
 def _report(peer: Peer) -> tuple[Any, int]:
     """The checker's report, and to how many digits."""
-    from torchstone.conformance.checker import ORDINARY, check
+    from torchstone.conformance.checker import check
+    from torchstone.conformance.vectors import ORDINARY
 
     def run_(target: Target, search: bool = False) -> Any:
         return check(target, peer.objective, target=peer.of, arrays="torch", search=search)

@@ -1,0 +1,141 @@
+"""What the checker finds: the outcome of a call, the result of a case, a diagnosis, and the report of them all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PRECISIONS = ("float64", "float32")
+BAD = ("fail", "error", "timeout")  # statuses that are no match
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``kind``: "numbers", "refused" (it raised), "timeout", "shape" (nothing that it returned fits).
+
+    ``gradients`` is None where no gradient flows. ``taken``: "" or how the result was brought to the expected shape:
+    "tokens" and "rows" (reduced here), "mean" and "sum" (it reduces what is expected per token).
+    """
+
+    kind: str
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Mapping[str, Any] | None = None
+    detail: str = ""
+    taken: str = ""
+    single: bool = False  # all numbers are float32 numbers
+    changed: tuple[str, ...] = ()  # inputs that it changed in place
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case in one precision. ``status``: pass, fail, warn, skip, error (it raised or nothing fits), timeout."""
+
+    case_id: int
+    comment: str
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any]
+    precision: str
+    status: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The function equals the right one with these alternatives in ``matched`` of ``of`` cases.
+
+    ``kind``: "bug", "variant", "setting" (another value of a number), "edge" (fails only where this flag is), or
+    "factor" (the right numbers times a constant).
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    matched: int
+    of: int
+    about: tuple[str, ...]
+    effect: tuple[str, ...]
+    links: tuple[str, ...] = ()
+    pitfalls: tuple[str, ...] = ()
+    accepted: bool = False
+    cases: tuple[int, ...] = ()  # the failures that it explains
+
+
+@dataclass(frozen=True)
+class FlagCount:
+    """The cases of one flag."""
+
+    flag: str
+    kind: str
+    cases: int
+    passed: int
+    failed: int
+    warned: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Report:
+    target: str
+    objective: str
+    fitted: Mapping[str, str]  # their parameter -> ours
+    way: str
+    taken: Mapping[str, Any]  # settings that the function has built in, as they were taken to be
+    results: tuple[Result, ...]
+    diagnoses: tuple[Diagnosis, ...]
+    notes: tuple[str, ...]
+    unexplained: tuple[Result, ...]  # failures that no diagnosis explains
+    kinds: Mapping[str, str]  # of each flag
+
+    @property
+    def passed(self) -> bool:
+        """All cases match, or what differs has a name and was accepted by it."""
+        if not any(r.status in ("pass", "warn") for r in self.results):
+            return False
+        return not self.unexplained and all(d.accepted for d in self.diagnoses)
+
+    @property
+    def rows(self) -> list[FlagCount]:
+        """How the cases of each flag went; a case counts once, by its worst precision."""
+        worst = {i: _worst(group) for i, group in itertools.groupby(self.results, key=lambda r: r.case_id)}
+        flags = {r.case_id: r.flags or ("plain",) for r in self.results}
+        rows = []
+        for flag in dict.fromkeys(f for fs in flags.values() for f in fs):
+            statuses = [worst[i] for i, fs in flags.items() if flag in fs]
+            count = statuses.count
+            failed = sum(map(count, BAD))
+            rows.append(
+                FlagCount(
+                    flag,
+                    self.kinds.get(flag, "edge"),
+                    len(statuses),
+                    count("pass"),
+                    failed,
+                    count("warn"),
+                    count("skip"),
+                )
+            )
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {
+            "target": self.target,
+            "objective": self.objective,
+            "passed": self.passed,
+            "fitted": dict(self.fitted),
+            "way": self.way,
+            "taken": dict(self.taken),
+            "diagnoses": [vars(d) for d in self.diagnoses],
+            "flags": [vars(r) for r in self.rows],
+            "notes": list(self.notes),
+            "unexplained": [r.case_id for r in self.unexplained],
+            "results": [{**vars(r), "settings": dict(r.settings)} for r in self.results],
+        }
+
+
+ORDER = ("timeout", "error", "fail", "warn", "pass", "skip")
+
+
+def _worst(results: Iterable[Result]) -> str:
+    return min((r.status for r in results), key=ORDER.index)
