@@ -1,9 +1,9 @@
-# Each target sets up its own virtual environment first: .venv, and .venv-peers with other frameworks for test-peers. On Windows: the raw commands are in README.md.
+# Each target sets up its own virtual environment first: .venv, and .venv-frameworks with TRL, verl and others for test-frameworks. On Windows: the raw commands are in README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 
-.PHONY: demo test test-peers bench vectors docs mutation clean
+.PHONY: demo test test-frameworks bench vectors docs mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -18,11 +18,11 @@ test: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-test-peers: .venv-peers/done
-	.venv-peers/bin/pytest peers
+test-frameworks: .venv-frameworks/done
+	.venv-frameworks/bin/pytest tests/frameworks
 
-bench: .venv-peers/done
-	for name in recurrence objectives linear startup training; do .venv-peers/bin/python benchmarks/$$name.py || exit 1; done
+bench: .venv-frameworks/done
+	for name in recurrence objectives linear startup training; do .venv-frameworks/bin/python benchmarks/$$name.py || exit 1; done
 
 vectors: .venv/done
 	$(BIN)/python -m torchstone_oracle torchstone/conformance/vectors
@@ -36,14 +36,14 @@ docs: .venv/done
 	$(BIN)/pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv-peers/done: requirements-peers.txt pyproject.toml
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/pip install --quiet --no-deps --requirement requirements-peers.txt
-	.venv-peers/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+.venv-frameworks/done: requirements-frameworks.txt pyproject.toml
+	$(PYTHON) -m venv .venv-frameworks
+	.venv-frameworks/bin/pip install --quiet --no-deps --requirement requirements-frameworks.txt
+	.venv-frameworks/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-frameworks
 
 mutation: .venv/done
 	$(BIN)/pip install --quiet mutmut==3.8.1

@@ -8,8 +8,8 @@ measured beside it: every round runs all contenders in turn, and the figure is t
 --threads 1 it is processor time, which other processes on the machine disturb less than the time on the clock.
 Memory is measured in a process of its own for each contender: its peak resident memory (VmHWM: all that torch, MKL and
 Python allocate; Linux only), minus what was resident with the inputs in place after a toy run, minus the gradients.
-TRL and Liger take part where they are installed (requirements-peers.txt), Liger compiled, which is its default. A first
-round, in which things are compiled, does not count.
+TRL and Liger take part where they are installed (requirements-frameworks.txt), Liger compiled, which is its default. A
+first round, in which things are compiled, does not count.
 """
 
 import argparse

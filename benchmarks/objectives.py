@@ -7,8 +7,8 @@ a token mean, which all have; dpo sums the tokens and compares the first 32 comp
 (verl and torchrl have none; TRL's trainer computes it together with the log-probs). Every round runs all contenders in
 turn; a figure is the median over rounds of their time / ours, eager. With --threads 1 it is processor time, which other
 processes disturb less than the time on the clock. Each computes its own metrics, as numbers. verl always clips twice
-(PPO.9). TRL, verl and OpenRLHF are loaded as the tests in peers/ load them (requirements-peers.txt). "apart" is the
-largest difference from our gradient over its largest entry: torchrl's KL is a mean over all positions, padding counted.
+(PPO.9). TRL, verl and OpenRLHF are loaded as in tests/frameworks (requirements-frameworks.txt). "apart" is the largest
+difference from our gradient over its largest entry: torchrl's KL is a mean over all positions, padding counted.
 """
 
 import json

@@ -16,7 +16,7 @@ ratio over repetitions. Wall time; the ratio of processor time, which other proc
     python benchmarks/training.py --quick             a smoke run, which writes nothing
 
 One thread by default: with more, on a shared machine, each small product waits for the slower core (--threads).
-TRL takes part where it is installed (requirements-peers.txt, with accelerate and datasets).
+TRL takes part where it is installed (requirements-frameworks.txt, with accelerate and datasets).
 """
 
 import argparse

@@ -28,7 +28,8 @@ exit status: 0 everything could be run, whatever it computes; 1 something could 
 
 def peers(arguments: Sequence[str]) -> int:
     """``torchstone peers [--only NAME ...] [--json | --markdown]``."""
-    from torchstone.conformance.peers import FRAMEWORKS, run
+    from torchstone.frameworks.registry import FRAMEWORKS
+    from torchstone.frameworks.run import run
 
     parser = argparse.ArgumentParser(
         prog="torchstone peers",
@@ -51,7 +52,7 @@ def peers(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps({"absent": absent, "rows": [dataclasses.asdict(r) for r in rows]}, indent=1, default=str))
     elif options.markdown:
-        from torchstone.conformance.peers.page import markdown
+        from torchstone.frameworks.page import markdown
 
         print(markdown(rows, absent, time.strftime("%Y-%m-%d")), end="")
     else:
@@ -73,7 +74,7 @@ def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from torchstone.conformance.peers.page import OUTCOMES, where
+    from torchstone.frameworks.page import OUTCOMES, where
 
     colours = {"matches": "green", "edges": "green", "variant": "cyan", "differs": "yellow", "error": "red"}
     console = Console()
@@ -92,5 +93,5 @@ def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
         console.print(f"[dim]not installed: {escape(', '.join(absent))}[/dim]")
     if not rows:
         console.print(
-            "None of these frameworks is installed: pip install --no-deps -r requirements-peers.txt has them."
+            "None of these frameworks is installed: pip install --no-deps -r requirements-frameworks.txt has them."
         )

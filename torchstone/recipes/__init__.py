@@ -7,8 +7,9 @@ recipe runs by ``recipe.advantages(...)`` and ``recipe.loss(...)``, a preference
 
 from __future__ import annotations
 
+from functools import cache
+
 from torchstone.recipes.choices import Choice, Number, Recipe
-from torchstone.recipes.dialects import liger, openrlhf, trl, verl
 from torchstone.recipes.policy import Advantages, PolicyRecipe
 from torchstone.recipes.preference import PreferenceRecipe
 from torchstone.recipes.published import POLICY, PREFERENCE
@@ -24,7 +25,21 @@ class Recipes(dict[str, Recipe]):
         raise ValueError(f"recipe: expected a name in the table (torchstone recipes), got {name!r}{near(name, self)}")
 
 
-RECIPES = Recipes({row.name: row for row in [*POLICY, *PREFERENCE, *trl.ROWS, *verl.ROWS, *openrlhf.ROWS, *liger.ROWS]})
+RECIPES: Recipes
+
+
+def __getattr__(name: str) -> Recipes:
+    """``RECIPES``, made when it is first asked for: the frameworks' rows are made of the choices that stand here."""
+    if name != "RECIPES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _table()
+
+
+@cache
+def _table() -> Recipes:
+    from torchstone.frameworks.dialects import ROWS
+
+    return Recipes({row.name: row for row in [*POLICY, *PREFERENCE, *ROWS]})
 
 
 def find(text: str) -> Recipe:
@@ -35,7 +50,7 @@ def find(text: str) -> Recipe:
     Raises ValueError: the name, a column, an option or a number is unknown.
     """
     name, _, changes = text.partition(":")
-    recipe = RECIPES[name]
+    recipe = _table()[name]
     if not changes:
         return recipe
     names: dict[str, str] = {}

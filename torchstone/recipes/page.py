@@ -11,7 +11,7 @@ HEAD = """\
 
 "GRPO", "Dr. GRPO", "CISPO" or "IPO" are different numbers in different code. Here each is one row of choices: as its
 paper has it, and as frameworks compute it. Every row runs, and every dialect is held against the framework itself, in
-value and in gradient (`make test-peers`).
+value and in gradient (`make test-frameworks`).
 
 ```python
 from torchstone.recipes import RECIPES

@@ -156,7 +156,8 @@ def test_a_case_holds_every_number_of_the_row(name: str) -> None:
         at, _, key = number.partition(".")
         if at not in held_columns(name) or isinstance(value, str | bool) or value is None:
             continue
-        others = [1 - value] if key == "correction" else [0.8 * value, 1.25 * value] if value else [0.01]
+        near = [type(value)(0.8 * value), type(value)(1.25 * value)] if value else [0.01]
+        others = [1 - value] if key == "correction" else near
         changed = [Choice(getattr(row, at).name, **{**getattr(row, at).numbers, key: other}) for other in others]
         rows = [row.but(**{at: choice}) for choice in changed]
         assert any(missed(off, name, kind, 0) for off in rows for kind in CASES[name].batches), number

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework
 
 REWARDS = "torchtune.rlhf.rewards"
 SEQUENCE = "torchtune.rlhf.sequence_processing"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet, theirs
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework, theirs
 
 VALUE = "torchrl.objectives.value.functional"
 GRPO = "torchrl.objectives.llm.grpo"

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet, theirs
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework, theirs
 
 UTILS = "trl.trainer.utils"
 GRPO = "trl.trainer.grpo_trainer:GRPOTrainer._compute_loss"

@@ -1,4 +1,4 @@
-"""docs/peers.md says what the frameworks pinned in requirements-peers.txt compute."""
+"""docs/peers.md says what the frameworks pinned in requirements-frameworks.txt compute."""
 
 import re
 from importlib.metadata import version
@@ -6,34 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from torchstone.conformance import peers
-from torchstone.conformance.peers.page import markdown
 from torchstone.conformance.vectors import objectives
+from torchstone.frameworks import run as runner
+from torchstone.frameworks.page import markdown
+from torchstone.frameworks.registry import FRAMEWORKS, Framework, framework
 
-HOME = Path(__file__).parent.parent
+HOME = Path(__file__).parents[2]
 PAGE = (HOME / "docs" / "peers.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[list[peers.Row], list[str]]:
-    return peers.run()
+def run() -> tuple[list[runner.Row], list[str]]:
+    return runner.run()
 
 
-def test_all_frameworks_are_installed_as_pinned(run: tuple[list[peers.Row], list[str]]) -> None:
-    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (HOME / "requirements-peers.txt").read_text("utf-8"), re.M))
+def test_all_frameworks_are_installed_as_pinned(run: tuple[list[runner.Row], list[str]]) -> None:
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (HOME / "requirements-frameworks.txt").read_text("utf-8"), re.M))
     assert run[1] == []
-    for name in peers.FRAMEWORKS:
-        distribution = peers.framework(name).distribution
+    for name in FRAMEWORKS:
+        distribution = framework(name).distribution
         assert version(distribution) == pinned[distribution]
 
 
-def test_every_function_runs(run: tuple[list[peers.Row], list[str]]) -> None:
+def test_every_function_runs(run: tuple[list[runner.Row], list[str]]) -> None:
     broken = {f"{r.framework}: {r.what}": r.notes for r in run[0] if r.outcome == "error" or not r.link}
     assert broken == {}
     assert {r.objective for r in run[0]} <= set(objectives())
 
 
-def test_the_page_is_what_comes_out(run: tuple[list[peers.Row], list[str]]) -> None:
+def test_the_page_is_what_comes_out(run: tuple[list[runner.Row], list[str]]) -> None:
     def undated(text: str) -> list[str]:
         return re.sub(r"^Checked on .*$", "", text, flags=re.M).splitlines()
 
@@ -41,10 +42,10 @@ def test_the_page_is_what_comes_out(run: tuple[list[peers.Row], list[str]]) -> N
 
 
 def test_an_adapter_that_breaks_is_an_error_and_no_difference() -> None:
-    made = peers.Framework("none", "torch", "torch", "https://example.org")
+    made = Framework("none", "torch", "torch", "https://example.org")
 
     @made.peer("mean", "token_mean", "torch:mean")
     def broken(x: object, mask: object) -> object:
         raise AttributeError("the trainer has no attribute")
 
-    assert peers._row(made, made.peers[0]).outcome == "error"
+    assert runner._row(made, made.peers[0]).outcome == "error"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchstone.conformance.peers import Difference, Row
+from torchstone.frameworks.run import Difference, Row
 
 OUTCOMES = {
     "matches": "matches",
@@ -30,7 +30,7 @@ published objective on ordinary batches, and we thank the people who wrote them 
 reading their code.
 
 If you maintain one of these and a row is unfair or out of date, please open an issue: the adapters, a few lines a
-function, are in [torchstone/conformance/peers](../torchstone/conformance/peers).
+function, are in [torchstone/frameworks](../torchstone/frameworks).
 
 **How to read a row.** *Cases* are those that match, of those that the function can be asked (it may have no argument
 for the others). The result is one of:
@@ -53,7 +53,7 @@ AGAIN = """\
 torchstone peers                      # those frameworks that are installed, as a table
 torchstone peers --only verl trl      # some of them
 torchstone peers --markdown           # this page
-make test-peers                       # all of them, pinned in requirements-peers.txt; the page is compared with the run
+make test-frameworks                  # all of them, pinned in requirements-frameworks.txt; the page is compared with it
 ```
 
 Functions are called as their trainers call them, but for what stands under their names. Where a package needs a GPU's

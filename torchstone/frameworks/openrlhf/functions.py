@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework
 
 LOSS = "openrlhf.models.loss"
 UTILS = "openrlhf.models.utils"

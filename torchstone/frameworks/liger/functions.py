@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet, theirs
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework, theirs
 
 GRPO = "liger_kernel.chunked_loss.grpo_loss"
 DPO = "liger_kernel.chunked_loss.dpo_loss"

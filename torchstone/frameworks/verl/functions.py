@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet, theirs
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework, theirs
 
 CORE = "verl.trainer.ppo.core_algos"
 TORCH = "verl.utils.torch_functional"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.peers import Framework, quiet
+from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.registry import Framework
 
 CORE = "skyrl.backends.skyrl_train.utils.ppo_utils"
 TORCH = "skyrl.backends.skyrl_train.utils.torch_utils"

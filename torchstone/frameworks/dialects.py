@@ -1,0 +1,17 @@
+"""What frameworks compute under an algorithm's name: one row an objective, all of them in one list.
+
+A row is the published one with the framework's own choices: the algorithm is selected by its name there, and every
+other setting is left at the framework's default. The row's name carries the version, its source the file and line,
+and its ``about`` what a choice of ours cannot say. tests/frameworks/test_dialects.py holds each row against the
+framework itself. This module is the door through which ``torchstone.recipes`` reads them; no framework is imported.
+"""
+
+from __future__ import annotations
+
+from torchstone.frameworks.liger import rows as liger
+from torchstone.frameworks.openrlhf import rows as openrlhf
+from torchstone.frameworks.trl import rows as trl
+from torchstone.frameworks.verl import rows as verl
+from torchstone.recipes.choices import Recipe
+
+ROWS: list[Recipe] = [*trl.ROWS, *verl.ROWS, *openrlhf.ROWS, *liger.ROWS]

@@ -1,0 +1,1 @@
+"""Liger Kernel: our names for its calls, and the rows of its dialect."""

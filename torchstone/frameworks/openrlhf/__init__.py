@@ -1,0 +1,1 @@
+"""OpenRLHF: our names for its calls, and the rows of its dialect."""

@@ -1,0 +1,1 @@
+"""SkyRL: our names for its calls."""

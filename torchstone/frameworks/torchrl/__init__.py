@@ -1,0 +1,1 @@
+"""TorchRL: our names for its calls."""

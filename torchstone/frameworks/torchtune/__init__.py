@@ -1,0 +1,1 @@
+"""torchtune: our names for its calls."""

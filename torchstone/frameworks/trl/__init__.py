@@ -1,0 +1,1 @@
+"""TRL: our names for its calls, and the rows of its dialect."""

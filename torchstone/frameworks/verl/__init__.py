@@ -1,0 +1,1 @@
+"""verl: our names for its calls, and the rows of its dialect."""
