@@ -2,8 +2,8 @@
 
     python docs/flags.py        needs nothing beyond Python
 
-A flag stands once, in torchstone_oracle/contracts. Here all files are merged: one row a flag, and the mistakes that
-each shows.
+In torchstone_oracle/contracts a flag stands in the file of its objective, or in shared/. Here all vector files are
+merged: one row a flag, and the mistakes that each shows.
 """
 
 import json

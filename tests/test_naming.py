@@ -6,7 +6,7 @@ slope. NaN slopes cannot be made in this way; alternatives that show themselves 
 
 import inspect
 import itertools
-import random
+import zlib
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from torchstone_oracle.contracts import OBJECTIVES
 
 BY_FLAG = ("nan_of_no_pairs", "mask_multiplied", "zero_times_inf", "log_of_sigmoid", "log_of_one_plus_exp")
 SINGLE = [(name, k) for name, o in OBJECTIVES.items() for k in o.alternatives if k not in BY_FLAG]
+SOME = [pair for pair in SINGLE if zlib.crc32(" ".join(pair).encode()) % 8 == 0]  # the same ones whatever is added
 
 
 def floats(x):
@@ -64,7 +65,7 @@ def named(report):
     return {name for diagnosis in report.diagnoses for name in diagnosis.names}
 
 
-@pytest.mark.parametrize(("name", "alternative"), random.Random(0).sample(SINGLE, 120))
+@pytest.mark.parametrize(("name", "alternative"), SOME)
 def test_an_alternative_is_named(name, alternative):
     report = conformance.check(wrong(OBJECTIVES[name], alternative), name, search=False)
     assert alternative in named(report) and not report.unexplained

@@ -29,7 +29,7 @@ from torchstone.grpo.variants import sequence_log_ratios
 from torchstone.ppo import AdaptiveKL, clipped_surrogate, clipped_value_error, ppo_loss
 from torchstone_oracle import numbers
 from torchstone_oracle.contract import Objective, flat
-from torchstone_oracle.contracts import OBJECTIVES
+from torchstone_oracle.contracts import FAMILIES, OBJECTIVES
 from torchstone_oracle.write import document, pretty
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +109,19 @@ def test_the_file_is_what_the_oracle_writes(name):
 
 def test_every_file_has_an_objective():
     assert set(FILES) == set(OBJECTIVES)
+
+
+def test_every_objective_has_a_file_of_its_own_name_of_at_most_400_lines():
+    folder = Path(torchstone_oracle.__file__).parent / "contracts"
+    names = [path.stem for path in folder.glob("*/*.py") if path.parent.name in FAMILIES and path.stem != "__init__"]
+    assert sorted(names) == sorted(OBJECTIVES)
+    for path in folder.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        assert path.parent.name not in FAMILIES or path.stem == "__init__" or opening(path).startswith(path.stem), path
+
+
+def opening(path):
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
 @cache

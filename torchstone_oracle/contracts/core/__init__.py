@@ -1,0 +1,1 @@
+"""What the families share: which tokens count, log-probs, KL, means."""

@@ -1,0 +1,103 @@
+"""token_entropies: the entropy of the distribution at each place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import core
+from ...contract import Argument, Case, Group, Inputs, Objective
+from ...numbers import Dual, dual, exp, log, stop, total
+from ..shared.common import INF, Settings, Steps, bug, variant
+from ..shared.logits import (
+    LOGIT_EDGES,
+    LOGITS,
+    LOGITS_2,
+    NO_TEMPERATURE,
+    SCORE_STEPS,
+    TEMPERATURE,
+    TEMPERATURE_INVERTED,
+    zero_times_inf,
+)
+
+
+def spread(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    def at(logits: list[Dual]) -> Dual:
+        scaled = [steps["scale"](z, settings["temperature"]) for z in logits]
+        return dual(steps["result"](steps["entropy"](scaled), len(logits)))
+
+    return {"entropies": [[at(logits) for logits in row] for row in inputs["logits"]]}
+
+
+def unguarded_entropy(logits: list[Dual]) -> Dual:
+    return -total(exp(p) * p for p in core.log_softmax(logits, 1))
+
+
+def summed_squares(logits: list[Dual]) -> Dual:
+    """Another measure of spread: 1 - sum_v pi(v)^2."""
+    return 1 - total(exp(p) * exp(p) for p in core.log_softmax(logits, 1))
+
+
+ENTROPY_CASES = (
+    Case("two rows of three positions", {"logits": LOGITS_2}),
+    Case("equal logits: log 4", {"logits": [[[0.5] * 4, [-8.0] * 4]]}),
+    Case("nearly certain, and not", {"logits": [[[8.0, 0.0, -1.0], [0.5, 0.0, 0.25]]]}),
+    Case(
+        "tokens that cannot be chosen",
+        {"logits": [[[0.5, -INF, 2.0], [-INF, 1.0, -INF], [0.0, 1.0, 0.5]]]},
+        ("minus_inf_logits",),
+    ),
+    Case(
+        "logits of 96",
+        {"logits": [[[96.0, 95.0, 94.0], [-96.0, -97.0, -95.0]]]},
+        ("extreme_logits",),
+    ),
+    Case("one position", {"logits": [[[0.0, 1.0]]]}, ("one_token",)),
+)
+OBJECTIVE = Objective(
+    name="token_entropies",
+    about="The entropy of each position's whole next-token distribution.",
+    tags=("CORE.3",),
+    source=("Shannon, A Mathematical Theory of Communication, 1948, section 6",),
+    arguments={"logits": LOGITS},
+    returns={"entropies": Argument("B T", "nats")},
+    settings={"temperature": TEMPERATURE},
+    compute=spread,
+    steps={
+        "scale": SCORE_STEPS["scale"],
+        "entropy": lambda logits: core.entropy(logits, 1),
+        "result": lambda h, size: h,
+    },
+    alternatives={
+        "no_temperature": NO_TEMPERATURE,
+        "temperature_inverted": TEMPERATURE_INVERTED,
+        "zero_times_inf": zero_times_inf(entropy=unguarded_entropy),
+        "sign_flipped": bug(
+            "The sign is missing: sum pi log pi.",
+            "A bonus for entropy becomes a price: the policy collapses.",
+            {"result": lambda h, size: -h},
+        ),
+        "bits": variant("In bits instead of nats.", "1.44 times as large.", {"result": lambda h, size: h / log(2)}),
+        "normalised": variant(
+            "Divided by log V, its largest value.",
+            "A number from 0 to 1; a coefficient meant for nats is too small.",
+            {"result": lambda h, size: h / log(size)},
+        ),
+        "mean_over_vocabulary": bug(
+            "The mean over the vocabulary instead of the sum.",
+            "The entropy is too small by the size of the vocabulary: the bonus does nothing.",
+            {"result": lambda h, size: h / size},
+        ),
+        "gini": variant("1 - sum of squared probabilities.", "Another measure of spread.", {"entropy": summed_squares}),
+        "detached": bug(
+            "No gradient flows through it.",
+            "A bonus that changes the number that is logged, and nothing else.",
+            {"result": lambda h, size: stop(h)},
+        ),
+    },
+    edges=LOGIT_EDGES,
+    groups=(
+        Group({"temperature": 1.0}, ENTROPY_CASES),
+        Group({"temperature": 0.5}, ENTROPY_CASES[:1] + ENTROPY_CASES[3:5]),
+        Group({"temperature": 2.0}, ENTROPY_CASES[:1]),
+    ),
+)

@@ -1,0 +1,55 @@
+"""sequence_log_probs: the log-prob of a whole completion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ... import dpo
+from ...contract import Argument, Group, Inputs, Objective, Setting
+from ...numbers import Dual, mp
+from ..shared.common import EDGES, LOG_PROBS, MASK, TRL, Settings, Steps, bug, variant
+from ..shared.tokens import MULTIPLIED, PADDING, SCORES, token_cases
+
+
+def sequences(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
+    x, mask = inputs["log_probs"], steps["mask"](inputs["mask"])
+    rows = zip(x, mask, steps["hidden"](x, mask), strict=True)
+    return {"log_probs": [steps["row"](row, m, settings["average"]) + extra for row, m, extra in rows]}
+
+
+def by_width(row: Any, m: Any, average: bool) -> Dual:
+    return dpo.sequence_log_prob(row, m, False) / len(row) if average else dpo.sequence_log_prob(row, m, False)
+
+
+def without_last(row: Any, m: Any, average: bool) -> Dual:
+    last = max((t for t, count in enumerate(m) if count), default=-1)
+    return dpo.sequence_log_prob(row, [count and t != last for t, count in enumerate(m)], average)
+
+
+OBJECTIVE = Objective(
+    "sequence_log_probs", "A completion's log-probability: the sum over its tokens, or the mean.", ("DPO.1",),
+    ("Rafailov et al., arXiv:2305.18290v3, appendix B",), {"log_probs": LOG_PROBS, "mask": MASK},
+    {"log_probs": Argument("B", "nats, or nats per token")},
+    {"average": Setting("False: the sum over tokens; True: the mean.")}, sequences,
+    {"mask": lambda mask: mask, "hidden": lambda x, mask: [Dual(0)] * len(x), "row": dpo.sequence_log_prob},
+    {
+        "mean_and_sum_exchanged": variant(
+            "The mean where the sum is asked for, or the sum for the mean.",
+            "beta means something else at every length: SimPO and ORPO on sums prefer short answers.",
+            {"row": lambda row, m, average: dpo.sequence_log_prob(row, m, not average)}, pitfalls=("C70", "C74", "R16"),
+            links=("https://github.com/princeton-nlp/SimPO/issues/4", f"{TRL}/pull/1265")),
+        "padded_width": bug(
+            "The sum is divided by the padded width.", "A short answer's mean depends on its neighbours' length.",
+            {"row": by_width}, pitfalls=("C74",)),
+        "padding_included": PADDING,
+        "mask_multiplied": MULTIPLIED,
+        "end_token_dropped": bug(
+            "The last token that counts is left out.", "The model does not learn when to stop.", {"row": without_last},
+            pitfalls=("C78",), links=(f"{TRL}/pull/4908",)),
+        "nan_of_empty_row": bug(
+            "The sum over a row without a token is divided by 0.", "The update is NaN, and the model is lost.",
+            {"row": lambda row, m, average: dpo.sequence_log_prob(row, m, average) if any(m) else Dual(mp.nan)},
+            pitfalls=("C61",)),
+    },
+    EDGES, tuple(Group({"average": a}, token_cases("log_probs", SCORES)) for a in (False, True)),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""GRPO and what came after it."""

@@ -1,0 +1,1 @@
+"""PPO: rewards of tokens, the critic, the clip, samples of another program."""

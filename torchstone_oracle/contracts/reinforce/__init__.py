@@ -1,0 +1,1 @@
+"""REINFORCE: returns, baselines, the loss."""

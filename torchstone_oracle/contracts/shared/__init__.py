@@ -1,0 +1,1 @@
+"""What several objectives share: flags, steps, inputs, and cases."""
