@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchstone.train import offline, online
+from torchstone.train import methods, offline, online
 from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
 from torchstone.train.model import small_policy
@@ -71,7 +71,7 @@ def ones(prompts, completions, **columns):
 
 
 def prompts(n):
-    return [{"prompt": row["prompt"]} for row in load_task("sort").rows[:n]]
+    return [{"prompt": row["prompt"]} for row in load_task("sort").examples[:n]]
 
 
 def pairs(n, tokens):
@@ -225,10 +225,10 @@ def profile(method, size, rounds):
     stages = [("log-probs, forward", policy, "forward"), ("backward", learner, "backward")]
     stages += [("clip and Adam", learner, "update"), ("tokenizer, padding", policy, "encode_prompts")]
     if method == "GRPO":
-        stages += [("generation", online, "sample"), ("old log-probs", online, "score_tokens")]
-        stages += [("loss", online, "objective")]
+        stages += [("generation", online, "sample"), ("old log-probs", online, "outputs_of")]
+        stages += [("loss", methods.GRPO, "loss")]
     else:
-        stages += [("loss", offline, "dpo_loss"), ("tokenizer, padding", offline, "given")]
+        stages += [("loss", offline, "dpo_loss"), ("tokenizer, padding", offline, "as_rollout")]
         stages += [("tokenizer, padding", policy, "encode_completions")]
     restore = [timed(*stage) for stage in stages]
     start = time.perf_counter()

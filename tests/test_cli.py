@@ -195,8 +195,8 @@ def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
 
 @pytest.mark.parametrize("name", ["length", "clip", "std", "std-kl"])
 def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
+    from torchstone.train.checks import check_options
     from torchstone.train.options import Recipe
-    from torchstone.train.run import check_options
 
     folder = Path(__file__).parents[1] / "docs" / "comparisons"
     page = (folder / "README.md").read_text(encoding="utf-8")

@@ -14,18 +14,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from torchstone.core import sequence_mean, sequence_sum, token_mean
 from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.terminal import UserError
-from torchstone.train import online
-from torchstone.train import policy as policy_module
+from torchstone.train import model as model_module
 from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
-from torchstone.train.model import Policy, small_policy
+from torchstone.train.methods import Batch, method_of
+from torchstone.train.model import Outputs, Policy, small_policy
 from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
-from torchstone.train.online import Batch, credit, denominator, kept, learn_online, needs, objective
+from torchstone.train.online import learn_online
 from torchstone.train.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
-from torchstone.train.rollout import Rollout, given, sample, score_tokens, slices
+from torchstone.train.rollout import Rollout, as_rollout, outputs_of, sample, slices
 from torchstone.train.run import Interrupted, load_config, train
 from torchstone.train.start import make_start
-from torchstone.train.tasks import HELD_OUT, Task, exact_match, load_task, score, take
+from torchstone.train.tasks import HELD_OUT, Task, exact_match, judge, load_task, take
 
 TINY = {"pretrain_steps": 3, "warmup_steps": 2, "eval_prompts": 16, "device": "cpu"}
 TINY_ROUNDS = {"steps": 4, "prompts": 8, "group_size": 4, "eval_every": 2}
@@ -69,19 +69,19 @@ def llama(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", ["sort", "add"])
 def test_held_out_prompts_are_neither_trained_on_nor_tuned_on(name):
     test, validation = load_task(name), load_task(name, "validation")
-    texts = [{row["prompt"] for row in rows} for rows in (test.rows, test.held_out, validation.held_out)]
+    texts = [{row["prompt"] for row in rows} for rows in (test.examples, test.held_out, validation.held_out)]
     assert len(texts[1]) == len(texts[2]) == HELD_OUT
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
-    assert validation.rows == test.rows
+    assert validation.examples == test.examples
 
 
 def test_built_in_answers_are_right_and_raw_text_is_often_not():
     sort, add = load_task("sort"), load_task("add")
-    assert all(row["answer"] == "".join(sorted(row["prompt"][:-1])) for row in sort.rows[:100])
-    assert all(int(row["answer"]) == int(row["prompt"][:2]) + int(row["prompt"][3:5]) for row in add.rows[:100])
-    lines = [line.split(">") for line in sort.raw_lines(sort.rows[:1000], random.Random(0))]
+    assert all(row["answer"] == "".join(sorted(row["prompt"][:-1])) for row in sort.examples[:100])
+    assert all(int(row["answer"]) == int(row["prompt"][:2]) + int(row["prompt"][3:5]) for row in add.examples[:100])
+    lines = [line.split(">") for line in sort.raw_lines(sort.examples[:1000], random.Random(0))]
     assert 0.1 < sum("".join(sorted(x)) == y for x, y in lines) / 1000 < 0.4
-    assert score(sort, sort.rows[:2], [sort.rows[0]["answer"], "x"]) == [1.0, 0.0]
+    assert judge(sort, sort.examples[:2], [sort.examples[0]["answer"], "x"]) == [1.0, 0.0]
 
 
 def test_every_row_is_taken_once_before_any_is_taken_twice():
@@ -99,7 +99,7 @@ def test_a_reward_function_gets_prompts_completions_and_columns():
         return [torch.tensor(0.5), 1]
 
     rows = [{"prompt": "a", "level": 1, "note": "x"}, {"prompt": "b", "level": 2, "note": "y"}]
-    assert score(Task("t", rows, [], reward), rows, ["c", "d"]) == [0.5, 1.0]
+    assert judge(Task("t", rows, [], reward), rows, ["c", "d"]) == [0.5, 1.0]
     assert seen == {"prompts": ["a", "b"], "completions": ["c", "d"], "level": [1, 2], "columns": {"note": ["x", "y"]}}
 
 
@@ -117,7 +117,7 @@ def test_a_reward_function_gets_prompts_completions_and_columns():
 def test_a_bad_reward_names_the_prompt(returned, says):
     rows = [{"prompt": "first"}, {"prompt": "second"}]
     with pytest.raises(UserError, match=says):
-        score(Task("t", rows, [], lambda **_: returned), rows, ["c", "d"])
+        judge(Task("t", rows, [], lambda **_: returned), rows, ["c", "d"])
 
 
 def test_a_reward_function_that_raises_names_the_prompt():
@@ -127,7 +127,7 @@ def test_a_reward_function_that_raises_names_the_prompt():
         return [1 / (p != "second") for p in prompts]
 
     with pytest.raises(UserError, match=r"ZeroDivisionError.*for prompt 'second' and completion 'd'"):
-        score(Task("t", rows, [], reward), rows, ["c", "d"])
+        judge(Task("t", rows, [], reward), rows, ["c", "d"])
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -177,9 +177,9 @@ def test_reward_functions_are_found_by_name_or_alone(tmp_path):
 def test_reasoning_gym_scores_with_its_own_checker():
     pytest.importorskip("reasoning_gym")
     task = find_task(Run(task="reasoning_gym:basic_arithmetic,max_terms=2,max_digits=1"))
-    rows = task.rows[:3]
-    assert score(task, rows, [" " + row["answer"] for row in rows]) == [1.0] * 3
-    assert {r["prompt"] for r in task.held_out} and len(task.rows) > 1000
+    rows = task.examples[:3]
+    assert judge(task, rows, [" " + row["answer"] for row in rows]) == [1.0] * 3
+    assert {r["prompt"] for r in task.held_out} and len(task.examples) > 1000
     with pytest.raises(UserError, match="did you mean 'basic_arithmetic'"):
         find_task(Run(task="reasoning_gym:basic_arithmetik"))
     with pytest.raises(UserError, match="max_terms"):
@@ -214,7 +214,7 @@ def test_generation_with_the_cache_gives_the_log_probs_of_the_training_pass(llam
 @pytest.mark.parametrize("second_pass", [-1, float("inf")], ids=["two passes", "one pass"])
 def test_one_pass_and_two_give_the_scores_and_gradients_of_reading_every_row_whole(monkeypatch, second_pass):
     """Prompts that stand in several rows, one after the other or not, padded or not; with a critic; T from 1."""
-    monkeypatch.setattr(policy_module, "SECOND_PASS", second_pass)
+    monkeypatch.setattr(model_module, "SECOND_PASS", second_pass)
     torch.manual_seed(0)
     policy = small_policy("abc", 16, "cpu")
     policy.add_critic()
@@ -222,7 +222,7 @@ def test_one_pass_and_two_give_the_scores_and_gradients_of_reading_every_row_who
     torch.nn.init.normal_(policy.value_head.weight)
     for T in (1, 4):
         prompts = policy.encode_prompts(["ab", "ab", "abc", "abc", "abc", "ab", "<pad>ab", "c"])
-        batch = given(policy, prompts, [[3 + (i * t) % 3 for t in range(T)] for i in range(len(prompts))])
+        batch = as_rollout(policy, prompts, [[3 + (i * t) % 3 for t in range(T)] for i in range(len(prompts))])
         weights = torch.randn(3, len(prompts), T, dtype=torch.float64)
 
         out = policy.read(batch.tokens, batch.attention, output_hidden_states=True, use_cache=False)
@@ -256,7 +256,7 @@ SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 32}
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_architectures_are_sampled_and_scored_as_each_row_alone(monkeypatch, kind):
-    monkeypatch.setattr(policy_module, "SECOND_PASS", -1)
+    monkeypatch.setattr(model_module, "SECOND_PASS", -1)
     tokenizer = small_policy("abc", 32, "cpu").tokenizer
     tokens = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
     config = AutoConfig.for_model(kind, **({} if kind == "gpt2" else SIZES) | OTHERS[kind] | tokens)
@@ -281,10 +281,10 @@ def test_other_architectures_are_sampled_and_scored_as_each_row_alone(monkeypatc
 def test_padding_on_the_left_changes_no_log_prob(llama):
     policy = load_policy(str(llama), "cpu", "float32")
     ids, completions = policy.encode_prompts(PROMPTS), policy.encode_completions(["2", "and you", "yes!"])
-    batch = given(policy, ids, completions)
+    batch = as_rollout(policy, ids, completions)
     together = policy(*batch.inputs, 1.0)
     for row, (prompt, completion) in enumerate(zip(ids, completions, strict=True)):
-        alone = policy(*given(policy, [prompt], [completion]).inputs, 1.0)
+        alone = policy(*as_rollout(policy, [prompt], [completion]).inputs, 1.0)
         assert batch.mask[row].sum() == len(completion)
         for a, b in ((together.log_probs, alone.log_probs), (together.entropies, alone.entropies)):
             torch.testing.assert_close(a[row, : len(completion)], b[0], rtol=0, atol=1e-5)
@@ -295,9 +295,9 @@ def test_sampled_frequencies_are_those_of_the_whole_softmax(llama):
     policy = load_policy(str(llama), "cpu", "float32")
     ids = policy.encode_prompts(["a"]) * 4000
     rollout = sample(policy, ids, 1, 2.0)
-    probabilities = policy(*given(policy, ids[:1], [[5]]).inputs, 2.0)
+    probabilities = policy(*as_rollout(policy, ids[:1], [[5]]).inputs, 2.0)
     expected = probabilities.entropies[0, 0].item()
-    scores = score_tokens(policy, rollout, 2.0, list(slices(0, 4000, 1000)))
+    scores = outputs_of(policy, rollout, 2.0, list(slices(0, 4000, 1000)))
     assert abs(-scores.log_probs.mean() - expected) < 5 * scores.log_probs.std() / 4000**0.5
 
 
@@ -318,7 +318,7 @@ def test_the_mask_ends_with_the_end_token_and_a_cut_off_completion_has_none():
 
 def test_given_completions_carry_their_end_token_and_padding_is_not_chosen():
     policy = small_policy("ab", 16, "cpu")
-    batch = given(policy, policy.encode_prompts(["a", "ba"]), policy.encode_completions(["bbb", ""]))
+    batch = as_rollout(policy, policy.encode_prompts(["a", "ba"]), policy.encode_completions(["bbb", ""]))
     assert batch.tokens.tolist() == [[0, 3, 4, 4, 4, 1], [4, 3, 1, 0, 0, 0]]
     assert batch.attention.tolist() == [[False] + [True] * 5, [True] * 6]
     assert batch.mask.tolist() == [[True] * 4, [True, False, False, False]]
@@ -331,7 +331,7 @@ def test_a_saved_small_model_is_an_ordinary_folder(tmp_path):
     assert again.eos_ids == policy.eos_ids and again.pad_id == policy.pad_id
     ids = policy.encode_prompts(["012>", "3>"])
     assert again.encode_prompts(["012>", "3>"]) == ids == [[3, 4, 5, 7], [6, 7]]
-    batch = given(policy, ids, [[3, 1], [4, 1]])
+    batch = as_rollout(policy, ids, [[3, 1], [4, 1]])
     assert torch.equal(policy(*batch.inputs, 1.0).log_probs, again(*batch.inputs, 1.0).log_probs)
 
 
@@ -344,25 +344,25 @@ def test_the_chat_template_is_used_where_there_is_one(llama):
 # ------------------------------------------------------------------------------------------------ the loop
 
 
-def a_round(config) -> tuple[Policy, Batch]:
+def a_round(config) -> tuple[Policy, Rollout, Batch]:
     """Stages 1 to 5 on the small model, for all methods."""
     task = load_task("sort")
     policy = make_start(dataclasses.replace(config, **TINY), task, "cpu")
-    if "values" in needs(config):
+    if "values" in method_of(config).needs:
         policy.add_critic()
-    rows = [row for row in task.rows[:8] for _ in range(config.group_size)]
+    rows = [row for row in task.examples[:8] for _ in range(config.group_size)]
     rollout = sample(policy, policy.encode_prompts([row["prompt"] for row in rows]), 8, 1.0)
-    old = score_tokens(policy, rollout, 1.0, [slice(0, len(rows))])
+    old = outputs_of(policy, rollout, 1.0, [slice(0, len(rows))])
     rewards = torch.rand(8, config.group_size)
-    advantages, returns = credit(config, rewards, rollout.mask, old, old, rewards[:, 0])
-    return policy, Batch(rollout, old, old.log_probs, advantages, returns)
+    batch = Batch(rollout.mask, old, old.log_probs)
+    return policy, rollout, method_of(config).advantages(rewards, batch, rewards[:, 0])
 
 
 @pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo"])
 def test_the_ratio_is_one_before_the_first_step(method):
     config = METHODS[method](group_size=4)
-    policy, batch = a_round(config)
-    loss = objective(config, policy(*batch.rollout.inputs, 1.0), batch, denominator(config, batch.rollout.mask))
+    (policy, rollout, batch), its = a_round(config), method_of(config)
+    loss = its.loss(policy(*rollout.inputs, 1.0), batch, its.denominator(batch.mask))
     if method != "reinforce":
         assert float(loss.metrics["approx_kl"]) == 0.0
         assert float(loss.metrics["clip_ratio/low_mean"]) == float(loss.metrics["clip_ratio/high_mean"]) == 0.0
@@ -380,7 +380,7 @@ def test_a_bonus_for_entropy_moves_the_policy(config, micro_batch):
     torch.manual_seed(0)
     policy = small_policy("0123>", 8, "cpu")
     config = dataclasses.replace(config, prompts=2, group_size=4, max_new_tokens=2, steps=1, minibatches=1)
-    if "values" in needs(config):
+    if "values" in method_of(config).needs:
         policy.add_critic()
     learner = Learner(policy)
     next(learn_online(dataclasses.replace(config, micro_batch=micro_batch), task, learner, copy.deepcopy(policy)))
@@ -390,41 +390,77 @@ def test_a_bonus_for_entropy_moves_the_policy(config, micro_batch):
 @pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", *PUBLISHED])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole(method):
     config = METHODS[method](group_size=4) if method in METHODS else Recipe(recipe=method, group_size=4)
-    policy, batch = a_round(config)
+    (policy, rollout, batch), its = a_round(config), method_of(config)
     gradients = []
-    for size in (32, 8 if "group_size" in needs(config) else 5):
+    for size in (32, 8 if "group_size" in its.needs else 5):
         policy.zero_grad()
-        count = denominator(config, batch.rollout.mask)
-        for piece in slices(0, 32, size):
-            micro = batch[piece]
-            objective(config, policy(*micro.rollout.inputs, 1.0), micro, count).value.backward()
+        count = its.denominator(batch.mask)
+        for rows in slices(0, 32, size):
+            its.loss(policy(*rollout[rows].inputs, 1.0), batch[rows], count).value.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     assert gradients[0].abs().max() > 1e-4
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def test_credit_of_each_method():
+def test_what_each_method_makes_of_rewards():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     mask = torch.tensor([[True, True, False]] * 8)
     zeros = torch.zeros(8, 3)
-    scores = online.Scores(zeros, zeros, zeros)
-    grpo, _ = credit(GRPO(), rewards, mask, scores, scores)
-    torch.testing.assert_close(grpo, torch.tensor([1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0]), rtol=0, atol=1e-3)
+    batch = Batch(mask, Outputs(zeros, zeros, zeros), zeros)
+    advantages = {
+        std: method_of(GRPO(std_correction=std, std_eps=0.0)).advantages(rewards, batch).advantages for std in (1, 0)
+    }
+    torch.testing.assert_close(advantages[1], torch.tensor([1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0]))
+    torch.testing.assert_close(advantages[0], torch.tensor([3.0, -1.0, -1.0, -1.0, 0, 0, 0, 0]) / 3**0.5)
     for baseline, first in (("none", 1.0), ("mean", 1 - 5 / 8), ("leave-one-out", 1.0)):
-        advantages, returns = credit(Reinforce(baseline=baseline, group_size=4), rewards, mask, scores, scores)
-        assert advantages[0, 0] == first and returns[0].tolist() == [1.0, 1.0, 0.0]
-    advantages, returns = credit(PPO(lam=1.0, beta=0.0), rewards, mask, scores, scores)
-    assert returns[0].tolist() == [1.0, 1.0, 0.0] and abs(advantages[mask].mean()) < 1e-6
+        method = method_of(Reinforce(baseline=baseline, group_size=4))
+        made = method.advantages(rewards, batch)
+        assert made.returns[0].tolist() == [1.0, 1.0, 0.0] and made.advantages is None
+        loss = method.loss(Outputs(zeros, zeros, zeros)[:1], made[:1], 1)
+        assert float(loss.metrics["advantages"]) == first
+    made = method_of(PPO(lam=1.0, beta=0.0)).advantages(rewards, batch)
+    assert made.returns[0].tolist() == [1.0, 1.0, 0.0] and abs(made.advantages[mask].mean()) < 1e-6
+    plain = method_of(PPO(lam=1.0, beta=0.0, whiten=False)).advantages(rewards, batch).advantages
+    assert plain[0].tolist() == [1.0, 1.0, 0.0]
+    for n in (1, 0):
+        whitened = method_of(PPO(lam=1.0, beta=0.0, whiten_correction=n)).advantages(rewards, batch).advantages
+        assert whitened[mask].var(correction=n).item() == pytest.approx(1, abs=1e-5)
 
 
-def test_each_method_reduces_as_its_paper_does():
+REDUCTIONS = {"token-mean": token_mean, "sequence-mean": sequence_mean, "sequence-sum": sequence_sum}
+
+
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "fixed-length", None])
+def test_each_method_reduces_as_its_paper_does_or_as_it_is_told(reduction):
     mask, x = torch.tensor([[True, True], [True, False]]), torch.tensor([[1.0, 2.0], [4.0, 9.0]])
-    scores = online.Scores(-torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))  # the ratio is 1, log pi is -1
-    rollout = Rollout(mask.long(), mask, mask, mask[:, 0], [])
-    for config, expected in ((GRPO(), sequence_mean), (PPO(), token_mean), (Reinforce(), sequence_sum)):
-        sign = 1 if isinstance(config, Reinforce) else -1  # each token's loss is -A log pi, or -A
-        batch = Batch(rollout, scores, scores.log_probs, sign * x, torch.zeros(2, 2))
-        assert objective(config, scores, batch, denominator(config, mask)).value == expected(x, mask)
+    outputs = Outputs(-torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))  # the ratio is 1, log pi is -1
+    for kind, default in ((GRPO, sequence_mean), (PPO, token_mean), (Reinforce, sequence_sum)):
+        method = method_of(kind(**{} if reduction is None else {"reduction": reduction}))
+        batch = Batch(mask, outputs, outputs.log_probs, -x, x if kind is Reinforce else torch.zeros(2, 2))
+        expected = REDUCTIONS.get(reduction, default)(x, mask)  # each token's loss is -A log pi, or -A
+        if reduction == "fixed-length":
+            expected = sequence_sum(x, mask) / 8
+        assert method.loss(outputs, batch, method.denominator(mask)).value == expected
+
+
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+def test_grpo_estimates_the_kl_as_it_is_told(kl):
+    mask = torch.tensor([[True, True]])
+    log_probs, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
+    outputs = Outputs(log_probs, log_probs, log_probs)
+    method = method_of(GRPO(beta=0.5, kl=kl))
+    loss = method.loss(outputs, Batch(mask, outputs, ref, torch.zeros(1)), 1).value
+    u = [-0.5, 1.0]  # log ref - log pi
+    values = {"k1": [-x for x in u], "k2": [x * x / 2 for x in u], "k3": [math.exp(x) - 1 - x for x in u]}
+    assert loss.item() == pytest.approx(0.5 * sum(values[kl]) / 2, rel=1e-6)
+
+
+def test_the_dual_clip_bounds_the_loss_of_a_bad_token():
+    mask, zeros = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1)
+    new, old = Outputs(zeros, zeros, zeros), Outputs(zeros - 3, zeros, zeros)  # the ratio is exp(3) = 20.1
+    batch = Batch(mask, old, zeros, torch.tensor([-1.0]), zeros)
+    losses = [method_of(PPO(dual_clip=c)).loss(new, batch, 1).value.item() for c in (None, 3.0)]
+    assert losses == pytest.approx([math.exp(3), 3.0])
 
 
 def test_pairs_rank_the_best_against_the_worst_and_carry_the_reference():
@@ -435,7 +471,7 @@ def test_pairs_rank_the_best_against_the_worst_and_carry_the_reference():
     pairs = sample_pairs(config, task, policy)
     assert pairs and all(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
     for pair in add_reference(config, policy, pairs):
-        alone = given(policy, policy.encode_prompts([pair["prompt"]]), policy.encode_completions([pair["chosen"]]))
+        alone = as_rollout(policy, policy.encode_prompts([pair["prompt"]]), policy.encode_completions([pair["chosen"]]))
         assert abs(policy(*alone.inputs, 1.0).log_probs.sum().item() - pair["ref_chosen"]) < 1e-4
     chosen, rejected = pair_log_probs(config, policy, encode(config, policy, pairs))
     assert chosen.shape == rejected.shape == (len(pairs),)
@@ -448,8 +484,8 @@ def a_run(config: Run, task: Task) -> tuple[list[dict], Policy]:
     """Three rounds from one and the same start."""
     torch.manual_seed(7)
     policy = small_policy("0123>", 12, "cpu")
-    reference = copy.deepcopy(policy) if "ref_log_probs" in needs(config) else None
-    if "values" in needs(config):
+    reference = copy.deepcopy(policy) if "ref_log_probs" in method_of(config).needs else None
+    if "values" in method_of(config).needs:
         policy.add_critic()
     return list(learn_online(config, task, Learner(policy), reference)), policy
 
@@ -498,11 +534,12 @@ def test_groups_that_a_recipe_leaves_out_neither_teach_nor_count():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     mask = torch.ones(4, 2, dtype=torch.bool)
     config = Recipe(recipe="dapo:penalty=none", group_size=2)
-    mask = kept(config, rewards, mask)
-    assert mask.tolist() == [[True, True]] * 2 + [[False, False]] * 2 and denominator(config, mask) == 1
-    assert denominator(dataclasses.replace(config, recipe="dapo:penalty=none+reduction=token-mean"), mask) == 4
-    assert denominator(dataclasses.replace(config, recipe="dr_grpo"), mask) == 2
-    assert kept(GRPO(group_size=2), rewards, torch.ones(4, 2, dtype=torch.bool)).all()
+    assert method_of(config).keep(rewards).tolist() == [True, False]
+    mask[2:] = False
+    counts = {"dapo:penalty=none": 1, "dapo:penalty=none+reduction=token-mean": 4, "dr_grpo": 2}
+    for recipe, count in counts.items():
+        assert method_of(dataclasses.replace(config, recipe=recipe)).denominator(mask) == count
+    assert method_of(GRPO(group_size=2)).keep(rewards).all()
 
 
 def test_at_temperature_zero_every_token_is_the_most_likely_one(llama):
@@ -518,10 +555,10 @@ def test_at_temperature_zero_every_token_is_the_most_likely_one(llama):
 
 def test_dots_before_the_answer_mean_nothing():
     task = load_task("ramble")
-    rows = task.rows[:50]
+    rows = task.examples[:50]
     answers = ["".join(sorted(row["prompt"][:-1])) for row in rows]
-    assert score(task, rows, answers) == score(task, rows, ["....." + x for x in answers]) == [1.0] * len(rows)
-    assert score(task, rows[:3], [answers[0] + ".", answers[1][:-1], "....."]) == [0.0] * 3
+    assert judge(task, rows, answers) == judge(task, rows, ["....." + x for x in answers]) == [1.0] * len(rows)
+    assert judge(task, rows[:3], [answers[0] + ".", answers[1][:-1], "....."]) == [0.0] * 3
     assert len({row["answer"].count(".") for row in rows}) > 5
 
 
@@ -573,6 +610,10 @@ def test_a_run_is_not_overwritten(tmp_path):
         (PPO(gamma=2.0), "--gamma must be from 0 to 1"),
         (PPO(lam=float("nan")), "--lam must be from 0 to 1"),
         (GRPO(epsilon=-1.0), "--epsilon must be at least 0"),
+        (GRPO(std_correction=2), "--std-correction must be 0 or 1 for grpo, got 2"),
+        (GRPO(std_eps=-1e-4), "--std-eps must be at least 0"),
+        (PPO(whiten_correction=-1), "--whiten-correction must be 0 or 1"),
+        (PPO(dual_clip=1.0), "--dual-clip must be above 1"),
         (GRPO(beta=-1.0), "--beta must be at least 0"),
         (DPO(beta=0.0), "--beta must be above 0"),
         (Recipe(recipe="grop"), "--recipe grop: .*did you mean 'grpo'"),

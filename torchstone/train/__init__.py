@@ -1,1 +1,1 @@
-"""The smallest complete loop around the maths. Read ``online.py`` first: reinforcement learning on one screen."""
+"""The smallest complete loop around the maths: ``online.py`` on one screen, then ``methods.py``, a class a method."""

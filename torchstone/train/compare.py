@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchstone.terminal import UserError
+from torchstone.train.checks import check_options
 from torchstone.train.inputs import find_task
 from torchstone.train.options import DPO, Online, Recipe, Run, defaults, file_name
-from torchstone.train.run import check_options
 
 Method = Literal["reinforce", "ppo", "grpo", "dpo"]
 SLOWEST_FIRST = ("ppo", "dpo", "grpo", "reinforce")

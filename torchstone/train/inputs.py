@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchstone.terminal import UserError, near
 from torchstone.train.options import Run
-from torchstone.train.tasks import RewardFunction, Row, Task, load_task, split_rows
+from torchstone.train.tasks import Example, RewardFunction, Task, load_task, split_examples
 
 if TYPE_CHECKING:  # it imports torch, which reading a file does not need
     from torchstone.train.model import Policy
@@ -29,11 +29,11 @@ def find_task(config: Run) -> Task:
 
 def task_from_file(data: Path, reward: str | None) -> Task:
     """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected)."""
-    rows = read_jsonl(data)
-    if "chosen" not in rows[0] and reward is None:
+    examples = read_jsonl(data)
+    if "chosen" not in examples[0] and reward is None:
         raise UserError(f"{data} has prompts without preferences: score completions with --reward FILE.py:FUNCTION")
-    held_out, rows = split_rows(rows)
-    return Task(str(data), rows, held_out, load_reward(reward) if reward else None)
+    held_out, examples = split_examples(examples)
+    return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
 
 
 def reasoning_gym_task(spec: str) -> Task:
@@ -50,43 +50,43 @@ def reasoning_gym_task(spec: str) -> Task:
     try:
         settings = {k: json.loads(v) for k, v in (option.split("=") for option in options)}
         dataset = reasoning_gym.create_dataset(name, size=2200, seed=0, **settings)
-        rows = [{"prompt": entry["question"], "answer": entry["answer"], "entry": entry} for entry in dataset]
+        examples = [{"prompt": entry["question"], "answer": entry["answer"], "entry": entry} for entry in dataset]
     except (ValueError, TypeError, AssertionError) as e:
         raise UserError(f"--task reasoning_gym:{spec}: {e} (options look like NAME,max_terms=2,max_digits=1)") from e
 
     def reward(prompts: list[str], completions: list[str], entry: list[dict], **columns: list) -> list[float]:
         return [float(dataset.score_answer(c.strip(), e)) for c, e in zip(completions, entry, strict=True)]
 
-    held_out, rows = split_rows(rows)
-    return Task(f"reasoning_gym:{spec}", rows, held_out, reward)
+    held_out, examples = split_examples(examples)
+    return Task(f"reasoning_gym:{spec}", examples, held_out, reward)
 
 
-def read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[Example]:
     """Read prompts or preference pairs; an error names file, line and what is missing."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"cannot read {path}: {e}") from e
-    rows: list[Row] = []
+    examples: list[Example] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            example = json.loads(line)
         except json.JSONDecodeError as e:
             raise UserError(f"{path}, line {number}: not JSON ({e})") from e
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        wanted = ["prompt", "chosen", "rejected"] if row.keys() & {"chosen", "rejected"} else ["prompt"]
-        for key in wanted if not rows else {*wanted, *rows[0]}:
-            if key not in row:
-                raise UserError(f"{path}, line {number}: {key!r} is missing (it has {', '.join(row) or 'nothing'})")
-            if key in wanted and not (isinstance(row[key], str) and (row[key] or key != "prompt")):
-                raise UserError(f"{path}, line {number}: {key!r} must be a text, got {row[key]!r}")
-        rows.append(row)
-    if not rows:
+        if not isinstance(example, dict):
+            raise UserError(f"{path}, line {number}: expected an object, got {type(example).__name__}")
+        wanted = ["prompt", "chosen", "rejected"] if example.keys() & {"chosen", "rejected"} else ["prompt"]
+        for key in wanted if not examples else {*wanted, *examples[0]}:
+            if key not in example:
+                raise UserError(f"{path}, line {number}: {key!r} is missing (it has {', '.join(example) or 'nothing'})")
+            if key in wanted and not (isinstance(example[key], str) and (example[key] or key != "prompt")):
+                raise UserError(f"{path}, line {number}: {key!r} must be a text, got {example[key]!r}")
+        examples.append(example)
+    if not examples:
         raise UserError(f"{path} is empty: expected one JSON object a line")
-    return rows
+    return examples
 
 
 def load_reward(spec: str) -> RewardFunction:

@@ -28,7 +28,7 @@ class Learner:
 
     def backward(self, loss: Loss) -> None:
         loss.value.backward()
-        self.count(loss.metrics)
+        self.pool(loss.metrics)
 
     def update(self, max_grad_norm: float) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
@@ -36,10 +36,10 @@ class Learner:
             raise UserError(f"round {self.step + 1}: the gradient is not finite; try a smaller --lr")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.count({"grad_norm": Mean(norm, torch.ones_like(norm))})
+        self.pool({"grad_norm": Mean(norm, torch.ones_like(norm))})
 
-    def count(self, metrics: dict[str, Mean]) -> None:
-        """Pool means; each remembers its weight, so the result is that of the undivided batch."""
+    def pool(self, metrics: dict[str, Mean]) -> None:
+        """Pool metrics; each mean remembers its weight, so the result is that of the undivided batch."""
         self.means |= {k: self.means[k] + m if k in self.means else m for k, m in metrics.items()}
 
     def end_round(self) -> dict[str, Any]:

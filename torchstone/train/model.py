@@ -21,20 +21,29 @@ from torchstone.terminal import UserError
 SECOND_PASS = 2**25  # reading prompts apart is a second pass: worth it if it saves more tokens times parameters
 
 
-class Rows:
-    """Something with a row for each completion in all of its parts: ``x[rows]`` takes those rows of each."""
+class Sliceable:
+    """All of its parts have a row for each completion: ``x[rows]`` takes those rows of every part."""
 
     def __getitem__(self, rows: slice) -> Any:
         return type(self)(**{name: None if part is None else part[rows] for name, part in vars(self).items()})
 
 
 @dataclass(frozen=True)
-class Scores(Rows):
-    """What the policy says about the completions; column t is about completion token t."""
+class Outputs(Sliceable):
+    """What a policy says about the tokens of B completions; column t is about completion token t."""
 
     log_probs: Float[Tensor, "B T"]  # nats, of the distribution that is sampled
     entropies: Float[Tensor, "B T"]  # nats; without a gradient unless the policy's entropy_bonus is set
     values: Float[Tensor, "B T"]  # the critic's guess of the return, made before token t; 0 without a critic
+
+    @classmethod
+    def cat(cls, parts: Sequence[Outputs], dim: int) -> Outputs:
+        """Several in one: of further rows (dim 0) or of further tokens (dim 1)."""
+        return cls(*(torch.cat(column, dim) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def detach(self) -> Outputs:
+        """The same as constants."""
+        return Outputs(self.log_probs.detach(), self.entropies.detach(), self.values.detach())
 
 
 class Policy(nn.Module):
@@ -75,8 +84,10 @@ class Policy(nn.Module):
         """The most tokens that prompt and completion may have together."""
         return self.model.config.max_position_embeddings
 
-    def forward(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float) -> Scores:
-        """Score the last T tokens of each row; ``attention`` is False on the padding on the left.
+    def forward(
+        self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float
+    ) -> Outputs:
+        """What the policy says about the last T tokens of each row; ``attention`` is False on the padding on the left.
 
         In one pass; or, where prompts stand in so many rows that this costs less, in two: the prompts, and, with the
         keys and values that they left in the cache, their completions. What follows the last token is not predicted.
@@ -86,24 +97,24 @@ class Policy(nn.Module):
         saved = P * (~_new_prompt(tokens[:, :P], attention[:, :P])).sum()  # tokens that two passes do not read
         if saved * self.parameter_count <= SECOND_PASS or not self.attention_alone:
             out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T, **options)
-            return self.score(out, tokens[:, P:], temperature)
+            return self.read_off(out, tokens[:, P:], temperature)
         out = self.read_prompts(tokens[:, :P], attention[:, :P], **options)
-        parts = [self.score(out, tokens[:, P : P + 1], temperature)]  # the last prompt token predicts the first
+        parts = [self.read_off(out, tokens[:, P : P + 1], temperature)]  # the last prompt token predicts the first
         if T > 1:
             cache = out.past_key_values
             out = self.read(tokens[:, P:-1], attention[:, :-1], past_key_values=cache, use_cache=True, **options)
-            parts.append(self.score(out, tokens[:, P + 1 :], temperature))
-        return Scores(*(torch.cat(x, 1) for x in zip(*(vars(part).values() for part in parts), strict=True)))
+            parts.append(self.read_off(out, tokens[:, P + 1 :], temperature))
+        return Outputs.cat(parts, dim=1)
 
-    def score(self, out: Any, tokens: Int[Tensor, "B N"], temperature: float) -> Scores:
+    def read_off(self, out: Any, tokens: Int[Tensor, "B N"], temperature: float) -> Outputs:
         """What the model's output at N positions says about the tokens that follow them."""
         log_probs = token_log_probs(out.logits, tokens, temperature=temperature)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_bonus):
             entropies = token_entropies(out.logits, temperature=temperature)
         if self.value_head is None:
-            return Scores(log_probs, entropies, torch.zeros_like(log_probs))
+            return Outputs(log_probs, entropies, torch.zeros_like(log_probs))
         states = out.hidden_states[-1][:, -tokens.shape[1] :]  # [B N H], each from before its token
-        return Scores(log_probs, entropies, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1))
+        return Outputs(log_probs, entropies, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1))
 
     def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
         """The model's output at the end of each prompt, and its cache; equal prompts side by side are read once."""

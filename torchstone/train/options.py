@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # it imports torch, which reading the options does not need
     from torchstone.recipes import PolicyRecipe
 
+Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -28,11 +30,13 @@ class Run:
     micro_batch: int = 1024  # Completions in one forward and backward pass: memory and speed, not the gradient
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
-    split: Literal["test", "validation"] = "test"  # Held-out prompts of sort and add: tune on validation, report test
+    split: Literal["test", "validation"] = (
+        "test"  # Held-out prompts, of built-in tasks: tune on validation, report test
+    )
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights of --model
-    pretrain_steps: int | None = None  # Small model: steps of 64 lines of raw text; if left out, 400 (add: 950)
-    warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7 (add: 20)
+    pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
+    warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7, add 20
     demonstrations: int = 100  # Small model: prompts with answers that are imitated before RL starts
 
     @property
@@ -70,8 +74,9 @@ class Reinforce(Online):
     group_size: int = 1  # G, completions of each prompt
     baseline: Literal["mean", "leave-one-out", "none"] = "mean"  # Mean reward of the round, or of the group's others
     gamma: float = 1.0  # Discount per token
-    beta: float = 0.0  # Price in the reward of the KL to the start model, per nat
+    beta: float = 0.0  # Price in the reward of the KL to the start model (k1, each token its own), per nat
     entropy_coef: float = 0.0  # Bonus per nat of entropy
+    reduction: Reduction = "sequence-sum"  # The policy gradient; rlhf-book: sequence-mean; nanochat: token-mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +88,17 @@ class PPO(Online):
     epochs: int = 2  # Passes over the completions of a round
     minibatches: int = 2  # Optimizer steps in a pass
     epsilon: float = 0.2  # Clip: moving the ratio beyond 1 - epsilon or 1 + epsilon earns nothing
+    dual_clip: float | None = None  # Bounds the loss where A < 0 at this times |A|: 3 in verl; TRL, OpenRLHF: no bound
     gamma: float = 1.0  # Discount per token
     lam: float = 0.95  # Lambda of GAE: 1 is return - value, 0 is one-step TD
-    beta: float = 0.01  # Price in the reward of the KL to the start model, per nat
+    whiten: bool = True  # Advantages of a round to mean 0, deviation 1: TRL, verl, OpenRLHF; not torchrl
+    whiten_correction: int = 1  # The variance is a sum over N - 1 (1: TRL, verl) or over N (0: OpenRLHF)
+    whiten_eps: float = 1e-8  # Added to the variance: TRL and verl the same; CleanRL adds it to the deviation
+    beta: float = 0.01  # Price in the reward of the KL to the start model (k1, each token its own), per nat
     value_coef: float = 0.5  # Weight of the critic's error in the loss
-    value_epsilon: float | None = 0.2  # Clip of the critic's move; None does not clip
+    value_epsilon: float | None = 0.2  # Clip of the critic's move: 0.2 in TRL, 0.5 in verl and OpenRLHF; None: no clip
     entropy_coef: float = 0.0  # Bonus per nat of entropy
+    reduction: Reduction = "token-mean"  # Every token weighs the same: TRL, verl and OpenRLHF too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +108,12 @@ class GRPO(Online):
     minibatches: int = 4  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
     epsilon: float = 0.2  # Clip: moving the ratio below 1 - epsilon earns nothing
     epsilon_high: float | None = None  # Nor does moving it above 1 + epsilon-high; if left out, epsilon
-    beta: float = 0.0  # Weight in the loss of the KL (k3) to the start model; 0 needs no reference in memory
-    divide_by_std: bool = True  # Divide advantages by the group's deviation: GRPO as published; without it Dr. GRPO
+    beta: float = 0.0  # Weight in the loss of the KL to the start model; 0 needs no reference in memory
+    kl: Literal["k1", "k2", "k3"] = "k3"  # How it is estimated: the paper, Liger: k3; TRL: k3 times the ratio
+    divide_by_std: bool = True  # Divide advantages by the group's deviation: the paper, TRL, verl; Dr. GRPO does not
+    std_correction: int = 1  # The deviation is a sum over G - 1 (1: TRL, verl, OpenRLHF) or over G (0)
+    std_eps: float = 1e-4  # Added to the deviation: TRL 1e-4, verl 1e-6, OpenRLHF 1e-9, the paper nothing
+    reduction: Reduction = "sequence-mean"  # The paper; token-mean: DAPO, TRL, verl; fixed-length: Dr. GRPO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +127,16 @@ class Recipe(Online):
     def label(self) -> str:
         return self.recipe
 
-    @property
-    def row(self) -> PolicyRecipe:
-        """The recipe. Raises ValueError: there is none of that name, or it learns from pairs."""
+    def find(self) -> PolicyRecipe:
+        """The recipe of that name. Raises ValueError: there is none, or it learns from pairs."""
         from torchstone.recipes import PolicyRecipe, find
 
-        row = find(self.recipe)
-        if not isinstance(row, PolicyRecipe):
+        found = find(self.recipe)
+        if not isinstance(found, PolicyRecipe):
             raise ValueError(
                 f"{self.recipe} learns from preference pairs, and this loop from samples and their rewards"
             )
-        return row
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

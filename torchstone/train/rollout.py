@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from torchstone.core import completion_mask
-from torchstone.train.model import Policy, Rows, Scores
+from torchstone.train.model import Outputs, Policy, Sliceable
 
 
 @dataclass(frozen=True)
-class Rollout(Rows):
+class Rollout(Sliceable):
     """Prompts padded on the left to one width, then T columns of completion padded on the right."""
 
     tokens: Int[Tensor, "B S"]
@@ -65,8 +66,8 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     return Rollout(torch.cat([tokens, completions], 1), attention, mask, cut_off, texts)
 
 
-def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:
-    """The same object from completions that someone wrote: demonstrations, preference pairs."""
+def as_rollout(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:
+    """The same object from token ids that someone else wrote: demonstrations, preference pairs."""
     tokens, attention = _pad(prompts, policy.pad_id, left=True)
     padded, mask = _pad(completions, policy.pad_id, left=False)
     tokens, attention = torch.cat([tokens, padded], 1), torch.cat([attention, torch.ones_like(mask)], 1)
@@ -74,13 +75,22 @@ def given(policy: Policy, prompts: list[list[int]], completions: list[list[int]]
     return Rollout(tokens, attention, mask, torch.zeros_like(mask[:, 0]), [])
 
 
-def score_tokens(
+def outputs_of(
     policy: Policy, rollout: Rollout, temperature: float, micro_batches: list[slice], gradient: bool = False
-) -> Scores:
-    """Stage 3: the scores of all rows, one micro-batch at a time; constants, unless ``gradient``."""
+) -> Outputs:
+    """Stage 3: what the policy says about all rows, one micro-batch at a time; constants, unless ``gradient``."""
     with torch.set_grad_enabled(gradient):
-        parts = [policy(*rollout[piece].inputs, temperature) for piece in micro_batches]
-    return Scores(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+        return Outputs.cat([policy(*rollout[rows].inputs, temperature) for rows in micro_batches], dim=0)
+
+
+def cut(rows: int, minibatches: int, micro_batch: int, unit: int) -> list[tuple[slice, list[slice]]]:
+    """The rows of a round in minibatches, one update each, and those in micro-batches, one forward pass each.
+
+    Both hold whole units of rows, such as groups. Old and new log-probs of a row come from the same micro-batch, so
+    that their ratio starts at exactly 1.
+    """
+    size, micro_batch = (math.ceil(n / unit) * unit for n in (rows / minibatches, micro_batch))
+    return [(part, list(slices(part.start, part.stop, micro_batch))) for part in slices(0, rows, size)]
 
 
 def slices(start: int, stop: int, size: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from torchstone.core import Loss, token_mean
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import Run
-from torchstone.train.rollout import given
+from torchstone.train.rollout import as_rollout
 from torchstone.train.tasks import Task
 
 Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be written
@@ -21,21 +21,21 @@ def make_start(config: Run, task: Task, device: str) -> Policy:
     torch.manual_seed(config.seed)
     pretrain_steps = task.start_steps[0] if config.pretrain_steps is None else config.pretrain_steps
     warmup_steps = task.start_steps[1] if config.warmup_steps is None else config.warmup_steps
-    longest = max(len(row["prompt"]) for row in task.rows + task.held_out) + len(config.system or "") + 1
+    longest = max(len(example["prompt"]) for example in task.examples + task.held_out) + len(config.system or "") + 1
     policy = small_policy(task.alphabet, longest + config.max_new_tokens, device)
-    written = [row.get("answer", row.get("chosen", "")) for row in task.rows]
+    written = [example.get("answer", example.get("chosen", "")) for example in task.examples]
 
     if task.raw_lines:  # several lines on each training prompt; held-out prompts are in none of them
         rng = random.Random(config.seed)
-        lines = task.raw_lines(rng.choices(task.rows, k=64 * pretrain_steps), rng)
+        lines = task.raw_lines(rng.choices(task.examples, k=64 * pretrain_steps), rng)
     else:
-        lines = [row["prompt"] + str(text) for row, text in zip(task.rows, written, strict=True)]
+        lines = [example["prompt"] + str(text) for example, text in zip(task.examples, written, strict=True)]
     raw = [([ids[0]], ids[1:]) for ids in policy.encode_completions(lines)]  # all but the first token is predicted
     imitate(policy, raw, pretrain_steps, 3e-3, config.seed)
 
     shown = [i for i in random.Random(config.seed).sample(range(len(written)), len(written)) if written[i]]
     if shown := shown[: config.demonstrations]:  # none if the data has no answers
-        prompts = policy.encode_prompts([task.rows[i]["prompt"] for i in shown], config.system)
+        prompts = policy.encode_prompts([task.examples[i]["prompt"] for i in shown], config.system)
         answers = policy.encode_completions([str(written[i]) for i in shown])
         imitate(policy, list(zip(prompts, answers, strict=True)), warmup_steps, 1e-3, config.seed)
     return policy
@@ -47,7 +47,7 @@ def imitate(policy: Policy, pairs: list[Pair], steps: int, lr: float, seed: int,
     for _ in range(steps):
         learner.begin_round(lr, steps)
         read, written = zip(*rng.sample(pairs, min(size, len(pairs))), strict=True)
-        batch = given(policy, list(read), list(written))
+        batch = as_rollout(policy, list(read), list(written))
         learner.backward(Loss(-token_mean(policy(*batch.inputs, 1.0).log_probs, batch.mask), {}))
         learner.update(max_grad_norm=1.0)
         learner.end_round()

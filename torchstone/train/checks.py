@@ -1,0 +1,83 @@
+"""Errors before any work: options, recipes and data that cannot work, said by name."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from torchstone.terminal import UserError
+from torchstone.train import methods
+from torchstone.train.methods import Batch
+from torchstone.train.model import Outputs, Policy
+from torchstone.train.options import DPO, GRPO, Recipe, Reinforce, Run
+from torchstone.train.tasks import Task, judge
+
+
+def check_options(config: Run) -> None:
+    """Numbers that cannot work, by name. Raises UserError."""
+    for name, (words, fits) in ranges(config).items():
+        value = getattr(config, name, None)
+        if value is not None and not (fits(value) and math.isfinite(value)):
+            raise UserError(f"--{name.replace('_', '-')} must be {words} for {config.method}, got {value}")
+    if isinstance(config, Recipe):
+        check_recipe(config)
+
+
+def ranges(config: Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
+    """What each number must be, in words and as a test."""
+    counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples"], 1)
+    counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
+    weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
+    counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps"], 0)
+    if isinstance(config, GRPO | DPO) or (isinstance(config, Reinforce) and config.baseline == "leave-one-out"):
+        counts["group_size"] = 2  # a lone completion has nothing to be compared with
+    found: dict[str, tuple[str, Callable[[float], bool]]] = {
+        name: (f"at least {least}", partial(operator.le, least)) for name, least in counts.items()
+    }
+    found |= dict.fromkeys(["gamma", "lam", "label_smoothing"], ("from 0 to 1", lambda x: 0 <= x <= 1))
+    found |= dict.fromkeys(["std_correction", "whiten_correction"], ("0 or 1", lambda x: x in (0, 1)))
+    found |= dict.fromkeys(["lr", "temperature", "max_grad_norm"], ("above 0", lambda x: x > 0))
+    found["dual_clip"] = ("above 1", lambda x: x > 1)
+    if isinstance(config, DPO):
+        found["beta"] = ("above 0", lambda x: x > 0)
+    return found
+
+
+def check_recipe(config: Recipe) -> None:
+    """A round on two empty groups: what the recipe lacks, or cannot be given here, is said before any work."""
+    G, why = config.group_size, ""
+    try:
+        method = methods.Recipe(config)
+        cache = method.recipe.penalty.numbers.get("cache") or 0
+        if cache > config.max_new_tokens:  # type: ignore[operator]
+            why = f"; its cache is longer than a completion: raise --max-new-tokens, or write {config.recipe}"
+            why += f"{'+' if ':' in config.recipe else ':'}penalty.cache={max(1, config.max_new_tokens // 5)}"
+        rewards, mask = torch.zeros(2, G), torch.ones(2 * G, 1, dtype=torch.bool)
+        outputs = Outputs(*torch.zeros(3, 2 * G, 1))
+        batch = method.advantages(rewards, Batch(mask, outputs, outputs.log_probs), rewards[:, 0])
+        method.loss(outputs, batch, 1)
+    except ValueError as e:
+        raise UserError(f"--recipe {config.recipe}: {e}{why}") from e
+
+
+def check_task(config: Run, task: Task, policy: Policy) -> None:
+    """Data that the method cannot learn from, and texts that the model cannot read. Raises UserError."""
+    if task.reward is None and not isinstance(config, DPO):
+        judge(task, [], [])  # says that there is nothing to judge with
+    examples = task.examples + task.held_out
+    lengths = [len(ids) for ids in policy.encode_prompts([example["prompt"] for example in examples], config.system)]
+    longest = [0] * len(examples)  # completion that is given
+    if isinstance(config, DPO) and task.reward is None:
+        sides = (policy.encode_completions([pair[side] for pair in examples]) for side in ("chosen", "rejected"))
+        longest = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*sides, strict=True)]
+    for example, length, completion in zip(examples, lengths, longest, strict=True):
+        if length == 0 or length + max(completion, config.max_new_tokens) > policy.context:
+            own = completion > config.max_new_tokens
+            then = f"{completion} of a completion" if own else f"--max-new-tokens {config.max_new_tokens}"
+            advice = "shorten it" if own or length + 1 >= policy.context else "try a smaller --max-new-tokens"
+            sizes = f"{length} tokens, then {then}, in a context of {policy.context}"
+            raise UserError(f"a prompt does not fit ({sizes}): {example['prompt'][:60]!r}; {advice}")

@@ -1,0 +1,213 @@
+"""Stages 5 and 6 of each method: what a completion's reward says about its tokens, and the loss.
+
+A class a method, to be read alone: what it needs, how it makes advantages, its loss. ``Method`` has what most share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torchstone.core import (
+    Loss,
+    fixed_length_mean,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    masked_whiten,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+)
+from torchstone.core.reduce import Count, Reduce
+from torchstone.grpo import group_advantages, grpo_loss
+from torchstone.ppo import gae, ppo_loss, shaped_rewards
+from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
+from torchstone.train import options
+from torchstone.train.model import Outputs, Sliceable
+
+ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+@dataclass(frozen=True)
+class Batch(Sliceable):
+    """B = P*G completions and what stages 2 to 5 say about them; row p*G+g is the g-th of prompt p. Constants."""
+
+    mask: Bool[Tensor, "B T"]  # True where the policy chose the token; False in groups that the method leaves out
+    old: Outputs  # of the policy that sampled
+    ref_log_probs: Float[Tensor, "B T"]  # of the frozen start model; the old ones where none is kept
+    advantages: Any = None  # [B] or [B T]: what the log-probs, or their ratios, are multiplied with
+    returns: Any = None  # [B T]: what was earned from this token on
+    baseline: Any = None  # [B]: what a completion was expected to earn
+
+
+class Method:
+    """What methods have in common."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @property
+    def needs(self) -> Set[str]:
+        """What must be there beside samples, rewards and log-probs."""
+        return set()
+
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+        """Stage 5: which groups teach. All of them, those whose rewards are all equal too."""
+        return torch.ones_like(rewards[:, 0], dtype=torch.bool)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """Stage 5: the batch with its advantages. ``greedy`` [P]: what each prompt's most likely tokens earn."""
+        raise NotImplementedError
+
+    def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
+        """Stage 6: what the sum over a minibatch is divided by: its tokens, or its rows that have one."""
+        return mask.sum() if self.config.reduction == "token-mean" else mask.any(1).sum()
+
+    def reduce(self, count: Count) -> Reduce:
+        """Stage 6: from a loss a token to a scalar; ``count`` is the minibatch's, so that micro-batches add up."""
+        reductions = {"token-mean": token_mean, "sequence-mean": sequence_mean, "sequence-sum": sequence_sum}
+        reductions["fixed-length"] = partial(fixed_length_mean, length=self.config.max_new_tokens)
+        return partial(reductions[self.config.reduction], denominator=count)
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """Stage 6: the loss of some rows of a minibatch. Gradient flows through ``new``."""
+        raise NotImplementedError
+
+
+class Reinforce(Method):
+    """What earned more than the baseline becomes more likely."""
+
+    config: options.Reinforce
+
+    @property
+    def needs(self) -> Set[str]:
+        return needed(ref_log_probs=self.config.beta > 0, entropies=self.config.entropy_coef > 0)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        paid = shaped_rewards(
+            rewards.flatten(), batch.old.log_probs, batch.ref_log_probs, batch.mask, beta=self.config.beta
+        )
+        returns = discounted_returns(paid, batch.mask, gamma=self.config.gamma)
+        if self.config.baseline == "none":
+            return replace(batch, returns=returns)
+        baseline = rewards.mean().expand_as(rewards)  # of the round
+        if self.config.baseline == "leave-one-out":
+            baseline = rewards - leave_one_out_advantages(rewards)  # the mean of the prompt's other completions
+        return replace(batch, returns=returns, baseline=baseline.flatten())
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        return reinforce_loss(
+            new.log_probs, batch.returns, batch.mask, reduce=self.reduce(count), baseline=batch.baseline,
+            entropies=new.entropies, entropy_coef=self.config.entropy_coef,
+        )  # fmt: skip
+
+
+class PPO(Method):
+    """A critic says how much better than expected each token went; steps are clipped; leaving the start has a price."""
+
+    config: options.PPO
+
+    @property
+    def needs(self) -> Set[str]:
+        return needed(values=True, ref_log_probs=self.config.beta > 0, entropies=self.config.entropy_coef > 0)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        c, old = self.config, batch.old
+        paid = shaped_rewards(rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta)
+        advantages, returns = gae(paid, old.values, batch.mask, gamma=c.gamma, lam=c.lam)
+        if c.whiten:  # over the tokens of the round
+            advantages = masked_whiten(advantages, batch.mask, correction=c.whiten_correction, eps=c.whiten_eps)
+        return replace(batch, advantages=advantages, returns=returns)
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        c = self.config
+        return ppo_loss(
+            new.log_probs, batch.old.log_probs, batch.advantages, batch.mask,
+            reduce=self.reduce(count), epsilon=c.epsilon, dual_clip=c.dual_clip,
+            values=new.values, old_values=batch.old.values, returns=batch.returns,
+            value_epsilon=c.value_epsilon, value_coef=c.value_coef,
+            entropies=new.entropies, entropy_coef=c.entropy_coef,
+        )  # fmt: skip
+
+
+class GRPO(Method):
+    """Each completion against the others of its prompt, in place of a critic; PPO's clip; the KL in the loss."""
+
+    config: options.GRPO
+
+    @property
+    def needs(self) -> Set[str]:
+        return needed(ref_log_probs=self.config.beta > 0)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        c = self.config
+        advantages = group_advantages(
+            rewards, divide_by_std=c.divide_by_std, correction=c.std_correction, eps=c.std_eps
+        )  # [P G]
+        return replace(batch, advantages=advantages.flatten())
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        c = self.config
+        return grpo_loss(
+            new.log_probs, batch.old.log_probs, batch.advantages, batch.mask,
+            reduce=self.reduce(count), epsilon=c.epsilon, epsilon_high=c.epsilon_high,
+            beta=c.beta, ref_log_probs=batch.ref_log_probs if c.beta > 0 else None, kl=ESTIMATORS[c.kl],
+        )  # fmt: skip
+
+
+class Recipe(Method):
+    """A row of the table of recipes: it makes every choice itself."""
+
+    config: options.Recipe
+
+    def __init__(self, config: options.Recipe):
+        self.config, self.recipe = config, config.find()
+
+    @property
+    def needs(self) -> Set[str]:
+        return set(self.recipe.needs())
+
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+        return self.recipe.keep(rewards)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        advantages, returns = self.recipe.advantages(
+            rewards, batch.mask, greedy_rewards=greedy, old_log_probs=batch.old.log_probs,
+            ref_log_probs=batch.ref_log_probs, values=batch.old.values, max_length=self.config.max_new_tokens,
+        )  # fmt: skip
+        return replace(batch, advantages=advantages, returns=returns)
+
+    def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
+        reduction = self.recipe.reduction.name
+        if reduction == "token-mean":
+            return mask.sum()
+        rows = self.config.group_size if reduction == "group-token-mean" else 1
+        return mask.reshape(-1, rows * mask.shape[1]).any(1).sum()
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        old = batch.old
+        return self.recipe.loss(
+            new.log_probs, batch.advantages, batch.mask, old_log_probs=old.log_probs,
+            sampler_log_probs=old.log_probs,  # the program that samples is the one that trains
+            ref_log_probs=batch.ref_log_probs, values=new.values, old_values=old.values, returns=batch.returns,
+            entropies=new.entropies, max_length=self.config.max_new_tokens, group_size=self.config.group_size,
+            denominator=count,
+        )  # fmt: skip
+
+
+def needed(**names: bool) -> Set[str]:
+    """The names that are true."""
+    return {name for name, true in names.items() if true}
+
+
+def method_of(config: options.Online) -> Method:
+    """The method that the options belong to."""
+    classes: dict[str, type[Method]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "recipe": Recipe}
+    return classes[config.method](config)
