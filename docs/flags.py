@@ -25,10 +25,9 @@ checker prints these names; [conformance.md](conformance.md) is how to run it. T
   `--accept NAME`.
 - **Edge**: an input that code forgets. There are no other numbers, only the right ones.
 
-A flag stands in the first family, in reading order, that has it; *in* names the objectives. A numbered link says where
-the mistake or the choice was met or discussed: often where it was mended. It does not say that a current version has
-it. C01 and R01 are rows of [pitfalls.md](pitfalls.md). A row without a name is the flag above it, as other objectives
-have it.
+A flag stands in the first family, in reading order, that has it. A numbered link says where the mistake or the choice
+was met or discussed: often where it was mended. It does not say that a current version has it. C01 and R01 are rows of
+[pitfalls.md](pitfalls.md). A row without a name is the flag above it, as other objectives have it.
 """
 FAMILIES = {  # in reading order; the first part of an equation's tag
     "CORE": "Core",
@@ -38,7 +37,7 @@ FAMILIES = {  # in reading order; the first part of an equation's tag
     "DPO": "DPO and reward models",
 }
 KINDS = {"bug": "Bugs", "variant": "Variants", "edge": "Edges"}
-HEADER = "| flag | what it is; *what it does to your run* | in | seen |\n|---|---|---|---|\n"
+HEADER = "| flag | what it is; *what it does to your run*; objectives that have it | seen |\n|---|---|---|\n"
 FILES = "| objective | | cases | named alternatives |\n|---|---|---|---|\n"
 NAMES = {  # owner/repository, and what people call it
     "DLR-RM/stable-baselines3": "stable-baselines3",
@@ -123,7 +122,7 @@ def cited(links: list[str]) -> list[str]:
     """One entry for each place: its name, and its links as numbers."""
     numbers: dict[str, list[str]] = {}
     for number, (name, link) in enumerate(map(source, links), 1):
-        numbers.setdefault(name, []).extend([f"[{number}]({link})"] if link else [])
+        numbers.setdefault(name, []).extend([f"[[{number}]]({link})"] if link else [])
     return [" ".join([name, *found]) for name, found in numbers.items()]
 
 
@@ -175,8 +174,8 @@ def flag_rows(name: str, texts: dict, anchored: set[str]) -> str:
         seen = cited(unique([f["links"] for f in objectives.values()]))
         ids = sorted(unique([f["pitfalls"] for f in objectives.values()]))
         seen += [f"[{x}](pitfalls.md#{x.lower()})" for x in ids]
-        what = f"{plain(about)} *{plain(effect)}*"
-        rows += f"| {title} | {what} | {some(list(objectives))} | {', '.join(seen)} |\n"
+        what = f"{plain(about)} *{plain(effect)}*<br><sub>{some(list(objectives))}</sub>"
+        rows += f"| {title} | {what} | {', '.join(seen)} |\n"
         title = ""
     return rows
 

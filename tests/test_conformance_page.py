@@ -76,10 +76,10 @@ def test_links_are_numbered_behind_the_names_that_people_use():
     trl, rl = "https://github.com/huggingface/trl/pull/2881", "https://github.com/pytorch/rl/commit/b28e4a462"
     paper, blog = "https://arxiv.org/abs/2503.14476", "http://joschu.net/blog/kl-approx.html"
     assert FLAGS["cited"]([trl, rl, f"{trl}9", paper, blog, "a talk"]) == [
-        f"TRL [1]({trl}) [3]({trl}9)",
-        f"torchrl [2]({rl})",
-        f"arXiv:2503.14476 [4]({paper})",
-        f"joschu.net [5]({blog})",
+        f"TRL [[1]]({trl}) [[3]]({trl}9)",
+        f"torchrl [[2]]({rl})",
+        f"arXiv:2503.14476 [[4]]({paper})",
+        f"joschu.net [[5]]({blog})",
         "a talk",
     ]
     with pytest.raises(ValueError, match="give nobody/nothing a name"):

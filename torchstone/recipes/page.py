@@ -17,7 +17,7 @@ value and in gradient (`make test-frameworks`).
 from torchstone.recipes import RECIPES
 
 recipe = RECIPES["dapo"]
-earned = recipe.advantages(rewards, mask, max_length=512)
+earned = recipe.advantages(rewards, mask, max_length=20480)
 loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_probs, group_size=8)
 ```
 
