@@ -1,4 +1,4 @@
-# Each target sets up its own virtual environment first: .venv, and .venv-frameworks with TRL, verl and others for test-frameworks. On Windows: the raw commands are in README.md.
+# Each target sets up its own virtual environment first: .venv, and .venv-frameworks with TRL, verl and others for test-frameworks. On Windows: see CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick

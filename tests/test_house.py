@@ -5,11 +5,15 @@ import re
 import runpy
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+
+from torchstone.conformance.command import check
+from torchstone.core import sequence_mean
+from torchstone.grpo import grpo_loss
 
 ROOT = Path(__file__).parent.parent
 TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
@@ -25,22 +29,93 @@ def docstrings(path):
     return {n.name: (n, ast.get_docstring(n) or "") for n in nodes}
 
 
-def test_every_equation_stands_in_a_readme_a_docstring_and_a_test():
+def test_every_equation_stands_on_a_page_in_a_docstring_and_in_a_test():
     read = lambda paths: "\n".join(p.read_text() for p in paths)  # noqa: E731
-    readmes = re.findall(r"\\tag\{([A-Z]+\.\d+)\}", read((ROOT / "torchstone").rglob("README.md")))
+    pages = [p for family in TOUR for p in (ROOT / "torchstone" / family).glob("*.md")]  # README.md, variants.md
+    defined = re.findall(r"\\tag\{([A-Z]+\.\d+)\}", read(pages))
     documented = re.findall(r"\(([A-Z]+\.\d+)\)", read(MODULES + FAST))
     named = re.findall(r"def test_(\w+)", read((ROOT / "tests").glob("test_*.py")))
     tested = {f"{a}.{n}" for name in named for a, n in re.findall(r"([A-Z]+)_(\d+)", name)}
-    assert len(readmes) == len(set(readmes)), "an equation is defined twice"
-    places = {"a README": set(readmes), "a docstring": set(documented), "a test's name": tested}
-    for tag in sorted(set(readmes) | set(documented)):
+    assert len(defined) == len(set(defined)), "an equation is defined twice"
+    places = {"a page of its folder": set(defined), "a docstring": set(documented), "a test's name": tested}
+    for tag in sorted(set(defined) | set(documented)):
         assert not [place for place, tags in places.items() if tag not in tags], f"({tag}) lacks its place"
-    assert len(readmes) > 30
+    assert len(defined) > 30
 
 
-def test_the_reading_tour_fits_one_sitting():
-    lines = sum(len(p.read_text().splitlines()) for p in MODULES if p.name not in SIDE_ROOMS)
-    assert lines <= 1300, "a first reading is too long: move what it does not need to the family's variants.py"
+@pytest.mark.parametrize("family", ["reinforce", "ppo", "grpo", "dpo"])
+def test_a_first_reading_meets_no_variant(family):
+    """Equations of ``variants.py`` stand in ``variants.md``, to which README.md leads with one line."""
+    folder = ROOT / "torchstone" / family
+    readme, variants = ((folder / name).read_text() for name in ("README.md", "variants.md"))
+    later = set(re.findall(r"\(([A-Z]+\.\d+)\)$", (folder / "variants.py").read_text(), re.M))
+    assert later and not [tag for tag in later if f"\\tag{{{tag}}}" in readme]
+    headings = re.findall(r"^## (.*)", readme, re.M)
+    facts, mistakes, link = (headings.index(h) for h in ("Facts, each a test", "Common mistakes", "Variants"))
+    assert facts < mistakes < link and "](variants.md)" in readme and variants.startswith("# ")
+
+
+def stops():
+    """Each stop of README's reading table: its minutes, and the files that its links name."""
+    table = re.findall(r"^\| \d+ \| (.+?) \| (\d+) \|", (ROOT / "README.md").read_text(), re.M)
+    for cell, minutes in table:
+        named = [ROOT / link for link in re.findall(r"\]\((.+?)\)", cell)]
+        named += [ROOT / "README.md"] if "this page" in cell else []
+        yield int(minutes), [p for place in named for p in (sorted(place.iterdir()) if place.is_dir() else [place])]
+
+
+def code_lines(path):
+    """Lines of a Python file that are not blank, comment, docstring, import or signature (decorators included)."""
+    tokens, tree = tokenize.generate_tokens(path.open().readline), ast.parse(path.read_text())
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines = {n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            lines -= set(range(start, max(node.body[0].lineno, node.lineno + 1)))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_a_line_of_code_is_what_it_says(tmp_path):
+    file = tmp_path / "some.py"
+    file.write_text('''"""What it is."""
+
+import torch
+from math import (
+    pi,
+)
+
+
+@torch.no_grad()  # a decorator
+def area(
+    radius,  # of the circle
+):
+    """Two
+    lines.
+    """
+    # a comment
+    text = """a
+    string"""
+    return radius * (
+        pi
+    ), text
+''')
+    assert code_lines(file) == 5
+
+
+def test_the_reading_tour_keeps_its_promise():
+    """README's table: a page is read at 200 words a minute, all stops in under two hours, with little code."""
+    for minutes, files in stops():
+        pages = [p for p in files if p.suffix == ".md" and p.name != "variants.md"]
+        assert sum(len(p.read_text().split()) for p in pages) <= 200 * minutes, pages
+    assert len(list(stops())) >= 7 and sum(minutes for minutes, _ in stops()) < 120
+    code = {p: code_lines(p) for _, files in stops() for p in files if p.suffix == ".py" and p.name not in SIDE_ROOMS}
+    assert sum(code.values()) <= 450, "a first reading is too long: move what it does not need to variants.py"
+    assert len((ROOT / "README.md").read_text().split()) <= 1300
 
 
 def public_names():
@@ -97,21 +172,64 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.split("#")[0]).exists(), target
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST, EXAMPLE = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
+
+
+def test_the_readmes_first_lines_are_grpo():
+    names = {}
+    exec(FIRST, names)
+    torch.manual_seed(0)
+    log_probs, old, ref = torch.randn(3, 4, 5, dtype=torch.float64).unbind()
+    mask = torch.rand(4, 5) > 0.3
+    wanted = grpo_loss(
+        log_probs, old, names["advantages"], mask, reduce=sequence_mean, epsilon=0.2, beta=0.04, ref_log_probs=ref
+    )
+    torch.testing.assert_close(names["advantages"], torch.tensor([1.0, -1.0, -1.0, 1.0]) * 0.5 / (3**-0.5 + 1e-4))
+    torch.testing.assert_close(names["grpo"](log_probs, old, ref, names["advantages"], mask), wanted.value)
+
+
+def test_the_readmes_wrong_loss_is_diagnosed_as_shown(tmp_path, monkeypatch, capsys):
+    gap, kl = re.search(r"wrong way round \(`(.*?)`, `(.*?)`\)", README).groups()
+    (tmp_path / "my_losses.py").write_text(FIRST.replace("kl = kl_k3(log_probs, ref_log_probs, mask)", f"{gap}; {kl}"))
+    command, shown = re.search(r"^\$ (torchstone check .*?)\n(.*?)^```", README, re.S | re.M).groups()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "90")
+    assert check(command.split()[2:]) == 1
+    said = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert all(part.strip("\n") in said for part in shown.split("…"))
+
+
 def test_the_readmes_example_runs(capsys):
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    tokens = torch.tensor([[5, 6, 7, 1], [5, 6, 8, 1], [5, 6, 1, 0], [5, 6, 7, 1]])
-    logits = torch.randn(4, 4, 9, requires_grad=True)
-    old = torch.log_softmax(logits.detach(), -1)[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
-    names = {
-        "rewards": torch.tensor([[1.0, 0.0], [0.5, 0.5]]),
-        "chosen": torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 1]]).bool(),
-        "tokens": tokens,
-        "model": lambda tokens: SimpleNamespace(logits=logits),
-        "old_log_probs": old,
-    }
-    exec(example, names)
-    assert "approx_kl" in capsys.readouterr().out
-    assert logits.grad[:2, 1:3].abs().sum() > 0 and (logits.grad[2:] == 0).all()  # the second prompt's group is tied
+    """As it stands; and it prints, and does to the model, what the undivided batch would, written out here."""
+    setting, names = {}, {}
+    exec(EXAMPLE[: EXAMPLE.index("for epoch")], setting)
+    exec(EXAMPLE, names)
+    printed = re.findall(r"loss (\S+), approx_kl (\S+)", capsys.readouterr().out)
+    model, tokens = setting["model"], setting["tokens"]
+    counted = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0]])
+    advantages = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]) * 0.5 / (3**-0.5 + 1e-4)
+    old = None
+    for loss_shown, kl_shown in printed:
+        log_probs = torch.log_softmax(model(tokens), -1)[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1)
+        old = log_probs.detach() if old is None else old
+        ratio = (log_probs - old).exp()
+        loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        loss, kl = ((x * counted).sum() / counted.sum() for x in (loss, ratio - 1 - ratio.log()))
+        assert (loss_shown, kl_shown) == (f"{loss:.4f}", f"{kl:.4f}") and abs(loss) > 0.1
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                p -= 0.1 * gradient
+    assert len(printed) == 2
+    for mine, theirs in zip(model.parameters(), names["model"].parameters(), strict=True):
+        torch.testing.assert_close(theirs, mine)
+
+
+def test_the_summary_of_the_methods_is_the_primers():
+    rows = re.findall(r"^\| \| REINFORCE .*?\n\n", README, re.S | re.M)[0].splitlines()[2:]
+    primer = (ROOT / "docs" / "primer.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) >= 4 and all(row in primer for row in rows if row)
 
 
 def test_the_map_draws_every_reduction():

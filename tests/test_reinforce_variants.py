@@ -358,10 +358,10 @@ def test_REINFORCE_10_at_the_first_step_lacks_the_gradient_of_the_expected_basel
     torch.testing.assert_close(found[start], wanted)
 
 
-# The methods that README.md makes of what exists, run as they stand there.
+# The methods that variants.md makes of what exists, run as they stand there.
 
-README = (Path(__file__).parent.parent / "torchstone/reinforce/README.md").read_text()
-IMPORTS, *RECIPES = re.findall(r"```python\n(.*?)```", README.split("### Methods made of what exists")[1], re.S)
+PAGE = (Path(__file__).parent.parent / "torchstone/reinforce/variants.md").read_text()
+IMPORTS, *RECIPES = re.findall(r"```python\n(.*?)```", PAGE.split("## Methods made of what exists")[1], re.S)
 RECIPES = {code.splitlines()[0].removeprefix("# "): code for code in RECIPES}
 
 
@@ -388,9 +388,9 @@ def left_out(rewards):
 
 
 def whitened(x, mask):
-    """Population mean and deviation of the chosen tokens, from a flat list of them."""
+    """Less the mean and by the sample deviation of the chosen tokens, from a flat list of them."""
     chosen = x[mask]
-    return (x - chosen.mean()) / chosen.std(correction=0)
+    return (x - chosen.mean()) / chosen.std(correction=1)
 
 
 def clipped(ratio, advantages):

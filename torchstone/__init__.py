@@ -1,7 +1,7 @@
-"""Torchstone: the reference implementation of reinforcement learning for language models.
+"""Torchstone: reinforcement learning for language models, in equations, code and tests.
 
-Read in this order: ``core``, ``reinforce``, ``ppo``, ``grpo``, ``dpo``. Each is one folder with its
-equations (README.md), its code, and its proof (tests/test_<folder>.py).
+Read in this order: ``core``, ``reinforce``, ``ppo``, ``grpo``, ``dpo``. Each is one folder with its equations
+(README.md) and its code; its tests are ``tests/test_<folder>.py``.
 """
 
 __version__ = "0.1.0"
