@@ -20,7 +20,8 @@ TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
 SIDE_ROOMS = {"variants.py", "__init__.py"}  # faster or further forms, lists of names: not of the tour
 FAST = sorted((ROOT / "torchstone" / "fast").glob("*.py"))
 MODULES = [p for family in TOUR for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
-PAGES = [p for p in ROOT.rglob("*.md") if not any(part.startswith((".", "runs")) for part in p.relative_to(ROOT).parts)]
+LEFT_BEHIND = re.compile(r"\.|(runs|build|dist)$")  # folders that the tools make
+PAGES = [p for p in ROOT.rglob("*.md") if not any(map(LEFT_BEHIND.match, p.relative_to(ROOT).parts))]
 
 
 def docstrings(path):
