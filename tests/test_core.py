@@ -7,7 +7,8 @@ import torch
 from torch import inf, nan, tensor
 
 from torchstone import core
-from torchstone.core.inputs import bounded_exp, bounded_expm1, number
+from torchstone.core.inputs import number
+from torchstone.core.logprobs import bounded_exp, bounded_expm1
 from torchstone.core.masks import last_chosen
 from torchstone.core.result import mean_of
 

@@ -123,7 +123,7 @@ def test_DPO_5_and_DPO_6_bradley_terry_by_hand():
     by_hand = [-math.log(1 / (1 + math.exp(-1))), -math.log(1 / (1 + math.exp(2)))]
     assert loss.value.item() == pytest.approx(sum(by_hand) / 2)
     metrics = {name: float(m) for name, m in loss.metrics.items()}
-    assert metrics == {"accuracy": 0.5, "margin": -0.5, "mean_reward": 0.75}
+    assert metrics == {"accuracy": 0.5, "reward_gap": -0.5, "mean_reward": 0.75}
 
 
 def test_DPO_6_a_tie_is_no_win_and_an_unused_centring_cannot_overflow():

@@ -502,7 +502,8 @@ def test_DPO_27_centring_holds_the_sum_of_the_two_rewards_at_0():
     plain = bradley_terry_loss(chosen, rejected).value
     found = bradley_terry_loss(chosen, rejected, centre=0.01)
     close(found.value, plain + 0.01 * (1.5**2 + 2.0**2) / 2)
-    assert {k: float(m) for k, m in found.metrics.items()} == {"accuracy": 1.0, "margin": 2.25, "mean_reward": 0.875}
+    expected = {"accuracy": 1.0, "reward_gap": 2.25, "mean_reward": 0.875}
+    assert {k: float(m) for k, m in found.metrics.items()} == expected
     grads = slopes(lambda w, lo: bradley_terry_loss(w, lo, centre=0.01), chosen, rejected)
     bare = slopes(bradley_terry_loss, chosen, rejected)
     close(grads[0] - bare[0], [0.02 * 1.5, 0.02 * 2.0])

@@ -1,4 +1,4 @@
-"""What every function does to its inputs, done once: check, compute in float32, select, bound."""
+"""How inputs are checked: what every function does to them first, done once: check, compute in float32, select."""
 
 import math
 from typing import Any
@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-LOG_RATIO_BOUND = 20.0  # nats; exp(20) = 4.9e8
 
 
 def require(condition: bool, argument: str, expected: str, got: Any) -> None:
@@ -17,43 +15,40 @@ def require(condition: bool, argument: str, expected: str, got: Any) -> None:
         raise ValueError(f"{argument}: expected {expected}, got {came}")
 
 
-def number(argument: str, value: Any, low: float = -math.inf, high: float = math.inf, *, strict: bool = False) -> None:
-    """Raise ``ValueError`` unless ``value`` is a finite Python number from low (``strict``: above it) to high."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (real and -math.inf < value < math.inf and low <= value <= high and not (strict and value == low)):
-        limits = f"{'above' if strict else '>='} {low}" + (f" and <= {high}" if high < math.inf else "")
-        require(False, argument, "a finite number" if low == -math.inf else f"a finite number {limits}", value)
+def number(
+    argument: str, x: Any, *, above: float | None = None, at_least: float | None = None, at_most: float | None = None
+) -> None:
+    """Raise ``ValueError`` unless ``x`` is a finite Python number within the limits."""
+    fits = isinstance(x, int | float) and not isinstance(x, bool) and -math.inf < x < math.inf
+    fits = fits and (above is None or x > above) and (at_least is None or x >= at_least)
+    if not (fits and (at_most is None or x <= at_most)):
+        limits = {"above": above, ">=": at_least, "and <=": at_most}
+        words = [f"{word} {limit}" for word, limit in limits.items() if limit is not None]
+        require(False, argument, " ".join(["a finite number", *words]), x)
 
 
-def given(argument: str, x: Tensor | None, because: str) -> Tensor:
-    """``x``, or a ``ValueError`` that says why this optional argument is needed."""
-    if x is None:
-        raise ValueError(f"{argument}: expected a tensor, since {because}, got None")
-    return x
-
-
-def as_float(argument: str, x: Tensor, shape: tuple[int, ...] | str) -> Tensor:
+def as_float(argument: str, x: Tensor | None, shape: tuple[int, ...] | str) -> Tensor:
     """Check one floating-point tensor; give half precision back as float32, float32 and float64 as they are.
 
     ``shape`` is the exact shape, or the names of the dimensions (``"P G"``) where only their number is fixed.
     """
-    floats = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    _check_tensor(argument, x, shape, floats, "a floating-point")
-    return x.float() if x.dtype in floats[2:] else x
+    halves = (torch.float16, torch.bfloat16)
+    x = _tensor(argument, x, shape, (torch.float32, torch.float64, *halves), "a floating-point")
+    return x.float() if x.dtype in halves else x
 
 
 def as_ids(argument: str, x: Tensor, shape: tuple[int, ...] | str) -> Tensor:
     """Check one tensor of token ids; give it back as int64."""
     integers = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    _check_tensor(argument, x, shape, integers, "an integer")
-    return x.long()
+    return _tensor(argument, x, shape, integers, "an integer").long()
 
 
-def _check_tensor(argument: str, x: Tensor, shape: tuple[int, ...] | str, dtypes: tuple, kind: str) -> None:
+def _tensor(argument: str, x: Any, shape: tuple[int, ...] | str, dtypes: tuple, kind: str) -> Tensor:
     named = f"[{shape}]" if isinstance(shape, str) else ""
     fits = isinstance(x, Tensor) and (x.ndim == len(named.split()) if named else x.shape == shape)
     if not (fits and x.dtype in dtypes):
         require(False, argument, f"{kind} tensor of shape {named or list(shape)}", x)
+    return x
 
 
 def check_mask(mask: Bool[Tensor, "B T"], argument: str = "mask") -> None:
@@ -85,48 +80,8 @@ def per_token(argument: str, x: Tensor, mask: Bool[Tensor, "B T"]) -> Float[Tens
     return select(mask, **{argument: x})[0].detach()
 
 
-def vectors(**tensors: Float[Tensor, " N"]) -> tuple[Float[Tensor, " N"], ...]:
-    """Check that all are vectors of the first one's length; give them back in at least float32."""
+def same_length(**tensors: Float[Tensor, " N"] | None) -> tuple[Float[Tensor, " N"], ...]:
+    """Check tensors with one value a completion, all of the first one's length; give them back in at least float32."""
     first = next(iter(tensors))
     shape = as_float(first, tensors[first], "N").shape
     return tuple(as_float(name, x, shape) for name, x in tensors.items())
-
-
-def log_ratios(
-    log_probs: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], name: str
-) -> Float[Tensor, "B T"]:
-    """log pi(y_t) - log pi_other(y_t) in nats; 0 where ``mask`` is False. ``other``, called ``name``, is detached."""
-    check_mask(mask)
-    log_probs, other = as_float("log_probs", log_probs, mask.shape), as_float(name, other, mask.shape)
-    return torch.where(mask, log_probs - other.detach(), 0)
-
-
-def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """exp(x), continued above +20 by its tangent exp(20) (1 + x - 20): finite, and its gradient is never 0."""
-    return _BoundedExp.apply(x, 0)
-
-
-def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """``bounded_exp(x) - 1`` without cancellation near 0."""
-    return _BoundedExp.apply(x, 1)
-
-
-class _BoundedExp(torch.autograd.Function):
-    """exp or, ``less`` 1, expm1. The slope, exp(min(x, 20)), can be read off the value: the backward pass is short."""
-
-    @staticmethod
-    def forward(x: Tensor, less: int) -> Tensor:
-        below = x.clamp(max=LOG_RATIO_BOUND)
-        below = below.expm1_() if less else below.exp_()
-        return below.add_((x - LOG_RATIO_BOUND).relu_(), alpha=math.exp(LOG_RATIO_BOUND))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.less = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (value,) = ctx.saved_tensors
-        value = value + 1 if ctx.less else value
-        return gradient * value.clamp(max=math.exp(LOG_RATIO_BOUND)), None

@@ -14,8 +14,9 @@ the reward has it all (tests/test_kl.py, tests/test_ppo.py).
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, bounded_expm1, log_ratios
-from torchstone.core.logprobs import log_softmax
+from torchstone.core.inputs import as_float
+from torchstone.core.logprobs import log_ratios, log_softmax
+from torchstone.fast.pointwise import bounded_expm1
 
 
 def kl_k1(

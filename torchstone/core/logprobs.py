@@ -1,10 +1,14 @@
-"""Stage 3: from logits to the log-probabilities of the tokens that were sampled."""
+"""Stage 3: from logits to the log-probabilities of the sampled tokens, and from two of them to a ratio."""
+
+import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, as_ids, number
+from torchstone.core.inputs import as_float, as_ids, check_mask, number
+
+LOG_RATIO_BOUND = 20.0  # nats; exp(20) = 4.9e8
 
 
 def next_token_log_probs(
@@ -65,5 +69,29 @@ def token_entropies(logits: Float[Tensor, "B T V"], *, temperature: float) -> Fl
 
 def log_softmax(argument: str, logits: Tensor, temperature: float) -> Tensor:
     """log softmax(logits / temperature) over the vocabulary, checked, in at least float32."""
-    number("temperature", temperature, low=0, strict=True)
+    number("temperature", temperature, above=0)
     return torch.log_softmax(as_float(argument, logits, "B T V") / temperature, dim=-1)
+
+
+def log_ratios(
+    log_probs: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], name: str
+) -> Float[Tensor, "B T"]:
+    """log pi(y_t) - log pi_other(y_t) in nats; 0 where ``mask`` is False. ``other``, called ``name``, is detached."""
+    check_mask(mask)
+    log_probs, other = as_float("log_probs", log_probs, mask.shape), as_float(name, other, mask.shape)
+    return torch.where(mask, log_probs - other.detach(), 0)
+
+
+def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """exp(x), and above +20 its tangent exp(20) (1 + x - 20): finite, and its gradient is never 0.
+
+    The losses take the same numbers from ``fast.pointwise``.
+    """
+    bound = LOG_RATIO_BOUND
+    return x.clamp(max=bound).exp() + math.exp(bound) * (x - bound).relu()
+
+
+def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """``bounded_exp(x) - 1`` without cancellation near 0."""
+    bound = LOG_RATIO_BOUND
+    return x.clamp(max=bound).expm1() + math.exp(bound) * (x - bound).relu()

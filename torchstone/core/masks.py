@@ -31,7 +31,8 @@ def next_token_mask(chosen: Bool[Tensor, "B S"]) -> Bool[Tensor, "B S-1"]:
     """From "this token was chosen" to "this prediction counts": the mask that fits ``next_token_log_probs``.
 
     Args:
-        chosen: True at each token of the full sequence (prompt included) that the policy chose.
+        chosen: True at each token of the full sequence (prompt included) that the *policy* chose, by sampling it. (In
+            ``dpo`` it is people who choose: between two completions.)
     Raises ValueError: ``chosen`` is not a two-dimensional bool tensor.
     """
     check_mask(chosen, "chosen")

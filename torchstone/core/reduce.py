@@ -85,7 +85,7 @@ def fixed_length_mean(
     Raises ValueError: a shape or dtype is wrong; ``length`` is not positive; ``denominator`` is negative.
     Source: Dr. GRPO, arXiv:2503.20783v2, listing 1.
     """
-    number("length", length, low=0, strict=True)
+    number("length", length, above=0)
     return sequence_sum(x, mask, denominator=denominator) / length
 
 
@@ -112,7 +112,7 @@ def masked_whiten(
     Raises ValueError: a shape or dtype is wrong; ``eps`` is negative; ``correction`` is not 0 or 1.
     """
     require(correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, 0)
+    number("eps", eps, at_least=0)
     (x,) = (x.detach() for x in select(mask, x=x))
     centred, std = deviations(x, mask, correction)
     whitened = centred / torch.where(std > 0, torch.hypot(std, torch.full_like(std, eps**0.5)), 1)
@@ -147,7 +147,7 @@ def root_mean_square(x: Float[Tensor, "... N"], count: Tensor) -> Float[Tensor, 
 def _divide(total: Float[Tensor, ""], denominator: Count) -> Float[Tensor, ""]:
     """total / denominator, and 0 with zero gradient where the denominator is 0."""
     if not isinstance(denominator, Tensor):
-        number("denominator", denominator, 0)
+        number("denominator", denominator, at_least=0)
     count = torch.as_tensor(denominator, dtype=total.dtype, device=total.device).detach()
     require(count.ndim == 0, "denominator", "a number or a tensor without dimensions", denominator)
     return torch.where(count == 0, 0, total / torch.where(count == 0, 1, count))

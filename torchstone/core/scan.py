@@ -1,12 +1,11 @@
 """Stage 5: the linear recurrence behind returns and GAE."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.core.inputs import as_float
+from torchstone.fast.recurrence import Recurrence
 
 
 def linear_recurrence(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -24,38 +23,18 @@ def linear_recurrence(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]
     inputs = as_float("inputs", inputs, "B T")
     decays = as_float("decays", decays, inputs.shape)
     dtype = torch.promote_types(inputs.dtype, decays.dtype)
-    return _Recurrence.apply(inputs.to(dtype), decays.to(dtype))
+    return Recurrence.apply(inputs.to(dtype), decays.to(dtype))  # the numbers of ``column_by_column``, sooner
+
+
+def column_by_column(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """``linear_recurrence`` as (CORE.10) says it; unchecked."""
+    x, columns = torch.zeros_like(inputs[:, 0]), []
+    for t in reversed(range(inputs.shape[1])):
+        x = inputs[:, t] + decays[:, t] * x
+        columns.append(x)
+    return torch.stack(columns[::-1], 1)
 
 
 def next_column(x: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Column t holds what column t + 1 held; the last column is 0."""
     return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
-
-
-def recur(inputs: Float[Tensor, "B T"], decays: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Without a gradient: 2 log2(T) steps on fewer and fewer columns; 2 B T additions, 3 B T products, three copies."""
-    x, decay = (z.T.clone(memory_format=torch.contiguous_format) for z in (inputs, decays))  # [T B]
-    span = 1
-    while span < len(x):  # every 2 span-th position takes in the sum over the second half of its 2 span positions
-        x[: -span : 2 * span].addcmul_(decay[: -span : 2 * span], x[span :: 2 * span])
-        decay[: -span : 2 * span].mul_(decay[span :: 2 * span])
-        span *= 2
-    while span > 1:  # every 2 span-th position is done; those halfway between look up the next of them
-        span //= 2
-        x[span : -span : 2 * span].addcmul_(decay[span : -span : 2 * span], x[2 * span :: 2 * span])
-    return x.T.contiguous()
-
-
-class _Recurrence(torch.autograd.Function):
-    forward = staticmethod(recur)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t reaches x_{t-1} by decay_{t-1}: the gradient is the same recurrence, from the left."""
-        decays, x = ctx.saved_tensors
-        gradient = linear_recurrence(gradient.flip(1), decays.roll(1, 1).flip(1)).flip(1)
-        return gradient, gradient * next_column(x)

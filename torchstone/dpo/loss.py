@@ -1,16 +1,12 @@
 """Stages 3 and 6: log-probs of whole completions, and the DPO loss on pairs of them."""
 
-from typing import NamedTuple
-
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchstone.core.inputs import number, select, vectors
+from torchstone.core.inputs import number, same_length, select
 from torchstone.core.reduce import Count, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
-
-PAIR = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
 
 
 def sequence_log_probs(
@@ -49,8 +45,8 @@ def implicit_rewards(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: Rafailov et al., arXiv:2305.18290v3, eq. 5, without its beta log Z(x).
     """
-    number("beta", beta, low=0, strict=True)
-    log_probs, ref_log_probs = vectors(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    number("beta", beta, above=0)
+    log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     return beta * (log_probs - ref_log_probs.detach())
 
 
@@ -70,8 +66,8 @@ def dpo_loss(
         L = mean( -(1 - label_smoothing) log sigmoid(h) - label_smoothing log sigmoid(-h) )    (DPO.4)
 
     Args:
-        chosen_log_probs, rejected_log_probs: log pi(y_w | x), log pi(y_l | x), summed over tokens, in nats. Gradient
-            flows through both.
+        chosen_log_probs, rejected_log_probs: log pi(y_w | x), log pi(y_l | x), summed over tokens, in nats: of the
+            completions that people chose, and did not. Gradient flows through both.
         ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference. Treated as constants.
         beta: strength of the KL constraint, in reward units per nat.
         label_smoothing: the share of labels believed to be flipped; 0 is DPO, above 0 is cDPO.
@@ -83,31 +79,29 @@ def dpo_loss(
     Source: Rafailov et al., arXiv:2305.18290v3, eq. 7; label smoothing: Mitchell, "A note on DPO with noisy
         preferences & relationship to IPO" (2023), eq. 3.
     """
-    number("label_smoothing", label_smoothing, 0, 1)
-    r_w, r_l, metrics = as_pair(
+    number("label_smoothing", label_smoothing, at_least=0, at_most=1)
+    chosen, rejected, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
-    margins = r_w - r_l
-    losses = -logsigmoid(margins)  # and DPO.4, since log sigmoid(h) - log sigmoid(-h) = h
-    losses = losses + label_smoothing * margins if label_smoothing else losses
+    h = chosen - rejected  # DPO.3
+    losses = -logsigmoid(h)
+    if label_smoothing > 0:
+        losses = (1 - label_smoothing) * losses - label_smoothing * logsigmoid(-h)  # DPO.4
     return Loss(mean_of_pairs(losses, denominator), metrics)
 
 
-class Pair(NamedTuple):
-    """r(x, y_w) and r(x, y_l), and what every loss on pairs reports."""
-
-    chosen: Float[Tensor, " N"]
-    rejected: Float[Tensor, " N"]
-    metrics: dict[str, Mean]
-
-
-def as_pair(beta: float, chosen_log_probs: Tensor, rejected_log_probs: Tensor, *references: Tensor | None) -> Pair:
-    """The two implicit rewards; without ``references`` beta log pi(y | x) alone."""
-    number("beta", beta, low=0, strict=True)
-    given = dict(zip(PAIR, (chosen_log_probs, rejected_log_probs, *references), strict=False))
-    chosen_log_probs, rejected_log_probs, *refs = vectors(**given)  # type: ignore[arg-type]
-    ref_chosen, ref_rejected = (x.detach() for x in refs) if refs else (0.0, 0.0)
-    chosen, rejected = beta * (chosen_log_probs - ref_chosen), beta * (rejected_log_probs - ref_rejected)
+def reward_pair(
+    beta: float, chosen_log_probs: Tensor, rejected_log_probs: Tensor,
+    ref_chosen_log_probs: Tensor | None, ref_rejected_log_probs: Tensor | None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], dict[str, Mean]]:  # fmt: skip
+    """r(x, y_w) and r(x, y_l) of (DPO.2), and what every loss on pairs reports."""
+    number("beta", beta, above=0)
+    chosen_log_probs, rejected_log_probs, ref_chosen, ref_rejected = same_length(
+        chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs,
+        ref_chosen_log_probs=ref_chosen_log_probs, ref_rejected_log_probs=ref_rejected_log_probs,
+    )  # fmt: skip
+    chosen = beta * (chosen_log_probs - ref_chosen.detach())
+    rejected = beta * (rejected_log_probs - ref_rejected.detach())
     metrics = {
         "rewards/chosen": mean_of(chosen),
         "rewards/rejected": mean_of(rejected),
@@ -116,4 +110,4 @@ def as_pair(beta: float, chosen_log_probs: Tensor, rejected_log_probs: Tensor, *
         "logps/chosen": mean_of(chosen_log_probs),
         "logps/rejected": mean_of(rejected_log_probs),
     }
-    return Pair(chosen, rejected, metrics)
+    return chosen, rejected, metrics

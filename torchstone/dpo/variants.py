@@ -1,4 +1,4 @@
-"""Other losses on the same pairs, losses without pairs, and losses per token. Equations and symbols are in README.md.
+"""Other losses on the same pairs, losses without pairs, and losses per token. Equations and symbols are in variants.md.
 
 Most are a function of the two implicit rewards r_w = r(x, y_w) and r_l = r(x, y_l) of DPO.2, or of h = r_w - r_l.
 Whether log-probs are summed or averaged over tokens is decided before, by ``sequence_log_probs(average=...)``: both
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchstone.core.inputs import LOG_RATIO_BOUND, as_float, bounded_exp, number, per_token, require, select, vectors
-from torchstone.core.logprobs import log_softmax
+from torchstone.core.inputs import as_float, number, per_token, require, same_length, select
+from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, log_softmax
 from torchstone.core.reduce import Count, Reduce, mean_of_pairs
-from torchstone.core.result import Loss, mean_of
-from torchstone.dpo.loss import PAIR, as_pair, dpo_loss, implicit_rewards
+from torchstone.core.result import Loss, Mean, mean_of
+from torchstone.dpo.loss import dpo_loss, implicit_rewards, reward_pair
 
 # fmt: off
 __all__ = [
@@ -52,7 +52,7 @@ def ipo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: Azar et al., arXiv:2310.12036v2, eq. 17.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     return Loss(mean_of_pairs(((r_w - r_l - 0.5) / beta).square(), denominator), metrics)
@@ -83,9 +83,9 @@ def robust_dpo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``flip_rate`` is outside [0, 0.5).
     Source: Ray Chowdhury et al., arXiv:2403.00409.
     """
-    number("flip_rate", flip_rate, 0)
+    number("flip_rate", flip_rate, at_least=0)
     require(flip_rate < 0.5, "flip_rate", "a finite number >= 0 and < 0.5", flip_rate)
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     losses = -(1 - flip_rate) * logsigmoid(r_w - r_l) + flip_rate * logsigmoid(r_l - r_w)
@@ -120,11 +120,22 @@ def hinge_loss(
     Source: SLiC: Zhao et al., arXiv:2305.10425v1, section 2; with the reference: Liu et al. (RSO),
         arXiv:2309.06657, eq. 10.
     """
-    number("delta", delta, 0)
-    free = ref_chosen_log_probs is None and ref_rejected_log_probs is None
-    references = () if free else (ref_chosen_log_probs, ref_rejected_log_probs)
-    r_w, r_l, metrics = as_pair(beta, chosen_log_probs, rejected_log_probs, *references)
+    number("delta", delta, at_least=0)
+    if ref_chosen_log_probs is None and ref_rejected_log_probs is None:
+        r_w, r_l, metrics = reward_pair_without_reference(beta, chosen_log_probs, rejected_log_probs)
+    else:
+        r_w, r_l, metrics = reward_pair(
+            beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+        )
     return Loss(mean_of_pairs(torch.relu(delta - (r_w - r_l)), denominator), metrics)
+
+
+def reward_pair_without_reference(
+    beta: float, chosen_log_probs: Tensor, rejected_log_probs: Tensor
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], dict[str, Mean]]:
+    """beta log pi(y_w | x) and beta log pi(y_l | x), and what every loss on pairs reports."""
+    pair = same_length(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    return reward_pair(beta, *pair, *(torch.zeros_like(x) for x in pair))
 
 
 def simpo_loss(
@@ -151,8 +162,8 @@ def simpo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``gamma`` is negative.
     Source: Meng et al., arXiv:2405.14734v3, eq. 4-6; CPO: Xu et al., arXiv:2401.08417v4, eq. 3.
     """
-    number("gamma", gamma, 0)
-    r_w, r_l, metrics = as_pair(beta, chosen_log_probs, rejected_log_probs)
+    number("gamma", gamma, at_least=0)
+    r_w, r_l, metrics = reward_pair_without_reference(beta, chosen_log_probs, rejected_log_probs)
     return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma), denominator), metrics)
 
 
@@ -180,10 +191,10 @@ def orpo_loss(
     Raises ValueError: a shape or dtype is wrong; ``odds_coef`` is not positive; ``sft_coef`` is negative.
     Source: Hong et al., arXiv:2403.07691v2, eq. 3-7.
     """
-    number("odds_coef", odds_coef, low=0, strict=True)
-    number("sft_coef", sft_coef, 0)
-    metrics = as_pair(odds_coef, chosen_log_probs, rejected_log_probs).metrics
-    chosen, rejected = vectors(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    number("odds_coef", odds_coef, above=0)
+    number("sft_coef", sft_coef, at_least=0)
+    _, _, metrics = reward_pair_without_reference(odds_coef, chosen_log_probs, rejected_log_probs)
+    chosen, rejected = same_length(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
     losses = -sft_coef * chosen - odds_coef * logsigmoid(_log_odds(chosen) - _log_odds(rejected))
     return Loss(mean_of_pairs(losses, denominator), metrics)
 
@@ -210,7 +221,7 @@ def kto_reference_point(log_probs: Float[Tensor, " M"], ref_log_probs: Float[Ten
     Raises ValueError: a shape or dtype is wrong.
     Source: Ethayarajh et al., arXiv:2402.01306v5, section 4.1, unnumbered.
     """
-    log_probs, ref_log_probs = vectors(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     return mean_of_pairs(log_probs - ref_log_probs).detach().clamp(min=0)
 
 
@@ -246,10 +257,10 @@ def kto_loss(
         number is negative.
     Source: Ethayarajh et al., arXiv:2402.01306v5, eq. 8.
     """
-    number("desirable_weight", desirable_weight, 0)
-    number("undesirable_weight", undesirable_weight, 0)
-    z = _constant("reference_point", reference_point, low=0)
-    log_probs, ref_log_probs = vectors(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    number("desirable_weight", desirable_weight, at_least=0)
+    number("undesirable_weight", undesirable_weight, at_least=0)
+    z = _constant("reference_point", reference_point, at_least=0)
+    log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
     fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == rewards.shape
     require(fits, "desirable", f"a torch.bool tensor of shape {list(rewards.shape)}", desirable)
@@ -265,11 +276,11 @@ def kto_loss(
     return Loss(mean_of_pairs(losses, denominator), metrics)
 
 
-def _constant(argument: str, x: float | Tensor, low: float = -math.inf) -> float | Tensor:
+def _constant(argument: str, x: float | Tensor, at_least: float | None = None) -> float | Tensor:
     """A number, checked, or a tensor without dimensions, detached and taken as it is."""
     if isinstance(x, Tensor):
         return as_float(argument, x, ()).detach()
-    number(argument, x, low)
+    number(argument, x, at_least=at_least)
     return x
 
 
@@ -294,7 +305,7 @@ def apo_zero_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: D'Oosterlinck et al., arXiv:2408.06266, eq. 7, with the constants of TRL's form.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     return Loss(mean_of_pairs(torch.sigmoid(-r_w) + torch.sigmoid(r_l), denominator), metrics)
@@ -321,7 +332,7 @@ def apo_down_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: D'Oosterlinck et al., arXiv:2408.06266, eq. 8, with the constants of TRL's form.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     return Loss(mean_of_pairs(torch.sigmoid(r_w) + torch.sigmoid(r_l - r_w), denominator), metrics)
@@ -392,7 +403,7 @@ def wpo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: Zhou et al. (WPO), arXiv:2406.11827v2, eq. 1.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     weights = as_float("weights", weights, r_w.shape).detach()
@@ -422,8 +433,8 @@ def exo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``label_smoothing`` is outside (0, 0.5].
     Source: Ji et al., arXiv:2402.00856, eq. 16.
     """
-    number("label_smoothing", label_smoothing, 0, 0.5, strict=True)
-    r_w, r_l, metrics = as_pair(
+    number("label_smoothing", label_smoothing, above=0, at_most=0.5)
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     h = r_w - r_l
@@ -453,7 +464,7 @@ def nca_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: Chen et al., arXiv:2402.05369v3, table 1.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     losses = -logsigmoid(r_w) - logsigmoid(-r_w) / 2 - logsigmoid(-r_l) / 2
@@ -485,7 +496,7 @@ def bco_loss(
     Source: Jung et al., arXiv:2404.04656, eq. 7 and 8.
     """
     shift = _constant("reward_shift", reward_shift)
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     return Loss(mean_of_pairs(-logsigmoid(r_w - shift) - logsigmoid(shift - r_l), denominator), metrics)
@@ -516,12 +527,12 @@ def sppo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
     Source: Wu et al., arXiv:2405.00675, eq. 4.7. The authors' code has half of it.
     """
-    r_w, r_l, metrics = as_pair(
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     p_w = torch.ones_like(r_w) if chosen_win_rates is None else chosen_win_rates
     p_l = torch.zeros_like(r_l) if rejected_win_rates is None else rejected_win_rates
-    r_w, r_l, p_w, p_l = vectors(r_w=r_w, r_l=r_l, chosen_win_rates=p_w, rejected_win_rates=p_l)
+    r_w, r_l, p_w, p_l = same_length(r_w=r_w, r_l=r_l, chosen_win_rates=p_w, rejected_win_rates=p_l)
     losses = (r_w - (p_w.detach() - 0.5)).square() + (r_l - (p_l.detach() - 0.5)).square()
     return Loss(mean_of_pairs(losses / beta**2, denominator), metrics)
 
@@ -551,8 +562,8 @@ def discopop_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` or ``tau`` is not positive.
     Source: Lu et al., arXiv:2406.08414v3, eq. 5.
     """
-    number("tau", tau, low=0, strict=True)
-    r_w, r_l, metrics = as_pair(
+    number("tau", tau, above=0)
+    r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     h = r_w - r_l
@@ -588,8 +599,10 @@ def aot_loss(
     Raises ValueError: as ``dpo_loss``.
     Source: Melnyk et al., arXiv:2406.05882.
     """
-    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
-    w, lo, ref_w, ref_l = vectors(**dict(zip(PAIR, given, strict=True)))
+    w, lo, ref_w, ref_l = same_length(
+        chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs,
+        ref_chosen_log_probs=ref_chosen_log_probs, ref_rejected_log_probs=ref_rejected_log_probs,
+    )  # fmt: skip
     if paired:
         u, v = (w - lo).argsort(stable=True), (ref_w - ref_l).argsort(stable=True)
         matched = (w[u], lo[u], ref_w[v], ref_l[v])

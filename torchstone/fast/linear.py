@@ -194,7 +194,7 @@ def _flat(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Checked, with B and T as one dimension, in the dtype to multiply in. A half-precision weight stays as it is."""
-    number("temperature", temperature, low=0, strict=True)
+    number("temperature", temperature, above=0)
     wide = as_float("hidden", hidden, "B T H")
     fits = isinstance(weight, Tensor) and weight.ndim == 2 and weight.dtype in FLOATS
     require(fits, "weight", "a floating-point tensor of shape [V H]", weight)

@@ -37,7 +37,7 @@ def group_advantages(
         without the deviation: Liu et al., arXiv:2503.20783v2, section 3.2.
     """
     require(correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, 0)
+    number("eps", eps, at_least=0)
     centred, n = centred_rewards(rewards, scored)
     if not divide_by_std:
         return centred

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, check_mask, given, number
+from torchstone.core.inputs import as_float, number, require, select
 from torchstone.core.kl import kl_k3
 from torchstone.core.reduce import Reduce
 from torchstone.core.result import Loss, mean_of
-from torchstone.ppo.loss import policy_terms
+from torchstone.ppo.loss import clip_metrics, clipped_surrogate
 
 
 def grpo_loss(
@@ -41,13 +41,15 @@ def grpo_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is negative, or positive without ``ref_log_probs``.
     Source: Shao et al., arXiv:2402.03300v3, eq. 3.
     """
-    number("beta", beta, 0)
-    check_mask(mask)
-    log_probs = as_float("log_probs", log_probs, mask.shape)  # once: the gradients of both terms add up in float32
-    loss, metrics = policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high)
-    if ref_log_probs is not None or beta > 0:
-        ref_log_probs = given("ref_log_probs", ref_log_probs, "beta is not 0")
+    number("beta", beta, at_least=0)
+    (log_probs,) = select(mask, log_probs=log_probs)  # once: the gradients of both terms add up in float32
+    ratio = (log_probs, old_log_probs, advantages, mask)
+    losses = clipped_surrogate(*ratio, epsilon=epsilon, epsilon_high=epsilon_high)
+    metrics = clip_metrics(*ratio, epsilon, epsilon_high)
+    needed = beta == 0 or ref_log_probs is not None
+    require(needed, "ref_log_probs", "a tensor, since beta is not 0", ref_log_probs)
+    if ref_log_probs is not None:
         divergence = as_float("kl", kl(log_probs, ref_log_probs, mask), mask.shape)
-        loss = loss.add(divergence, alpha=beta) if beta > 0 else loss
         metrics["kl"] = mean_of(divergence, mask)
-    return Loss(reduce(loss, mask), metrics)
+        losses = losses.add(divergence, alpha=beta) if beta > 0 else losses  # only watched, it may be infinite
+    return Loss(reduce(losses, mask), metrics)

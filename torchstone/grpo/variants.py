@@ -1,4 +1,4 @@
-"""Other ratios, other surrogates, other KL terms: what came after GRPO. Equations and symbols are in README.md.
+"""Other ratios, other surrogates, other KL terms: what came after GRPO. Equations and symbols are in variants.md.
 
 Stage 3 log-ratios of whole sequences; stage 4 penalties for length; stage 5 which groups teach; stage 6 losses.
 """
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, bounded_exp, log_ratios, number, per_token, require, select
+from torchstone.core.inputs import as_float, number, per_token, require, select
 from torchstone.core.kl import kl_k2, kl_k3
+from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.core.reduce import Count, all_equal, sequence_mean
 from torchstone.reinforce.loss import reinforce_surrogate
 from torchstone.reinforce.returns import scored_members
@@ -52,11 +53,11 @@ def sequence_log_ratios(
         by ``sequence_mean``. Reduced by ``token_mean`` a sequence counts as often as it has tokens.
     Source: Zheng et al. (GSPO), arXiv:2507.18071v2, eq. 7 and 14.
     """
-    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    ratios = (moved.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).expand(moved.shape)
+    token = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    sequence = (token.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)).expand(token.shape)  # GRPO.4
     if token_gradient:
-        ratios = ratios.detach() + moved - moved.detach()
-    return ratios.masked_fill(~mask, 0)
+        sequence = sequence.detach() + token - token.detach()  # GRPO.5
+    return sequence.masked_fill(~mask, 0)
 
 
 def overlong_penalties(lengths: Float[Tensor, "P G"], *, max_length: int, cache: int) -> Float[Tensor, "P G"]:
@@ -75,8 +76,8 @@ def overlong_penalties(lengths: Float[Tensor, "P G"], *, max_length: int, cache:
     Raises ValueError: a shape or dtype is wrong; ``cache`` is not positive, or above ``max_length``.
     Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 13.
     """
-    number("cache", cache, low=0, strict=True)
-    number("max_length", max_length, low=cache)
+    number("cache", cache, above=0)
+    number("max_length", max_length, at_least=cache)
     lengths = as_float("lengths", lengths, "P G").detach()
     return ((max_length - cache - lengths) / cache).clamp(-1, 0)
 
@@ -111,13 +112,13 @@ def cispo_surrogate(
 ) -> Float[Tensor, "B T"]:
     """The clip bounds the weight of a token, and no token loses its gradient.
 
-        L_t = -sg[ clip(r_t, 1 - epsilon, 1 + epsilon_high) ] A_t log pi(y_t | x, y_<t)    (GRPO.8)
-        L_t = -sg[ min(r_t, cap) ] A_t log pi(y_t | x, y_<t)                               (GRPO.9)
+        L_t = -sg[ clip(rho_t, 1 - epsilon, 1 + epsilon_high) ] A_t log pi(y_t | x, y_<t)    (GRPO.8)
+        L_t = -sg[ min(rho_t, cap) ] A_t log pi(y_t | x, y_<t)                               (GRPO.9)
 
     Published code means either by "epsilon_high": 0.2 as 1 + epsilon_high bounds the ratio at 1.2; as a cap, at 0.2.
 
     Args:
-        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through r_t.
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through rho_t.
         old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
         advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
@@ -132,7 +133,7 @@ def cispo_surrogate(
     require((epsilon_high is None) != (cap is None), "epsilon_high", "either epsilon_high or cap", (epsilon_high, cap))
     for name, x in (("epsilon", epsilon), ("epsilon_high", epsilon_high), ("cap", cap)):
         if x is not None:
-            number(name, x, 0)
+            number(name, x, at_least=0)
     high = cap if epsilon_high is None else 1 + epsilon_high
     low = 0.0 if epsilon is None else 1 - epsilon
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
@@ -150,9 +151,9 @@ def sapo_surrogate(
 ) -> Float[Tensor, "B T"]:
     """A soft gate in place of the clip: the further the ratio is from 1, the smaller the gradient, and never quite 0.
 
-        L_t = -f(r_t) A_t,    f(r) = (4 / tau) sigmoid(tau (r - 1))                         (GRPO.10)
+        L_t = -f(rho_t) A_t,    f(rho) = (4 / tau) sigmoid(tau (rho - 1))                         (GRPO.10)
 
-    tau is tau_positive where A_t > 0 and tau_negative elsewhere. At r = 1 the slope of f is 1, whatever tau is.
+    tau is tau_positive where A_t > 0 and tau_negative elsewhere. At rho = 1 the slope of f is 1, whatever tau is.
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
@@ -165,8 +166,8 @@ def sapo_surrogate(
     Raises ValueError: a shape or dtype is wrong; a tau is not positive.
     Source: Gao et al. (SAPO), arXiv:2511.20347.
     """
-    number("tau_positive", tau_positive, low=0, strict=True)
-    number("tau_negative", tau_negative, low=0, strict=True)
+    number("tau_positive", tau_positive, above=0)
+    number("tau_negative", tau_negative, above=0)
     advantages = per_token("advantages", advantages, mask)
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs"))
     tau = torch.full_like(ratios, tau_negative).masked_fill(advantages > 0, tau_positive)
@@ -184,7 +185,7 @@ def gmpo_surrogate(
 ) -> Float[Tensor, "B T"]:
     """The geometric mean of a sequence's clipped ratios in place of the arithmetic mean: outliers weigh less.
 
-        u_t = log r_t,    c_t = min(u_t, epsilon_high) where A > 0, else max(u_t, -epsilon)
+        u_t = log rho_t,    c_t = min(u_t, epsilon_high) where A > 0, else max(u_t, -epsilon)
         L_t = -exp( (1 / |y|) sum_t c_t ) A                                                 (GRPO.11)
 
     The clip is in nats: it bounds the ratio between exp(-epsilon) and exp(epsilon_high).
@@ -203,11 +204,11 @@ def gmpo_surrogate(
     Source: Zhao et al. (GMPO), arXiv:2507.20673v3, eq. 4.
     """
     epsilon_high = epsilon if epsilon_high is None else epsilon_high
-    number("epsilon", epsilon, 0)
-    number("epsilon_high", epsilon_high, 0)
+    number("epsilon", epsilon, at_least=0)
+    number("epsilon_high", epsilon_high, at_least=0)
     advantages = per_token("advantages", advantages, mask)
-    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    clipped = torch.where(advantages > 0, moved.clamp(max=epsilon_high), moved.clamp(min=-epsilon))
+    log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    clipped = torch.where(advantages > 0, log_rho.clamp(max=epsilon_high), log_rho.clamp(min=-epsilon))
     means = clipped.masked_fill(~mask, 0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     return -bounded_exp(means) * advantages
 
@@ -225,7 +226,7 @@ def vespo_surrogate(
 ) -> Float[Tensor, "B T"]:
     """A smooth weight of the whole sequence's ratio, 1 on policy, falling to 0 on both sides.
 
-        W = prod_t r_t,    phi(W) = W^k exp(lambda (1 - W))
+        W = prod_t rho_t,    phi(W) = W^k exp(lambda (1 - W))
         L_t = -sg[ phi(W) ] A_t log pi(y_t | x, y_<t)                                       (GRPO.12)
 
     k and lambda are the positive ones where A_t >= 0, and the negative ones elsewhere.
@@ -243,9 +244,9 @@ def vespo_surrogate(
     Source: Shen et al. (VESPO), arXiv:2602.10693v3, eq. 20.
     """
     for name, x in (("k_positive", k_positive), ("k_negative", k_negative)):
-        number(name, x, 0)
+        number(name, x, at_least=0)
     for name, x in (("lambda_positive", lambda_positive), ("lambda_negative", lambda_negative)):
-        number(name, x, 0)
+        number(name, x, at_least=0)
     positive = per_token("advantages", advantages, mask) >= 0
     log_w = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").detach().sum(1, keepdim=True)
     k = torch.full(mask.shape, k_negative, dtype=log_w.dtype, device=log_w.device).masked_fill(positive, k_positive)
@@ -270,10 +271,10 @@ def dppo_surrogate(
         p = pi(y_t | x, y_<t),  q = pi_old(y_t | x, y_<t)
         D_t = |p - q|    or    q log(q / p) + (1 - q) log((1 - q) / (1 - p))
         drop_t = D_t > epsilon_high and p > q where A_t > 0, else D_t > epsilon and p < q
-        L_t = -sg[ (1 - drop_t) min(r_t, cap) ] A_t log pi(y_t | x, y_<t)                   (GRPO.13)
+        L_t = -sg[ (1 - drop_t) min(rho_t, cap) ] A_t log pi(y_t | x, y_<t)                   (GRPO.13)
 
     Args:
-        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through r_t.
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through rho_t.
         old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
         advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
@@ -289,15 +290,15 @@ def dppo_surrogate(
     """
     require(divergence in ("tv", "kl"), "divergence", "'tv' or 'kl'", divergence)
     epsilon_high = epsilon if epsilon_high is None else epsilon_high
-    number("epsilon", epsilon, 0)
-    number("epsilon_high", epsilon_high, 0)
-    number("cap", cap, low=0, strict=True)
+    number("epsilon", epsilon, at_least=0)
+    number("epsilon_high", epsilon_high, at_least=0)
+    number("cap", cap, above=0)
     positive = per_token("advantages", advantages, mask) > 0
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
     log_p, log_q = (x.detach() for x in select(mask, log_probs=log_probs, old_log_probs=old_log_probs))
     p, q = log_p.exp(), log_q.exp()
-    moved = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
-    raised, lowered = (moved > epsilon_high) & (p > q), (moved > epsilon) & (p < q)
+    d = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+    raised, lowered = (d > epsilon_high) & (p > q), (d > epsilon) & (p < q)
     keep = ~torch.where(positive, raised, lowered)
     return keep * ratios.clamp(max=cap) * reinforce_surrogate(log_probs, advantages, mask)
 
@@ -332,7 +333,7 @@ def ratio_weighted_kl(
 ) -> Float[Tensor, "B T"]:
     """An estimate of KL(pi || pi_ref) from tokens that an *older* policy sampled, right in value and in gradient.
 
-        r_t(theta) KL_t,    with gradient through r_t                                       (GRPO.15)
+        rho_t KL_t,    with gradient through rho_t                                       (GRPO.15)
 
     On tokens of pi_old the plain k3 is biased. On tokens of pi itself its gradient is that of KL(pi_ref || pi); here
     the ratio's own gradient turns it into that of KL(pi || pi_ref), on policy too.
@@ -376,10 +377,10 @@ def off_policy_weights(
     Raises ValueError: a shape or dtype is wrong; ``limit`` is negative.
     Source: DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 9.
     """
-    number("limit", limit, 0)
-    moved = sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=False).detach()
-    dropped = (per_token("advantages", advantages, mask) < 0) & (-moved > limit)
-    return (mask & ~dropped).to(moved.dtype)
+    number("limit", limit, at_least=0)
+    log_ratio = sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=False).detach()
+    dropped = (per_token("advantages", advantages, mask) < 0) & (-log_ratio > limit)
+    return (mask & ~dropped).to(log_ratio.dtype)
 
 
 def group_token_mean(

@@ -2,8 +2,7 @@
 
 from torchstone.ppo.gae import explained_variance, gae
 from torchstone.ppo.loss import clipped_surrogate, clipped_value_error, ppo_loss
-from torchstone.ppo.rewards import shaped_rewards
-from torchstone.ppo.variants import AdaptiveKL
+from torchstone.ppo.rewards import AdaptiveKL, shaped_rewards
 
 # fmt: off
 __all__ = [

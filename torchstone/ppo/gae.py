@@ -6,7 +6,8 @@ from torch import Tensor
 
 from torchstone.core.inputs import number, select
 from torchstone.core.reduce import deviations
-from torchstone.core.scan import next_column, recur
+from torchstone.core.scan import next_column
+from torchstone.fast.recurrence import recur
 
 
 def gae(
@@ -38,14 +39,14 @@ def gae(
     Source: Schulman et al., arXiv:1506.02438v5, eq. 16. In the truncated form of PPO, arXiv:1707.06347v2,
         eq. 11, the last exponent (printed T - t + 1) should be T - t - 1.
     """
-    number("gamma", gamma, 0, 1)
-    number("lam", lam, 0, 1)
+    number("gamma", gamma, at_least=0, at_most=1)
+    number("lam", lam, at_least=0, at_most=1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
-    # PPO.3-5 as one recurrence, the lambda-return: R_t = r_t + gamma c_{t+1}, with c_t = (1 - lam) V_t + lam R_t
-    mixed = torch.add(lam * rewards, values, alpha=1 - lam)  # a gap adds 0, and is stepped over
-    carried = recur(mixed, torch.where(mask, mixed.new_full((), gamma * lam), 1))
-    returns = torch.where(mask, torch.add(rewards, next_column(carried), alpha=gamma), 0)
-    return returns - values, returns
+    next_values = next_column(recur(values, (~mask).to(values.dtype)))  # V of the next chosen token
+    deltas = torch.where(mask, rewards + gamma * next_values - values, 0)  # PPO.3
+    advantages = recur(deltas, torch.where(mask, deltas.new_full((), gamma * lam), 1))  # PPO.4
+    advantages = torch.where(mask, advantages, 0)
+    return advantages, advantages + values  # PPO.5
 
 
 def explained_variance(

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import bounded_exp, bounded_expm1, given, log_ratios, number, per_token, select
+from torchstone.core.inputs import as_float, number, per_token, require, select
+from torchstone.core.logprobs import log_ratios
 from torchstone.core.reduce import Reduce
 from torchstone.core.result import Loss, Mean, mean_of
+from torchstone.fast.pointwise import bounded_exp, bounded_expm1, clip, minimum
 from torchstone.reinforce.loss import add_entropy
 
 
@@ -22,8 +24,8 @@ def clipped_surrogate(
 ) -> Float[Tensor, "B T"]:
     """PPO's pessimistic loss per token: no reward for moving the ratio beyond the clip, full price for harm.
 
-        r_t(theta) = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t)                              (PPO.7)
-        L_t = -min( r_t(theta) A_t, clip(r_t(theta), 1 - epsilon, 1 + epsilon_high) A_t )   (PPO.8)
+        rho_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t)                                   (PPO.7)
+        L_t = -min( rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t )             (PPO.8)
         dual clip, where A_t < 0:  L_t <- min( L_t, -dual_clip A_t )                        (PPO.9)
 
     Args:
@@ -42,34 +44,41 @@ def clipped_surrogate(
     Source: Schulman et al., arXiv:1707.06347v2, eq. 6-7; clip-higher: DAPO, arXiv:2503.14476v2, eq. 10;
         dual clip: Ye et al., arXiv:1912.09729, eq. 5.
     """
-    return policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip)[0]
-
-
-def policy_terms(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor,
-    epsilon: float, epsilon_high: float | None, dual_clip: float | None = None,
-) -> tuple[Float[Tensor, "B T"], dict[str, Mean]]:  # fmt: skip
-    """``clipped_surrogate``, and how far the policy has moved since it sampled.
-
-    A ratio out of range is *clipped* only where that removes the gradient: above with A > 0, below with A < 0.
-    """
-    epsilon_high = epsilon if epsilon_high is None else epsilon_high
-    number("epsilon", epsilon, 0)
-    number("epsilon_high", epsilon_high, 0)
+    low, high = clip_range(epsilon, epsilon_high)
     advantages = per_token("advantages", advantages, mask)
-    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    ratios = bounded_exp(moved)
-    clipped = ratios.detach().clamp(1 - epsilon, 1 + epsilon_high)
-    removed = (ratios.detach() - clipped) * advantages > 0  # here the minimum of PPO.8 is the clipped term
-    loss = torch.where(removed, clipped, ratios) * -advantages
+    ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs"))  # PPO.7
+    losses = -minimum(ratios * advantages, clip(ratios, low, high) * advantages)  # PPO.8
     if dual_clip is not None:
-        number("dual_clip", dual_clip, low=1, strict=True)
-        loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
-    moved, too_high = moved.detach(), removed & (advantages > 0)
-    return loss, {
-        "approx_kl": mean_of(bounded_expm1(moved) - moved, mask),
-        "clip_ratio/low_mean": mean_of(removed & ~too_high, mask),
-        "clip_ratio/high_mean": mean_of(too_high, mask),
+        number("dual_clip", dual_clip, above=1)
+        losses = torch.where(advantages < 0, torch.minimum(losses, -dual_clip * advantages), losses)  # PPO.9
+    return losses
+
+
+def clip_range(epsilon: float, epsilon_high: float | None) -> tuple[float, float]:
+    """1 - epsilon and 1 + epsilon_high, checked; ``epsilon_high`` is ``epsilon`` if None."""
+    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+    number("epsilon", epsilon, at_least=0)
+    number("epsilon_high", epsilon_high, at_least=0)
+    return 1 - epsilon, 1 + epsilon_high
+
+
+@torch.no_grad()
+def clip_metrics(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor,
+    epsilon: float, epsilon_high: float | None,
+) -> dict[str, Mean]:  # fmt: skip
+    """How far the policy has moved since it sampled, and how often the clip acts: for inputs that were checked.
+
+    A ratio out of range is *clipped* only where that takes the gradient away: above with A > 0, below with A < 0.
+    """
+    low, high = clip_range(epsilon, epsilon_high)
+    log_rho = as_float("log_probs", log_probs, mask.shape) - as_float("old_log_probs", old_log_probs, mask.shape)
+    rho_less_1 = bounded_expm1(log_rho)
+    advantages = advantages if advantages.ndim == 2 else advantages[:, None]
+    return {
+        "approx_kl": mean_of(rho_less_1 - log_rho, mask),
+        "clip_ratio/low_mean": mean_of((rho_less_1 < low - 1) & (advantages < 0), mask),
+        "clip_ratio/high_mean": mean_of((rho_less_1 > high - 1) & (advantages > 0), mask),
     }
 
 
@@ -100,11 +109,13 @@ def clipped_value_error(
     """
     values, returns = select(mask, values=values, returns=returns)
     errors = (values - returns.detach()).square()
-    if old_values is not None or epsilon is not None:
-        (old,) = select(mask, old_values=given("old_values", old_values, "the value error is clipped"))
+    needed = epsilon is None or old_values is not None
+    require(needed, "old_values", "a tensor, since the value error is clipped", old_values)
+    if old_values is not None:
+        old = select(mask, old_values=old_values)[0].detach()
     if epsilon is not None:
-        number("epsilon", epsilon, 0)
-        clipped = old.detach() + (values - old.detach()).clamp(-epsilon, epsilon)
+        number("epsilon", epsilon, at_least=0)
+        clipped = old + (values - old).clamp(-epsilon, epsilon)
         errors = torch.maximum(errors, (clipped - returns.detach()).square())
     return errors / 2
 
@@ -144,12 +155,16 @@ def ppo_loss(
     Raises ValueError: a shape or dtype is wrong; a coefficient is not 0 and what it weighs is missing.
     Source: Schulman et al., arXiv:1707.06347v2, eq. 9.
     """
-    loss, metrics = policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip)
+    ratio = (log_probs, old_log_probs, advantages, mask)
+    losses = clipped_surrogate(*ratio, epsilon=epsilon, epsilon_high=epsilon_high, dual_clip=dual_clip)
+    metrics = clip_metrics(*ratio, epsilon, epsilon_high)
     number("value_coef", value_coef)
-    if values is not None or value_coef != 0:
-        values = given("values", values, "value_coef is not 0")
-        returns = given("returns", returns, "the critic learns from them")
-        errors = clipped_value_error(values, old_values, returns, mask, epsilon=value_epsilon)
-        loss = loss + value_coef * errors if value_coef != 0 else loss
+    needed = value_coef == 0 or values is not None
+    require(needed, "values", "a tensor, since value_coef is not 0", values)
+    if values is not None:
+        require(returns is not None, "returns", "a tensor, since the critic learns from them", returns)
+        errors = clipped_value_error(values, old_values, returns, mask, epsilon=value_epsilon)  # type: ignore[arg-type]
         metrics["value_loss"] = mean_of(errors, mask)
-    return Loss(reduce(add_entropy(loss, metrics, mask, entropies, entropy_coef), mask), metrics)
+        losses = losses + value_coef * errors if value_coef != 0 else losses
+    losses = add_entropy(losses, metrics, mask, entropies, entropy_coef)
+    return Loss(reduce(losses, mask), metrics)

@@ -1,47 +1,16 @@
-"""Around PPO: a controller for the KL's price, the surrogate without a clip, weights for another program's samples."""
+"""Around PPO: the surrogate without a clip, weights for another program's samples. Equations are in variants.md."""
 
 import math
-from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import bounded_exp, log_ratios, number, per_token, require
+from torchstone.core.inputs import number, per_token, require
+from torchstone.core.logprobs import bounded_exp, log_ratios
 
 __all__ = ["importance_surrogate", "importance_weights"]
 
 LEVELS = ("token", "sequence", "sequence-mean")
-
-
-@dataclass(frozen=True)
-class AdaptiveKL:
-    """A KL coefficient that steers the measured KL towards a target. A fixed coefficient is just a number.
-
-        e = clip(KL / target - 1, -max_error, max_error),    beta <- beta (1 + gain e)    (PPO.2)
-
-    Args:
-        beta: the present coefficient, in reward units per nat.
-        target: the KL(pi || pi_ref) wanted, in nats per completion (or per token: the unit ``update`` is given).
-        gain: K_beta, unitless: 0.1 in the paper; TRL's former PPO and verl use samples per update / horizon.
-        max_error: bound of the error, unitless: 0.2 in the paper.
-    Raises ValueError: ``beta`` is negative; ``target``, ``gain`` or ``max_error`` is not positive.
-    Source: Ziegler et al., arXiv:1909.08593v2, section 2.2 (unnumbered).
-    """
-
-    beta: float
-    target: float
-    gain: float
-    max_error: float = 0.2
-
-    def __post_init__(self) -> None:
-        number("beta", self.beta, 0)
-        for name in ("target", "gain", "max_error"):
-            number(name, getattr(self, name), low=0, strict=True)
-
-    def update(self, kl: float) -> "AdaptiveKL":
-        """The controller after one update in which ``kl`` was measured, in the unit of ``target``."""
-        error = min(max(float(kl) / self.target - 1, -self.max_error), self.max_error)
-        return replace(self, beta=self.beta * (1 + self.gain * error))
 
 
 def importance_surrogate(
@@ -52,7 +21,7 @@ def importance_surrogate(
 ) -> Float[Tensor, "B T"]:
     """The loss per token that PPO clips, without the clip: unbiased one step from the sampling policy, and no brake.
 
-        L_t = -r_t(theta) A_t,    r_t(theta) = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t)    (PPO.12)
+        L_t = -rho_t A_t,    rho_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t)    (PPO.12)
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
@@ -104,21 +73,21 @@ def importance_weights(
     require(level in LEVELS, "level", f"one of {', '.join(LEVELS)}", level)
     require(gate is None or gate in LEVELS, "gate", f"None or one of {', '.join(LEVELS)}", gate)
     low, high = 0.0 if low is None else low, math.inf if high is None else high
-    number("low", low, 0)
+    number("low", low, at_least=0)
     require(isinstance(high, int | float) and high >= low, "high", "a number that is not below low", high)
-    moved = log_ratios(old_log_probs, sampler_log_probs, mask, "sampler_log_probs").detach()
-    weights = bounded_exp(_at(level, moved, mask))
+    log_ratio = log_ratios(old_log_probs, sampler_log_probs, mask, "sampler_log_probs").detach()
+    weights = bounded_exp(_at(level, log_ratio, mask))
     if gate is None:
         weights = weights.clamp(low, high)
     else:
-        ratios = bounded_exp(_at(gate, moved, mask))
+        ratios = bounded_exp(_at(gate, log_ratio, mask))
         weights = weights.masked_fill((ratios < low) | (ratios > high), 0)
     return weights.masked_fill(~mask, 0)
 
 
-def _at(level: str, moved: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def _at(level: str, log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Log-ratios per token, or their sum or mean over the row at every token of it."""
     if level == "token":
-        return moved
-    total = moved.sum(1, keepdim=True)
-    return (total if level == "sequence" else total / mask.sum(1, keepdim=True).clamp(min=1)).expand(moved.shape)
+        return log_ratio
+    total = log_ratio.sum(1, keepdim=True)
+    return (total if level == "sequence" else total / mask.sum(1, keepdim=True).clamp(min=1)).expand(log_ratio.shape)

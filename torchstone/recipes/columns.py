@@ -22,14 +22,15 @@ from torchstone.core import (
     sequence_sum,
     token_mean,
 )
-from torchstone.core.inputs import log_ratios, require, select
+from torchstone.core.inputs import require, select
+from torchstone.core.logprobs import log_ratios
 from torchstone.core.reduce import root_mean_square
 from torchstone.core.result import Mean
 from torchstone.grpo import group_advantages
 from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_value_error, gae
 from torchstone.ppo import variants as ppo
-from torchstone.ppo.loss import policy_terms
+from torchstone.ppo.loss import clip_metrics, clipped_surrogate
 from torchstone.recipes.choices import Option, nothing
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_surrogate
 from torchstone.reinforce import variants as reinforce
@@ -195,8 +196,8 @@ def sequence_ratio(
 
 
 def product_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    moved = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    return moved.sum(1, keepdim=True).expand(moved.shape), torch.zeros_like(moved)
+    log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    return log_rho.sum(1, keepdim=True).expand(log_rho.shape), torch.zeros_like(log_rho)
 
 
 def clip(
@@ -204,7 +205,9 @@ def clip(
     *, epsilon: float, epsilon_high: float | None = None, dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Mean]]:  # fmt: skip
     """``clipped_surrogate``, and how often the clip acts."""
-    return policy_terms(log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip)
+    ratio = (log_probs, old_log_probs, advantages, mask)
+    losses = clipped_surrogate(*ratio, epsilon=epsilon, epsilon_high=epsilon_high, dual_clip=dual_clip)
+    return losses, clip_metrics(*ratio, epsilon, epsilon_high)
 
 
 def loss_kl(

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone.core import Loss
-from torchstone.core.inputs import as_float, bounded_expm1, check_mask, log_ratios, per_token, require, select
+from torchstone.core.inputs import as_float, check_mask, per_token, require, select
+from torchstone.core.kl import kl_k3
 from torchstone.core.masks import last_chosen
 from torchstone.core.result import Mean, mean_of
 from torchstone.recipes.choices import NONE, Choice, Recipe
@@ -172,8 +173,7 @@ class PolicyRecipe(Recipe):
         present, old = self.run("ratio", batch)
         loss, metrics = with_metrics(self.run("surrogate", batch | {"log_probs": present, "old_log_probs": old}))
         if old is not None and not metrics:
-            moved = log_ratios(present, old, mask, "old_log_probs").detach()
-            metrics["approx_kl"] = mean_of(bounded_expm1(moved) - moved, mask)
+            metrics["approx_kl"] = mean_of(kl_k3(old, present, mask), mask)
         weights = self.run("sampler", batch)
         loss = loss if weights is None else loss * weights
         for at, name in (("loss_kl", "kl"), ("value", "value_loss"), ("entropy", "entropy")):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import given, number, per_token, select
+from torchstone.core.inputs import number, per_token, require, select
 from torchstone.core.reduce import Reduce
 from torchstone.core.result import Loss, Mean, mean_of
 
@@ -52,7 +52,7 @@ def reinforce_loss(
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
         returns: G, in reward units: the whole return ``[B]`` or the reward-to-go ``[B T]`` of
-            ``discounted_returns``. Treated as a constant.
+            ``discounted_returns``; or advantages, from which the baseline is subtracted already. Treated as a constant.
         mask: True where the policy chose the token.
         reduce: ``sequence_sum`` gives the policy gradient of the mean return; others reweigh it by length.
         baseline: b, in reward units: a number (a moving average), ``[B]`` (one a sequence) or ``[B T]`` (a critic's
@@ -79,8 +79,10 @@ def add_entropy(
 ) -> Float[Tensor, "B T"]:
     """``loss - entropy_coef * entropies`` per token, and the metric ``entropy``; the loss as it is without either."""
     number("entropy_coef", entropy_coef)
-    if entropies is None and entropy_coef == 0:
-        return loss
-    (entropies,) = select(mask, entropies=given("entropies", entropies, "entropy_coef is not 0"))
-    metrics["entropy"] = mean_of(entropies, mask)
-    return loss - entropy_coef * entropies if entropy_coef != 0 else loss
+    needed = entropy_coef == 0 or entropies is not None
+    require(needed, "entropies", "a tensor, since entropy_coef is not 0", entropies)
+    if entropies is not None:
+        (entropies,) = select(mask, entropies=entropies)
+        metrics["entropy"] = mean_of(entropies, mask)
+        loss = loss - entropy_coef * entropies if entropy_coef != 0 else loss
+    return loss

@@ -26,7 +26,7 @@ def discounted_returns(
     Raises ValueError: a shape or dtype is wrong; ``gamma`` is outside [0, 1].
     Source: Williams (1992), doi:10.1007/BF00992696, eq. 11 (episodic REINFORCE, one reward at the end).
     """
-    number("gamma", gamma, 0, 1)
+    number("gamma", gamma, at_least=0, at_most=1)
     rewards = select(mask, rewards=rewards)[0].detach()
     decays = torch.where(mask, rewards.new_full((), gamma), 1)
     return torch.where(mask, linear_recurrence(rewards, decays), 0)

@@ -1,4 +1,4 @@
-"""Stage 5 again: other baselines, and other scales. Equations and symbols are in README.md."""
+"""Stage 5 again: other baselines, and other scales. Equations and symbols are in variants.md."""
 
 import torch
 from jaxtyping import Bool, Float, Int
