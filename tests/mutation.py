@@ -131,7 +131,7 @@ def run(names: list[str], processes: int) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, target)
-    undecorate(COPY / "torchstone" / "core" / "linear.py")
+    undecorate(COPY / "torchstone" / "fast" / "linear.py")
     os.chdir(COPY)
     import jaxtyping
     from mutmut import __main__ as mutmut

@@ -1,4 +1,4 @@
-"""core/linear.py: the numbers and gradients of the full logits, without the full logits."""
+"""fast/linear.py: the numbers and gradients of the full logits, without the full logits."""
 
 import itertools
 import math
