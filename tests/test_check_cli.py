@@ -12,7 +12,7 @@ import torch
 
 from torchstone import conformance
 from torchstone.cli import main
-from torchstone.conformance import identifier
+from torchstone.conformance import identifier, nearest
 from torchstone.conformance.settings import read_names, read_setting
 from torchstone.terminal import UserError
 
@@ -266,7 +266,7 @@ def test_relations_alone(capsys):
 
 def test_identify(capsys, monkeypatch):
     monkeypatch.setattr(identifier, "objectives", lambda: ("dpo_loss", "kl_k3"))  # all take half a minute
-    monkeypatch.setattr(identifier, "RECIPES", {"grpo": identifier.RECIPES["grpo"]})
+    monkeypatch.setattr(nearest, "RECIPES", {"grpo": nearest.RECIPES["grpo"]})
     assert main(["identify", "targets.py:kl_k3"]) == 0
     out = capsys.readouterr().out
     assert "targets.py:kl_k3 equals" in out and "kl_k3" in out

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone import conformance
-from torchstone.conformance.fit import role, setting
+from torchstone.conformance.signature import role, setting
 from torchstone.conformance.target import TargetError, resolve
 
 
@@ -165,7 +165,7 @@ def one_group(group_rewards):
 @pytest.mark.parametrize(("function", "correction"), [(flat, 1), (one_group, 0)])
 def test_what_nobody_agrees_on_is_read_off_and_no_failure(function, correction):
     report = conformance.check(function, "group_advantages")
-    assert report.taken["correction"] == correction and report.taken["divide_by_std"] is True
+    assert report.built_in["correction"] == correction and report.built_in["divide_by_std"] is True
     wrong = {
         r.case_id for r in report.results if r.status == "fail" and not set(r.flags) & {"float_ties", "equal_rewards"}
     }

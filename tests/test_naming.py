@@ -6,7 +6,6 @@ slope. NaN slopes cannot be made in this way; alternatives that show themselves 
 
 import inspect
 import itertools
-import zlib
 
 import pytest
 import torch
@@ -15,13 +14,17 @@ from torchstone import conformance
 from torchstone_oracle.contract import flat
 from torchstone_oracle.contracts import OBJECTIVES
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # what is asked here is no shape: checking them takes half the time
 BY_FLAG = ("nan_of_no_pairs", "mask_multiplied", "zero_times_inf", "log_of_sigmoid", "log_of_one_plus_exp")
 SINGLE = [(name, k) for name, o in OBJECTIVES.items() for k in o.alternatives if k not in BY_FLAG]
-SOME = [pair for pair in SINGLE if zlib.crc32(" ".join(pair).encode()) % 8 == 0]  # the same ones whatever is added
 
 
 def floats(x):
     return [floats(part) for part in x] if isinstance(x, list) else 0.0 if x is None else float(getattr(x, "value", x))
+
+
+def double(x):
+    return torch.tensor(floats(x), dtype=torch.float64)
 
 
 def plain(setting):
@@ -31,18 +34,22 @@ def plain(setting):
 
 def wrong(objective, *names):
     """A function with torchstone's parameters that computes this objective with these alternatives."""
+    known = {}  # the checker asks the same in both precisions, and in several layouts; the oracle is slow
+
+    def run(inputs, settings):
+        asked = repr((inputs, settings))
+        if asked not in known:
+            known[asked] = objective.run(inputs, settings, *names)
+        return known[asked]
 
     def function(**given):
         inputs = {k: x.tolist() for k in objective.arguments if (x := given.get(k)) is not None}
-        settings = {k: plain(given.get(k)) for k in objective.settings}
-        outputs, slopes = objective.run(inputs, settings, *names)
-        tensors = {
-            k: torch.tensor(floats(outputs[k])).double() for k in objective.returns if outputs.get(k) is not None
-        }
+        outputs, slopes = run(inputs, {k: plain(given.get(k)) for k in objective.settings})
+        tensors = {k: double(outputs[k]) for k in objective.returns if outputs.get(k) is not None}
         first = next(iter(tensors))
         for k, slope in slopes.items():
             leaf = given[k].nan_to_num()
-            nothing = ((leaf - leaf.detach()) * torch.tensor(floats(slope)).double()).sum()
+            nothing = ((leaf - leaf.detach()) * double(slope)).sum()
             at = torch.zeros_like(tensors[first])
             at[chosen(outputs[first])] = 1
             tensors[first] = tensors[first] + at * nothing
@@ -65,9 +72,9 @@ def named(report):
     return {name for diagnosis in report.diagnoses for name in diagnosis.names}
 
 
-@pytest.mark.parametrize(("name", "alternative"), SOME)
+@pytest.mark.parametrize(("name", "alternative"), SINGLE)
 def test_an_alternative_is_named(name, alternative):
-    report = conformance.check(wrong(OBJECTIVES[name], alternative), name, search=False)
+    report = conformance.check(wrong(OBJECTIVES[name], alternative), name, arrays="torch", search=False)
     assert alternative in named(report) and not report.unexplained
 
 

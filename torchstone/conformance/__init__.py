@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["OBJECTIVES", "load", "check", "identify", "metamorphic", "cases", "Report"]
+__all__ = ["OBJECTIVES", "load", "check", "identify", "check_relations", "cases", "Report"]
 
 _HOME = {
     "load": "vectors",
     "check": "checker",
     "Report": "result",
     "identify": "identifier",
-    "metamorphic": "relations",
+    "check_relations": "relations",
     "cases": "pytest_plugin",
 }
 

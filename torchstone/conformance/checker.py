@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.compare import difference, in_float32, matches, properties
+from torchstone.conformance.compare import broken_property, difference, in_float32, matches
 from torchstone.conformance.diagnose import diagnose
-from torchstone.conformance.fit import fit
 from torchstone.conformance.result import PRECISIONS, Outcome, Report, Result
+from torchstone.conformance.signature import Signature, read_signature
 from torchstone.conformance.target import TargetError
-from torchstone.conformance.trial import Trial, applies, best_way, built_in, constant_rows, likely_arrays, run_all
+from torchstone.conformance.trial import Trial, applies, best_trial, built_in, constant_rows, likely_arrays, run_all
 from torchstone.conformance.vectors import Case, Vectors, load
 from torchstone.terminal import near
 
@@ -40,39 +40,50 @@ def check(
     Returns: ``Report``; ``passed`` is True if all cases match, or what differs was accepted by name.
     Raises ValueError: no such objective or alternative; a parameter cannot be matched (``TargetError``).
     """
-    vectors = load(objective)
-    accept = tuple(accept)
-    for name in accept:
-        known = [*vectors.flags, *vectors.settings]
-        if name.partition("=")[0] not in known:
-            raise ValueError(f"accept: expected one of {', '.join(known)}; got {name!r}{near(name, known)}")
-    how = fit(function, vectors, names or {}, settings or {})
-    cases = [case for case in vectors.cases if applies(case, how, vectors)]
-    cases = cases or [case for case in vectors.cases if applies(case, how, vectors, without=True)]
-    if not cases:
-        raise TargetError(
-            f"target: none of the {len(vectors.cases)} cases of {vectors.objective} can be run: it takes "
-            f"{', '.join(how.says()) or 'nothing that is known'}; the objective has {', '.join(vectors.arguments)}"
-        )
-    given = None if output is None else str(output)
+    vectors, accept = load(objective), tuple(accept)
+    _check_known(accept, vectors)
+    signature = read_signature(function, vectors, names or {}, settings or {})
+    cases = _cases(signature, vectors)
     kinds = (arrays,) if arrays else likely_arrays(function)
-    trial = best_way(function, how, vectors, cases, kinds, layout, given, time_limit)
-    cases = [c for c in cases if trial.way.advantages != "B" or constant_rows(c)]
+    trial = best_trial(
+        function, signature, vectors, cases, kinds, layout, None if output is None else str(output), time_limit
+    )
+    cases = [c for c in cases if trial.calling.advantages != "B" or constant_rows(c)]
     outcomes = run_all(trial, cases)
-    taken, cases = built_in(cases, outcomes, how, vectors)
+    numbers, cases = built_in(cases, outcomes, signature, vectors)
     results = _results(trial, vectors, cases, outcomes)
-    diagnoses, unexplained = diagnose(trial, cases, outcomes, results, taken, accept, search)
+    diagnoses, unexplained = diagnose(trial, cases, outcomes, results, numbers, accept, search)
     return Report(
         target=target or getattr(function, "__qualname__", None) or type(function).__name__,
         objective=vectors.objective,
-        fitted=how.says(),
-        way=trial.way.says(),
-        taken=taken,
+        signature=signature.names(),
+        calling=trial.calling.in_words(),
+        built_in=numbers,
         results=tuple(results),
         diagnoses=tuple(diagnoses),
         notes=tuple(_notes(trial, cases, outcomes, results)),
         unexplained=tuple(unexplained),
         kinds={name: flag.kind for name, flag in vectors.flags.items()},
+    )
+
+
+def _check_known(accept: Iterable[str], vectors: Vectors) -> None:
+    known = [*vectors.flags, *vectors.settings]
+    for name in accept:
+        if name.partition("=")[0] not in known:
+            raise ValueError(f"accept: expected one of {', '.join(known)}; got {name!r}{near(name, known)}")
+
+
+def _cases(signature: Signature, vectors: Vectors) -> list[Case]:
+    """The cases that can be asked; if there is none, those that only lack a reference."""
+    for without in (False, True):
+        cases = [case for case in vectors.cases if applies(case, signature, vectors, without)]
+        if cases:
+            return cases
+    takes = ", ".join(signature.names()) or "nothing that is known"
+    raise TargetError(
+        f"target: none of the {len(vectors.cases)} cases of {vectors.objective} can be run: it takes {takes}; "
+        f"the objective has {', '.join(vectors.arguments)}"
     )
 
 
@@ -98,7 +109,13 @@ def _results(trial: Trial, vectors: Vectors, cases: list[Case], outcomes: Mappin
 
 
 def judge(outcome: Outcome, case: Case, precision: str) -> tuple[str, str]:
-    """Status and detail of one case."""
+    """Status (pass, fail, warn, error, timeout) and detail of one case.
+
+    Args:
+        outcome: what came back.
+        case: what should have.
+        precision: "float64" or "float32": how near.
+    """
     if outcome.kind == "timeout":
         return "timeout", outcome.detail
     if case.result == "invalid":
@@ -108,7 +125,7 @@ def judge(outcome: Outcome, case: Case, precision: str) -> tuple[str, str]:
     if outcome.kind != "numbers":
         return ("warn" if case.result == "acceptable" else "error"), outcome.detail
     if case.expected is None:
-        found = properties(outcome, case)
+        found = broken_property(outcome, case)
     else:
         tolerance = case.tolerance["float32" if precision == "float32" or outcome.single else precision]
         found = difference(outcome, case.expected, tolerance)
@@ -132,14 +149,14 @@ def _notes(trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], res
     vectors = trial.vectors
     differentiable = any(a.gradient for a in vectors.arguments.values())
     if differentiable and ran and all(o.gradients is None for o in ran):
-        why = "NumPy has none" if trial.way.arrays == "numpy" else "no gradient flows from what it returns"
+        why = "NumPy has none" if trial.calling.arrays == "numpy" else "no gradient flows from what it returns"
         yield f"no gradients: {why}, so only values were compared. Half of the proof is missing."
-    taken = {o.taken for o in ran}
-    if "tokens" in taken:
+    reduced = {o.reduced for o in ran}
+    if "tokens" in reduced:
         yield "it returns one number a token; they were reduced here, as the objective says."
-    if "rows" in taken:
+    if "rows" in reduced:
         yield "it returns one number a row or pair; their mean was taken here."
-    if "mean" in taken:
+    if "mean" in reduced:
         yield "it returns one number; it was compared with the mean of the expected ones over the chosen tokens."
     missing = [k for k, a in vectors.returns.items() if ran and not a.metric and not any(k in o.outputs for o in ran)]
     if missing:

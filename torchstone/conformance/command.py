@@ -10,10 +10,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone.conformance.settings import known_objective, read_names, read_setting
 from torchstone.terminal import UserError, near
+
+if TYPE_CHECKING:
+    from torchstone.conformance.relations import Relation
+    from torchstone.conformance.result import Report
 
 NEEDED = 'this command needs more than the maths: pip install "torchstone[check]"'
 FAR = 0.5  # relative distance beyond which "nearest" says nothing
@@ -93,63 +97,76 @@ def _fail(name: str, message: str, status: int) -> int:
 
 
 def _check(arguments: Sequence[str]) -> int:
-    parser = _parser("check", CHECK, CHECK_EXAMPLES + (_families() if {"-h", "--help"} & set(arguments) else ""))
-    parser.add_argument("--objective", metavar="NAME", help="what it should be; by default what its name says")
-    parser.add_argument("--list", action="store_true", help="list the objectives, with their arguments")
-    parser.add_argument(
-        "--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure"
-    )
-    parser.add_argument("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        help="of rewards: one row a prompt, all in one row, or one prompt at a time; by default found out by trying",
-    )
-    parser.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML for a CI system")
-    options = parser.parse_args(arguments)
+    options = _check_parser(arguments).parse_args(arguments)
     if options.list:
         return _list(options.json)
     if not options.target:
         raise UserError("which function? TARGET is package.module:function or file.py:function; see --help")
-    how = _how(options) | {"layout": LAYOUTS.get(options.layout)}
+    asked = _asked(options) | {"layout": LAYOUTS.get(options.layout)}
 
     from torchstone.conformance.target import resolve
 
     with _aside():
         function = resolve(options.target)
     objective = _objective(options)
-    report, properties = None, []
+    report, relations = _run(options, function, objective, asked)
+    if options.junit:
+        from torchstone.conformance.machine import junit
+
+        _write(options.junit, junit(report, relations))
+    if options.json:
+        from torchstone.conformance.machine import as_dict, as_json
+
+        print(as_json(as_dict(report, relations)))
+    else:
+        _print_report(options.target, report, relations, shlex.join(["torchstone", "check", *arguments]))
+    return int((report is not None and not report.passed) or any(r.status == "fail" for r in relations))
+
+
+def _check_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _parser("check", CHECK, CHECK_EXAMPLES + (_families() if {"-h", "--help"} & set(arguments) else ""))
+    add = parser.add_argument
+    add("--objective", metavar="NAME", help="what it should be; by default what its name says")
+    add("--list", action="store_true", help="list the objectives, with their arguments")
+    add("--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure")
+    add("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
+    layout = "of rewards: one row a prompt, all in one row, or one prompt at a time; by default found out by trying"
+    add("--layout", choices=LAYOUTS, help=layout)
+    add("--junit", metavar="FILE", type=Path, help="write JUnit XML for a CI system")
+    return parser
+
+
+def _run(
+    options: argparse.Namespace, function: Callable[..., Any], objective: str | None, asked: dict[str, Any]
+) -> tuple[Report | None, list[Relation]]:
+    from torchstone import conformance
+
+    report, relations = None, []
     with _aside():
         if objective:
-            from torchstone import conformance
-
-            report = conformance.check(function, objective, accept=options.accept, target=options.target, **how)
+            accept, target = options.accept, options.target
+            report = conformance.check(function, objective, accept=accept, target=target, **asked)
         if options.metamorphic:
-            from torchstone.conformance.relations import metamorphic
+            relations = conformance.check_relations(function, objective, **asked)
+    return report, relations
 
-            properties = metamorphic(function, objective, **how)
-    from torchstone.conformance import report as page
 
-    if options.junit:
-        _write(options.junit, page.junit(report, properties))
-    if options.json:
-        print(page.as_json(page.as_dict(report, properties)))
+def _print_report(target: str, report: Report | None, relations: list[Relation], again: str) -> None:
+    from rich.console import Console
+
+    from torchstone.conformance.report import relations_verdict, show, show_relations
+
+    console = Console(soft_wrap=False)
+    if report:
+        show(report, console, relations, again)
     else:
-        from rich.console import Console
-
-        console = Console(soft_wrap=False)
-        again = shlex.join(["torchstone", "check", *arguments])
-        if report:
-            page.show(report, console, properties, again)
-        else:
-            console.print(f"[bold]{options.target}[/bold]\n", highlight=False)
-            page.show_properties(properties, console)
-            console.print(page.properties_verdict(properties), highlight=False)
-    return int((report is not None and not report.passed) or any(p.status == "fail" for p in properties))
+        console.print(f"[bold]{target}[/bold]\n", highlight=False)
+        show_relations(relations, console)
+        console.print(relations_verdict(relations), highlight=False)
 
 
 def _objective(options: argparse.Namespace) -> str | None:
-    """What the function should be: as told, or as its own name says; None if only properties are asked."""
+    """What the function should be: as told, or as its own name says; None if only relations are asked."""
     from torchstone.conformance.vectors import objectives
 
     if options.objective:
@@ -234,14 +251,14 @@ def _identify(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.target:
         raise UserError("which function? TARGET is package.module:function or file.py:function; see --help")
-    how = _how(options)
+    asked = _asked(options)
 
     from torchstone import conformance
-    from torchstone.conformance.report import as_json
+    from torchstone.conformance.machine import as_json
     from torchstone.conformance.target import resolve
 
     with _aside():
-        found = conformance.identify(resolve(options.target), target=options.target, **how)
+        found = conformance.identify(resolve(options.target), target=options.target, **asked)
     if options.json:
         print(as_json(found.as_dict()))
     else:
@@ -314,7 +331,7 @@ def _parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _how(options: argparse.Namespace) -> dict[str, Any]:
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
     if not options.time_limit > 0:
         raise UserError(f"--time-limit must be above 0, got {options.time_limit:g}")
     return {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.vectors import Case, Numbers
+from torchstone.conformance.vectors import Case, Numbers, leaves
 
 CLOSE = {"float64": 1e-7, "float32": 2e-5}  # of the case's largest magnitude, unless it says otherwise
 
@@ -18,12 +17,6 @@ def matches(outcome: Outcome, wanted: Numbers | None) -> bool:
     """Are these its numbers, in the precision in which it computes?"""
     tolerance = CLOSE["float32" if outcome.single else "float64"]
     return wanted is not None and difference(outcome, wanted, tolerance) is None
-
-
-def scale(numbers: Numbers) -> float:
-    """The largest finite magnitude of a case; 1 where all are 0."""
-    trees = (numbers.outputs, numbers.gradients)
-    return max((abs(x) for tree in trees for _, x in leaves(tree) if math.isfinite(x)), default=0.0) or 1.0
 
 
 def in_float32(numbers: Numbers) -> bool:
@@ -37,12 +30,16 @@ def in_float32(numbers: Numbers) -> bool:
 def difference(outcome: Outcome, wanted: Numbers, tolerance: float, unit: float | None = None) -> str | None:
     """The first number that is not as wanted, in words; None if all are.
 
-    What the function does not give (a metric, gradients) is not compared.
+    Args:
+        outcome: what came back. What the function does not give (a metric, gradients) is not compared.
+        wanted: the right numbers.
+        tolerance: as a share of ``unit``.
+        unit: by default the largest magnitude of ``wanted``.
     """
     if outcome.kind != "numbers":
         return outcome.detail
-    wanted = reduced(wanted, outcome.taken)
-    margin = tolerance * (unit or scale(wanted))
+    wanted = as_reduced(wanted, outcome.reduced)
+    margin = tolerance * (unit or wanted.magnitude)
     for name, expected in wanted.outputs.items():
         if name in outcome.outputs:
             found = _first(outcome.outputs[name], expected, margin)
@@ -56,31 +53,19 @@ def difference(outcome: Outcome, wanted: Numbers, tolerance: float, unit: float 
     return None
 
 
-def reduced(numbers: Numbers, taken: str) -> Numbers:
+def as_reduced(numbers: Numbers, by: str) -> Numbers:
     """What a function gives that reduces, by "mean" or "sum", what the vectors have per token."""
-    if taken not in ("mean", "sum"):
+    if by not in ("mean", "sum"):
         return numbers
     first = next(iter(numbers.outputs))
     entries = [x for _, x in leaves(numbers.outputs[first])]
-    n = max(len(entries), 1) if taken == "mean" else 1
+    n = max(len(entries), 1) if by == "mean" else 1
     outputs = {first: sum(entries) / n}
-    return Numbers(outputs, {k: divided(g, n) for k, g in numbers.gradients.items()})
+    return Numbers(outputs, {k: _divided(g, n) for k, g in numbers.gradients.items()})
 
 
-def divided(x: Any, n: float) -> Any:
-    return [divided(part, n) for part in x] if isinstance(x, list) else (None if x is None else x / n)
-
-
-def leaves(x: Any, at: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a nested list or dict, with its place; None is left out."""
-    if isinstance(x, Mapping):
-        for k, part in x.items():
-            yield from leaves(part, k)
-    elif isinstance(x, list):
-        for i, part in enumerate(x):
-            yield from leaves(part, f"{at}[{i}]")
-    elif x is not None:
-        yield at, float(x)
+def _divided(x: Any, n: float) -> Any:
+    return [_divided(part, n) for part in x] if isinstance(x, list) else (None if x is None else x / n)
 
 
 def _first(got: Any, expected: Any, margin: float, at: str = "") -> str | None:
@@ -95,19 +80,20 @@ def _first(got: Any, expected: Any, margin: float, at: str = "") -> str | None:
 
 
 def same(a: float, b: float, margin: float) -> bool:
+    """Are two numbers no further apart than ``margin``? An infinity equals itself, and NaN equals NaN."""
     if math.isfinite(a) and math.isfinite(b):
         return abs(a - b) <= margin
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-def properties(outcome: Outcome, case: Case) -> str | None:
+def broken_property(outcome: Outcome, case: Case) -> str | None:
     """What an input far off does not keep: finite numbers, and the sign of each gradient; None if it keeps all."""
     if outcome.kind != "numbers":
         return outcome.detail
     mask = case.inputs.get("mask")
     for tree, what in ((outcome.outputs, ""), (outcome.gradients or {}, "gradient of ")):
         for name, x in tree.items():
-            for at, value in leaves(chosen(x, mask) if not what else x):
+            for at, value in leaves(_chosen(x, mask) if not what else x):
                 if not math.isfinite(value):
                     return f"{what}{name}{at}: expected a finite number, got {value}"
     for name, signs in (case.signs or {}).items():
@@ -119,7 +105,7 @@ def properties(outcome: Outcome, case: Case) -> str | None:
     return None
 
 
-def chosen(x: Any, mask: Any) -> Any:
+def _chosen(x: Any, mask: Any) -> Any:
     """A matrix without what lies under False."""
     fits = isinstance(x, list) and isinstance(mask, list) and len(x) == len(mask) and x and isinstance(x[0], list)
     if not fits or len(x[0]) != len(mask[0]):

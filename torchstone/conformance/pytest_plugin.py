@@ -38,8 +38,8 @@ class Checked:
 
     def ask(self, case_id: int, precision: str) -> None:
         """Pass, or end this test as failed or skipped, without a traceback."""
-        from torchstone.conformance.report import covered, explain
         from torchstone.conformance.result import BAD
+        from torchstone.conformance.words import covered, explain
 
         if self.report is None and self.problem is None:
             from torchstone.conformance import check

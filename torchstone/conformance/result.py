@@ -15,7 +15,7 @@ BAD = ("fail", "error", "timeout")  # statuses that are no match
 class Outcome:
     """``kind``: "numbers", "refused" (it raised), "timeout", "shape" (nothing that it returned fits).
 
-    ``gradients`` is None where no gradient flows. ``taken``: "" or how the result was brought to the expected shape:
+    ``gradients`` is None where no gradient flows. ``reduced``: "" or how the result was brought to the expected shape:
     "tokens" and "rows" (reduced here), "mean" and "sum" (it reduces what is expected per token).
     """
 
@@ -23,7 +23,7 @@ class Outcome:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     gradients: Mapping[str, Any] | None = None
     detail: str = ""
-    taken: str = ""
+    reduced: str = ""
     single: bool = False  # all numbers are float32 numbers
     changed: tuple[str, ...] = ()  # inputs that it changed in place
 
@@ -78,9 +78,9 @@ class FlagCount:
 class Report:
     target: str
     objective: str
-    fitted: Mapping[str, str]  # their parameter -> ours
-    way: str
-    taken: Mapping[str, Any]  # settings that the function has built in, as they were taken to be
+    signature: Mapping[str, str]  # their parameter -> ours
+    calling: str  # what the signature leaves open, in words
+    built_in: Mapping[str, Any]  # settings that cannot be passed, and what they seem to be
     results: tuple[Result, ...]
     diagnoses: tuple[Diagnosis, ...]
     notes: tuple[str, ...]
@@ -123,9 +123,9 @@ class Report:
             "target": self.target,
             "objective": self.objective,
             "passed": self.passed,
-            "fitted": dict(self.fitted),
-            "way": self.way,
-            "taken": dict(self.taken),
+            "fitted": dict(self.signature),
+            "way": self.calling,
+            "taken": dict(self.built_in),
             "diagnoses": [vars(d) for d in self.diagnoses],
             "flags": [vars(r) for r in self.rows],
             "notes": list(self.notes),

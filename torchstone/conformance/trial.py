@@ -1,37 +1,25 @@
-"""A function with everything that is needed to call it, found by trying on a few plain cases."""
+"""Which cases a function can be asked, how it is called, and which numbers it has built in: found by trying."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from torchstone.conformance.call import PER_ROW, Way, call
+from torchstone.conformance.call import Trial
+from torchstone.conformance.calling import PER_ROW, Calling
 from torchstone.conformance.compare import matches
-from torchstone.conformance.fit import Fit
 from torchstone.conformance.result import Outcome
+from torchstone.conformance.signature import Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards
 
-
-@dataclass(frozen=True)
-class Trial:
-    """A function with everything that is needed to call it; ``run`` is one case in one precision."""
-
-    function: Callable[..., Any]
-    fit: Fit
-    way: Way
-    vectors: Vectors
-    time_limit: float
-
-    def run(self, case: Case, precision: str = "float64") -> Outcome:
-        return call(self.function, self.fit, self.way, self.vectors, case, precision, self.time_limit)
+OVERTIMES = 3  # cases that take too long; after them no more is run
 
 
 def run_all(trial: Trial, cases: Iterable[Case]) -> dict[int, Outcome]:
-    """Every case once, in float64; after three that took too long, no more."""
+    """The outcome of every case, by its id, in float64; after three that took too long, of no more."""
     outcomes: dict[int, Outcome] = {}
     for case in cases:
         if sum(o.kind == "timeout" for o in outcomes.values()) < OVERTIMES:
@@ -39,39 +27,37 @@ def run_all(trial: Trial, cases: Iterable[Case]) -> dict[int, Outcome]:
     return outcomes
 
 
-OVERTIMES = 3
-
-
 def constant_rows(case: Case) -> bool:
-    given = [x for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list)]
-    rows = [row for x in given for row in x if isinstance(row, list)]
+    """Does every argument that may have one number a row or one a token have one value in each row?"""
+    present = [x for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list)]
+    rows = [row for x in present for row in x if isinstance(row, list)]
     return all(len(set(row)) == 1 for row in rows)
 
 
-def applies(case: Case, how: Fit, vectors: Vectors, without: bool = False) -> bool:
+def applies(case: Case, signature: Signature, vectors: Vectors, without: bool = False) -> bool:
     """Can the function be asked this at all? What it cannot be given must not matter in the case.
 
     ``without``: a reference may be missing even so, to name what a function without one computes.
     """
-    if case.settings.get("denominator") is not None and not how.expresses("denominator"):
+    if case.settings.get("denominator") is not None and not signature.expresses("denominator"):
         return False
     for name, x in case.inputs.items():
         if without and name.startswith("ref_"):
             continue
-        if how.expresses(name) or (name.endswith("log_probs") and _derived(how)):
+        if signature.expresses(name) or (name.endswith("log_probs") and _derived(signature)):
             continue
         if name.endswith("mask") and all(m for row in x for m in (row if isinstance(row, list) else [row])):
             continue
         if name == "old_log_probs" and x == case.inputs["log_probs"]:
             continue
         return False
-    required = {ours for theirs, ours in how.arguments.items() if theirs not in how.optional}
+    required = {ours for theirs, ours in signature.arguments.items() if theirs not in signature.optional}
     # a reference that the case has no need of can be anything, if its weight can be set to 0
-    return all(k in case.inputs or (k == "ref_log_probs" and how.expresses("beta")) for k in required)
+    return all(k in case.inputs or (k == "ref_log_probs" and signature.expresses("beta")) for k in required)
 
 
-def _derived(how: Fit) -> bool:
-    return any(d in ("log_ratios", "ratios") for d in how.derived.values())
+def _derived(signature: Signature) -> bool:
+    return any(d in ("log_ratios", "ratios") for d in signature.derived.values())
 
 
 def likely_arrays(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -87,23 +73,32 @@ def likely_arrays(function: Callable[..., Any]) -> tuple[str, ...]:
     return "torch", "numpy"
 
 
-def best_way(
-    function: Callable[..., Any], how: Fit, vectors: Vectors, cases: list[Case], arrays: Sequence[str],
+def best_trial(
+    function: Callable[..., Any], signature: Signature, vectors: Vectors, cases: list[Case], arrays: Sequence[str],
     layout: str | None, output: str | None, time_limit: float,
 ) -> Trial:  # fmt: skip
-    """The most favourable reading of what the signature leaves open, found on a few plain cases."""
+    """The most favourable reading of what the signature leaves open, found on a few plain cases.
+
+    Args:
+        function, signature, vectors: what is called, as what.
+        cases: those that it can be asked.
+        arrays: the kinds to try, such as ("torch", "numpy").
+        layout: of rewards ("P G", "flat", "row"); None tries them.
+        output: which result to take; None tries them.
+        time_limit: seconds for one case.
+    """
     plain = [c for c in cases if c.expected is not None and c.result == "valid" and not hazards(c) and _uneven(c)]
     guesses = hypotheses(
-        plain or [c for c in cases if c.expected is not None] or cases[:1], [*fixed_settings(how, vectors)]
+        plain or [c for c in cases if c.expected is not None] or cases[:1], [*fixed_settings(signature, vectors)]
     )
     best: tuple[float, Trial] | None = None
-    for way in _ways(how, vectors, arrays, layout, output):
-        if way.rewards == "row" and layout is None and best is not None and best[0] >= 1:
+    for calling in _callings(signature, vectors, arrays, layout, output):
+        if calling.rewards == "row" and layout is None and best is not None and best[0] >= 1:
             break  # it takes [P G], so it is taken at its word
-        trial = Trial(function, how, way, vectors, time_limit)
+        trial = Trial(function, signature, calling, vectors, time_limit)
         score = 0.0
         for guess in guesses:  # of the numbers that the function has built in
-            asked = [c for c in guess if way.advantages != "B" or constant_rows(c)][:3]
+            asked = [c for c in guess if calling.advantages != "B" or constant_rows(c)][:3]
             if not asked:
                 continue
             outcomes = [(trial.run(case), case) for case in asked]
@@ -124,9 +119,9 @@ def _uneven(case: Case) -> bool:
     return mask is None or len(mask) != len(mask[0])
 
 
-def fixed_settings(how: Fit, vectors: Vectors) -> Iterable[str]:
+def fixed_settings(signature: Signature, vectors: Vectors) -> Iterable[str]:
     """The settings that cannot be passed: the function has them built in."""
-    return (k for k in vectors.settings if not how.expresses(k))
+    return (k for k in vectors.settings if not signature.expresses(k))
 
 
 def hypotheses(cases: Iterable[Case], fixed: Sequence[str]) -> list[list[Case]]:
@@ -137,14 +132,16 @@ def hypotheses(cases: Iterable[Case], fixed: Sequence[str]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def _ways(how: Fit, vectors: Vectors, arrays: Sequence[str], layout: str | None, output: str | None) -> Iterable[Way]:
-    """Ways to call it, the plain one first; one group at a time last."""
+def _callings(
+    signature: Signature, vectors: Vectors, arrays: Sequence[str], layout: str | None, output: str | None
+) -> Iterable[Calling]:
+    """All that the signature leaves open, the plain calling first; one group at a time last."""
     has = vectors.arguments
     masks = ("bool", "float") if any(a.kind == "bool" and k.endswith("mask") for k, a in has.items()) else ("bool",)
     layouts: tuple[str, ...] = ("P G",)
     if "rewards" in has and has["rewards"].shape == "P G":
-        layouts = ("flat", "P G") if "group_size" in how.derived.values() else ("P G", "row")
-        if any("group" in theirs for theirs, ours in how.arguments.items() if ours == "rewards"):
+        layouts = ("flat", "P G") if "group_size" in signature.derived.values() else ("P G", "row")
+        if any("group" in theirs for theirs, ours in signature.arguments.items() if ours == "rewards"):
             layouts = ("row", "P G")
     layouts = (layout,) if layout else layouts
     per_row = any(k in has for k in PER_ROW) and "log_probs" in has
@@ -152,7 +149,7 @@ def _ways(how: Fit, vectors: Vectors, arrays: Sequence[str], layout: str | None,
     first, *rest = (k for k, a in vectors.returns.items() if not a.metric)
     outputs = (output,) if output is not None else (None,) if rest else (None, "0", "1", first)
     for rewards, kind, choice, advantages, mask in itertools.product(layouts, arrays, outputs, expanded, masks):
-        yield Way(kind, mask, rewards, advantages, choice)
+        yield Calling(kind, mask, rewards, advantages, choice)
 
 
 def _score(outcome: Outcome, case: Case) -> float:
@@ -168,11 +165,18 @@ def _score(outcome: Outcome, case: Case) -> float:
 
 
 def built_in(
-    cases: list[Case], outcomes: Mapping[int, Outcome], how: Fit, vectors: Vectors
+    cases: list[Case], outcomes: Mapping[int, Outcome], signature: Signature, vectors: Vectors
 ) -> tuple[dict[str, Any], list[Case]]:
-    """What the settings that cannot be passed seem to be: the values under which most cases match, and those cases."""
+    """What the settings that cannot be passed seem to be: the values under which most cases match, and those cases.
+
+    Args:
+        cases, outcomes: what was asked, and what came back by the case's id.
+        signature, vectors: which settings cannot be passed.
+    """
     fixed = [
-        k for k in fixed_settings(how, vectors) if k not in ("reduce", "length", "group_size") or _reduces(outcomes)
+        k
+        for k in fixed_settings(signature, vectors)
+        if k not in ("reduce", "length", "group_size") or _reduces(outcomes)
     ]
 
     def match(group: list[Case]) -> tuple[bool, float]:
@@ -203,4 +207,4 @@ def _score_as(outcome: Outcome, case: Case, name: str) -> bool:
 
 def _reduces(outcomes: Mapping[int, Outcome]) -> bool:
     """Does the function reduce by itself? What comes back per token is reduced here, as the case says."""
-    return all(o.taken != "tokens" for o in outcomes.values())
+    return all(o.reduced != "tokens" for o in outcomes.values())

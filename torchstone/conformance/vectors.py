@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ class Numbers:
     outputs: Mapping[str, Any]
     gradients: Mapping[str, Any]
 
+    @cached_property
+    def magnitude(self) -> float:
+        """The largest finite magnitude; 1 where all are 0."""
+        trees = (self.outputs, self.gradients)
+        return max((abs(x) for tree in trees for _, x in leaves(tree) if math.isfinite(x)), default=0.0) or 1.0
+
 
 @dataclass(frozen=True)
 class Case:
@@ -71,6 +78,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Vectors:
+    """One objective's file. ``tags``: its equations, such as "GRPO.2"; ``source``: the papers."""
+
     objective: str
     about: str
     tags: tuple[str, ...]
@@ -85,6 +94,18 @@ class Vectors:
     def named(self) -> list[str]:
         """The alternatives: variants and bugs that have a name."""
         return [name for name, flag in self.flags.items() if flag.kind != "edge"]
+
+
+def leaves(x: Any, at: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a nested list or dict, with its place; None is left out."""
+    if isinstance(x, Mapping):
+        for k, part in x.items():
+            yield from leaves(part, k)
+    elif isinstance(x, list):
+        for i, part in enumerate(x):
+            yield from leaves(part, f"{at}[{i}]")
+    elif x is not None:
+        yield at, float(x)
 
 
 # Flags of ordinary batches. Every other edge is a reason to fail of its own, which says nothing on the formula.
@@ -164,8 +185,8 @@ def _case(data: dict[str, Any], settings: dict[str, Any], arguments: Mapping[str
 
 
 def _numbers(data: dict[str, Any]) -> Numbers:
-    return Numbers(number_tree(data["outputs"]), number_tree(data["gradients"]))
+    return Numbers(_number_tree(data["outputs"]), _number_tree(data["gradients"]))
 
 
-def number_tree(tree: dict[str, Any]) -> dict[str, Any]:
+def _number_tree(tree: dict[str, Any]) -> dict[str, Any]:
     return {k: number(v) for k, v in tree.items()}

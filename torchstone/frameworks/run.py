@@ -133,7 +133,7 @@ def _row(made: Framework, peer: Peer) -> Row:
         edges = any(d.kind in ("edge", "NaN") and d.names[0] not in EDGES for d in differences)
         outcome = "variant" if named == {"variant"} and not left and not edges else "differs"
     cases = len(vectors.cases) - len(skipped)
-    taken = {k: v for k, v in report.taken.items() if v is not None}
+    taken = {k: v for k, v in report.built_in.items() if v is not None}
     return Row(*where, link, outcome, cases, cases - len(wrong), len(skipped), digits, taken, differences, report.notes)
 
 

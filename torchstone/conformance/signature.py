@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchstone.conformance.target import TargetError
@@ -106,11 +106,11 @@ def setting(name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Signature:
     """How a function's parameters are filled: from the case's arguments, from its settings, or as the user said.
 
     ``arguments``, ``settings``: their name -> ours. ``derived``: their name -> "log_ratios", "ratios". ``fillers``:
-    their name -> what it may be without changing the objective. ``given``: their name -> the user's value.
+    their name -> what it may be without changing the objective. ``values``: their name -> the user's value.
     ``defaults``: left as they are. ``constructor``: the same for the arguments of a class.
     """
 
@@ -118,11 +118,11 @@ class Fit:
     settings: dict[str, str] = field(default_factory=dict)
     derived: dict[str, str] = field(default_factory=dict)
     fillers: dict[str, str] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     defaults: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     positional: tuple[str, ...] = ()
-    constructor: Fit | None = None
+    constructor: Signature | None = None
 
     def expresses(self, ours: str) -> bool:
         """Can this argument or setting of ours be passed at all?"""
@@ -130,9 +130,9 @@ class Fit:
         by_ratio = ours == "gamma" and "gamma_beta_ratio" in self.derived.values()
         return inner or by_ratio or ours in (*self.arguments.values(), *self.settings.values())
 
-    def says(self) -> dict[str, str]:
-        """Their name -> ours, for the report."""
-        outer = self.constructor.says() if self.constructor else {}
+    def names(self) -> dict[str, str]:
+        """Their name -> ours, those of the constructor first."""
+        outer = self.constructor.names() if self.constructor else {}
         return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
 
 
@@ -145,33 +145,40 @@ FILLERS = {
 }  # fmt: skip
 
 
-def fit(function: Callable[..., Any], vectors: Vectors, names: Mapping[str, str], settings: Mapping[str, Any]) -> Fit:
+def read_signature(
+    function: Callable[..., Any], vectors: Vectors, names: Mapping[str, str], settings: Mapping[str, Any]
+) -> Signature:
     """Match a function's parameters with an objective's arguments and settings.
+
+    Args:
+        function: a callable, or a class that is made first.
+        vectors: of the objective.
+        names: their parameter -> our argument or setting.
+        settings: their parameter -> a value, passed as it is.
 
     Raises TargetError: a parameter without a default cannot be matched; a name in ``names`` or ``settings`` is unknown.
     """
-    constructor = None
-    run = function
+    constructor, inside = None, set()
     if inspect.isclass(function):
-        constructor = _fit(_parameters(function.__init__)[1:], vectors, names, settings, partial=True)
-        run = getattr(function, "forward", None) or function.__call__
-        parameters = _parameters(run)[1:]
+        constructor = _matched(_parameters(function.__init__)[1:], vectors, names, settings, partial=True)
+        parameters = _parameters(getattr(function, "forward", None) or function.__call__)[1:]
+        inside = set(constructor.names())
     else:
         forward = getattr(function, "forward", None)
         parameters = _parameters(forward if forward is not None and not inspect.isroutine(function) else function)
-    every = {p.name for p in parameters} | (
-        set(constructor.says()) | set(constructor.defaults) if constructor else set()
-    )
-    loose = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for source, given in (("--names", names), ("--set", settings)):
-        for name in given:
-            if name not in every and not loose:
-                raise TargetError(f"{source}: the target has no parameter {name!r}; it has {', '.join(sorted(every))}")
-    inside = set(constructor.says()) if constructor else set()
-    found = _fit(parameters, vectors, names, {k: v for k, v in settings.items() if k not in inside})
-    if constructor is None:
-        return found
-    return Fit(**{**vars(found), "constructor": constructor})
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        every = {p.name for p in parameters} | inside | set(constructor.defaults if constructor else ())
+        _check_known(every, names, settings)
+    found = _matched(parameters, vectors, names, {k: v for k, v in settings.items() if k not in inside})
+    return found if constructor is None else replace(found, constructor=constructor)
+
+
+def _check_known(parameters: set[str], names: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    for source, told in (("--names", names), ("--set", settings)):
+        for name in told:
+            if name not in parameters:
+                have = ", ".join(sorted(parameters))
+                raise TargetError(f"{source}: the target has no parameter {name!r}; it has {have}")
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -183,57 +190,56 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         ) from e
 
 
-def _fit(
+def _matched(
     parameters: list[inspect.Parameter], vectors: Vectors, names: Mapping[str, str], settings: Mapping[str, Any],
     partial: bool = False,
-) -> Fit:  # fmt: skip
-    kinds: dict[str, dict[str, Any]] = {"arguments": {}, "settings": {}, "derived": {}, "fillers": {}, "given": {}}
-    unknown, defaults = [], []
+) -> Signature:  # fmt: skip
+    """``partial``: parameters may stay unknown, as those of a constructor do."""
     parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    for p in parameters:
-        if p.name in settings:
-            kinds["given"][p.name] = settings[p.name]
-            continue
-        taken = set(kinds["arguments"].values()) | set(kinds["settings"].values())
-        kind, ours = _match(p, vectors, names, taken)
+    kinds: dict[str, dict[str, str]] = {"arguments": {}, "settings": {}, "derived": {}}
+    left = []
+    for p in (p for p in parameters if p.name not in settings):
+        used = set(kinds["arguments"].values()) | set(kinds["settings"].values())
+        kind, ours = _match(p, vectors, names, used)
         if kind:
             kinds[kind][p.name] = ours
-        elif p.default is p.empty:
-            unknown.append(p.name)
         else:
-            defaults.append(p.name)
-    for p in parameters:  # a parameter that the objective does not know, but that has a neutral value
-        if p.name in unknown:
-            filler = next((k for k in [role(p.name), *setting(p.name)] if k in FILLERS), None)
-            if filler:
-                kinds["fillers"][p.name] = filler
-                unknown.remove(p.name)
+            left.append(p)
+    unknown = [p.name for p in left if p.default is p.empty]
+    fillers = {name: filler for name in unknown if (filler := _neutral(name))}
+    unknown = [name for name in unknown if name not in fillers]
     tensors = [k for k in vectors.arguments if k not in kinds["arguments"].values()]
     required = [k for k in tensors if all(k in case.inputs for case in vectors.cases)]
     if len(unknown) == 1 and len(required) == 1 and not partial:  # one is left on both sides
         kinds["arguments"][unknown.pop()] = required[0]
     if unknown and not partial:
-        left = ", ".join([*tensors, *(k for k in vectors.settings if k not in kinds["settings"].values())])
-        raise TargetError(
-            f"target: cannot tell what {', '.join(unknown)} should be; say so with names "
-            f"({unknown[0]} = one of {left}) or set a value ({unknown[0]}=...)"
-        )
-    return Fit(
+        raise TargetError(_ask(unknown, tensors, [k for k in vectors.settings if k not in kinds["settings"].values()]))
+    return Signature(
         kinds["arguments"],
         kinds["settings"],
         kinds["derived"],
-        kinds["fillers"],
-        kinds["given"],
-        defaults=tuple(defaults),
+        fillers=fillers,
+        values={p.name: settings[p.name] for p in parameters if p.name in settings},
+        defaults=tuple(p.name for p in left if p.default is not p.empty),
         optional=frozenset(p.name for p in parameters if p.default is not p.empty),
         positional=tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
     )
 
 
-def _match(
-    p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], taken: set[str]
-) -> tuple[str | None, str | None]:
-    """("arguments" or "settings" or "derived", our name) for one parameter."""
+def _neutral(name: str) -> str | None:
+    """What a parameter is, that the objective does not know, but that has a neutral value."""
+    return next((k for k in [role(name), *setting(name)] if k in FILLERS), None)
+
+
+def _ask(unknown: list[str], arguments: list[str], settings: list[str]) -> str:
+    return (
+        f"target: cannot tell what {', '.join(unknown)} should be; say so with names "
+        f"({unknown[0]} = one of {', '.join([*arguments, *settings])}) or set a value ({unknown[0]}=...)"
+    )
+
+
+def _match(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], used: set[str]) -> tuple[str, str]:
+    """("arguments" or "settings" or "derived", our name) for one parameter; "" where it is none."""
     if p.name in names:
         ours = names[p.name]
         for kind, known in (("arguments", vectors.arguments), ("settings", vectors.settings)):
@@ -243,16 +249,16 @@ def _match(
             return "derived", ours
         known_names = ", ".join([*vectors.arguments, *vectors.settings, *DERIVED])
         raise TargetError(f"--names: {p.name} = {ours!r}: expected one of {known_names}")
-    if p.name in vectors.arguments and p.name not in taken:
+    if p.name in vectors.arguments and p.name not in used:
         return "arguments", p.name
-    if p.name in vectors.settings and p.name not in taken:
+    if p.name in vectors.settings and p.name not in used:
         return "settings", p.name
     for ours in setting(p.name):
-        if ours in vectors.settings and ours not in taken:
+        if ours in vectors.settings and ours not in used:
             return "settings", ours
     guess = role(p.name)
     for ours in _near_roles(guess):
-        if ours in vectors.arguments and ours not in taken:
+        if ours in vectors.arguments and ours not in used:
             return "arguments", ours
     if "group_size" in setting(p.name) and any(a.shape == "P G" for a in vectors.arguments.values()):
         return "derived", "group_size"
@@ -264,7 +270,7 @@ def _match(
         and "log_probs" in vectors.arguments
     ):
         return "derived", guess.removeprefix("ref_")
-    return None, None
+    return "", ""
 
 
 def _near_roles(guess: str | None) -> list[str]:

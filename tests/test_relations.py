@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from torchstone import conformance, core
-from torchstone.conformance.relations import Answer, metamorphic, properties
+from torchstone.conformance.relations import Answer, check_relations, relations_of
 from torchstone.conformance.target import TargetError
 from torchstone.dpo import bradley_terry_loss, dpo_loss
 from torchstone.dpo.variants import apo_down_loss, discopop_loss, ipo_loss
@@ -18,12 +18,12 @@ from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
 ROLES = {"lp": "log_probs", "old": "old_log_probs", "adv": "advantages", "m": "mask"}
 
 
-def found(function, kind=None, **how):
-    return {p.name: p for p in metamorphic(function, kind, **how)}
+def found(function, kind=None, **options):
+    return {p.name: p for p in check_relations(function, kind, **options)}
 
 
-def failing(function, kind=None, **how):
-    return {p.name for p in metamorphic(function, kind, **how) if p.status == "fail"}
+def failing(function, kind=None, **options):
+    return {p.name for p in check_relations(function, kind, **options) if p.status == "fail"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- right
@@ -170,7 +170,7 @@ def test_an_unsure_function_is_compared_with_nothing_else():
     def loss(lp, old, adv, m):
         return clip(lp, old, adv, m) * (1 + 0.01 * torch.rand(()))
 
-    (only,) = metamorphic(loss, ROLES)
+    (only,) = check_relations(loss, ROLES)
     assert (only.name, only.status) == ("the same twice", "fail")
 
 
@@ -233,7 +233,7 @@ def test_a_function_that_cannot_run_is_one_line():
         return lp.sum() * math.inf
 
     for function, says in ((raises, "no such kernel"), (endless, "longer than 0.2 s"), (infinite, "ordinary batch")):
-        (only,) = metamorphic(function, {"lp": "log_probs", "m": "mask"}, time_limit=0.2)
+        (only,) = check_relations(function, {"lp": "log_probs", "m": "mask"}, time_limit=0.2)
         assert only.status == "fail" and says in only.detail
 
 
@@ -248,7 +248,7 @@ def test_a_function_that_cannot_run_is_one_line():
 )
 def test_a_wrong_name_is_told(kind, says):
     with pytest.raises(ValueError) as error:
-        metamorphic(lambda lp, zz: lp.sum(), kind)
+        check_relations(lambda lp, zz: lp.sum(), kind)
     assert says in str(error.value)
 
 
@@ -259,7 +259,7 @@ def test_a_value_may_be_given_and_an_output_chosen():
 
     assert not failing(loss, {"lp": "log_probs", "m": "mask"}, settings={"weird": "yes"}, output="value")
     with pytest.raises(TargetError):
-        metamorphic(loss, {"lp": "log_probs", "m": "mask"})
+        check_relations(loss, {"lp": "log_probs", "m": "mask"})
 
 
 def test_a_call_of_one_s_own():
@@ -271,6 +271,6 @@ def test_a_call_of_one_s_own():
         value = torch.where(batch["mask"], x, 0.0).square().sum()
         return value, {"x": torch.autograd.grad(value, x)[0]}
 
-    kept = {p.name: p.status for p in properties(call, {"x": x, "mask": mask}, {"x": "B T", "mask": "B T"}, ["x"])}
+    kept = {p.name: p.status for p in relations_of(call, {"x": x, "mask": mask}, {"x": "B T", "mask": "B T"}, ["x"])}
     assert set(kept.values()) == {"pass", "skip"} and kept["split"] == kept["padding"] == "pass"
     assert Answer(x, None).changed == ()
