@@ -3,7 +3,7 @@
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("torchstone", "checker.check")
+jaxtyping.install_import_hook("torchstone", "annotations.check")
 
 
 @pytest.fixture

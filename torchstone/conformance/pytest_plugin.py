@@ -108,6 +108,7 @@ def _cases(objective: str) -> Iterable[tuple[str, int, str, str]]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """The four options that start with ``--torchstone``."""
     group = parser.getgroup("torchstone", "torchstone: is a function right? one test per case")
     group.addoption(
         "--torchstone",
@@ -135,12 +136,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """With ``--torchstone`` and no path, run the cases alone, and not every test in this folder."""
     if config.option.torchstone and config.args_source is not config.ArgsSource.ARGS:
-        config.args = []  # the cases alone, and not every test in this folder
+        config.args = []
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k and -m choose
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add the cases of each ``--torchstone``, before -k and -m choose."""
     for text in config.option.torchstone:
         target, equals, objective = text.rpartition("=")
         target, objective = (target, objective) if equals else (text, text.rpartition(":")[2])
@@ -177,16 +180,21 @@ class Target(pytest.Collector):
     """What ``--torchstone`` names; its items are made at once."""
 
     def collect(self) -> Iterable[pytest.Item]:
+        """Nothing more."""
         return []
 
 
 class CaseItem(pytest.Item):
+    """One case in one precision as a test."""
+
     def __init__(self, *, checked: Checked, case: tuple[int, str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.checked, self.case = checked, case
 
     def runtest(self) -> None:
+        """Check the function, if that was not done for another case, and pass, fail or skip."""
         self.checked.ask(*self.case)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Its place and name."""
         return self.path, None, self.name

@@ -109,7 +109,7 @@ def _table(report: Report, width: int) -> Table:
     from rich import box
     from rich.table import Table
 
-    rows = [row for row in report.rows if row.cases]
+    rows = [row for row in report.flag_counts if row.cases]
     kinds = len({row.kind for row in rows}) > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("flag", no_wrap=True)

@@ -76,6 +76,8 @@ class FlagCount:
 
 @dataclass(frozen=True)
 class Report:
+    """What a function was found to be, against one objective."""
+
     target: str
     objective: str
     signature: Mapping[str, str]  # their parameter -> ours
@@ -95,26 +97,17 @@ class Report:
         return not self.unexplained and all(d.accepted for d in self.diagnoses)
 
     @property
-    def rows(self) -> list[FlagCount]:
+    def flag_counts(self) -> list[FlagCount]:
         """How the cases of each flag went; a case counts once, by its worst precision."""
         worst = {i: _worst(group) for i, group in itertools.groupby(self.results, key=lambda r: r.case_id)}
         flags = {r.case_id: r.flags or ("plain",) for r in self.results}
         rows = []
         for flag in dict.fromkeys(f for fs in flags.values() for f in fs):
             statuses = [worst[i] for i, fs in flags.items() if flag in fs]
-            count = statuses.count
-            failed = sum(map(count, BAD))
-            rows.append(
-                FlagCount(
-                    flag,
-                    self.kinds.get(flag, "edge"),
-                    len(statuses),
-                    count("pass"),
-                    failed,
-                    count("warn"),
-                    count("skip"),
-                )
-            )
+            passed, warned, skipped = map(statuses.count, ("pass", "warn", "skip"))
+            failed = sum(map(statuses.count, BAD))
+            kind = self.kinds.get(flag, "edge")
+            rows.append(FlagCount(flag, kind, len(statuses), passed, failed, warned, skipped))
         return rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,14 +120,14 @@ class Report:
             "way": self.calling,
             "taken": dict(self.built_in),
             "diagnoses": [vars(d) for d in self.diagnoses],
-            "flags": [vars(r) for r in self.rows],
+            "flags": [vars(f) for f in self.flag_counts],
             "notes": list(self.notes),
             "unexplained": [r.case_id for r in self.unexplained],
             "results": [{**vars(r), "settings": dict(r.settings)} for r in self.results],
         }
 
 
-ORDER = ("timeout", "error", "fail", "warn", "pass", "skip")
+ORDER = ("timeout", "error", "fail", "warn", "pass", "skip")  # of statuses, the worst first
 
 
 def _worst(results: Iterable[Result]) -> str:
