@@ -44,7 +44,7 @@ def diagnose(
         found.append(factor[0])
         explained = factor[1]
     else:
-        named = _alternatives(evidence, wrong, first, ran, search)
+        named = _alternatives(evidence, wrong, first, search)
         found += [_named(evidence, *f, accept) for f in named]
         explained = {i for _, ids in named for i in ids}
     by_flag, rest = _by_flag(trial.vectors, results, [r for r in failed if r.case_id not in explained], accept)
@@ -68,7 +68,7 @@ def _other_settings(
 # ------------------------------------------------------------------------------------------------- alternatives by name
 
 
-def _alternatives(evidence: Evidence, wrong: set[int], first: Found, ran: Sequence[Case], search: bool) -> list[Found]:
+def _alternatives(evidence: Evidence, wrong: set[int], first: Found, search: bool) -> list[Found]:
     """Alternatives, or combinations of them, until none explains a failure that is left."""
     names, explained = first
     core = [c for c in evidence.scored if c.id in wrong and c.id not in explained and not hazards(c)]
@@ -79,7 +79,7 @@ def _alternatives(evidence: Evidence, wrong: set[int], first: Found, ran: Sequen
     named: list[Found] = [(names, explained)] if names else []
     while left := wrong - explained:  # what shows only in some cases, such as empty rows, may have a name of its own
         if named:
-            unstored = _unstored(evidence, named[-1][0], [c for c in ran if c.id in left])
+            unstored = _unstored(evidence, named[-1][0], left)
             named[-1][1].update(unstored)
             explained, left = explained | unstored, left - unstored
         names, alone = _single(evidence, left, explained)
@@ -107,12 +107,12 @@ def _single(evidence: Evidence, wrong: set[int], explained: Set[int] = frozenset
     return best[1], best[2]
 
 
-def _unstored(evidence: Evidence, names: Names, left: Sequence[Case]) -> set[int]:
+def _unstored(evidence: Evidence, names: Names, left: set[int]) -> set[int]:
     """The failures that an alternative explains without having numbers there in the vectors.
 
-    They have none where it differs by less than float32 may (1e-4), or where the input is to be refused.
+    The vectors have none where it differs from the right ones by less than 1e-4, which could be rounding in float32.
     """
-    return evidence.equal(names, [c for c in left if len(names) > 1 or names[0] not in c.alternatives])
+    return evidence.equal(names, [c for c in evidence.scored if c.id in left and names[0] not in c.alternatives])
 
 
 def _named(evidence: Evidence, names: Names, explained: set[int], accept: Sequence[str]) -> Diagnosis:
