@@ -49,10 +49,11 @@ def ours(x):
 
 
 def trl(x):
-    import trl_losses as peer
+    from torchstone.frameworks.trl.load import Numbers, policy_trainer
 
-    config = peer._policy_config(peer.GRPOConfig, beta=x.beta, loss_type="bnpo", use_bias_correction_kl=False)
-    trainer = peer._GRPO(SimpleNamespace(old_log_probs=x.leaf, ref_log_probs=x.ref, entropies=x.old), config)
+    numbers = Numbers(x.leaf, x.mask, reference=x.ref, entropies=x.old)
+    knobs = {"loss_type": "bnpo", "use_bias_correction_kl": False, "num_iterations": 2}
+    trainer = policy_trainer("GRPO", numbers, beta=x.beta, per_device_train_batch_size=8, num_generations=4, **knobs)
     prompt = torch.ones(len(x.mask), 1).long()
     data = {"prompt_ids": prompt, "prompt_mask": prompt, "completion_ids": x.ones, "completion_mask": x.ones}
     data |= {"advantages": x.rows, "old_per_token_logps": x.old, "ref_per_token_logps": x.ref}

@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from batch import PolicyBatch, PreferenceBatch, policy_batch, preference_batch
+from batch import PolicyBatch, PreferenceBatch, leaf, policy_batch, preference_batch
 from torch import Tensor
+
+from torchstone.dpo.variants import kto_reference_point
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -63,6 +65,17 @@ def spread_out(batch: PolicyBatch) -> PolicyBatch:
     rows, tokens = batch.mask.shape
     drift = torch.linspace(-1.3, 2.4, rows, dtype=torch.float64)[:, None] + 0.25 * torch.arange(tokens).sin()
     return replace(batch, sampler_log_probs=batch.old_log_probs - drift)
+
+
+def sides(batch: PreferenceBatch) -> tuple[dict[str, Tensor], Tensor]:
+    """The leaves of a batch of pairs, and its mask [2N T], chosen rows first."""
+    leaves = {"chosen": leaf(batch.chosen), "rejected": leaf(batch.rejected)}
+    return leaves, torch.cat([batch.chosen_mask, batch.rejected_mask])
+
+
+def kto_point(batch: PreferenceBatch) -> Tensor:
+    """KTO's reference point, from the batch's mismatched completions."""
+    return kto_reference_point(*(torch.where(batch.kl_mask, x, 0).sum(1) for x in (batch.kl, batch.ref_kl)))
 
 
 def pairs(seed: int) -> PreferenceBatch:

@@ -1,58 +1,98 @@
-"""TRL 1.16.0: for each row the settings with which TRL's own code runs, by its own rollout where it is a policy row."""
+"""TRL 1.16.0: for each row the settings with which TRL's own code runs, by its own rollout where it is a policy row.
 
+All of it is float64 except where a note says that TRL casts. torch's default dtype is float64 inside, since TRL builds
+a few constants with it (sampler log-probs, EXO's epsilon, VESPO's k and lambda); in a real run those are float32.
+"""
+
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import trl_losses as trl
-from batch import PolicyBatch, PreferenceBatch, log_sum_sq_probs
-from cases import Case, Output
+from batch import GROUP, PolicyBatch, PreferenceBatch, leaf, log_sum_sq_probs, two_token_logits, value_and_grads
+from cases import Case, Output, kto_point, sides
+from torch import Tensor
 
-from torchstone.dpo.variants import kto_reference_point, wpo_weights
+from torchstone.dpo.variants import wpo_weights
+from torchstone.frameworks.loading import default_dtype
+from torchstone.frameworks.trl import functions as trl
+from torchstone.frameworks.trl import load
+from torchstone.frameworks.trl.rows import VERSION
 
-VERSION = "trl-1.16.0"
 POLICY = ("prefix", "gaps", "empty", "far")
 MAX_LENGTH = 512  # GRPOConfig's max_completion_length
 
 
-def grpo(batch: PolicyBatch, **knobs: Any) -> Output:
-    value, gradients = trl.grpo(batch, **knobs)
-    return Output(value, gradients, trl.grpo_advantages(batch, **knobs), {"max_length": MAX_LENGTH})
+def policy(batch: PolicyBatch, kind: str = "GRPO", fed: Tensor | None = None, **knobs: Any) -> Output:
+    """A trainer's rollout, and its loss on the advantages of it; ``fed``: on these instead.
+
+    knobs: of the trainer's config. use_vllm=True multiplies by the sampler weights.
+    """
+    numbers = load.Numbers(
+        batch.old_log_probs, batch.mask, batch.rewards, batch.ref_log_probs, batch.sampler_log_probs, batch.entropies
+    )
+    trainer = load.policy_trainer(kind, numbers, **trl.sizes(len(batch.mask), GROUP), **knobs)
+    inputs = load.rollout(trainer)
+    advantages = inputs["advantages"]
+    leaves = {"log_probs": leaf(batch.log_probs), "entropies": leaf(batch.entropies)}
+    trainer.numbers = replace(numbers, policy=leaves["log_probs"], entropies=leaves["entropies"])
+    with default_dtype(torch.float64):
+        loss = trainer._compute_loss(trainer.model, inputs if fed is None else inputs | {"advantages": fed})
+    return Output(*value_and_grads(loss, **leaves), advantages, {"max_length": MAX_LENGTH})
 
 
 def gmpo(batch: PolicyBatch) -> Output:
     """A row without a token would add -A to the value: its advantage is set to 0."""
-    advantages = trl.grpo_advantages(batch).masked_fill(~batch.mask.any(1), 0)
+    advantages = policy(batch).advantages.masked_fill(~batch.mask.any(1), 0)
+    output = policy(batch, "GMPO", advantages)
     given = {} if batch.mask.any(1).all() else {"advantages": advantages}
-    return Output(*trl.gmpo(batch, advantages=advantages), None if given else advantages, given)
-
-
-def rloo(batch: PolicyBatch) -> Output:
-    return Output(*trl.rloo(batch), trl.rloo_advantages(batch))
+    return Output(*output[:2], None if given else advantages, given)
 
 
 def dpo(batch: PreferenceBatch, **knobs: Any) -> Output:
-    return Output(*trl.dpo(batch, **knobs))
+    leaves, mask = sides(batch)
+    pairs = (*leaves.values(), batch.ref_chosen, batch.ref_rejected)
+    loss = trl.dpo(*pairs, mask=mask, log_sum_sq_probs=log_sum_sq_probs, **knobs)
+    return Output(*value_and_grads(loss, **leaves))
 
 
 def wpo(batch: PreferenceBatch) -> Output:
-    sides = ((batch.chosen, batch.chosen_mask), (batch.rejected, batch.rejected_mask))
-    chosen, rejected = (wpo_weights(x, log_sum_sq_probs(x), mask) for x, mask in sides)
-    return Output(*trl.dpo(batch, use_weighting=True), given={"weights": chosen * rejected})
+    both = ((batch.chosen, batch.chosen_mask), (batch.rejected, batch.rejected_mask))
+    chosen, rejected = (wpo_weights(x, log_sum_sq_probs(x), mask) for x, mask in both)
+    return dpo(batch, use_weighting=True)._replace(given={"weights": chosen * rejected})
 
 
 def kto(batch: PreferenceBatch, **knobs: Any) -> Output:
-    log_probs, references = (torch.where(batch.kl_mask, x, 0).sum(1) for x in (batch.kl, batch.ref_kl))
-    point = kto_reference_point(log_probs, references) if not knobs else 0.0
-    return Output(*trl.kto(batch, **knobs), given={"reference_point": point})
+    """KTOTrainer._compute_loss: chosen rows desirable, rejected rows not; the mismatched completions are its KL's."""
+    leaves, mask = sides(batch)
+    policy = torch.cat([*leaves.values()]), batch.kl
+    reference = torch.cat([batch.ref_chosen, batch.ref_rejected]), batch.ref_kl
+    tables = [
+        load.Tables(*(load.head_output(x, m) for x, m in zip(both, (mask, batch.kl_mask), strict=True)))
+        for both in (policy, reference)
+    ]
+    inputs = {"label": torch.arange(len(mask)) < len(batch.chosen), **load.completion_inputs(mask)}
+    inputs |= load.completion_inputs(batch.kl_mask, "KL_", token=1)
+    with default_dtype(torch.float64):
+        trainer = load.preference_trainer("KTO", *tables, **knobs)
+        loss = trainer._compute_loss(tables[0], inputs, False)
+    return Output(*value_and_grads(loss, **leaves), given={"reference_point": 0.0 if knobs else kto_point(batch)})
 
 
-def cpo(batch: PreferenceBatch, **knobs: Any) -> Output:
-    return Output(*trl.cpo(batch, **knobs))
-
-
-def orpo(batch: PreferenceBatch) -> Output:
-    return Output(*trl.orpo(batch))
+def concatenated(batch: PreferenceBatch, kind: str, **knobs: Any) -> Output:
+    """get_batch_loss_metrics of CPO's and ORPO's trainer: a prompt of one token, then the completion; all ids are 0."""
+    leaves, _ = sides(batch)
+    logits = two_token_logits(torch.cat([*leaves.values()]))  # position t predicts token t + 1
+    model = load.Tables(load.SimpleNamespace(logits=torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)))
+    inputs = {}
+    for side, mask in (("chosen", batch.chosen_mask), ("rejected", batch.rejected_mask)):
+        completion = load.with_prompt(mask)
+        inputs[f"{side}_input_ids"] = torch.zeros_like(completion)
+        inputs[f"{side}_attention_mask"] = torch.cat([torch.ones_like(completion[:, :1]), mask], 1).long()
+        inputs[f"{side}_labels"] = torch.where(completion.bool(), 0, -100)
+    with default_dtype(torch.float64):
+        loss, _ = load.preference_trainer(kind, model, **knobs).get_batch_loss_metrics(model, inputs)
+    return Output(*value_and_grads(loss, **leaves))
 
 
 def vllm(mode: str) -> dict[str, Any]:
@@ -82,32 +122,37 @@ SETTINGS: dict[str, dict[str, Any]] = {
 PAIRS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "cdpo": {"label_smoothing": 0.1},
-    "robust_dpo": {"loss_type": ["robust"], "label_smoothing": 0.1},
-    "ipo": {"loss_type": ["ipo"]},
-    "rso": {"loss_type": ["hinge"]},
-    "exo": {"loss_type": ["exo_pair"], "label_smoothing": 1e-3},
-    "nca": {"loss_type": ["nca_pair"]},
-    "bco": {"loss_type": ["bco_pair"]},
-    "sppo": {"loss_type": ["sppo_hard"]},
-    "aot": {"loss_type": ["aot"]},
-    "aot_unpaired": {"loss_type": ["aot_unpaired"]},
-    "apo_zero": {"loss_type": ["apo_zero"]},
-    "apo_down": {"loss_type": ["apo_down"]},
-    "discopop": {"loss_type": ["discopop"]},
-    "dpo-norm": {"loss_type": ["sigmoid_norm"]},
-    "iterative-rpo": {"loss_type": ["sigmoid", "sft"]},
+    "robust_dpo": {"loss_type": ("robust",), "label_smoothing": 0.1},
+    "ipo": {"loss_type": ("ipo",)},
+    "rso": {"loss_type": ("hinge",)},
+    "exo": {"loss_type": ("exo_pair",), "label_smoothing": 1e-3},
+    "nca": {"loss_type": ("nca_pair",)},
+    "bco": {"loss_type": ("bco_pair",)},
+    "sppo": {"loss_type": ("sppo_hard",)},
+    "aot": {"loss_type": ("aot",)},
+    "aot_unpaired": {"loss_type": ("aot_unpaired",)},
+    "apo_zero": {"loss_type": ("apo_zero",)},
+    "apo_down": {"loss_type": ("apo_down",)},
+    "discopop": {"loss_type": ("discopop",)},
+    "dpo-norm": {"loss_type": ("sigmoid_norm",)},
+    "iterative-rpo": {"loss_type": ("sigmoid", "sft")},
 }
 FREE: dict[str, dict[str, Any]] = {"cpo": {}, "simpo": {"loss_type": "simpo"}, "slic": {"loss_type": "hinge"}}
 
 CASES = {
-    **{f"{name}@{VERSION}": Case(partial(grpo, **knobs), POLICY) for name, knobs in SETTINGS.items()},
+    **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     f"gmpo@{VERSION}": Case(gmpo, POLICY),
-    f"rloo@{VERSION}": Case(rloo, ("prefix", "far"), note="RLOOTrainer has no tool mask."),
+    f"rloo@{VERSION}": Case(partial(policy, kind="RLOO"), ("prefix", "far"), note="RLOOTrainer has no tool mask."),
     **{f"{name}@{VERSION}": Case(partial(dpo, **knobs), ("pairs",)) for name, knobs in PAIRS.items()},
     f"wpo@{VERSION}": Case(wpo, ("pairs",)),
     f"kto@{VERSION}": Case(kto, ("pairs",)),
-    **{f"{name}@{VERSION}": Case(partial(cpo, **knobs), ("pairs",)) for name, knobs in FREE.items()},
-    f"orpo@{VERSION}": Case(orpo, ("pairs",), rtol=1e-6, note="The odds are float32 (orpo_trainer.py:691-692)."),
+    **{f"{name}@{VERSION}": Case(partial(concatenated, kind="CPO", **x), ("pairs",)) for name, x in FREE.items()},
+    f"orpo@{VERSION}": Case(
+        partial(concatenated, kind="ORPO"),
+        ("pairs",),
+        rtol=1e-6,
+        note="The odds are float32 (orpo_trainer.py:691-692).",
+    ),
 }
 SAME = {
     f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "nca", "apo_zero", "apo_down", "kto", "aot", "aot_unpaired")

@@ -13,6 +13,8 @@ from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from torchstone.frameworks.arguments import spelled_out
+
 Target = Callable[..., Any]
 
 
@@ -46,9 +48,10 @@ class Framework:
     peers: list[Peer] = field(default_factory=list)
 
     def peer(self, what: str, objective: str, of: str, using: str = "", remark: str = "") -> Callable[[Target], Target]:
-        """Enter a function whose parameters are our names, and which calls theirs."""
+        """Enter a function whose parameters are our names (or ``**policy``, ``**pairs``), and which calls theirs."""
 
         def enter(target: Target) -> Target:
+            target.__signature__ = spelled_out(target)  # type: ignore[attr-defined]
             self.peers.append(Peer(what, objective, of, using, remark, target))
             return target
 

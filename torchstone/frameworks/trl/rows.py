@@ -308,3 +308,11 @@ PREFERENCE = [
 ]
 
 ROWS: list[Recipe] = [*POLICY, *PREFERENCE]
+BY_NAME = {row.name.partition("@")[0]: row for row in ROWS}
+
+
+def like(name: str, as_name: str, source: str, about: str | None = None, **choices: Choice) -> Recipe:
+    """TRL's row of this name as another framework's: with its name and source, and what is different there."""
+    words = {} if about is None else {"about": about}
+    row: Recipe = BY_NAME[name].but(name=as_name, source=source, **words, **choices)
+    return row
