@@ -7,8 +7,8 @@ a token mean, which all have; dpo sums the tokens and compares the first 32 comp
 (verl and torchrl have none; TRL's trainer computes it together with the log-probs). Every round runs all contenders in
 turn; a figure is the median over rounds of their time / ours, eager. With --threads 1 it is processor time, which other
 processes disturb less than the time on the clock. Each computes its own metrics, as numbers. verl always clips twice
-(PPO.9). TRL, verl and OpenRLHF are loaded as in tests/frameworks (requirements-frameworks.txt). "apart" is the largest
-difference from our gradient over its largest entry: torchrl's KL is a mean over all positions, padding counted.
+(PPO.9). TRL, verl and OpenRLHF are loaded by torchstone.frameworks (requirements-frameworks.txt). "apart" is the
+largest difference from our gradient over its largest entry: torchrl's KL is a mean over all positions, padding counted.
 """
 
 import json
@@ -61,9 +61,9 @@ def trl(x):
 
 
 def verl(x):
-    from verl_losses import ActorConfig, core_algos
+    from torchstone.frameworks.verl import functions, load
 
-    config = ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1)
+    core_algos, config = load.core(), functions.config()
     policy, how = core_algos.get_policy_loss_fn("vanilla"), {"loss_agg_mode": "token-mean"}
 
     def step(x):
@@ -78,10 +78,13 @@ def verl(x):
 
 
 def openrlhf(x):
-    from openrlhf_losses import openrlhf as peer
+    from torchstone.frameworks.openrlhf.load import LOSS, UTILS, load, module
 
-    policy, pairs = peer.loss.PolicyLoss(), peer.loss.DPOLoss(0.1)
-    trainer, read = object.__new__(peer.dpo_trainer.DPOTrainer), torch.cat([x.ones[:, :1], x.ones], 1)
+    load()
+    losses, utils = module(LOSS), module(UTILS)
+    policy, pairs = losses.PolicyLoss(), losses.DPOLoss(0.1)
+    trainer = object.__new__(module("openrlhf.trainer.dpo_trainer").DPOTrainer)
+    read = torch.cat([x.ones[:, :1], x.ones], 1)
 
     def step(x):
         if x.case == "dpo":
@@ -91,8 +94,8 @@ def openrlhf(x):
         loss, *metrics = policy(x.leaf, x.old, x.advantages, x.ones)
         if x.beta == 0:
             return loss, metrics[:2]
-        kl = peer.loss.aggregate_loss(peer.utils.compute_approx_kl(x.leaf, x.ref, kl_estimator="k3"), x.ones)
-        moved = peer.utils.masked_mean(x.leaf.float() - x.ref.float(), x.ones)
+        kl = losses.aggregate_loss(utils.compute_approx_kl(x.leaf, x.ref, kl_estimator="k3"), x.ones)
+        moved = utils.masked_mean(x.leaf.float() - x.ref.float(), x.ones)
         return loss + BETA * kl, [*metrics[:2], kl.detach(), moved.detach()]
 
     return step

@@ -7,7 +7,7 @@ which checks and selects its inputs too, and over linear_recurrence for what is 
 peers over the recurrence alone as well. With --threads 1 it is processor time, which other processes
 disturb less than the time on the clock. verl whitens the advantages as well. torchrl's is its vectorised form. TRL's
 PPOTrainer is in no wheel of today: its loop is written out here. The table of errors is against a loop in float64.
-verl and OpenRLHF are loaded as the tests in tests/frameworks load them (requirements-frameworks.txt).
+verl and OpenRLHF are loaded by torchstone.frameworks (requirements-frameworks.txt).
 """
 
 import argparse
@@ -28,7 +28,6 @@ import torch
 from torchstone.core import linear_recurrence
 from torchstone.ppo import gae
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "frameworks"))
 RESULTS, GAMMA, LAM = Path(__file__).parent / "results" / "recurrence.json", 0.99, 0.95
 PEERS = ("torch", "trl", "verl", "openrlhf", "torchrl")
 
@@ -53,15 +52,17 @@ def column_loop(rewards, values):
 
 
 def verl(r, v, m):
-    from verl_losses import core_algos
+    from torchstone.frameworks.verl.load import core
 
-    return lambda: core_algos.compute_gae_advantage_return(r, v, m.long(), GAMMA, LAM)
+    algos = core()
+    return lambda: algos.compute_gae_advantage_return(r, v, m.long(), GAMMA, LAM)
 
 
 def openrlhf(r, v, m):
-    from openrlhf_losses import openrlhf as peer
+    from torchstone.frameworks.openrlhf.load import MAKER, load, module
 
-    maker = peer.experience_maker.RemoteExperienceMaker
+    load()
+    maker = module(MAKER).RemoteExperienceMaker
     return lambda: maker.get_advantages_and_returns(None, v, r, m.long(), GAMMA, LAM)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchstone.frameworks.liger.functions import policy_loss
 from torchstone.frameworks.liger.load import module
 from torchstone.frameworks.liger.rows import VERSION
-from torchstone.frameworks.loading import casts_to_float64
+from torchstone.frameworks.loading import casts_to_float64, default_dtype
 
 FLOAT32 = "In float64; as it is Liger agrees with that to 1e-5 of the largest entry, since its log-probs are float32."
 HEAD = torch.eye(2, dtype=torch.float64)
@@ -65,7 +65,7 @@ def preference(batch: PreferenceBatch, kind: str, **knobs: Any) -> Result:
 
 
 def on_pairs(batch: PreferenceBatch, kind: str, **knobs: Any) -> Output:
-    with casts_to_float64():
+    with default_dtype(torch.float64), casts_to_float64():
         result = preference(batch, kind, **knobs)
     given = {"reference_point": kto_point(batch)} if kind == "KTO" else {}
     return Output(*same_in_float32(preference(batch, kind, **knobs), result), given=given)

@@ -1,4 +1,4 @@
-"""Settings for the tests that run other frameworks. pytest puts this folder on the path: `import trl_losses` works."""
+"""Settings for the tests that run other frameworks. pytest puts this folder on the path: `import cases_trl` works."""
 
 import os
 

@@ -1,40 +1,40 @@
 """What the rows of verl and OpenRLHF say beside their numbers, and OpenRLHF's reward model losses."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
+import cases_openrlhf
 import cases_verl
-import openrlhf_losses as openrlhf
 import pytest
-import verl_losses as verl
 from batch import leaf, policy_batch, preference_batch, value_and_grads
 from cases import BATCHES
 from test_dialects import SEEDS, differs, far, per_token, run
 from torch import Tensor
 
 from torchstone.dpo import bradley_terry_loss
+from torchstone.frameworks.loading import casts_to_float64
+from torchstone.frameworks.openrlhf import functions as openrlhf
+from torchstone.frameworks.verl import functions as verl
 from torchstone.recipes import RECIPES
 from torchstone.recipes.choices import Choice
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("loss,with_margin", [("sigmoid", False), ("sigmoid", True), ("logexp", False)])
+@pytest.mark.parametrize("loss,with_margin", [("pairwise", False), ("pairwise", True), ("log_exp", False)])
 def test_bradley_terry_is_openrlhfs_reward_loss(seed: int, loss: str, with_margin: bool) -> None:
     batch = preference_batch(seed)
     margin = batch.margins if with_margin else None
-    value, gradients = openrlhf.reward_model(batch, loss=loss, margin=margin)
-    leaves = {name: leaf(getattr(batch, name)) for name in gradients}
-    mine, mine_gradients = value_and_grads(bradley_terry_loss(*leaves.values(), margin=margin).value, **leaves)
+    leaves = {name: leaf(getattr(batch, name)) for name in ("chosen_rewards", "rejected_rewards")}
+    value, gradients = value_and_grads(getattr(openrlhf, loss)(**leaves, margin=margin), **leaves)
+    mine, mine_gradients = value_and_grads(bradley_terry_loss(**leaves, margin=margin).value, **leaves)
     assert not far(mine, value, 1e-10)
     assert not any(far(mine_gradients[name], theirs, 1e-10) for name, theirs in gradients.items())
 
 
 def test_logexp_does_not_read_the_margin() -> None:
     batch = preference_batch(0)
-    with_margin, _ = openrlhf.reward_model(batch, loss="logexp", margin=batch.margins)
-    without, _ = openrlhf.reward_model(batch, loss="logexp")
-    assert with_margin == without
+    rewards = (batch.chosen_rewards, batch.rejected_rewards)
+    assert openrlhf.log_exp(*rewards, margin=batch.margins) == openrlhf.log_exp(*rewards)
 
 
 FLOAT32 = [name for name, case in cases_verl.CASES.items() if case.rtol > 1e-10]
@@ -43,7 +43,7 @@ FLOAT32 = [name for name, case in cases_verl.CASES.items() if case.rtol > 1e-10]
 @pytest.fixture
 def float64_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """verl's own masked_var, whose n / (n - 1) is a quotient of integers, and so float32, in float64."""
-    functions = verl.core_algos.verl_F
+    functions = cases_verl.core_algos.verl_F
     source, factor = inspect.getsource(functions.masked_var), "mask_sum / (mask_sum - 1)"
     assert source.count(factor) == 1
     names = dict(vars(functions))
@@ -68,9 +68,9 @@ def discounted(name: str, gaps: bool) -> tuple[Tensor, Tensor]:
     given = {"old_log_probs": batch.old_log_probs, "ref_log_probs": batch.ref_log_probs, "values": batch.old_values}
     mine = row.advantages(batch.rewards, batch.mask, **given).advantages
     if "verl" in name:
-        theirs, _ = verl.advantages(batch, "gae", gamma=0.9, lam=0.8)
+        theirs, _ = cases_verl.advantages(batch, "gae", gamma=0.9, lam=0.8)
     else:
-        theirs, _ = openrlhf.advantages(batch, "gae", gamma=0.9, lambd=0.8)
+        theirs, _ = cases_openrlhf.estimated(batch, "gae", advantage={"gamma": 0.9, "lambd": 0.8})
     return mine, per_token(theirs, batch.mask)
 
 
@@ -81,8 +81,10 @@ def test_below_1_tool_output_is_a_step_in_openrlhf_and_in_verl_is_not(name: str,
     assert far(mine, theirs, 1e-7) == (gaps and "openrlhf" in name)
 
 
-@pytest.mark.parametrize("kl", (openrlhf.approx_kl, verl.kl_penalty))
-def test_k3_is_cut_at_10_with_gradient_0(kl: Callable) -> None:
-    batch = policy_batch(0)
-    value, gradients = kl(replace(batch, ref_log_probs=batch.log_probs + 3), "k3")
-    assert (value == 10).all() and not gradients["log_probs"].any()
+@pytest.mark.parametrize("framework", (openrlhf, verl))
+def test_k3_is_cut_at_10_with_gradient_0(framework: Any) -> None:
+    log_probs = leaf(policy_batch(0).log_probs)
+    with casts_to_float64():
+        kl = framework.kl("k3")(log_probs, log_probs.detach() + 3)
+    _, gradients = value_and_grads(kl.sum(), log_probs=log_probs)
+    assert (kl == 10).all() and not gradients["log_probs"].any()

@@ -1,4 +1,4 @@
-"""verl: its plain functions, called as its trainer does."""
+"""verl: its plain functions, called as its trainer does, by our names."""
 
 from __future__ import annotations
 
@@ -9,25 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.loading import quiet
-from torchstone.frameworks.registry import Framework, theirs
+from torchstone.frameworks.arguments import per_token, prompts
+from torchstone.frameworks.registry import Framework
+from torchstone.frameworks.verl.load import CORE, TORCH, core, load
 
-CORE = "verl.trainer.ppo.core_algos"
-TORCH = "verl.utils.torch_functional"
-
-
-def _prepare() -> None:
-    quiet()
-    for of in (f"{CORE}:agg_loss", f"{TORCH}:masked_mean", "verl.workers.config:ActorConfig"):
-        theirs(of)
-
-
-FRAMEWORK = Framework("verl", "verl", "verl", "https://github.com/verl-project/verl", prepare=_prepare)
+FRAMEWORK = Framework("verl", "verl", "verl", "https://github.com/verl-project/verl", prepare=load)
 peer = FRAMEWORK.peer
-
-
-def _core() -> Any:
-    return importlib.import_module(CORE)
 
 
 def _tools() -> Any:
@@ -54,24 +41,24 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 @peer("mean over tokens", "token_mean", f"{CORE}:agg_loss", 'loss_agg_mode="token-mean"')
 def token_mean(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
-    return _core().agg_loss(x, mask, "token-mean", batch_num_tokens=denominator)
+    return core().agg_loss(x, mask, "token-mean", batch_num_tokens=denominator)
 
 
 @peer("mean of row means", "sequence_mean", f"{CORE}:agg_loss", 'loss_agg_mode="seq-mean-token-mean"')
 def sequence_mean(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
-    return _core().agg_loss(x, mask, "seq-mean-token-mean", global_batch_size=denominator)
+    return core().agg_loss(x, mask, "seq-mean-token-mean", global_batch_size=denominator)
 
 
 @peer("mean of row sums", "sequence_sum", f"{CORE}:agg_loss", 'loss_agg_mode="seq-mean-token-sum"')
 def sequence_sum(x: Tensor, mask: Tensor, denominator: Any = None) -> Tensor:
-    return _core().agg_loss(x, mask, "seq-mean-token-sum", global_batch_size=denominator)
+    return core().agg_loss(x, mask, "seq-mean-token-sum", global_batch_size=denominator)
 
 
 @peer("fixed-length mean (Dr. GRPO)", "fixed_length_mean", f"{CORE}:agg_loss",
       'loss_agg_mode="seq-mean-token-sum-norm", loss_scale_factor')  # fmt: skip
 def fixed_length_mean(x: Tensor, mask: Tensor, length: int, denominator: Any = None) -> Tensor:
     mode = "seq-mean-token-sum-norm"
-    return _core().agg_loss(x, mask, mode, global_batch_size=denominator, loss_scale_factor=length)
+    return core().agg_loss(x, mask, mode, global_batch_size=denominator, loss_scale_factor=length)
 
 
 @peer("masked whitening", "masked_whiten", f"{TORCH}:masked_whiten", "0 is put under the mask")
@@ -82,21 +69,23 @@ def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool = False) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------------- KL
 
 
-def _kl(name: str) -> Any:
-    def kl(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-        return _core().kl_penalty(log_probs, ref_log_probs, name)
+def kl(name: str) -> Any:
+    """``kl_penalty`` of this name: "k1", "k2", "k3", "k3+", ..."""
 
-    return kl
+    def estimate(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+        return core().kl_penalty(log_probs, ref_log_probs, name)
+
+    return estimate
 
 
 for _ours, _theirs in (("kl_k1", "k1"), ("kl_k2", "k2"), ("kl_k3", "k3"), ("kl_k3_with_k2_gradient", "k3+")):
     _remark = "The value is held within [-10, 10], as k3 is; the gradient of k2 is not." if _theirs == "k3+" else ""
-    peer(f"KL, {_theirs}", _ours, f"{CORE}:kl_penalty", f'kl_penalty="{_theirs}"', _remark)(_kl(_theirs))
+    peer(f"KL, {_theirs}", _ours, f"{CORE}:kl_penalty", f'kl_penalty="{_theirs}"', _remark)(kl(_theirs))
 
 
 @peer("adaptive KL weight", "adaptive_kl", f"{CORE}:AdaptiveKLController", "n_steps / horizon = 0.1")
 def adaptive_kl(kl: Any, beta: float, target: float) -> float:
-    controller = _core().AdaptiveKLController(beta, target, horizon=10)
+    controller = core().AdaptiveKLController(beta, target, horizon=10)
     controller.update(float(kl), n_steps=1)
     return float(controller.value)
 
@@ -104,89 +93,78 @@ def adaptive_kl(kl: Any, beta: float, target: float) -> float:
 # ----------------------------------------------------------------------------------------------------------- advantages
 
 
-def _groups(rewards: Tensor) -> tuple[Tensor, Tensor, Any]:
-    """Token rewards [B 1] with the score in the only token, their mask, and each row's prompt."""
-    import numpy as np
-
-    flat = rewards.reshape(-1, 1).clone()
-    return flat, torch.ones_like(flat), np.arange(rewards.shape[0]).repeat(rewards.shape[1])
-
-
 @peer("group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage",
       "epsilon=1e-6, its default",
       "Eight equal rewards of 0.1 get -0.0074 each in float32: the mean's rounding error over epsilon. A group of one "
       "keeps its raw reward.")  # fmt: skip
 def group_advantages(rewards: Tensor, divide_by_std: bool) -> Tensor:
-    given = _groups(rewards)
-    return _core().compute_grpo_outcome_advantage(*given, norm_adv_by_std_in_grpo=divide_by_std)[0]
+    given = prompts(rewards)
+    return core().compute_grpo_outcome_advantage(*given, norm_adv_by_std_in_grpo=divide_by_std)[0]
 
 
 @peer("leave-one-out advantages (RLOO)", "leave_one_out_advantages", f"{CORE}:compute_rloo_outcome_advantage")
 def rloo(rewards: Tensor) -> Tensor:
-    return _core().compute_rloo_outcome_advantage(*_groups(rewards))[0]
+    return core().compute_rloo_outcome_advantage(*prompts(rewards))[0]
 
 
 @peer("leave-one-out, vectorised", "leave_one_out_advantages", f"{CORE}:compute_rloo_vectorized_outcome_advantage")
 def rloo_vectorized(rewards: Tensor) -> Tensor:
-    return _core().compute_rloo_vectorized_outcome_advantage(*_groups(rewards))[0]
+    return core().compute_rloo_vectorized_outcome_advantage(*prompts(rewards))[0]
 
 
 @peer("length-weighted advantages (OPO)", "length_weighted_advantages", f"{CORE}:compute_opo_outcome_advantage", "",
       "A completion without a token has no place for an advantage.")  # fmt: skip
 def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
-    import numpy as np
-
-    index = np.arange(rewards.shape[0]).repeat(rewards.shape[1])
+    _, _, index = prompts(rewards)
     steps = torch.arange(int(lengths.max()), dtype=rewards.dtype)
     mask = (steps < lengths.reshape(-1, 1)).to(rewards.dtype)
     scores = torch.zeros_like(mask)
     scores[:, 0] = rewards.reshape(-1)
-    return _core().compute_opo_outcome_advantage(scores, mask, index)[0][:, 0]
+    return core().compute_opo_outcome_advantage(scores, mask, index)[0][:, 0]
 
 
 @peer("GPG advantages", "gpg_advantages", f"{CORE}:compute_gpg_outcome_advantage")
 def gpg_advantages(rewards: Tensor) -> Tensor:
-    return _core().compute_gpg_outcome_advantage(*_groups(rewards))[0]
+    return core().compute_gpg_outcome_advantage(*prompts(rewards))[0]
 
 
 @peer("greedy baseline (ReMax)", "greedy_advantages", f"{CORE}:compute_remax_outcome_advantage")
 def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
-    scores, mask, _ = _groups(rewards)
+    scores, mask, _ = prompts(rewards)
     baselines = greedy_rewards.repeat_interleave(rewards.shape[1])
-    return _core().compute_remax_outcome_advantage(scores, baselines, mask)[0]
+    return core().compute_remax_outcome_advantage(scores, baselines, mask)[0]
 
 
 @peer("GAE", "gae", f"{CORE}:compute_gae_advantage_return", "returns - values: the advantages come out whitened")
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> dict[str, Tensor]:
-    _, returns = _core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
+    _, returns = core().compute_gae_advantage_return(rewards, values, mask.to(values.dtype), gamma, lam)
     return {"advantages": returns - values, "returns": returns}
 
 
 @peer("returns of REINFORCE++", "discounted_returns", f"{CORE}:compute_reinforce_plus_plus_outcome_advantage")
 def reinforce_plus_plus(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
     config = SimpleNamespace(gamma=gamma)
-    return _core().compute_reinforce_plus_plus_outcome_advantage(rewards, mask.to(rewards.dtype), config)[1]
+    return core().compute_reinforce_plus_plus_outcome_advantage(rewards, mask.to(rewards.dtype), config)[1]
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
 
 
-def _config(policy: dict[str, Any] | None = None, **knobs: Any) -> Any:
-    config = importlib.import_module("verl.workers.config")
-    return config.ActorConfig(
-        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1,
-        policy_loss=config.PolicyLossConfig(**(policy or {})), **knobs,
+def config(policy: dict[str, Any] | None = None, **knobs: Any) -> Any:
+    """A real ActorConfig with these settings, ``policy`` being those of its PolicyLossConfig."""
+    of = importlib.import_module("verl.workers.config")
+    return of.ActorConfig(
+        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, policy_loss=of.PolicyLossConfig(**(policy or {})),
+        **knobs,
     )  # fmt: skip
 
 
 def _loss(
-    name: str, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, mode: str,
-    policy: dict[str, Any] | None = None, **knobs: Any,
-) -> Tensor:  # fmt: skip
-    given = advantages[:, None] * torch.ones_like(log_probs) if advantages.ndim == 1 else advantages
-    loss = _core().get_policy_loss_fn(name)
-    config = _config(policy, **knobs)
-    found: Tensor = loss(old_log_probs, log_probs, given, mask.to(log_probs.dtype), mode, config)[0]
+    name: str, mode: str, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, **knobs: Any
+) -> Tensor:
+    marks = mask.to(log_probs.dtype)
+    loss = core().get_policy_loss_fn(name)
+    found: Tensor = loss(old_log_probs, log_probs, per_token(advantages, log_probs), marks, mode, config(**knobs))[0]
     return found
 
 
@@ -197,11 +175,10 @@ def _clip(epsilon: float, epsilon_high: float | None) -> dict[str, Any]:
 
 def _ppo(default: float) -> Any:
     def ppo_loss(
-        log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-        epsilon_high: float | None, loss_agg_mode: str, dual_clip: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        knobs = {**_clip(epsilon, epsilon_high), "clip_ratio_c": default if dual_clip is None else dual_clip}
-        return _loss("vanilla", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **knobs)
+        epsilon: float, epsilon_high: float | None, loss_agg_mode: str, dual_clip: float | None = None, **policy: Any
+    ) -> Tensor:
+        bound = default if dual_clip is None else dual_clip
+        return _loss("vanilla", loss_agg_mode, **policy, clip_ratio_c=bound, **_clip(epsilon, epsilon_high))
 
     return ppo_loss
 
@@ -213,69 +190,48 @@ peer("clipped policy loss (PPO)", "ppo_loss", VANILLA, "clip_ratio_c=1e9: no dua
 
 @peer("DAPO's loss", "dapo_loss", f"{CORE}:compute_policy_loss_vanilla",
       'loss_agg_mode="token-mean", clip_ratio_high, clip_ratio_c=3.0, its default')  # fmt: skip
-def dapo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None,
-) -> Tensor:  # fmt: skip
-    return _loss("vanilla", log_probs, old_log_probs, advantages, mask, "token-mean", **_clip(epsilon, epsilon_high))
+def dapo_loss(epsilon: float, epsilon_high: float | None, **policy: Any) -> Tensor:
+    return _loss("vanilla", "token-mean", **policy, **_clip(epsilon, epsilon_high))
 
 
 @peer(
     "GSPO's loss", "gspo_loss", f"{CORE}:compute_policy_loss_gspo", 'loss_agg_mode="seq-mean-token-mean", its default'
 )
-def gspo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None,
-) -> Tensor:  # fmt: skip
-    mode = "seq-mean-token-mean"
-    return _loss("gspo", log_probs, old_log_probs, advantages, mask, mode, **_clip(epsilon, epsilon_high))
+def gspo_loss(epsilon: float, epsilon_high: float | None, **policy: Any) -> Tensor:
+    return _loss("gspo", "seq-mean-token-mean", **policy, **_clip(epsilon, epsilon_high))
 
 
 @peer("CISPO's loss", "cispo_loss", f"{CORE}:compute_policy_loss_cispo", "clip_ratio_low=1.0 where there is none")
 def cispo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float | None,
-    epsilon_high: float | None, cap: float | None, loss_agg_mode: str,
-) -> Tensor:  # fmt: skip
+    epsilon: float | None, epsilon_high: float | None, cap: float | None, loss_agg_mode: str, **policy: Any
+) -> Tensor:
     high = cap - 1 if cap is not None else epsilon_high
-    assert high is not None
-    knobs = _clip(1.0 if epsilon is None else epsilon, high)
-    return _loss("cispo", log_probs, old_log_probs, advantages, mask, loss_agg_mode, **knobs)
+    return _loss("cispo", loss_agg_mode, **policy, **_clip(1.0 if epsilon is None else epsilon, high))
 
 
 @peer(
     "SAPO's loss", "sapo_loss", f"{CORE}:compute_policy_loss_sapo", 'loss_agg_mode="seq-mean-token-mean", its default'
 )
-def sapo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, tau_positive: float, tau_negative: float
-) -> Tensor:
-    knobs: dict[str, Any] = {"tau_pos": tau_positive, "tau_neg": tau_negative}
-    return _loss("sapo", log_probs, old_log_probs, advantages, mask, "seq-mean-token-mean", **knobs)
+def sapo_loss(tau_positive: float, tau_negative: float, **policy: Any) -> Tensor:
+    return _loss("sapo", "seq-mean-token-mean", **policy, tau_pos=tau_positive, tau_neg=tau_negative)
 
 
 @peer("GMPO's loss", "gmpo_loss", f"{CORE}:compute_policy_loss_geo_mean")
-def gmpo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None,
-) -> Tensor:  # fmt: skip
-    mode = "seq-mean-token-mean"
-    return _loss("geo_mean", log_probs, old_log_probs, advantages, mask, mode, **_clip(epsilon, epsilon_high))
+def gmpo_loss(epsilon: float, epsilon_high: float | None, **policy: Any) -> Tensor:
+    return _loss("geo_mean", "seq-mean-token-mean", **policy, **_clip(epsilon, epsilon_high))
 
 
 @peer("DPPO's loss", "dppo_loss", f"{CORE}:compute_policy_loss_dppo_tv",
       'loss_mode="dppo_tv" and "dppo_kl", loss_agg_mode="seq-mean-token-sum"',
       "The one case on the clip has a log-prob above 0: a fault of that case.")  # fmt: skip
-def dppo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, divergence: str, epsilon: float,
-    epsilon_high: float | None, cap: float,
-) -> Tensor:  # fmt: skip
-    mode = "seq-mean-token-sum"
-    knobs: dict[str, Any] = {**_clip(epsilon, epsilon_high), "clip_ratio_c": cap}
-    return _loss(f"dppo_{divergence}", log_probs, old_log_probs, advantages, mask, mode, **knobs)
+def dppo_loss(divergence: str, epsilon: float, epsilon_high: float | None, cap: float, **policy: Any) -> Tensor:
+    clip = _clip(epsilon, epsilon_high)
+    return _loss(f"dppo_{divergence}", "seq-mean-token-sum", **policy, clip_ratio_c=cap, **clip)
 
 
 @peer("-A log pi (GPG's loss)", "reinforce_loss", f"{CORE}:compute_policy_loss_gpg")
 def gpg_loss(log_probs: Tensor, returns: Tensor, mask: Tensor, loss_agg_mode: str) -> Tensor:
-    return _loss("gpg", log_probs, log_probs.detach(), returns, mask, loss_agg_mode)
+    return _loss("gpg", loss_agg_mode, log_probs, log_probs.detach(), returns, mask)
 
 
 @peer("clipped value loss", "clipped_value_error", f"{CORE}:compute_value_loss",
@@ -283,4 +239,4 @@ def gpg_loss(log_probs: Tensor, returns: Tensor, mask: Tensor, loss_agg_mode: st
       "A value exactly on the bound gets half the gradient of its clip: torch.max and torch.min share "
       "a tie.")  # fmt: skip
 def clipped_value_error(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float) -> Tensor:
-    return _core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
+    return core().compute_value_loss(values, returns, old_values, mask, epsilon)[0]
