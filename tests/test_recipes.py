@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,9 +101,16 @@ def test_every_option_and_every_number_says_what_it_does(kind):
 def test_no_code_asks_for_a_recipes_name():
     names = {row.name for row in RECIPES.values()} - {"dpo", "ppo", "grpo", "reinforce"}  # these are folders too
     for file in (ROOT / "torchstone").rglob("*.py"):
-        if file.name not in ("rows.py", "published.py"):
+        if "frameworks" not in file.parts and file.name != "published.py":
             text = file.read_text()
             assert not any(f'== "{name}"' in text or f'in ("{name}"' in text for name in names), file
+
+
+def test_rows_can_be_imported_first_and_bring_no_framework():
+    code = "import torchstone.frameworks.liger.rows, torchstone.recipes, sys; print(*torchstone.recipes.RECIPES)"
+    code += "; assert not {'trl', 'verl', 'openrlhf', 'liger_kernel', 'transformers'} & set(sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == list(RECIPES)
 
 
 # -------------------------------------------------------------------------------------------------- every row runs

@@ -5,8 +5,7 @@ most 7 tokens. Padding holds finite values that must not matter. `two_token_logi
 over a vocabulary of two, for code that takes logits or hidden states: the leaf stays the token's log-prob.
 """
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -148,9 +147,6 @@ def preference_batch(seed: int = 0) -> PreferenceBatch:
     )
 
 
-Batch = TypeVar("Batch", PolicyBatch, PreferenceBatch)
-
-
 def leaf(tensor: Tensor) -> Tensor:
     """A copy that takes gradients."""
     return tensor.detach().clone().requires_grad_()
@@ -174,9 +170,3 @@ def two_token_logits(log_probs: Tensor) -> Tensor:
 def log_sum_sq_probs(log_probs: Tensor) -> Tensor:
     """log(sum_v p_v^2) of the same vocabulary of two: what WPO's alignment subtracts from a token's log-prob."""
     return torch.logsumexp(2 * two_token_logits(log_probs), -1)
-
-
-def cast(batch: Batch, dtype: torch.dtype) -> Batch:
-    """The same batch with its floating tensors in another dtype."""
-    fields = {name: value for name, value in vars(batch).items() if value.is_floating_point()}
-    return replace(batch, **{name: value.to(dtype) for name, value in fields.items()})

@@ -188,7 +188,7 @@ CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     **{f"{name}@{VERSION}": Case(partial(sampler, **knobs), POLICY) for name, knobs in SAMPLER.items()},
     f"grpo-kl@{VERSION}": Case(partial(policy, **K3), POLICY[:3], note="Beyond 10 k3 is cut, which far ratios reach."),
-    f"ppo@{VERSION}": Case(ppo, POLICY, note="With gaps only at gamma = lambda = 1: test_frameworks.py."),
+    f"ppo@{VERSION}": Case(ppo, POLICY, note="With gaps only at gamma = lambda = 1: test_remarks.py."),
     f"ppo-dual-clip@{VERSION}": Case(partial(ppo, dual_clip=3.0), POLICY),
     f"dapo@{VERSION}": Case(dapo, POLICY),
     **{f"{name}@{VERSION}": Case(partial(dpo, **knobs), ("pairs",)) for name, knobs in PAIRS.items()},

@@ -240,7 +240,7 @@ WHITENED = {
     "reinforce++-baseline": {"adv_estimator": "reinforce_plus_plus_baseline"},
 }
 
-FLOAT32 = "n / (n - 1) is float32 (torch_functional.py:324); in float64 within 1e-10: test_frameworks.py."
+FLOAT32 = "n / (n - 1) is float32 (torch_functional.py:324); in float64 within 1e-10: test_remarks.py."
 NO_FAR = "Beyond 10 verl cuts k3, which the batch of far ratios reaches."
 
 CASES = {

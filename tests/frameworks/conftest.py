@@ -2,8 +2,10 @@
 
 import os
 
+import jaxtyping
 import torch
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # no notice that trl.experimental may change
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 torch.set_num_threads(1)  # sums in one order
+jaxtyping.config.update("jaxtyping_disable", True)  # tests/ checks the annotations; here that takes most of the time

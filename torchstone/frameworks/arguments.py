@@ -46,12 +46,33 @@ def prompts(rewards: Tensor) -> tuple[Tensor, Tensor, Any]:
     return flat, torch.ones_like(flat), np.arange(rewards.shape[0]).repeat(rewards.shape[1])
 
 
-def pair_loss(run: Callable[..., Any], loss_type: str, smoothing: str = "") -> Callable[..., Any]:
-    """One loss type of a preference trainer, by our names; ``smoothing`` is what we call its label_smoothing.
+# TRL's and Liger's names of losses on pairs: what each is, our name for it, and what we call its label_smoothing.
+PAIR_LOSSES = {
+    "sigmoid": ("DPO's loss", "dpo_loss", ""),
+    "hinge": ("hinge", "hinge_loss", ""),
+    "ipo": ("IPO, completions of one token", "ipo_loss", ""),
+    "exo_pair": ("EXO", "exo_loss", "label_smoothing"),
+    "nca_pair": ("NCA", "nca_loss", ""),
+    "robust": ("robust DPO", "robust_dpo_loss", "flip_rate"),
+    "bco_pair": ("BCO", "bco_loss", ""),
+    "sppo_hard": ("SPPO", "sppo_loss", ""),
+    "apo_zero": ("APO-zero", "apo_zero_loss", ""),
+    "apo_down": ("APO-down", "apo_down_loss", ""),
+    "discopop": ("DiscoPOP", "discopop_loss", ""),
+}
+
+
+def enter_pair_losses(peer: Callable[..., Any], of: str, run: Callable[..., Any], loss_types: str) -> None:
+    """Enter these losses of the function ``of``, each by our names.
 
     ``run`` takes the four log-probs [N] of ``**pairs`` by position, and ``loss_type``, ``beta``, ``label_smoothing``.
     """
+    for loss_type in loss_types.split():
+        what, objective, smoothing = PAIR_LOSSES[loss_type]
+        peer(what, objective, of, f'loss_type="{loss_type}"')(_pair_loss(run, loss_type, smoothing))
 
+
+def _pair_loss(run: Callable[..., Any], loss_type: str, smoothing: str) -> Callable[..., Any]:
     def plain(beta: float, **pairs: Tensor) -> Any:
         return run(*in_order(pairs), loss_type=loss_type, beta=beta)
 

@@ -89,6 +89,7 @@ def _anchor(title: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
+    """One line a function of one framework: what it is, which cases match, and where it differs."""
     lines = ["| what | their function | ours | cases | result | where it differs |", "|---|---|---|---|---|---|"]
     for r in rows:
         function = r.of.partition(":")[2]

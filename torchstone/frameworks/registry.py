@@ -52,6 +52,7 @@ class Framework:
 
         def enter(target: Target) -> Target:
             target.__signature__ = spelled_out(target)  # type: ignore[attr-defined]
+            target.__doc__ = target.__doc__ or f"{what}: our {objective} by {of}. {using}".strip()
             self.peers.append(Peer(what, objective, of, using, remark, target))
             return target
 

@@ -1,1 +1,1 @@
-"""Liger Kernel: our names for its calls, and the rows of its dialect."""
+"""Liger Kernel: how its code is loaded, our names for its calls, and the rows of its dialect."""

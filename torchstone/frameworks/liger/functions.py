@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.arguments import pair_loss
+from torchstone.frameworks.arguments import enter_pair_losses
 from torchstone.frameworks.liger.load import CHUNKED, formula, load
 from torchstone.frameworks.registry import Framework, theirs
 
@@ -114,19 +114,8 @@ def _dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Ten
     return preference_loss("DPO", chosen, rejected, **references, **knobs)
 
 
-for _what, _ours, _loss_type, _smoothing in (
-    ("DPO's loss", "dpo_loss", "sigmoid", ""),
-    ("hinge", "hinge_loss", "hinge", ""),
-    ("EXO", "exo_loss", "exo_pair", "label_smoothing"),
-    ("NCA", "nca_loss", "nca_pair", ""),
-    ("BCO", "bco_loss", "bco_pair", ""),
-    ("SPPO", "sppo_loss", "sppo_hard", ""),
-    ("APO-zero", "apo_zero_loss", "apo_zero", ""),
-    ("APO-down", "apo_down_loss", "apo_down", ""),
-    ("DiscoPOP", "discopop_loss", "discopop", ""),
-    ("robust DPO", "robust_dpo_loss", "robust", "flip_rate"),
-):
-    peer(_what, _ours, DPO, f'loss_type="{_loss_type}"')(pair_loss(_dpo, _loss_type, _smoothing))
+TYPES = "sigmoid hinge exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down discopop robust"
+enter_pair_losses(peer, DPO, _dpo, TYPES)
 
 
 @peer("SimPO", "simpo_loss", SIMPO)

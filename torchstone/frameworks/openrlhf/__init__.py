@@ -1,1 +1,1 @@
-"""OpenRLHF: our names for its calls, and the rows of its dialect."""
+"""OpenRLHF: how its code is loaded, our names for its calls, and the rows of its dialect."""

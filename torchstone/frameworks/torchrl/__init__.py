@@ -1,1 +1,1 @@
-"""TorchRL: our names for its calls."""
+"""TorchRL: how its code is loaded, our names for its calls."""

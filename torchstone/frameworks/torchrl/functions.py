@@ -1,29 +1,18 @@
-"""TorchRL: its value functionals, and the loss of its GRPO for language models without the model."""
+"""TorchRL: its value functionals, and the loss of its GRPO for language models, by our names."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.arguments import per_token
 from torchstone.frameworks.registry import Framework, theirs
+from torchstone.frameworks.torchrl.load import GRPO, VALUE, Batch, load, loss_without_a_model
 
-VALUE = "torchrl.objectives.value.functional"
-GRPO = "torchrl.objectives.llm.grpo"
-
-
-def _prepare() -> None:
-    quiet()
-    for of in (f"{VALUE}:reward2go", f"{GRPO}:GRPOLoss"):
-        theirs(of)
-
-
-FRAMEWORK = Framework("TorchRL", "torchrl", "torchrl", "https://github.com/pytorch/rl", prepare=_prepare)
+FRAMEWORK = Framework("TorchRL", "torchrl", "torchrl", "https://github.com/pytorch/rl", prepare=load)
 peer = FRAMEWORK.peer
 
 
@@ -56,52 +45,16 @@ def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     return _value().reward2go(rewards[..., None], done[..., None], gamma)[..., 0]
 
 
-class _Loss:
-    """The methods of a loss without its ``__init__``, which wants a model."""
-
-    def __init__(self, cls: type):
-        self.cls = cls
-
-    def __getattr__(self, name: str) -> Any:
-        plain = getattr(self.cls, name)
-        own = isinstance(inspect.getattr_static(self.cls, name), FunctionType)
-        return MethodType(plain, self) if own else plain
-
-
-class _Batch(dict[Any, Any]):
-    """What the loss asks of a TensorDict."""
-
-    def get(self, key: Any, default: Any = None, **_: Any) -> Any:
-        return dict.get(self, key, default)
-
-    def copy(self) -> Any:
-        return _Batch(self)
-
-    def set(self, key: Any, value: Any) -> None:
-        self[key] = value
-
-
 def _policy(
-    cls: str, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None, aggregation: str, beta: float = 0.0, ref: Any = None,
+    kind: str, aggregation: str, epsilon: float, epsilon_high: float | None, log_probs: Tensor, old_log_probs: Tensor,
+    advantages: Tensor, mask: Tensor, beta: float = 0.0, ref: Any = None,
 ) -> Tensor:  # fmt: skip
-    """``forward`` of the loss, its distribution being the case's log-probs and mask."""
-    loss = theirs(f"{GRPO}:{cls}")
-    high = epsilon if epsilon_high is None else epsilon_high
-    low_, high_ = (torch.tensor(x, dtype=log_probs.dtype) for x in (epsilon, high))
-    keys = SimpleNamespace(action="action", advantage="advantage", sample_log_prob="old", ref_log_probs="ref")
-    made: Any = _Loss(loss)
-    made.__dict__.update(
-        tensor_keys=keys, kl_mask_threshold=None, entropy_bonus=False, aggregation=aggregation, reduction="mean",
-        deterministic_sampling_mode=loss.deterministic_sampling_mode, masking_strategy="generic",
-        kl_to_ref_coeff=beta or None, kl_to_inference_coeff=None,
-        _clip_bounds=((-low_).log1p(), high_.log1p()), ref_log_prob_padding_side="left", ref_log_prob_padding_value=0.0,
-        output_type=SimpleNamespace(from_tensordict=lambda found: found),
-        _get_cur_log_prob=lambda _: (log_probs, SimpleNamespace(mask=mask), False),
-    )  # fmt: skip
-    given = advantages[:, None] * torch.ones_like(log_probs) if advantages.ndim == 1 else advantages
-    batch = _Batch(action=mask, advantage=given[..., None], old=old_log_probs, ref=ref)
-    out = loss.forward(made, batch)
+    """``forward`` of the loss on the case's numbers."""
+    loss, clip = theirs(f"{GRPO}:{kind}"), (epsilon, epsilon if epsilon_high is None else epsilon_high)
+    settings: dict[str, Any] = {"aggregation": aggregation, "kl_to_ref_coeff": beta or None}
+    made = loss_without_a_model(loss, log_probs, mask, clip, **settings)
+    given = per_token(advantages, log_probs)[..., None]
+    out = loss.forward(made, Batch(action=mask, advantage=given, old=old_log_probs, ref=ref))
     total: Tensor = sum(out[k].sum() for k in list(out.keys()) if str(k).startswith("loss_"))
     return total
 
@@ -110,24 +63,19 @@ def _policy(
       "Its KL is a mean over all positions, where masked ones count as 0, whatever the aggregation; the policy term "
       "matches.")  # fmt: skip
 def grpo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None, beta: float, ref_log_probs: Any = None,
-) -> Tensor:  # fmt: skip
-    clip = (epsilon, epsilon_high)
-    return _policy("GRPOLoss", log_probs, old_log_probs, advantages, mask, *clip, "prompt_mean", beta, ref_log_probs)
+    epsilon: float, epsilon_high: float | None, beta: float, ref_log_probs: Any = None, **policy: Any
+) -> Tensor:
+    return _policy("GRPOLoss", "prompt_mean", epsilon, epsilon_high, **policy, beta=beta, ref=ref_log_probs)
 
 
 @peer("DAPO's loss", "dapo_loss", f"{GRPO}:DAPO", 'aggregation="token_mean", its default, no entropy bonus')
-def dapo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float,
-    epsilon_high: float | None,
-) -> Tensor:  # fmt: skip
-    return _policy("DAPO", log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, "token_mean")
+def dapo_loss(epsilon: float, epsilon_high: float | None, **policy: Any) -> Tensor:
+    return _policy("DAPO", "token_mean", epsilon, epsilon_high, **policy)
 
 
 @peer("CISPO's loss", "cispo_loss", f"{GRPO}:CISPOLoss._compute_policy_objective",
       'aggregation="token_mean", epsilon 0.2 on both sides',
       "Its docstring states what it computes, -clip(weight) * advantage; the paper's objective has the clipped weight "
       "as a constant, times log pi. The gradient is 0 where the weight is clipped.")  # fmt: skip
-def cispo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    return _policy("CISPOLoss", log_probs, old_log_probs, advantages, mask, 0.2, 0.2, "token_mean")
+def cispo_loss(**policy: Any) -> Tensor:
+    return _policy("CISPOLoss", "token_mean", 0.2, 0.2, **policy)

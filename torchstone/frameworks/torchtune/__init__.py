@@ -1,1 +1,1 @@
-"""torchtune: our names for its calls."""
+"""torchtune: how its code is loaded, our names for its calls."""

@@ -1,49 +1,18 @@
-"""torchtune: its RLHF functions. Where torchao is not installed, its own ``__init__`` is left out."""
+"""torchtune: its RLHF functions, by our names."""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.loading import quiet
+from torchstone.frameworks.arguments import in_order
 from torchstone.frameworks.registry import Framework
+from torchstone.frameworks.torchtune.load import DPO, PPO, REWARDS, SEQUENCE, load
 
-REWARDS = "torchtune.rlhf.rewards"
-SEQUENCE = "torchtune.rlhf.sequence_processing"
-PPO = "torchtune.rlhf.loss.ppo"
-DPO = "torchtune.rlhf.loss.dpo"
-
-
-def _prepare() -> None:
-    quiet()
-    try:
-        importlib.import_module(PPO)
-    except ImportError:
-        _stub()
-    for name in (REWARDS, SEQUENCE, PPO, DPO):
-        importlib.import_module(name)
-
-
-def _stub() -> None:
-    """``torchtune`` without its ``__init__``, which wants torchao, and ``torchtune.data`` with one number."""
-    for name in [k for k in sys.modules if k.partition(".")[0] == "torchtune"]:
-        del sys.modules[name]
-    spec = find_spec("torchtune")
-    assert spec is not None and spec.origin is not None
-    made = sys.modules["torchtune"] = ModuleType("torchtune")
-    made.__path__, made.__file__ = [str(Path(spec.origin).parent)], spec.origin
-    data = sys.modules["torchtune.data"] = ModuleType("torchtune.data")
-    data.__dict__["CROSS_ENTROPY_IGNORE_IDX"] = -100
-
-
-FRAMEWORK = Framework("torchtune", "torchtune", "torchtune", "https://github.com/pytorch/torchtune", prepare=_prepare)
+FRAMEWORK = Framework("torchtune", "torchtune", "torchtune", "https://github.com/pytorch/torchtune", prepare=load)
 peer = FRAMEWORK.peer
 
 
@@ -90,19 +59,11 @@ def ppo_loss(
 
 
 @peer("DPO's loss", "dpo_loss", f"{DPO}:DPOLoss.forward", "the mean of its losses")
-def dpo_loss(
-    chosen_log_probs: Tensor, rejected_log_probs: Tensor, ref_chosen_log_probs: Tensor, ref_rejected_log_probs: Tensor,
-    beta: float, label_smoothing: float,
-) -> Any:  # fmt: skip
-    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
-    losses, chosen, rejected = importlib.import_module(DPO).DPOLoss(beta, label_smoothing)(*given)
+def dpo_loss(beta: float, label_smoothing: float, **pairs: Tensor) -> Any:
+    losses, chosen, rejected = importlib.import_module(DPO).DPOLoss(beta, label_smoothing)(*in_order(pairs))
     return {"loss": losses.mean(), "rewards/chosen": chosen.mean(), "rewards/rejected": rejected.mean()}
 
 
 @peer("hinge (RSO)", "hinge_loss", f"{DPO}:RSOLoss.forward", "gamma is our beta; the mean of its losses")
-def hinge_loss(
-    chosen_log_probs: Tensor, rejected_log_probs: Tensor, ref_chosen_log_probs: Tensor, ref_rejected_log_probs: Tensor,
-    beta: float,
-) -> Any:  # fmt: skip
-    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
-    return importlib.import_module(DPO).RSOLoss(beta)(*given)[0].mean()
+def hinge_loss(beta: float, **pairs: Tensor) -> Any:
+    return importlib.import_module(DPO).RSOLoss(beta)(*in_order(pairs))[0].mean()

@@ -1,1 +1,1 @@
-"""TRL: our names for its calls, and the rows of its dialect."""
+"""TRL: how its code is loaded, our names for its calls, and the rows of its dialect."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.arguments import in_order, pair_loss
+from torchstone.frameworks.arguments import enter_pair_losses, in_order
 from torchstone.frameworks.loading import default_dtype
 from torchstone.frameworks.registry import Framework, theirs
 from torchstone.frameworks.trl.load import (
@@ -179,20 +179,8 @@ def _of_one_token(*pairs: Tensor, loss_type: str, **knobs: Any) -> Tensor:
     return dpo(*(x[:, None] for x in pairs), mask=mask, loss_type=(loss_type,), **knobs)
 
 
-for _what, _ours, _loss_type, _smoothing in (
-    ("DPO's loss", "dpo_loss", "sigmoid", ""),
-    ("hinge", "hinge_loss", "hinge", ""),
-    ("IPO, completions of one token", "ipo_loss", "ipo", ""),
-    ("EXO", "exo_loss", "exo_pair", "label_smoothing"),
-    ("NCA", "nca_loss", "nca_pair", ""),
-    ("robust DPO", "robust_dpo_loss", "robust", "flip_rate"),
-    ("BCO", "bco_loss", "bco_pair", ""),
-    ("SPPO", "sppo_loss", "sppo_hard", ""),
-    ("APO-zero", "apo_zero_loss", "apo_zero", ""),
-    ("APO-down", "apo_down_loss", "apo_down", ""),
-    ("DiscoPOP", "discopop_loss", "discopop", ""),
-):
-    peer(_what, _ours, DPO, f'loss_type="{_loss_type}"')(pair_loss(_of_one_token, _loss_type, _smoothing))
+TYPES = "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard apo_zero apo_down discopop"
+enter_pair_losses(peer, DPO, _of_one_token, TYPES)
 
 
 @peer("AOT", "aot_loss", DPO, 'loss_type="aot" (paired) or "aot_unpaired"')

@@ -1,1 +1,1 @@
-"""verl: our names for its calls, and the rows of its dialect."""
+"""verl: how its code is loaded, our names for its calls, and the rows of its dialect."""

@@ -15,6 +15,11 @@ ALGOS, WEIGHTS = "verl/trainer/ppo/core_algos.py", "verl/trainer/ppo/rollout_cor
 GROUP_STD = Choice("group-std", correction=1, eps=1e-6)
 WHITEN = Choice("whiten", correction=1, eps=1e-8)
 DUAL_CLIP = Choice("clip", epsilon=0.2, dual_clip=3.0)
+CRITIC = {
+    "advantage": Choice("critic", gamma=1.0, lam=1.0),
+    "normalise": WHITEN,
+    "value": Choice("squared-error", coef=1.0, epsilon=0.5),
+}
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
 
 GRPO = PolicyRecipe(
@@ -51,9 +56,7 @@ POLICY = [
         "215-263, 1285-1376, 2125-2185",
         "adv_estimator=gae",
         "No KL, lambda 1, a dual clip at 3, whitened advantages; the critic has an optimiser of its own, so coef is 1.",
-        advantage=Choice("critic", gamma=1.0, lam=1.0),
-        normalise=WHITEN,
-        value=Choice("squared-error", coef=1.0, epsilon=0.5),
+        **CRITIC,
     ),
     policy(
         "ppo-kl",
@@ -61,9 +64,7 @@ POLICY = [
         "adv_estimator=gae, use_kl_in_reward=True",
         "PPO with its KL, one a token in the reward.",
         reward_kl=Choice("per-token", estimator="k1", beta=0.001),
-        advantage=Choice("critic", gamma=1.0, lam=1.0),
-        normalise=WHITEN,
-        value=Choice("squared-error", coef=1.0, epsilon=0.5),
+        **CRITIC,
     ),
     GRPO,
     policy(

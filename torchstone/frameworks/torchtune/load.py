@@ -1,0 +1,28 @@
+"""torchtune: where torchao is not installed, its own ``__init__`` is left out."""
+
+from __future__ import annotations
+
+import importlib
+
+from torchstone.frameworks.loading import empty, forget, quiet
+
+REWARDS, SEQUENCE = "torchtune.rlhf.rewards", "torchtune.rlhf.sequence_processing"
+PPO, DPO = "torchtune.rlhf.loss.ppo", "torchtune.rlhf.loss.dpo"
+
+
+def load() -> None:
+    """Import what the functions of this room call."""
+    quiet()
+    try:
+        importlib.import_module(PPO)
+    except ImportError:
+        _stub()
+    for name in (REWARDS, SEQUENCE, PPO, DPO):
+        importlib.import_module(name)
+
+
+def _stub() -> None:
+    """``torchtune`` without its ``__init__``, which wants torchao, and ``torchtune.data`` with one number."""
+    root = forget("torchtune")
+    empty("torchtune", root, __file__=str(root / "__init__.py"))
+    empty("torchtune.data", CROSS_ENTROPY_IGNORE_IDX=-100)
