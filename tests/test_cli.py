@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,12 @@ import pytest
 import torch
 
 from torchstone.cli import main
+from torchstone.terminal import read_options, table
+from torchstone.train.options import GRPO, PPO, Compare, Run
 from torchstone.train.report import at, interval, read_records
+from torchstone.train.run import make_and_save_start
 
+ROOT = Path(__file__).parent.parent
 TINY = ["--pretrain-steps", "3", "--warmup-steps", "2", "--eval-prompts", "16", "--device", "cpu"]
 ROUNDS = ["--prompts", "8", "--group-size", "4"]
 
@@ -32,10 +37,45 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **{"env": ONE_THREAD} | options)
 
 
-def test_help_is_quick_and_loads_no_torch():
-    code = "import sys; from torchstone.cli import main; main(['--help']); print('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "torchstone compare" in out and "torchstone train grpo --model FOLDER" in out and out.endswith("False\n")
+def without(*packages: str, command: str) -> subprocess.CompletedProcess:
+    """The command where these packages are not installed."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages})); from torchstone.cli import main; sys.exit(main())"
+    )
+    arguments, env = [sys.executable, "-c", code, *command.split()], ONE_THREAD | {"COLUMNS": "80"}
+    return subprocess.run(arguments, capture_output=True, text=True, env=env)
+
+
+HELPS = ["", "compare", "train", "train grpo", "recipes", "cost"]
+
+
+@pytest.mark.parametrize("command", HELPS)
+def test_help_fits_80_columns_and_loads_no_torch(command):
+    code = (
+        "import sys; from torchstone.cli import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    )
+    arguments = [sys.executable, "-c", code, *command.split(), "--help"]
+    out = subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD | {"COLUMNS": "80"}).stdout
+    assert f"usage: torchstone {command or 'COMMAND'}" in out and out.endswith("False\n")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["recipes", "recipes dapo", "recipes grpo dapo", "cost --params 7e9 --method ppo"])
+def test_tables_fit_80_columns_and_need_torch_and_jaxtyping_only(command):
+    done = without("rich", "numpy", "matplotlib", "transformers", command=command)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not re.search(r"-$", done.stdout, re.M)  # no word is broken
+
+
+@pytest.mark.parametrize("command", [*(f"{c} --help" for c in HELPS), "recipes", "recipes --json", "cost --params 7e9"])
+def test_a_closed_pipe_ends_a_command_in_silence(command):
+    arguments = [sys.executable, "-m", "torchstone", *command.split()]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD)
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert not error and process.wait(60) in (0, 141), error
 
 
 @pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", "dpo"])
@@ -81,10 +121,33 @@ def test_a_mistake_is_one_line(arguments, says, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
-def test_a_misspelt_option_is_refused(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["train", "grpo", "--epsilom", "0.2"])
-    assert end.value.code == 2 and "--epsilon" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train grpo --epsilom 0.2", "unknown option '--epsilom' (did you mean '--epsilon'"),
+        ("train grpo --epsilon high", "--epsilon: invalid float value: 'high'"),
+        ("train ppo --value-epsilon high", "--value-epsilon: invalid float value: 'high'"),
+        ("train grpo --split tset", "--split: invalid choice: 'tset'"),
+        ("compare --methods grpo gropo", "--methods: invalid choice: 'gropo'"),
+        ("train dpo --divide-by-std", "unknown option '--divide-by-std'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments, says, capsys):
+    assert main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_options_are_read_into_their_fields():
+    words = "--methods grpo dpo --recipes grpo,gspo ppo --out x --lr 1e-3 --prompts 4 --quick --split=validation"
+    read = read_options("compare", Compare, Compare(), words.split())
+    assert read == Compare(
+        methods=("grpo", "dpo"), recipes=("grpo,gspo", "ppo"), out=Path("x"), lr=1e-3, prompts=4, quick=True,
+        split="validation",
+    )  # fmt: skip
+    assert read_options("x", PPO, PPO(), ["--value-epsilon", "None"]).value_epsilon is None
+    assert not read_options("x", GRPO, GRPO(), ["--no-divide-by-std"]).divide_by_std
+    assert read_options("x", GRPO, GRPO(lr=1e-5), []) == GRPO(lr=1e-5)
 
 
 def test_train_writes_metrics_samples_a_picture_and_a_model(tmp_path, capsys):
@@ -149,6 +212,7 @@ def test_compare_runs_all_methods_and_goes_on_where_it_stopped(tmp_path):
 
 def test_compare_takes_recipes_and_goes_on_where_it_stopped(tmp_path):
     out, recipes = tmp_path / "c", ["grpo,gspo", "dapo:penalty.cache=2"]
+    make_and_save_start(Run(pretrain_steps=20), out / "start")  # what is there already is not made again
     options = ["--quick", "--samples", "512", "--group-size", "4", "--minibatches", "2", "--first-seed", "3"]
     done = run("compare", "--recipes", *recipes, *options, "--seeds", "2", "--workers", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr
@@ -179,10 +243,19 @@ def test_the_interval_is_student_s_t():
     assert at([(0.0, 0.0), (0.5, 1.0), (1.0, 2.0)], 0.25) == 0.5
 
 
-def test_a_missing_extra_is_named(tmp_path: Path):
-    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('no rich', name='rich')\n")
-    done = run("compare", "--quick", cwd=tmp_path, env=ONE_THREAD | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"})
-    assert done.returncode == 1 and 'pip install "torchstone[train]"' in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(("command", "extra"), [("compare --quick", "train")])
+def test_a_missing_extra_is_named(command, extra):
+    done = without("rich", command=command)
+    assert done.returncode == 1 and f'pip install ".[{extra}]"' in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_table_is_wrapped_at_words_until_it_fits(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    rows = [["a", "one two three four five", "1.5"], ["bb", "six", "12.25"]]
+    lines = table(["x", "words", "n"], rows, title="t", right=["n"], sums=[1]).splitlines()
+    assert lines[0] == "t" and lines[1] == "x   words                    n"
+    assert lines[3:5] == ["a   one two three four     1.5", "    five"]
+    assert lines[2] == lines[5] and len(lines[5]) == 30 and lines[6] == "bb  six                  12.25"
 
 
 def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):

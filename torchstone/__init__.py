@@ -4,4 +4,8 @@ Read in this order: ``core``, ``reinforce``, ``ppo``, ``grpo``, ``dpo``. Each is
 (README.md) and its code; its tests are ``tests/test_<folder>.py``.
 """
 
+import warnings
+
+warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)  # torch's, at import; NumPy is not needed
+
 __version__ = "0.1.0"

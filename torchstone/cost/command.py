@@ -6,28 +6,30 @@ import argparse
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torchstone.cost import formulas as paper
 from torchstone.cost.formulas import METHODS, OPTIMIZERS, PRECISIONS, SYMBOLS, Plan, Quantity, Shape
-from torchstone.terminal import near
+from torchstone.terminal import Parser, UserError, dim, near, table, wrapped
 
 HELP = """\
-What one RL update needs in memory and in work, before anything is run. Without --method: the four methods side by
-side. With it: every number and its formula. Bytes are for each device, tokens and FLOPs for all devices together.
-docs/cost.md says what is counted, what is not, and how far measurements are from it.
+What one RL update needs in memory and in work, before anything is run. Without
+--method: the four methods side by side. With it: every number and its formula.
+Bytes are for each device, tokens and FLOPs for all devices together.
+docs/cost.md says what is counted, what is not, and how far measurements are
+from it.
 """
 EXAMPLES = """\
 examples
-  torchstone cost --params 7e9                             the four methods side by side
-  torchstone cost --params 7e9 --method ppo                every number of PPO, with its formula
-  torchstone cost --config FOLDER --method grpo            the model that FOLDER/config.json describes
+  torchstone cost --params 7e9                    the four methods side by side
+  torchstone cost --params 7e9 --method ppo       every number, with its formula
+  torchstone cost --config FOLDER --method grpo   the model of a config.json
   torchstone cost --params 7e9 --method grpo --no-reference --optimizer adam8bit
   torchstone cost --params 70B --method grpo --devices 64 --zero 3
-  torchstone cost --layers 16 --hidden 2048 --heads 32 --kv-heads 8 --mlp 8192 --vocab 128256 --tied
+  torchstone cost --layers 16 --hidden 2048 --heads 32 --kv-heads 8 --mlp 8192 \\
+                  --vocab 128256 --tied
 """
 SUMS = {"sampling": "always + sampling", "updating": "always + updating, with the larger of those in turn"}
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -36,28 +38,15 @@ SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 def cost(arguments: Sequence[str]) -> int:
     """``torchstone cost [--params N | --config FOLDER | --layers ...] [--method METHOD] [options]``."""
     try:
-        return _cost(arguments)
+        return _cost(parser().parse_args(arguments))
     except ValueError as e:
-        print(f"torchstone: {_named(str(e))}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as e:
-        if e.name and e.name.split(".")[0] == "rich":
-            from torchstone.terminal import NEEDED
-
-            print(f"torchstone: {e.name} is not installed; {NEEDED}", file=sys.stderr)
-            return 1
-        raise
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"cost: {message}")
+        raise UserError(_named(str(e))) from e
 
 
 def parser() -> Parser:
+    """The options of the command."""
     whole, params = _number(True, 1, 1e12), _number(False, 1, 1e15)
-    p = Parser("torchstone cost", description=HELP, epilog=EXAMPLES, allow_abbrev=False,
-               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = Parser("cost", HELP, EXAMPLES)
     p.add_argument("--method", help=f"one of {', '.join(METHODS)}; default: a comparison of the four")
 
     g = p.add_argument_group("the model, in one of three ways")
@@ -115,13 +104,7 @@ def parser() -> Parser:
     return p
 
 
-def _cost(arguments: Sequence[str]) -> int:
-    known = parser()
-    options, rest = known.parse_known_args(arguments)
-    if rest:
-        names = [name for action in known._actions for name in action.option_strings]
-        name = rest[0].split("=")[0]
-        raise ValueError(f"cost: unknown option {rest[0]!r}{near(name, names)}; torchstone cost --help explains all")
+def _cost(options: argparse.Namespace) -> int:
     for name, choices in (
         ("method", METHODS), ("precision", tuple(PRECISIONS)), ("optimizer", OPTIMIZERS),
         ("logits", ("whole", "tiled")), ("units", ("binary", "si")),
@@ -302,34 +285,13 @@ def markdown(title: str, headings: list[str], rows: list[list[str]], sums: set[i
 
 
 def _print(head: list[str], tables: list[Table], compared: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Printed
-
-    console = Console()
-    for line in head:
-        console.print(line, style="dim", markup=False, highlight=False)
-    console.print()
+    print("\n".join(dim(wrapped(line)) for line in head))
     for title, headings, rows, sums in tables:
-        printed = Printed(
-            title=title,
-            title_justify="left",
-            title_style="bold",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, 2, 0, 0),
-        )
-        for heading in headings:
-            number = heading not in ("", "what", "held", "formula", "symbol")
-            printed.add_column(heading, justify="right" if number else "left", overflow="fold")
-        for i, row in enumerate(rows):
-            if i in sums and i - 1 not in sums:
-                printed.add_section()
-            style = "bold" if i in sums else "dim" if "(instead)" in row else None
-            printed.add_row(*row, style=style)
-        console.print(printed, highlight=False)
+        right = set(headings) - {"", "what", "held", "formula", "symbol"}
+        faint = {i for i, row in enumerate(rows) if "(instead)" in row}
+        print("\n" + table(headings, rows, title=title, right=right, sums=sums, faint=faint))
     if compared:
-        console.print("[dim]torchstone cost ... --method NAME shows the formula behind every number.[/dim]")
+        print("\n" + dim(wrapped("torchstone cost ... --method NAME shows the formula behind every number.")))
 
 
 # --------------------------------------------------------------------------------------------------- numbers

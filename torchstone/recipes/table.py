@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torchstone.recipes.choices import Choice, Number, Recipe, show
@@ -83,6 +83,60 @@ def brief(name: str, number: Number, first: bool) -> str:
     if first and name in ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit"):
         return show(number)
     return f"{name.replace('epsilon_', '').replace('_', ' ')} {show(number)}"
+
+
+PARENTS = {  # the row that a published one is told from, where it is not the root of its kind
+    "rloo-token": "rloo", "ppo-dual-clip": "ppo", "reinforce++": "ppo", "reinforce++-baseline": "reinforce++",
+    "gspo-token": "gspo", "luspo": "gspo", "cispo": "dapo", "vespo": "dr_grpo", "dppo": "dr_grpo", "dppo-kl": "dppo",
+    "ipo-mean": "ipo", "aot_unpaired": "aot",
+}  # fmt: skip
+OFF = {
+    "reward_kl": "no KL in the reward", "loss_kl": "no KL in the loss", "groups": "all groups",
+    "normalise": "no whitening", "value": "no critic",
+}  # fmt: skip
+AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
+    "reward_kl": ("", " in the reward"), "loss_kl": ("", " in the loss"), "groups": ("", " groups"),
+    "ratio": ("ratio ", ""), "sampler": ("sampler ", ""), "value": ("critic ", ""), "log_prob": ("log-prob ", ""),
+    "sft": ("sft on ", ""),
+}  # fmt: skip
+ROOTS = ("reinforce", "ppo", "grpo", "dpo")
+
+
+def parent(recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe | None:
+    """The row that this one is told from; None for the four methods, which are told in full."""
+    name, at, _ = recipe.name.partition("@")
+    if at and name in recipes:
+        return recipes[name]
+    if recipe.name in ROOTS:
+        return None
+    root = "dpo" if not isinstance(recipe, PolicyRecipe) else "reinforce" if recipe.ratio.name == "none" else "grpo"
+    return recipes[PARENTS.get(recipe.name, root)]
+
+
+def in_words(recipe: Recipe, recipes: Mapping[str, Recipe]) -> str:
+    """A row in one line: ``grpo with clip high 0.28; group-token-mean``, or all that is on where it has no parent."""
+    known = parent(recipe, recipes)
+    if known is None:
+        choices = {at: getattr(recipe, at) for at in recipe.COLUMNS}
+        return "; ".join(change(at, choice, []) for at, choice in choices.items() if choice.name not in SILENT)
+    changed: dict[str, list[str]] = {}
+    for difference in differences(known, recipe):
+        at, _, number = difference.at.partition(".")
+        told = changed.setdefault(at, [])
+        if number:
+            own, default = getattr(recipe, at).numbers, recipe.option(at).numbers[number]
+            told.append(brief(number, own.get(number, default), first=False))
+    texts = [change(at, getattr(recipe, at), numbers) for at, numbers in changed.items()]
+    return f"{known.name} with {'; '.join(texts)}" if texts else f"as {known.name}"
+
+
+def change(at: str, choice: Choice, numbers: list[str]) -> str:
+    """What a row does differently in one column: its numbers if there are any, else its option."""
+    if choice.name in SILENT:
+        return OFF.get(at, f"no {at}")
+    said = f"{choice.name} {', '.join(numbers)}" if numbers else cell("", choice)
+    before, after = AROUND.get(at, ("", ""))
+    return f"{before}{said}{after}"
 
 
 def by_algorithm(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:

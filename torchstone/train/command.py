@@ -8,39 +8,33 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import NEEDED, UserError, near
+from torchstone.terminal import UserError, near, read_options
 
+HELP = """\
+usage: torchstone train METHOD [options]
+       torchstone train --resume FOLDER
 
-def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a command; an error of the user's is one line on stderr, without a traceback."""
-    from torchstone.train.run import Interrupted
+  reinforce   raise the log-probability of what earned more than the baseline
+  ppo         some clipped steps on each round of samples, a critic, and a price
+              on leaving the start model
+  grpo        each completion against the others of its prompt; no critic
+  dpo         from pairs of a better and a worse completion; no sampling while
+              it trains
+  recipe      any policy-gradient row of torchstone recipes: --recipe gspo
 
-    try:
-        return command(arguments)
-    except UserError as e:
-        return _fail(str(e), 1)
-    except Interrupted as e:
-        again = f"torchstone {command.__name__} --resume {e}"
-        return _fail(f"stopped; everything is saved in {e}. Go on with: {again}", 130)
-    except KeyboardInterrupt:
-        return _fail("stopped at once; what was saved before is kept", 130)
-    except ModuleNotFoundError as e:
-        if (e.name or "").split(".")[0] in ("rich", "tyro", "matplotlib", "transformers", "tokenizers"):
-            return _fail(f"{e.name} is not installed; {NEEDED}", 1)
-        raise
+torchstone train METHOD --help explains every option of the method.
+"""
 
 
 def train(arguments: list[str]) -> int:
     """``torchstone train METHOD [options]``, or ``torchstone train --resume FOLDER``."""
-    from torchstone.cli import TRAIN_HELP
     from torchstone.train.options import METHODS, defaults
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(TRAIN_HELP, end="")
+        print(HELP, end="")
         return 0
     method, *options = arguments
     resume = _resume_folder(arguments)
@@ -51,12 +45,8 @@ def train(arguments: list[str]) -> int:
     elif method not in METHODS:
         raise UserError(f"unknown method {method!r}{near(method, METHODS)}; choose {', '.join(METHODS)}")
     else:
-        import tyro
-
         large = any(option == "--model" or option.startswith("--model=") for option in options)
-        config = tyro.cli(
-            METHODS[method], args=options, default=defaults(method, large), prog=f"torchstone train {method}"
-        )
+        config = read_options(f"train {method}", METHODS[method], defaults(method, large), options)
     return _train(config, resume is not None)
 
 
@@ -65,12 +55,13 @@ def _train(config: Any, resume: bool) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from torchstone.train import report
+    from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
 
     console, stop = Console(), _ctrl_c_waits()
     if not config.model and not resume:
         console.print("first the small start model: pre-training and warm-up, up to a minute (not with --model FOLDER)")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
         bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
 
@@ -82,7 +73,10 @@ def _train(config: Any, resume: bool) -> int:
                 progress.print(f"round {record['step']:>5}  {held_out}  {record['seconds']:6.1f} s")
             return stop.is_set()
 
-        folder = run(config, show, resume)
+        try:
+            folder = run(config, show, resume)
+        except Interrupted as e:
+            raise _stopped("train", e) from e
     report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     console.print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}", soft_wrap=True)
     return 0
@@ -90,13 +84,7 @@ def _train(config: Any, resume: bool) -> int:
 
 def compare(arguments: list[str]) -> int:
     """``torchstone compare [options]``, or ``torchstone compare --resume FOLDER``."""
-    import tyro
-    from rich.console import Console
-
-    from torchstone.train import report
-    from torchstone.train.compare import Compare
-    from torchstone.train.compare import compare as run
-    from torchstone.train.run import Interrupted
+    from torchstone.train.options import Compare
 
     folder = _resume_folder(arguments)
     if folder:
@@ -107,16 +95,25 @@ def compare(arguments: list[str]) -> int:
         options = Compare(**values | {"out": folder} | tuples)
     else:
         default = Compare(seeds=1, samples=8192, quick=True) if "--quick" in arguments else Compare()
-        options = tyro.cli(Compare, args=arguments, default=default, prog="torchstone compare")
+        options = read_options("compare", Compare, default, arguments)
         folder = options.out or _new_folder(Path("runs") / f"compare-{options.task}")
         if (folder / "compare.json").exists():
             raise UserError(f"{folder} holds a comparison already: --resume {folder}, or choose another --out")
-    console, started = Console(), time.perf_counter()
+    return _compare(options, folder)
+
+
+def _compare(options: Any, folder: Path) -> int:
+    from rich.console import Console
+
+    from torchstone.train import report
+    from torchstone.train.compare import compare as run
+
+    started = time.perf_counter()
     try:
-        with _Display(console, options) as display:
+        with _Display(Console(), options) as display:
             runs = run(options, folder, display.show)
     except KeyboardInterrupt as e:
-        raise Interrupted(folder) from e
+        raise _stopped("compare", folder) from e
     if options.recipes:
         table = report.recipes_table(runs, options.task)
         report.plot_recipes(runs, options.task, options.samples, folder / "curves.png")
@@ -124,10 +121,8 @@ def compare(arguments: list[str]) -> int:
         table = report.comparison_table(runs, options.task)
         report.plot_comparison(runs, options.task, options.samples, folder / "curves.png")
     report.write_csv(runs, folder / "data.csv")
-    console.print(table)
-    console.print(f"{time.perf_counter() - started:.0f} s in all. The picture is {folder}/curves.png", soft_wrap=True)
-    with (folder / "table.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=160).print(table)
+    print(f"{table}\n{time.perf_counter() - started:.0f} s in all. The picture is {folder}/curves.png")
+    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
     return 0
 
 
@@ -202,6 +197,6 @@ def _ctrl_c_waits() -> threading.Event:
     return asked
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"torchstone: {message}", file=sys.stderr)
-    return status
+def _stopped(command: str, folder: Any) -> UserError:
+    again = f"torchstone {command} --resume {folder}"
+    return UserError(f"stopped; everything is saved in {folder}. Go on with: {again}", 130)

@@ -11,52 +11,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
 from torchstone.train.inputs import find_task
-from torchstone.train.options import DPO, Online, Recipe, Run, defaults, file_name
+from torchstone.train.options import DPO, Compare, Online, Recipe, Run, defaults, file_name
 
-Method = Literal["reinforce", "ppo", "grpo", "dpo"]
 SLOWEST_FIRST = ("ppo", "dpo", "grpo", "reinforce")
 Show = Callable[[str, dict[str, Any]], None]  # (name of the run, its latest record)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Pre-training and a supervised warm-up, then each method from there: a table, curves.png and data.csv."""
-
-    task: str = "sort"  # Built in: sort, add, ramble
-    methods: tuple[Method, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in the order of the table
-    recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
-    seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
-    samples: int = 24_576  # Budget of a run in completions sampled; for dpo those that are ranked to make its pairs
-    out: Path | None = None  # Folder for everything; if left out, runs/compare-TASK, then runs/compare-TASK-2, ...
-    workers: int = min(4, os.cpu_count() or 1)  # Runs at the same time, each on its share of the cores
-    quick: bool = False  # A look in half a minute: one seed, 8,192 samples
-    split: Literal["test", "validation"] = "test"  # Held-out prompts: choose settings on validation, report test
-    first_seed: int = 0  # The seeds are this one and those that follow
-    lr: float | None = None  # This option of every run, as those below; if left out, the method's own
-    prompts: int | None = None  # P, prompts in a round
-    group_size: int | None = None  # G, completions of each prompt
-    epochs: int | None = None  # Passes over the completions of a round
-    minibatches: int | None = None  # Optimizer steps in a pass
-    max_new_tokens: int | None = None  # Longest completion
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What is compared: the recipes, as written with commas or spaces between them, or else the methods."""
-        given = [name for text in self.recipes for name in text.split(",") if name]
-        return tuple(dict.fromkeys(given or self.methods))
-
-    def changes(self, config: Run) -> dict[str, Any]:
-        """The options that were given, and that this kind of run has."""
-        names = ["lr", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens"]
-        known = {field.name for field in fields(config)}
-        return {name: getattr(self, name) for name in names if name in known and getattr(self, name) is not None}
 
 
 def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]:
@@ -81,8 +46,9 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     pool = ProcessPoolExecutor(options.workers, spawn, _begin_worker, (messages, stop, threads))
     try:
-        waiting: set[Future[None]] = {pool.submit(_make_start, start, folder / "start")}
         jobs = [config for name in sorted(runs, key=_slowest_first) for config in runs[name]]
+        jobs = [config for config in jobs if not (config.folder / "model").exists()]  # else it is finished already
+        waiting: set[Future[None]] = {pool.submit(_make_start, start, folder / "start")} if jobs else set()
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
@@ -154,5 +120,4 @@ def _train(config: Run) -> None:
         _messages.put((f"{config.label} {config.seed}", record))
         return _stop.is_set()
 
-    if not (config.folder / "model").exists():  # else it was finished before an interruption
-        train(config, report, resume=(config.folder / "checkpoint.pt").exists())
+    train(config, report, resume=(config.folder / "checkpoint.pt").exists())

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from torchstone.terminal import table, wrapped
+
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]
 COLOURS = {"reinforce": "#1F6FA8", "ppo": "#C4570E", "grpo": "#178A6B", "dpo": "#9A3A78"}
@@ -53,22 +55,19 @@ def at(points: Curve, share: float) -> float:
     return points[-1][1]
 
 
-def comparison_table(runs: dict[str, list[Path]], task: str) -> Any:
-    """A rich table: for each method the held-out reward before and after, with intervals over seeds."""
-    from rich.table import Table
-
+def comparison_table(runs: dict[str, list[Path]], task: str) -> str:
+    """For each method the held-out reward before and after, with intervals over seeds."""
     seeds = len(next(iter(runs.values())))
     note = f"mean of {seeds} seeds ± 95% t interval" if seeds > 1 else "one seed"
-    table = Table(caption=f"{task}: reward on held-out prompts, {note}", caption_justify="left")
-    for name in ("method", "before", "after", "samples", "seconds"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    rows = []
     for method, folders in runs.items():
         ends = [read_records(folder) for folder in folders]
         before, after = (interval([records[i]["eval_reward"] for records in ends]) for i in (0, -1))
         cells = [f"{100 * mean:.1f}%" + (f" ± {100 * half:.1f}" if seeds > 1 else "") for mean, half in (before, after)]
         samples, seconds = (sum(records[-1][k] for records in ends) / len(ends) for k in ("samples", "seconds"))
-        table.add_row(NAMES[method], *cells, f"{samples:,.0f}", f"{seconds:.0f}")
-    return table
+        rows.append([NAMES[method], *cells, f"{samples:,.0f}", f"{seconds:.0f}"])
+    numbers = ["before", "after", "samples", "seconds"]
+    return table(["method", *numbers], rows, right=numbers) + f"\n{task}: reward on held-out prompts, {note}"
 
 
 def plot_comparison(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
@@ -104,25 +103,20 @@ def plot_comparison(runs: dict[str, list[Path]], task: str, samples: int, file: 
     plt.close(figure)
 
 
-def recipes_table(runs: dict[str, list[Path]], task: str) -> Any:
-    """A rich table: what each recipe ends with, then seed by seed what it has more than the first one."""
-    from rich.table import Table
-
+def recipes_table(runs: dict[str, list[Path]], task: str) -> str:
+    """What each recipe ends with, then seed by seed what it has more than the first one."""
     seeds = len(next(iter(runs.values())))
     note = f"mean of {seeds} seeds ± 95% t interval" if seeds > 1 else "one seed"
-    names = "\n".join(f"{i}  {name}" for i, name in enumerate(runs, start=1))
-    caption = f"{names}\n{task}: end of the run, {note}. 2 - 1: what 2 has more than 1, seed by seed."
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("recipe")
-    for _, _, title in PANELS.values():
-        table.add_column(title, justify="right", no_wrap=True)
     ends = [[[last_of(folder, metric) for folder in folders] for metric in PANELS] for folders in runs.values()]
-    for i, columns in enumerate(ends, start=1):
-        table.add_row(str(i), *_cells(columns, ""), end_section=i == len(runs))
+    rows = [[str(i), *_cells(columns, "")] for i, columns in enumerate(ends, start=1)]
     for i, columns in enumerate(ends[1:], start=2):
         more = [[x - y for x, y in zip(*pair, strict=True)] for pair in zip(columns, ends[0], strict=True)]
-        table.add_row(f"{i} - 1", *_cells(more, "+"))
-    return table
+        rows.append([f"{i} - 1", *_cells(more, "+")])
+    numbers = [title for _, _, title in PANELS.values()]
+    names = [f"{i}  {name}" for i, name in enumerate(runs, start=1)]
+    told = wrapped(f"{task}: end of the run, {note}. 2 - 1: what 2 has more than 1, seed by seed.")
+    sums = range(len(ends), len(rows))
+    return "\n".join([table(["recipe", *numbers], rows, right=numbers, sums=sums), *names, told])
 
 
 def last_of(folder: Path, metric: str) -> float:
