@@ -46,7 +46,7 @@ def without(*packages: str, command: str) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=env)
 
 
-HELPS = ["", "compare", "train", "train grpo", "recipes", "cost"]
+HELPS = ["", "compare", "train", "train grpo", "recipes", "check", "identify", "peers", "cost"]
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -243,10 +243,10 @@ def test_the_interval_is_student_s_t():
     assert at([(0.0, 0.0), (0.5, 1.0), (1.0, 2.0)], 0.25) == 0.5
 
 
-@pytest.mark.parametrize(("command", "extra"), [("compare --quick", "train")])
+@pytest.mark.parametrize(("command", "extra"), [("compare --quick", "train"), ("check --list", "check")])
 def test_a_missing_extra_is_named(command, extra):
     done = without("rich", command=command)
-    assert done.returncode == 1 and f'pip install ".[{extra}]"' in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and f'pip install ".[{extra}]"' in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_table_is_wrapped_at_words_until_it_fits(monkeypatch):

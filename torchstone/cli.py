@@ -78,22 +78,23 @@ def _run(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
+    try:
+        return _command(name, rest)
+    except UserError as e:
+        print(f"torchstone{f' {name}' * (name in COMMANDS)}: {e}", file=sys.stderr)
+        return e.status
+
+
+def _command(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}{near(name, COMMANDS)}; choose {', '.join(COMMANDS)}", 2)
+        raise UserError(f"unknown command {name!r}{near(name, COMMANDS)}; choose {', '.join(COMMANDS)}", 2)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads then do not spin on a busy machine
     module, extra = COMMANDS[name]
     try:
-        return int(getattr(import_module(module), name)(rest))
-    except UserError as e:
-        return _fail(str(e), e.status)
+        return int(getattr(import_module(module), name)(arguments))
     except KeyboardInterrupt:
-        return _fail("stopped at once; what was saved before is kept", 130)
+        raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
         if not extra or (e.name or "").split(".")[0] not in EXTRAS:
             raise
-        return _fail(f'{e.name} is not installed: pip install ".[{extra}]" in a checkout of Torchstone', 1)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"torchstone: {message}", file=sys.stderr)
-    return status
+        raise UserError(f'{e.name} is not installed: pip install ".[{extra}]" in a checkout of Torchstone', 2) from e

@@ -41,12 +41,11 @@ def near(name: str, known: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """The parser of every command: help as it was written, no guessed abbreviations, mistakes as a ``UserError``."""
 
-    def __init__(self, command: str, about: str, examples: str = "", *, operands: str = "", status: int = 2):
+    def __init__(self, command: str, about: str, examples: str = "", *, operands: str = ""):
         usage = " ".join(["torchstone", command, operands, "[options]"]).replace("  ", " ")
         super().__init__(
             f"torchstone {command}", usage, about, examples or None, formatter_class=Help, allow_abbrev=False
         )
-        self.status = status
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         """The options, or a ``UserError`` that names the one that is unknown, and those near it."""
@@ -58,8 +57,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        command = self.prog.removeprefix("torchstone ")
-        raise UserError(f"{command}: {message.removeprefix('argument ')}", self.status)
+        raise UserError(message.removeprefix("argument "), 2)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone.conformance.settings import known_objective, read_names, read_setting
-from torchstone.terminal import UserError, near
+from torchstone.terminal import Parser, UserError, columns, near
 
 if TYPE_CHECKING:
     from torchstone.conformance.relations import Relation
     from torchstone.conformance.result import Report
 
-NEEDED = 'this command needs more than the maths: pip install "torchstone[check]"'
 FAR = 0.5  # relative distance beyond which "nearest" says nothing
 LAYOUTS = {"groups": "P G", "flat": "flat", "row": "row"}
 FAMILIES = {
@@ -32,65 +30,58 @@ FAMILIES = {
 }
 
 CHECK = """\
-Run a function on test vectors with known numbers and gradients, and say which known variant or bug it equals.
-TARGET is package.module:function or file.py:function, of torch, NumPy or JAX. Its parameters are matched by the names
-that the field uses (logprobs, per_token_logps, old_log_prob, adv, response_mask, cliprange, ...).
+Run a function on test vectors with known numbers and gradients, and say which
+known variant or bug it equals. TARGET is package.module:function or
+file.py:function, of torch, NumPy or JAX. Its parameters are matched by the
+names that the field uses (logprobs, per_token_logps, old_log_prob, adv,
+response_mask, cliprange, ...).
 """
 CHECK_EXAMPLES = """\
 examples
-  torchstone check my_losses.py:grpo_loss                      the objective is the function's own name
+  torchstone check my_losses.py:grpo_loss             an objective's own name
   torchstone check my_losses.py:loss --objective grpo_loss
-  torchstone check trainer.core:pg_loss --objective ppo_loss --set loss_agg_mode=token-mean
-  torchstone check my_losses.py:loss --objective grpo_loss --accept token_mean --accept dual_clip
+  torchstone check trainer.core:pg_loss --objective ppo_loss \\
+                   --set loss_agg_mode=token-mean
+  torchstone check my_losses.py:loss --objective grpo_loss --accept token_mean
   torchstone check my_losses.py:loss --objective grpo_loss --names names.toml
-                                                               names.toml, a line for each:  their_name = "our_name"
-  torchstone check my_losses.py:new_loss --metamorphic         no objective like it: only what holds without numbers
+      where names.toml has a line for each:  their_name = "our_name"
+  torchstone check my_losses.py:new_loss --metamorphic
+      no objective is like it: only what holds whatever the numbers are
   torchstone check my_losses.py:loss --objective dpo_loss --json
-  torchstone check --list                                      every objective, with what it takes
+  torchstone check --list                             what each objective takes
 
-exit status: 0 all cases match, or what differs was accepted by name; 1 some do not; 2 the target cannot be checked
+exit status: 0 all cases match, or what differs was accepted by name;
+1 some do not; 2 the target cannot be checked
 """
 IDENTIFY = """\
-Say which objective, recipe or framework's dialect a function implements, and otherwise which it is nearest to.
+Say which objective, recipe or framework's dialect a function implements, and
+otherwise which it is nearest to.
 """
 IDENTIFY_EXAMPLES = """\
 examples
   torchstone identify my_losses.py:loss
   torchstone identify my_losses.py:loss --names names.toml --json
 
-exit status: 0 it equals something in the table; 1 it is near something only; 2 the target cannot be checked
+exit status: 0 it equals something in the table; 1 it is near something only;
+2 the target cannot be checked
 """
 
 
 def check(arguments: Sequence[str]) -> int:
     """``torchstone check TARGET --objective NAME [options]``."""
-    return _guarded("check", _check, arguments)
+    return _told(_check, arguments)
 
 
 def identify(arguments: Sequence[str]) -> int:
     """``torchstone identify TARGET [options]``."""
-    return _guarded("identify", _identify, arguments)
+    return _told(_identify, arguments)
 
 
-def _guarded(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+def _told(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     try:
         return command(arguments)
     except (UserError, ValueError) as e:  # ValueError: what conformance says of its arguments
-        return _fail(name, str(e), 2)
-    except KeyboardInterrupt:
-        return _fail(name, "stopped", 130)
-    except BrokenPipeError:  # who reads has enough, as in: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except ModuleNotFoundError as e:
-        if (e.name or "").split(".")[0] in ("rich", "mpmath"):
-            return _fail(name, f"{e.name} is not installed; {NEEDED}", 2)
-        raise
-
-
-def _fail(name: str, message: str, status: int) -> int:
-    print(f"torchstone {name}: {message}", file=sys.stderr)
-    return status
+        raise UserError(str(e), 2) from e
 
 
 # ---------------------------------------------------------------------------------------------------------------- check
@@ -189,7 +180,7 @@ def _families() -> str:
         lines.append(f"  {family}")
         line = "   "
         for name in members:
-            if len(line) + len(name) + 1 > 118:
+            if len(line) + len(name) + 1 > min(columns(), 100) - 2:
                 lines.append(line)
                 line = "   "
             line += f" {name}"
@@ -307,14 +298,8 @@ def _print_identification(found: Any) -> None:
 # ------------------------------------------------------------------------------------------------------ what both take
 
 
-def _parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"torchstone {name}",
-        description=about,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser(name: str, about: str, examples: str) -> Parser:
+    parser = Parser(name, about, examples, operands="TARGET")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="package.module:function or file.py:function")
     parser.add_argument("--names", metavar="FILE", type=Path, help='TOML with lines such as  their_name = "our_name"')
     parser.add_argument(

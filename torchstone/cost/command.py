@@ -133,19 +133,19 @@ def read_shape(options: argparse.Namespace) -> tuple[Shape, str]:
     ways = [bool(options.params), bool(options.config), bool(given)]
     if sum(ways) != 1:
         raise ValueError(
-            "cost: give the model in one way: --params N, or --config FOLDER, or --layers, --hidden and --heads"
+            "give the model in one way: --params N, or --config FOLDER, or --layers, --hidden and --heads"
             + (f"; got {sum(ways)} ways" if sum(ways) else "")
         )
     if options.config:
         if options.vocab or options.tied:
-            raise ValueError("cost: --config has the vocabulary and the tie; give neither --vocab nor --tied")
+            raise ValueError("--config has the vocabulary and the tie; give neither --vocab nor --tied")
         return paper.read_config(options.config), f"{options.config}"
     vocab = options.vocab or 128_256
     if options.params:
         return paper.estimate(options.params, vocab, options.tied), "shape estimated from --params"
     missing = [name for name in ("layers", "hidden", "heads") if own[name] is None]
     if missing:
-        raise ValueError(f"cost: --{given[0].replace('_', '-')} needs --{' and --'.join(missing)} too")
+        raise ValueError(f"--{given[0].replace('_', '-')} needs --{' and --'.join(missing)} too")
     if own["head_size"] is None and own["hidden"] % own["heads"]:
         raise ValueError(f"--heads: expected a divisor of --hidden {own['hidden']}, or --head-size; got {own['heads']}")
     size, mlp = own["head_size"] or own["hidden"] // own["heads"], own["mlp"] or round(3.5 * own["hidden"])

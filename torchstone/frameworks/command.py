@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -11,18 +10,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from torchstone.terminal import Parser, columns, dim, table, wrapped
+
 ABOUT = """\
-Run public frameworks' own functions on the test vectors: who matches what, which named variant each uses, and in which
-cases they differ. Nothing is downloaded; a framework that is not installed is listed as such.
+Run public frameworks' own functions on the test vectors: who matches what,
+which named variant each uses, and in which cases they differ. Nothing is
+downloaded; a framework that is not installed is listed as such.
 """
 EXAMPLES = """\
 examples
-  torchstone peers                        all that are installed, about two minutes
+  torchstone peers                        all that are installed: two minutes
   torchstone peers --only verl trl
   torchstone peers --markdown > docs/peers.md
   torchstone peers --json > peers.json
 
-exit status: 0 everything could be run, whatever it computes; 1 something could not; 2 none of them is installed
+exit status: 0 everything could be run, whatever it computes;
+1 something could not; 2 none of them is installed
 """
 
 
@@ -31,13 +34,7 @@ def peers(arguments: Sequence[str]) -> int:
     from torchstone.frameworks.registry import FRAMEWORKS
     from torchstone.frameworks.run import run
 
-    parser = argparse.ArgumentParser(
-        prog="torchstone peers",
-        description=ABOUT,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("peers", ABOUT, EXAMPLES)
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=FRAMEWORKS, default=FRAMEWORKS, help=", ".join(FRAMEWORKS)
     )
@@ -65,33 +62,23 @@ def peers(arguments: Sequence[str]) -> int:
 def _progress(text: str) -> None:
     """One line on the terminal, written over; nothing where stderr is a file."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text[:110]}")
+        sys.stderr.write(f"\r\x1b[2K{text[: columns() - 1]}")
         sys.stderr.flush()
 
 
 def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from torchstone.frameworks.page import OUTCOMES, where
 
-    colours = {"matches": "green", "edges": "green", "variant": "cyan", "differs": "yellow", "error": "red"}
-    console = Console()
     for name in dict.fromkeys(r.framework for r in rows):
         members = [r for r in rows if r.framework == name]
-        grid = Table(title=f"{name} {members[0].version}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("what", "cases", "result", "where it differs"):
-            grid.add_column(column, no_wrap=column == "cases", header_style="dim")
-        for r in members:
-            result = f"[{colours[r.outcome]}]{OUTCOMES[r.outcome]}[/{colours[r.outcome]}]"
-            what = f"{escape(r.what)}\n[dim]{escape(r.using)}[/dim]" if r.using else escape(r.what)
-            grid.add_row(what, f"{r.passed} of {r.cases}", result, escape(where(r).replace("`", "")))
-        console.print(grid)
-        console.print()
+        cells = [
+            [f"{r.what} ({r.using})" if r.using else r.what, f"{r.passed} of {r.cases}", OUTCOMES[r.outcome],
+             where(r).replace("`", "")]
+            for r in members
+        ]  # fmt: skip
+        head = ["what", "cases", "result", "where it differs"]
+        print(table(head, cells, title=f"{name} {members[0].version}") + "\n")
     if absent:
-        console.print(f"[dim]not installed: {escape(', '.join(absent))}[/dim]")
+        print(dim(wrapped(f"not installed: {', '.join(absent)}")))
     if not rows:
-        console.print(
-            "None of these frameworks is installed: pip install --no-deps -r requirements-frameworks.txt has them."
-        )
+        print(wrapped("None is installed: pip install --no-deps -r requirements-frameworks.txt has them."))

@@ -20,8 +20,8 @@ EXAMPLES = """\
 examples
   torchstone recipes                            every algorithm as published
   torchstone recipes --dialects                 and as frameworks compute it
-  torchstone recipes dapo                       one row: each choice, each number
-                                                and where it is stated
+  torchstone recipes dapo                       one row: each choice, and where
+                                                each number is stated
   torchstone recipes grpo grpo@trl-1.16.0       what differs, and what that does
                                                 to the update
   torchstone recipes grpo:advantage=group-mean  a row with your own choice
@@ -38,7 +38,7 @@ def recipes(arguments: Sequence[str]) -> int:
     form.add_argument("--markdown", action="store_true", help="the page docs/recipes.md")
     options = parser.parse_args(arguments)
     if len(options.names) > 2:
-        raise UserError(f"recipes: expected one name or two, got {len(options.names)}")
+        raise UserError(f"expected one name or two, got {len(options.names)}")
 
     from torchstone.recipes import RECIPES, find, page
     from torchstone.recipes.table import differences, markdown_table

@@ -77,6 +77,8 @@ def _train(config: Any, resume: bool) -> int:
             folder = run(config, show, resume)
         except Interrupted as e:
             raise _stopped("train", e) from e
+        except KeyboardInterrupt:
+            raise UserError("stopped at once; what was saved before is kept", 130) from None
     report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     console.print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}", soft_wrap=True)
     return 0
