@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
+TESTS ?=# options for pytest, such as -k grpo
 
 .PHONY: demo test test-frameworks bench vectors docs mutation clean
 
@@ -16,7 +17,7 @@ test: .venv/done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 test-frameworks: .venv-frameworks/done
 	.venv-frameworks/bin/pytest tests/frameworks

@@ -1,6 +1,7 @@
 """What the four demos share: their options, the verdict, the picture."""
 
 import argparse
+import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -32,6 +33,13 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[float]], digits: int =
         print("  ".join(f"{x:{len(c)}.{0 if c == 'step' else digits}f}" for c, x in zip(columns, row, strict=True)))
 
 
+def lines(named: dict[str, Tensor]) -> None:
+    """One line of numbers under each other for each name."""
+    width = max(map(len, named))
+    for name, numbers in named.items():
+        print(f"{name:<{width}}" + "".join(f"{x:8.3f}" for x in numbers.tolist()))
+
+
 def every_tenth(steps: int) -> range:
     """About ten rows of a run: the last step, and nine before it."""
     return range((steps - 1) % max(1, steps // 10), steps, max(1, steps // 10))
@@ -42,7 +50,8 @@ def finish(
     curves: dict[str, tuple[Tensor, str]], known: Iterable[float],
 ) -> NoReturn:  # fmt: skip
     """Say which claims hold, draw the curves (name: values [steps], colour), exit with 0 if all claims hold."""
-    print(*(f"{'PASS' if holds else 'FAIL'}  {claim}" for claim, holds in claims.items()), sep="\n")
+    for claim, holds in claims.items():
+        print(textwrap.fill(claim, 78, initial_indent="PASS  " if holds else "FAIL  ", subsequent_indent=" " * 6))
     if args.plot:
         from matplotlib.figure import Figure
 

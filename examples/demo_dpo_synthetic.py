@@ -12,7 +12,7 @@ inconsistency allows; and chosen, the log-prob of preferred completions.
 import math
 
 import torch
-from common import COLOURS, every_tenth, finish, options, table
+from common import COLOURS, every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import Loss
@@ -74,14 +74,13 @@ if __name__ == "__main__":
     (sampled,), exact = torch.autograd.grad(loss_on(start, *data).value, start), exact_gradient(start)
     pi, history = run(args.steps, data)
     table(
-        ["step", "loss (log 2 = 0.693)", "margin", "accuracy", "chosen (nats)", "distance to the optimum"],
+        ["step", "  loss", "margin", "accuracy", "chosen (nats)", "distance to the optimum"],
         ([i + 1, *history[i].tolist()] for i in every_tenth(args.steps)),
     )
     optimum = torch.softmax(REFERENCE + REWARDS / BETA, 1)
-    print("\n          gradient at the start: exact, sampled         probability: closed form, learned")
     for p in range(3):
-        parts = ("".join(f"{x:7.3f}" for x in t[p].tolist()) for t in (exact, sampled, optimum, pi))
-        print(f"prompt {p}" + " |".join(parts))
+        print(f"\nprompt {p}: gradient of each completion at the start, probability at the end")
+        lines({"exact": exact[p], "sampled": sampled[p], "closed form": optimum[p], "learned": pi[p]})
     print()
     off, wrong = (pi - optimum).abs().max(), (sampled - exact).norm() / exact.norm()
     finish(

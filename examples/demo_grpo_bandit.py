@@ -10,7 +10,7 @@ Look at: the tied prompt, whose advantages are exactly 0 although 0.7 is no roun
 """
 
 import torch
-from common import COLOURS, every_tenth, finish, options, table
+from common import COLOURS, every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import kl_k2, sequence_mean, token_log_probs
@@ -61,13 +61,13 @@ if __name__ == "__main__":
     args = options(__doc__, steps=200)
     pi, history = run(args.steps, divide_by_std=False)
     divided, _ = run(args.steps, divide_by_std=True)
-    columns = ["step", "reward (moving)", "tied groups", "kl term", *(f"P(best), prompt {p}" for p in range(3))]
+    columns = ["step", "reward (moving)", "tied groups", "kl term", *(f"P(best) {p}" for p in range(3))]
     table(columns, ([i + 1, *history[i].tolist()] for i in every_tenth(args.steps)))
 
     optimum = torch.softmax(REFERENCE + REWARDS / (BETA * G / (G - 1)), 1)
-    print("\nprobability of each answer   closed form                    learned                        divided by std")
     for p in range(4):
-        print(f"prompt {p:<19}" + "   ".join("".join(f"{x:7.3f}" for x in t[p]) for t in (optimum, pi, divided)))
+        print(f"\nprompt {p}: probability of each answer")
+        lines({"closed form": optimum[p], "learned": pi[p], "divided by std": divided[p]})
     print()
     off = (pi - optimum).abs().max()
     finish(

@@ -5,12 +5,12 @@ Problem: for each of three prompts pick one of four tokens, then another; the no
 serves eight epochs of clipped updates.
 Known answers: the best completion of each prompt; and, as all 16 completions can be listed, the exact value of each
 prompt under the learned policy, which the critic should have found.
-Look at: kl, exactly 0 in a batch's first epoch (the policy still *is* the one that sampled), which then grows; the
-share of tokens clipped; and how much further the same eight epochs go without the clip.
+Look at: kl, exactly 0 in a batch's first epoch (the policy still *is* the one that sampled), more in its last; the
+share of tokens clipped; how much of the returns the critic explains; how much further the batch goes without the clip.
 """
 
 import torch
-from common import COLOURS, every_tenth, finish, options, table
+from common import COLOURS, every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import token_entropies, token_log_probs, token_mean
@@ -73,11 +73,13 @@ if __name__ == "__main__":
     args = options(__doc__, steps=60)
     pi, critic, history = run(args.steps, 0.2, args.seed)
     _, _, free = run(1, 1e9, args.seed)  # the same first batch, without a clip
-    columns = ["step", "reward (moving)", "P(best)", "kl, first epoch", "kl, last epoch", "clipped", "expl. variance"]
+    columns = ["step", "reward (moving)", "P(best)", "kl, first", "kl, last", "clipped", "explained"]
     table(columns, ([i + 1, *history[i].tolist()] for i in every_tenth(args.steps)), digits=4)
 
     exact = (pi * MEANS).sum((1, 2))
-    print("\nvalue of each prompt: exact", *(f"{v:.3f}" for v in exact), " critic", *(f"{v:.3f}" for v in critic), "\n")
+    print("\nvalue of each prompt")
+    lines({"exact": exact, "critic": critic})
+    print()
     best, off, far = history[-1, 1], (critic - exact).abs().max(), free[0, 3] / history[0, 3]
     finish(
         args,

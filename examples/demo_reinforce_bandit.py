@@ -12,7 +12,7 @@ proves nothing); then the gradients: both kinds are right on average (unbiased),
 from functools import partial
 
 import torch
-from common import COLOURS, every_tenth, finish, options, table
+from common import COLOURS, every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import sequence_sum, token_log_probs
@@ -70,9 +70,7 @@ if __name__ == "__main__":
 
     exact, mean, std = gradients()
     print("\ngradient dJ/dtheta of each arm, and its spread from batch to batch")
-    rows = {"exact": exact, "plain": mean[0], "+-": std[0], "baseline": mean[1], "+- ": std[1]}
-    for name, row in rows.items():
-        print(f"{name:>10}" + "".join(f"{x:9.3f}" for x in row.tolist()))
+    lines({"exact": exact, "plain": mean[0], "+-": std[0], "baseline": mean[1], "+- ": std[1]})
 
     plain, best = history[-1, 2:].tolist()
     off, less = ((mean - exact).abs() / std * 4000**0.5).max().item(), (std[0] / std[1]).square().mean().item()

@@ -204,9 +204,9 @@ def test_compare_runs_all_methods_and_goes_on_where_it_stopped(tmp_path):
     assert (out / "curves.png").stat().st_size > 10_000
     before = [read_records(out / f"{m}-0")[0]["eval_reward"] for m in ("reinforce", "ppo", "grpo", "dpo")]
     assert len(set(before)) == 1 and before[0] > 0.1  # one start for all
-    assert run("compare", "--quick", "--out", str(out)).returncode == 1
+    assert main(["compare", "--quick", "--out", str(out)]) == 1
     first = (out / "ppo-0" / "metrics.jsonl").read_text()
-    assert run("compare", "--resume", str(out)).returncode == 0
+    assert main(["compare", "--resume", str(out)]) == 0
     assert (out / "ppo-0" / "metrics.jsonl").read_text() == first
 
 
@@ -225,7 +225,7 @@ def test_compare_takes_recipes_and_goes_on_where_it_stopped(tmp_path):
     assert {(row[0], row[1]) for row in rows[1:]} == {(r, s) for r in ("grpo", "gspo", recipes[1]) for s in "34"}
     config = json.loads((out / "dapo_penalty.cache=2-3" / "config.json").read_text())
     assert (config["recipe"], config["group_size"], config["minibatches"]) == (recipes[1], 4, 2)
-    assert run("compare", "--resume", str(out)).returncode == 0
+    assert main(["compare", "--resume", str(out)]) == 0
     assert (out / "data.csv").read_text() == data
 
 

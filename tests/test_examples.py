@@ -30,6 +30,7 @@ def test_a_demo_reaches_its_known_answer_in_under_100_lines(demo, tmp_path):
     assert done.stdout.count("PASS") >= 3 and "FAIL" not in done.stdout and not done.stderr
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert len(demo.read_text().splitlines()) < 100
+    assert max(map(len, done.stdout.replace(str(tmp_path), "").splitlines())) <= 80
 
 
 @pytest.mark.parametrize("demo", DEMOS, ids=lambda d: d.stem)

@@ -101,7 +101,7 @@ def test_every_option_and_every_number_says_what_it_does(kind):
 def test_no_code_asks_for_a_recipes_name():
     names = {row.name for row in RECIPES.values()} - {"dpo", "ppo", "grpo", "reinforce"}  # these are folders too
     for file in (ROOT / "torchstone").rglob("*.py"):
-        if ROOT / "torchstone" / "frameworks" not in file.parents and file.name != "published.py":
+        if ROOT / "torchstone" / "frameworks" not in file.parents:
             text = file.read_text()
             assert not any(f'== "{name}"' in text or f'in ("{name}"' in text for name in names), file
 
@@ -477,6 +477,20 @@ def test_differences_are_the_choices_and_numbers_that_differ():
     assert table.differences(RECIPES["grpo"], RECIPES["grpo"]) == []
     with pytest.raises(ValueError, match="expected two rows of one kind"):
         table.differences(RECIPES["grpo"], RECIPES["dpo"])
+
+
+def test_a_row_in_one_line_is_what_it_does_differently_from_another():
+    words = lambda name: table.in_words(RECIPES[name], RECIPES)  # noqa: E731
+    assert words("dapo") == "grpo with overlong 4096; mixed groups; clip high 0.28; no KL in the loss; group-token-mean"
+    assert words("cdpo") == "dpo with logistic label smoothing 0.1" and words("dpo") == "log-prob sum; logistic 0.1"
+    assert words("grpo@liger-0.8.5").startswith("grpo with ") and words("nca@trl-1.16.0") == "as nca"
+    for name, row in RECIPES.items():
+        known = table.parent(row, RECIPES)
+        assert (known is None) == (name in table.ROOTS), name
+        if known is not None:
+            columns = {d.at.partition(".")[0] for d in table.differences(known, row)}
+            told = words(name).removeprefix(f"{known.name} with ").split("; ") if columns else []
+            assert len(told) == len(columns), name
 
 
 def test_the_page_in_the_docs_is_in_step():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torchstone.frameworks.dialects import ROWS
 from torchstone.recipes.choices import Choice, Number, Recipe
-from torchstone.recipes.published import POLICY, PREFERENCE
+from torchstone.recipes.published.online import ONLINE
+from torchstone.recipes.published.pairs import PAIRS
 from torchstone.terminal import near
 
 
@@ -15,7 +16,7 @@ class Recipes(dict[str, Recipe]):
         raise ValueError(f"recipe: expected a name in the table (torchstone recipes), got {name!r}{near(name, self)}")
 
 
-RECIPES = Recipes({row.name: row for row in [*POLICY, *PREFERENCE, *ROWS]})
+RECIPES = Recipes({row.name: row for row in [*ONLINE, *PAIRS, *ROWS]})
 
 
 def find(text: str) -> Recipe:

@@ -1,32 +1,27 @@
-"""Every named algorithm as its paper has it.
-
-``stated`` says of each number where the paper states it; quotation marks stand only around text that was read. Where it
-is "not stated" or "not read", the value is the usual one, so that the row can be run. docs/sources.md says how each
-paper was read.
-"""
+"""Algorithms that learn from samples and their rewards, as their papers have them."""
 
 from __future__ import annotations
 
-from torchstone.recipes.choices import Choice
+from torchstone.recipes.choices import NONE, Choice
 from torchstone.recipes.policy import PolicyRecipe
-from torchstone.recipes.preference import PreferenceRecipe
 
 NOT_STATED, NOT_READ = "not stated", "not read"
 
 GROUP_STD = Choice("group-std", correction=1, eps=0.0)
 NO_EPS = {"advantage.correction": NOT_STATED, "advantage.eps": "the equation has none"}
+POLICY_GRADIENT = Choice("policy-gradient")
 CLIP = Choice("clip", epsilon=0.2)
 PER_ROW = Choice("sequence-mean", empty_rows="skipped")
 PER_SUM = Choice("sequence-sum", empty_rows="skipped")
 ROWS = {"reduction.empty_rows": NOT_STATED}
 
-POLICY = [
+ONLINE = [
     PolicyRecipe(
         name="reinforce",
         about="Raise the log-probability of a completion by its reward.",
         advantage=Choice("reward"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Williams (1992), doi:10.1007/BF00992696, eq. 11",
         stated={**ROWS},
@@ -35,8 +30,8 @@ POLICY = [
         name="remax",
         about="REINFORCE with the reward of the greedy completion as the baseline.",
         advantage=Choice("greedy"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Li et al. (ReMax), arXiv:2310.10505, as quoted",
         stated={**ROWS},
@@ -46,8 +41,8 @@ POLICY = [
         about="REINFORCE on whole completions, each against the mean of its siblings; the KL is in the reward.",
         reward_kl=Choice("per-sequence", estimator="k1", beta=0.05),
         advantage=Choice("leave-one-out"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Ahmadian et al. (RLOO), arXiv:2402.14740v2, eq. 3 and section 2.3 (unnumbered)",
         stated={"reward_kl.estimator": "eq. 3, as quoted", "reward_kl.beta": NOT_READ, **ROWS},
@@ -67,8 +62,8 @@ POLICY = [
         name="opo",
         about="REINFORCE, strictly on policy, with a group baseline that weighs samples by their length.",
         advantage=Choice("length-weighted"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Hao et al. (OPO), arXiv:2505.23585",
         stated={"reduction.empty_rows": NOT_READ},
@@ -77,8 +72,8 @@ POLICY = [
         name="otb",
         about="REINFORCE with a baseline for each step of a group, for long completions.",
         advantage=Choice("optimal-token"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Li et al. (optimal token baseline), arXiv:2602.07078v2, by its authors' documentation in verl",
         stated={"reduction.empty_rows": NOT_READ},
@@ -87,8 +82,8 @@ POLICY = [
         name="maxrl",
         about="The policy gradient of a truncated log-likelihood of success.",
         advantage=Choice("max-likelihood"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Tajwar et al. (MaxRL), arXiv:2602.02710v3, algorithm 1, as quoted",
         stated={"reduction.empty_rows": NOT_READ},
@@ -97,8 +92,8 @@ POLICY = [
         name="gpg",
         about="The plain policy gradient with a group mean, rescaled for the groups that teach nothing.",
         advantage=Choice("gpg"),
-        ratio=Choice("none"),
-        surrogate=Choice("policy-gradient"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
         reduction=Choice("group-token-mean"),
         source="Chu et al. (GPG), arXiv:2504.02546v4, eq. 5-8, with F_norm = 1",
     ),
@@ -427,214 +422,5 @@ POLICY = [
             "sampler.high": "quoted by others",
             "reduction.empty_rows": NOT_READ,
         },
-    ),
-]
-
-
-SUM, MEAN = Choice("sum"), Choice("mean")
-
-PREFERENCE = [
-    PreferenceRecipe(
-        name="dpo",
-        about="Logistic regression on the difference of implicit rewards.",
-        log_prob=SUM,
-        objective=Choice("logistic", beta=0.1),
-        source="Rafailov et al. (DPO), arXiv:2305.18290v3, eq. 7",
-        stated={"objective.beta": 'appendix B: "we use a beta = 0.1"'},
-    ),
-    PreferenceRecipe(
-        name="cdpo",
-        about="DPO under labels of which a share is wrong.",
-        log_prob=SUM,
-        objective=Choice("logistic", beta=0.1, label_smoothing=0.1),
-        source='Mitchell (cDPO), "A note on DPO with noisy preferences & relationship to IPO" (2023), eq. 3',
-        stated={
-            "objective.beta": NOT_READ,
-            "objective.label_smoothing": "not read; 0.1 in the README of the author's code",
-        },
-    ),
-    PreferenceRecipe(
-        name="robust_dpo",
-        about="DPO's loss under clean labels, estimated without bias from flipped ones.",
-        log_prob=SUM,
-        objective=Choice("robust", beta=0.1, flip_rate=0.1),
-        source="Ray Chowdhury et al. (robust DPO), arXiv:2403.00409",
-        stated=dict.fromkeys(["objective.beta", "objective.flip_rate"], "not read; so in TRL's documentation"),
-    ),
-    PreferenceRecipe(
-        name="ipo",
-        about="The margin is pulled to a finite value. By the paper's letter on summed log-probs.",
-        log_prob=SUM,
-        objective=Choice("squared", beta=0.1),
-        source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17, as quoted",
-        stated={"objective.beta": NOT_READ},
-    ),
-    PreferenceRecipe(
-        name="ipo-mean",
-        about="IPO on log-probs per token, as its authors used it by TRL's account.",
-        log_prob=MEAN,
-        objective=Choice("squared", beta=0.1),
-        source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17; the mean: a comment in TRL 1.16.0, dpo_trainer.py:1393",
-        stated={"objective.beta": NOT_READ},
-    ),
-    PreferenceRecipe(
-        name="slic",
-        about="A hinge on the log-probs themselves, and supervised learning on the chosen completion.",
-        log_prob=SUM,
-        objective=Choice("hinge-free", beta=1.0, delta=1.0),
-        sft=Choice("chosen", coef=0.5, mean="sum"),
-        source="Zhao et al. (SLiC-HF), arXiv:2305.10425v1",
-        stated=dict.fromkeys(["objective.beta", "objective.delta", "sft.coef", "sft.mean"], NOT_READ),
-    ),
-    PreferenceRecipe(
-        name="rso",
-        about="A hinge on the difference of implicit rewards (hinge-norm).",
-        log_prob=SUM,
-        objective=Choice("hinge", beta=0.05, delta=1.0),
-        source="Liu et al. (RSO), arXiv:2309.06657, eq. 10",
-        stated={"objective.beta": 'section 5: "gamma = 0.05"', "objective.delta": "eq. 10"},
-    ),
-    PreferenceRecipe(
-        name="simpo",
-        about="The mean log-prob is the reward; a margin; no reference.",
-        log_prob=MEAN,
-        objective=Choice("logistic-free", beta=2.0, gamma=1.0),
-        source="Meng et al. (SimPO), arXiv:2405.14734v3, eq. 6",
-        stated={
-            "objective.beta": "section 3: 2.0 to 2.5; table 8, as quoted: 2.0 for Llama-3-Base",
-            "objective.gamma": "section 3: 0.5 to 1.5; table 8, as quoted: 1.0 for Llama-3-Base",
-        },
-    ),
-    PreferenceRecipe(
-        name="cpo",
-        about="DPO with a uniform reference, and supervised learning on the chosen completion.",
-        log_prob=SUM,
-        objective=Choice("logistic-free", beta=0.1, gamma=0.0),
-        sft=Choice("chosen", coef=1.0, mean="sum"),
-        source="Xu et al. (CPO), arXiv:2401.08417v4, eq. 3 and 5",
-        stated={
-            "objective.beta": 'section 4.2: "default beta value of 0.1"',
-            "objective.gamma": "eq. 3: no margin",
-            "sft.coef": "eq. 5",
-            "sft.mean": "eq. 5: printed without a length",
-        },
-    ),
-    PreferenceRecipe(
-        name="orpo",
-        about="Supervised learning that also raises the odds of the chosen over those of the rejected; no reference.",
-        log_prob=MEAN,
-        objective=Choice("odds-ratio", odds_coef=0.1, sft_coef=1.0),
-        source="Hong et al. (ORPO), arXiv:2403.07691v2, eq. 3-7, as quoted",
-        stated={
-            "objective.odds_coef": "section 6.1, as quoted: 0.1 for Mistral",
-            "objective.sft_coef": "eq. 6, as quoted",
-        },
-    ),
-    PreferenceRecipe(
-        name="kto",
-        about="Each completion alone is a gain or a loss against a common reference point.",
-        log_prob=SUM,
-        objective=Choice("kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0),
-        source="Ethayarajh et al. (KTO), arXiv:2402.01306v5, eq. 8, as quoted",
-        stated=dict.fromkeys(
-            ["objective.beta", "objective.desirable_weight", "objective.undesirable_weight"],
-            "quoted by others: the default",
-        ),
-    ),
-    PreferenceRecipe(
-        name="apo_zero",
-        about="For chosen completions better than the policy's own.",
-        log_prob=SUM,
-        objective=Choice("apo-zero", beta=0.1),
-        source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 7 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation"},
-    ),
-    PreferenceRecipe(
-        name="apo_down",
-        about="For chosen completions worse than the policy's own.",
-        log_prob=SUM,
-        objective=Choice("apo-down", beta=0.1),
-        source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 8 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation"},
-    ),
-    PreferenceRecipe(
-        name="dpo-norm",
-        about="DPO on log-probs per token.",
-        log_prob=MEAN,
-        objective=Choice("logistic", beta=5.0),
-        source="Lambert et al. (Tulu 3), arXiv:2411.15124v5, section 5.4.1, as quoted",
-        stated={"objective.beta": "quoted by others: table 20"},
-    ),
-    PreferenceRecipe(
-        name="wpo",
-        about="DPO in which pairs that the policy would not have written count less.",
-        log_prob=SUM,
-        objective=Choice("weighted-logistic", beta=0.01),
-        source="Zhou et al. (WPO), arXiv:2406.11827v2, eq. 1 and 2",
-        stated={"objective.beta": "section 4.1"},
-    ),
-    PreferenceRecipe(
-        name="iterative-rpo",
-        about="DPO, and the chosen completion's own likelihood per token.",
-        log_prob=SUM,
-        objective=Choice("logistic", beta=0.1),
-        sft=Choice("chosen", coef=1.0, mean="sequence"),
-        source="Pang et al. (iterative RPO), arXiv:2404.19733v3, eq. 1",
-        stated={
-            "objective.beta": "section 3.1",
-            "sft.coef": 'section 3.1: "we end up using 1 for all experiments"',
-            "sft.mean": 'after eq. 1: "the NLL term is normalized by the total response length"',
-        },
-    ),
-    PreferenceRecipe(
-        name="exo",
-        about="The KL of DPO the other way round.",
-        log_prob=SUM,
-        objective=Choice("exo", beta=0.1, label_smoothing=4.5e-5),
-        source="Ji et al. (EXO), arXiv:2402.00856, eq. 16 by TRL's account",
-        stated={
-            "objective.beta": "not read; so in TRL's documentation",
-            "objective.label_smoothing": "not read; the authors' code has log eps = -10",
-        },
-    ),
-    PreferenceRecipe(
-        name="nca",
-        about="Each reward's own value is fitted by noise-contrastive estimation.",
-        log_prob=SUM,
-        objective=Choice("nca", beta=0.1),
-        source="Chen et al. (pairwise NCA), arXiv:2402.05369v3, table 1, as quoted",
-        stated={"objective.beta": "quoted by others"},
-    ),
-    PreferenceRecipe(
-        name="sppo",
-        about="Each log-ratio is pulled to how often the completion wins (the hard form: 1 and 0).",
-        log_prob=SUM,
-        objective=Choice("sppo", beta=0.001),
-        source="Wu et al. (SPPO), arXiv:2405.00675, eq. 4.7 by TRL's account",
-        stated={"objective.beta": "not read; eta = 1000 in the authors' code"},
-    ),
-    PreferenceRecipe(
-        name="discopop",
-        about="The loss that a search by a language model found.",
-        log_prob=SUM,
-        objective=Choice("discopop", beta=0.05, tau=0.05),
-        source="Lu et al. (DiscoPOP), arXiv:2406.08414v3, eq. 5 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation", "objective.tau": "table 1"},
-    ),
-    PreferenceRecipe(
-        name="aot",
-        about="The distribution of margins is to beat the reference's, not each pair its own.",
-        log_prob=SUM,
-        objective=Choice("sorted-logistic", beta=0.1, paired=True),
-        source="Melnyk et al. (AOT), arXiv:2406.05882",
-        stated={"objective.beta": NOT_READ, "objective.paired": NOT_READ},
-    ),
-    PreferenceRecipe(
-        name="aot_unpaired",
-        about="The distribution of good completions' rewards is to beat that of bad ones; they need not be pairs.",
-        log_prob=SUM,
-        objective=Choice("sorted-logistic", beta=0.1, paired=False),
-        source="Melnyk et al. (AOT), arXiv:2406.05882",
-        stated={"objective.beta": NOT_READ, "objective.paired": NOT_READ},
     ),
 ]
