@@ -32,9 +32,7 @@ class Run:
     micro_batch: int = 1024  # Completions in one forward and backward pass: memory and speed, not the gradient
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
-    split: Literal["test", "validation"] = (
-        "test"  # Held-out prompts, of built-in tasks: tune on validation, report test
-    )
+    split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights of --model
     pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
