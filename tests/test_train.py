@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from torchstone.core import sequence_mean, sequence_sum, token_mean
 from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.terminal import UserError
+from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
+from torchstone.train import online
 from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import Batch, method_of
@@ -342,6 +345,14 @@ def test_the_chat_template_is_used_where_there_is_one(llama):
 
 
 # ------------------------------------------------------------------------------------------------ the loop
+
+
+def test_the_loop_fits_one_screen_and_asks_no_config_what_it_is():
+    loop, methods = (Path(module.__file__).read_text() for module in (online, methods_module))
+    assert len(loop.splitlines()) <= 80 and "isinstance" not in loop and "isinstance" not in methods
+    stages = re.findall(r"^ +# (\d) (\w+)", loop, re.M)
+    names = ["prompts", "rollout", "log", "rewards", "advantages", "loss", "update"]
+    assert stages == list(zip("1234567", names, strict=True))
 
 
 def a_round(config) -> tuple[Policy, Rollout, Batch]:

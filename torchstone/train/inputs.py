@@ -31,13 +31,13 @@ def task_from_file(data: Path, reward: str | None) -> Task:
     """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected)."""
     examples = read_jsonl(data)
     if "chosen" not in examples[0] and reward is None:
-        raise UserError(f"{data} has prompts without preferences: score completions with --reward FILE.py:FUNCTION")
+        raise UserError(f"{data} has prompts without preferences: judge completions with --reward FILE.py:FUNCTION")
     held_out, examples = split_examples(examples)
     return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
 
 
 def reasoning_gym_task(spec: str) -> Task:
-    """``NAME`` or ``NAME,option=value,...`` of the package reasoning-gym, scored by its own checker."""
+    """``NAME`` or ``NAME,option=value,...`` of the package reasoning-gym, judged by its own checker."""
     name, *options = spec.split(",")
     try:
         import reasoning_gym

@@ -91,14 +91,15 @@ class Reinforce(Method):
         return needed(ref_log_probs=self.config.beta > 0, entropies=self.config.entropy_coef > 0)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
-        paid = shaped_rewards(
-            rewards.flatten(), batch.old.log_probs, batch.ref_log_probs, batch.mask, beta=self.config.beta
-        )
-        returns = discounted_returns(paid, batch.mask, gamma=self.config.gamma)
-        if self.config.baseline == "none":
+        c, old = self.config, batch.old
+        token_rewards = shaped_rewards(
+            rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
+        )  # [B T]
+        returns = discounted_returns(token_rewards, batch.mask, gamma=c.gamma)
+        if c.baseline == "none":
             return replace(batch, returns=returns)
         baseline = rewards.mean().expand_as(rewards)  # of the round
-        if self.config.baseline == "leave-one-out":
+        if c.baseline == "leave-one-out":
             baseline = rewards - leave_one_out_advantages(rewards)  # the mean of the prompt's other completions
         return replace(batch, returns=returns, baseline=baseline.flatten())
 
@@ -120,8 +121,10 @@ class PPO(Method):
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         c, old = self.config, batch.old
-        paid = shaped_rewards(rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta)
-        advantages, returns = gae(paid, old.values, batch.mask, gamma=c.gamma, lam=c.lam)
+        token_rewards = shaped_rewards(
+            rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
+        )  # [B T]
+        advantages, returns = gae(token_rewards, old.values, batch.mask, gamma=c.gamma, lam=c.lam)
         if c.whiten:  # over the tokens of the round
             advantages = masked_whiten(advantages, batch.mask, correction=c.whiten_correction, eps=c.whiten_eps)
         return replace(batch, advantages=advantages, returns=returns)

@@ -59,7 +59,7 @@ class Run:
 class Online(Run):
     """Methods that learn from their own samples."""
 
-    steps: int = 100  # Rounds of sample, score, update
+    steps: int = 100  # Rounds: sample, judge, update
     prompts: int = 64  # P, prompts in a round
     group_size: int = 8  # G, completions of each prompt
     epochs: int = 1  # Passes over the completions of a round

@@ -123,7 +123,7 @@ BUILT_IN: dict[str, tuple[Callable[[], list[Example]], RawLines, tuple[int, int]
 def judge(task: Task, examples: list[Example], completions: list[str]) -> list[float]:
     """The reward of each completion, by the task's function; an error of it shows a prompt and a completion."""
     if task.reward is None:
-        raise UserError(f"{task.name} has preference pairs, not prompts to be scored: use dpo, or give --reward")
+        raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
     columns = {key: [example[key] for example in examples] for key in examples[0] if key != "prompt"}
     at = _at(examples[0], completions[0])
     try:
