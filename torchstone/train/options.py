@@ -76,7 +76,7 @@ class Reinforce(Online):
     gamma: float = 1.0  # Discount per token
     beta: float = 0.0  # Price in the reward of the KL to the start model (k1, each token its own), per nat
     entropy_coef: float = 0.0  # Bonus per nat of entropy
-    reduction: Reduction = "sequence-sum"  # The policy gradient; rlhf-book: sequence-mean; nanochat: token-mean
+    reduction: Reduction = "sequence-sum"  # How tokens add up: the policy gradient; rlhf-book: sequence-mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +92,13 @@ class PPO(Online):
     gamma: float = 1.0  # Discount per token
     lam: float = 0.95  # Lambda of GAE: 1 is return - value, 0 is one-step TD
     whiten: bool = True  # Advantages of a round to mean 0, deviation 1: TRL, verl, OpenRLHF; not torchrl
-    whiten_correction: int = 1  # The variance is a sum over N - 1 (1: TRL, verl) or over N (0: OpenRLHF)
+    whiten_correction: int = 1  # Squares are averaged over N - 1 (1: TRL, verl) or over N (0: OpenRLHF)
     whiten_eps: float = 1e-8  # Added to the variance: TRL and verl the same; CleanRL adds it to the deviation
     beta: float = 0.01  # Price in the reward of the KL to the start model (k1, each token its own), per nat
     value_coef: float = 0.5  # Weight of the critic's error in the loss
     value_epsilon: float | None = 0.2  # Clip of the critic's move: 0.2 in TRL, 0.5 in verl and OpenRLHF; None: no clip
     entropy_coef: float = 0.0  # Bonus per nat of entropy
-    reduction: Reduction = "token-mean"  # Every token weighs the same: TRL, verl and OpenRLHF too
+    reduction: Reduction = "token-mean"  # How tokens add up: all weigh the same, in TRL, verl, OpenRLHF too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class GRPO(Online):
     beta: float = 0.0  # Weight in the loss of the KL to the start model; 0 needs no reference in memory
     kl: Literal["k1", "k2", "k3"] = "k3"  # How it is estimated: the paper, Liger: k3; TRL: k3 times the ratio
     divide_by_std: bool = True  # Divide advantages by the group's deviation: the paper, TRL, verl; Dr. GRPO does not
-    std_correction: int = 1  # The deviation is a sum over G - 1 (1: TRL, verl, OpenRLHF) or over G (0)
+    std_correction: int = 1  # Squares are averaged over G - 1 (1: TRL, verl, OpenRLHF) or over G (0)
     std_eps: float = 1e-4  # Added to the deviation: TRL 1e-4, verl 1e-6, OpenRLHF 1e-9, the paper nothing
-    reduction: Reduction = "sequence-mean"  # The paper; token-mean: DAPO, TRL, verl; fixed-length: Dr. GRPO
+    reduction: Reduction = "sequence-mean"  # How tokens add up; TRL and verl: token-mean; Dr. GRPO: fixed-length
 
 
 @dataclass(frozen=True, kw_only=True)
