@@ -114,8 +114,8 @@ def _dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Ten
     return preference_loss("DPO", chosen, rejected, **references, **knobs)
 
 
-TYPES = "sigmoid hinge exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down discopop robust"
-enter_pair_losses(peer, DPO, _dpo, TYPES)
+LOSS_TYPES = "sigmoid hinge exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down discopop robust"
+enter_pair_losses(peer, DPO, _dpo, LOSS_TYPES)
 
 
 @peer("SimPO", "simpo_loss", SIMPO)

@@ -39,12 +39,15 @@ class Batch(dict[Any, Any]):
     """What the loss asks of a TensorDict."""
 
     def get(self, key: Any, default: Any = None, **_: Any) -> Any:
+        """The entry, whatever else is asked of it."""
         return dict.get(self, key, default)
 
     def copy(self) -> Any:
+        """A copy that can be changed."""
         return Batch(self)
 
     def set(self, key: Any, value: Any) -> None:
+        """Make it the entry."""
         self[key] = value
 
 

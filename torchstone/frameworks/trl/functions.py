@@ -81,9 +81,8 @@ def policy_loss(
     **knobs: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """``_compute_loss`` on one micro-batch that is the whole batch; the clip metrics as it logs them."""
-    trainer = policy_trainer(
-        kind, Numbers(log_probs, mask), per_device_train_batch_size=2, num_generations=2, **knobs
-    )  # fmt: skip
+    two = {"per_device_train_batch_size": 2, "num_generations": 2}
+    trainer = policy_trainer(kind, Numbers(log_probs, mask), **two, **knobs)
     ids = torch.zeros(mask.shape, dtype=torch.long)
     inputs = {
         "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": mask.long(),
@@ -98,10 +97,8 @@ def policy_loss(
 
 @peer("GRPO's loss", "grpo_loss", GRPO, 'loss_type="grpo", use_bias_correction_kl=False')
 def grpo_loss(epsilon: float, epsilon_high: float | None, beta: float, ref_log_probs: Any = None, **policy: Any) -> Any:
-    knobs: dict[str, Any] = {"loss_type": "grpo", "use_bias_correction_kl": False}
-    return policy_loss(
-        **policy, ref=ref_log_probs, epsilon=epsilon, epsilon_high=epsilon_high, beta=beta, **knobs
-    )  # fmt: skip
+    knobs: dict[str, Any] = {"loss_type": "grpo", "use_bias_correction_kl": False, "ref": ref_log_probs}
+    return policy_loss(**policy, epsilon=epsilon, epsilon_high=epsilon_high, beta=beta, **knobs)
 
 
 @peer("GRPO's loss", "grpo_loss", GRPO, 'its defaults: loss_type="dapo", use_bias_correction_kl=True')
@@ -179,8 +176,8 @@ def _of_one_token(*pairs: Tensor, loss_type: str, **knobs: Any) -> Tensor:
     return dpo(*(x[:, None] for x in pairs), mask=mask, loss_type=(loss_type,), **knobs)
 
 
-TYPES = "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard apo_zero apo_down discopop"
-enter_pair_losses(peer, DPO, _of_one_token, TYPES)
+LOSS_TYPES = "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard apo_zero apo_down discopop"
+enter_pair_losses(peer, DPO, _of_one_token, LOSS_TYPES)
 
 
 @peer("AOT", "aot_loss", DPO, 'loss_type="aot" (paired) or "aot_unpaired"')
