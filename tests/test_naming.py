@@ -23,6 +23,10 @@ def floats(x):
     return [floats(part) for part in x] if isinstance(x, list) else 0.0 if x is None else float(getattr(x, "value", x))
 
 
+def lists(x, kind):
+    return (x.bool() if kind == "bool" else x).tolist()  # a mask of floats is a mask
+
+
 def double(x):
     return torch.tensor(floats(x), dtype=torch.float64)
 
@@ -43,7 +47,7 @@ def wrong(objective, *names):
         return known[asked]
 
     def function(**given):
-        inputs = {k: x.tolist() for k in objective.arguments if (x := given.get(k)) is not None}
+        inputs = {k: lists(x, a.kind) for k, a in objective.arguments.items() if (x := given.get(k)) is not None}
         outputs, slopes = run(inputs, {k: plain(given.get(k)) for k in objective.settings})
         tensors = {k: double(outputs[k]) for k in objective.returns if outputs.get(k) is not None}
         first = next(iter(tensors))

@@ -23,7 +23,7 @@ class Dual:
     __slots__ = ("slopes", "value")
 
     def __init__(self, value: Any, slopes: Slopes | None = None):
-        self.value: mpf = mpf(value)
+        self.value: mpf = value if type(value) is mpf else mpf(value)
         self.slopes: Slopes = slopes or {}
 
     def __repr__(self) -> str:
