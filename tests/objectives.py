@@ -1,8 +1,16 @@
-"""One row per objective. Whoever adds an objective adds a row here, and the whole of test_common.py holds it."""
+"""One row for each objective: how it is called, and what is true of it. Every suite reads the rows from here.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+A row of OBJECTIVES is held by test_common.py (masks, splits, gradients, precision, bad input), test_compile.py and
+test_survivors.py; one whose ``surrogate`` is True by test_reductions.py too. A row of ADVANTAGES is held by
+test_reinforce_variants.py and test_compile.py.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,35 +18,80 @@ from torch import Tensor
 from torchstone import core
 from torchstone.dpo import bradley_terry_loss, dpo_loss
 from torchstone.dpo import variants as preference
-from torchstone.grpo import grpo_loss
+from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_surrogate, clipped_value_error, ppo_loss
 from torchstone.ppo.variants import importance_surrogate
-from torchstone.reinforce import reinforce_loss
+from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
+from torchstone.reinforce import variants as reinforce
 
 Batch = dict[str, Tensor]
+
+# What a model computes with its gradient; every other tensor is a constant.
+LEARNT = {"log_probs", "values", "entropies", "logits"}
+LEARNT |= {f"{side}_{what}" for side in ("chosen", "rejected") for what in ("log_probs", "rewards")}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """``loss(batch, reduce)`` for token objectives, ``loss(batch, denominator)`` for pair objectives."""
+    """A loss, a surrogate or a KL: ``function(**tensors, **numbers)``, per token if it takes a mask, else per pair."""
 
     name: str
-    loss: Callable
-    tensors: tuple[str, ...]  # what it reads
-    gradients: tuple[str, ...]  # what its gradient flows through; everything else is a constant
-    per_token: bool = True
+    function: Callable
+    tensors: tuple[str, ...]  # what it reads, by the names in the batches below
+    numbers: Mapping[str, Any] = field(default_factory=dict)  # its other arguments
+    outside: Mapping[str, tuple] = field(
+        default_factory=dict
+    )  # values of them that must be refused, beside nan and inf
     stops: bool = False  # a factor is held constant by design: the gradient is not the slope of the value
+    surrogate: bool = False  # on policy, its gradient is that of REINFORCE
+
+    def __post_init__(self) -> None:
+        known, put = inspect.signature(self.function).parameters, partial(object.__setattr__, self)
+        put("per_token", "mask" in known)
+        put("reduces", "reduce" in known or not self.per_token)  # else it gives one number a token
+        put("gradients", tuple(name for name in self.tensors if name in LEARNT))
+        weights = "advantages" if "advantages" in known else "returns"
+        put("argument", {name: weights if name.endswith("advantages") else name for name in self.tensors})
 
     def __str__(self) -> str:
         return self.name
 
+    def __call__(self, batch: Batch, **how: Any) -> core.Loss:
+        """The loss; ``how``: ``reduce`` of an objective per token, ``denominator`` of one per pair."""
+        inputs = {self.argument[name]: batch[name] for name in self.tensors}
+        if self.per_token:
+            inputs["mask"] = batch["mask"]
+        if self.reduces:
+            return self.function(**inputs, **self.numbers, **how)
+        return core.Loss(how["reduce"](self.function(**inputs, **self.numbers), batch["mask"]), {})
+
     def batch(self, seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6) -> Batch:
         return token_batch(seed, dtype, rows) if self.per_token else pair_batch(seed, dtype, rows)
 
-    def __call__(self, batch: Batch, **how) -> core.Loss:
-        inputs = {name: batch[name] for name in self.tensors}
-        return self.loss(inputs | ({"mask": batch["mask"]} if self.per_token else {}), **how)
+    def refused(self) -> Iterator[tuple[str, Any]]:
+        """Every value of every number that must be an error."""
+        for name, value in self.numbers.items():
+            if isinstance(value, float) and name != "baseline":  # which may be a tensor, and is not looked at
+                yield from ((name, x) for x in (math.nan, math.inf, -math.inf, "1"))
+            yield from ((name, x) for x in self.outside.get(name, ()))
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """``function(rewards [P G], scored=None, **numbers)``: the advantages [P G] of the samples, constants."""
+
+    name: str
+    function: Callable
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    siblings: bool = True  # it compares the samples of a prompt: it refuses one alone, and their order does not matter
+    unit: int = 1  # rewards in another unit, c times as large, make it c ** unit times as large
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self, rewards: Tensor, **how: Any) -> Tensor:
+        return self.function(rewards, **self.numbers, **how)
 
 
 def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6, columns: int = 5) -> Batch:
@@ -74,215 +127,195 @@ def pair_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6)
     return {n: (3 * torch.randn(rows, generator=g, dtype=torch.float64)).to(dtype) for n in names.split()}
 
 
-def _reinforce(batch, reduce, **options):
-    renamed = {"token_advantages": "returns", "advantages": "returns"}
-    return reinforce_loss(**{renamed.get(k, k): v for k, v in batch.items()}, reduce=reduce, **options)
+# ------------------------------------------------------- functions that need more than tensors of the batch and numbers
 
 
-def _policy(loss, batch, reduce, **options):
-    renamed = {"token_advantages": "advantages"}
-    return loss(**{renamed.get(k, k): v for k, v in batch.items()}, reduce=reduce, **options)
-
-
-def _estimator(function, batch, reduce, **options):
-    return core.Loss(reduce(function(**batch, **options), batch["mask"]), {})
-
-
-def _surrogate(function, batch, reduce, **options):
-    renamed = {"token_advantages": "advantages"}
-    return _estimator(function, {renamed.get(k, k): v for k, v in batch.items()}, reduce, **options)
-
-
-def _gspo(log_probs, old_log_probs, advantages, mask, *, token_gradient):
+def _gspo(log_probs, old_log_probs, advantages, mask, *, token_gradient, epsilon):
     s = grpo.sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=token_gradient)
-    return clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=0.2)
+    return clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=epsilon)
 
 
-def _pairs(loss, batch, denominator=None, **options):
-    return loss(**batch, **options, denominator=denominator)
+def _kto(log_probs, ref_log_probs, *, denominator=None, **numbers):
+    desirable = torch.as_tensor(ref_log_probs) > 0
+    return preference.kto_loss(log_probs, ref_log_probs, desirable, denominator=denominator, **numbers)
 
 
-def _kto(batch, denominator=None, **options):
-    desirable = torch.as_tensor(batch["ref_log_probs"]) > 0
-    return preference.kto_loss(**batch, desirable=desirable, **options, denominator=denominator)
+def _orpo(chosen_log_probs, rejected_log_probs, *, denominator=None, **numbers):
+    pair = (-x.abs() if isinstance(x, Tensor) else x for x in (chosen_log_probs, rejected_log_probs))
+    return preference.orpo_loss(*pair, denominator=denominator, **numbers)
 
 
-def _below_zero(loss, batch, denominator=None, **options):
-    batch = {k: -x.abs() if isinstance(x, Tensor) else x for k, x in batch.items()}
-    return loss(**batch, **options, denominator=denominator)
+def _greedy(rewards):
+    return reinforce.greedy_advantages(rewards, rewards[:, 0])
 
 
-_RATIO = ("log_probs", "old_log_probs")
-_CRITIC = ("values", "old_values", "returns")
-_PAIR = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
+def _length_weighted(rewards, scored=None):
+    return reinforce.length_weighted_advantages(rewards, rewards.abs(), scored=scored)
 
 
-def _row(name, loss, tensors, gradients=("log_probs",), per_token=True, stops=False, **options) -> Objective:
-    return Objective(name, partial(loss, **options), tensors, gradients, per_token, stops)
+def _optimal_token(rewards):
+    return reinforce.optimal_token_advantages(rewards, rewards.abs(), torch.ones_like(rewards).bool(), group_size=2)
 
 
-STOPS = ("gspo-token", "cispo", "cispo with a cap", "vespo", "dppo", "dppo-kl")  # closed forms in test_grpo_variants.py
+# ------------------------------------------------------------------------------------------------------------ the rows
+
+POLICY, REFERENCE = ("log_probs",), ("log_probs", "ref_log_probs")
+RATIO = ("log_probs", "old_log_probs")
+CRITIC = ("values", "old_values", "returns")
+TWO = ("chosen_log_probs", "rejected_log_probs")
+FOUR = (*TWO, "ref_chosen_log_probs", "ref_rejected_log_probs")
+SCORED = ("chosen_rewards", "rejected_rewards")
+CLIP, CLIP_OUTSIDE = {"epsilon": 0.2}, {"epsilon": (-0.1,)}
+HIGH, HIGH_OUTSIDE = {"epsilon": 0.2, "epsilon_high": 0.3}, {"epsilon": (-0.1,), "epsilon_high": (-0.1,)}
+BETA, BETA_OUTSIDE = {"beta": 0.1}, {"beta": (0.0, -0.1)}
+VESPO = {"k_positive": 2.0, "lambda_positive": 3.0, "k_negative": 3.0, "lambda_negative": 2.0}
+
 OBJECTIVES = [
-    _row("kl_k1", partial(_estimator, core.kl_k1), ("log_probs", "ref_log_probs")),
-    _row("kl_k2", partial(_estimator, core.kl_k2), ("log_probs", "ref_log_probs")),
-    _row("kl_k3", partial(_estimator, core.kl_k3), ("log_probs", "ref_log_probs")),
-    _row("reinforce", _reinforce, ("log_probs", "advantages")),
-    _row("reinforce, reward-to-go, a critic's baseline", _reinforce, ("log_probs", "token_advantages", "baseline")),
-    _row(
+    *(Objective(f.__name__, f, REFERENCE) for f in (core.kl_k1, core.kl_k2, core.kl_k3)),
+    Objective("reinforce", reinforce_loss, ("log_probs", "advantages"), surrogate=True),
+    Objective(
+        "reinforce, reward-to-go, a critic's baseline", reinforce_loss, ("log_probs", "token_advantages", "baseline")
+    ),
+    Objective(
         "reinforce with entropy",
-        _reinforce,
+        reinforce_loss,
         ("log_probs", "advantages", "entropies"),
-        ("log_probs", "entropies"),
-        entropy_coef=0.1,
-        baseline=0.3,
+        {"entropy_coef": 0.1, "baseline": 0.3},
     ),
-    _row("ppo", partial(_policy, ppo_loss), (*_RATIO, "advantages"), epsilon=0.2),
-    _row("ppo, an advantage per token", partial(_policy, ppo_loss), (*_RATIO, "token_advantages"), epsilon=0.2),
-    _row(
+    Objective("ppo", ppo_loss, (*RATIO, "advantages"), CLIP, CLIP_OUTSIDE, surrogate=True),
+    Objective("ppo, an advantage per token", ppo_loss, (*RATIO, "token_advantages"), CLIP),
+    Objective(
         "ppo, clip-higher and dual clip",
-        partial(_policy, ppo_loss),
-        (*_RATIO, "advantages"),
-        epsilon=0.2,
-        epsilon_high=0.28,
-        dual_clip=3.0,
+        ppo_loss,
+        (*RATIO, "advantages"),
+        {"epsilon": 0.2, "epsilon_high": 0.28, "dual_clip": 3.0},
+        {"epsilon_high": (-0.1,), "dual_clip": (1.0,)},
+        surrogate=True,
     ),
-    _row(
+    Objective(
         "ppo, all three terms",
-        partial(_policy, ppo_loss),
-        (*_RATIO, "token_advantages", *_CRITIC, "entropies"),
-        ("log_probs", "values", "entropies"),
-        epsilon=0.2,
-        value_epsilon=0.2,
-        value_coef=0.5,
-        entropy_coef=0.01,
+        ppo_loss,
+        (*RATIO, "token_advantages", *CRITIC, "entropies"),
+        {"epsilon": 0.2, "value_epsilon": 0.2, "value_coef": 0.5, "entropy_coef": 0.01},
+        {"value_epsilon": (-0.2,)},
     ),
-    _row("value error, plain", partial(_estimator, clipped_value_error), _CRITIC, ("values",), epsilon=None),
-    _row("value error, clipped", partial(_estimator, clipped_value_error), _CRITIC, ("values",), epsilon=0.2),
-    _row("grpo without reference", partial(_policy, grpo_loss), (*_RATIO, "advantages"), epsilon=0.2, beta=0.0),
-    *[
-        _row(
+    Objective("value error, plain", clipped_value_error, CRITIC, {"epsilon": None}),
+    Objective("value error, clipped", clipped_value_error, CRITIC, CLIP, CLIP_OUTSIDE),
+    Objective(
+        "grpo without reference",
+        grpo_loss,
+        (*RATIO, "advantages"),
+        {"epsilon": 0.2, "beta": 0.0},
+        {"beta": (-0.1,)},
+        surrogate=True,
+    ),
+    *(
+        Objective(
             f"grpo with {kl.__name__}",
-            partial(_policy, grpo_loss),
-            (*_RATIO, "advantages", "ref_log_probs"),
-            epsilon=0.2,
-            beta=0.04,
-            kl=kl,
+            grpo_loss,
+            (*RATIO, "advantages", "ref_log_probs"),
+            {"epsilon": 0.2, "beta": 0.04, "kl": kl},
+            {"beta": (-0.1,)},
         )
         for kl in (core.kl_k1, core.kl_k2, core.kl_k3)
-    ],
-    *[
-        _row(
-            f"{name}, {advantages}",
-            partial(_surrogate, function),
-            (*_RATIO, advantages),
-            stops=name in STOPS,
-            **options,
-        )
-        for name, function, options in (
-            ("importance sampling", importance_surrogate, {}),
-            ("gspo", _gspo, {"token_gradient": False}),
-            ("gspo-token", _gspo, {"token_gradient": True}),
-            ("cispo", grpo.cispo_surrogate, {"epsilon": 0.2, "epsilon_high": 0.3}),
-            ("cispo with a cap", grpo.cispo_surrogate, {"epsilon": None, "cap": 1.5}),
-            ("sapo", grpo.sapo_surrogate, {"tau_positive": 1.0, "tau_negative": 1.05}),
-            ("gmpo", grpo.gmpo_surrogate, {"epsilon": 0.4, "epsilon_high": 0.3}),
+    ),
+    *(
+        Objective(f"{name}, {advantages}", function, (*RATIO, advantages), numbers, outside, **facts)
+        for advantages in ("advantages", "token_advantages")
+        for name, function, numbers, outside, facts in (
+            ("importance sampling", importance_surrogate, {}, {}, {"surrogate": True}),
+            ("gspo", _gspo, {"token_gradient": False, **CLIP}, CLIP_OUTSIDE, {}),
+            ("gspo-token", _gspo, {"token_gradient": True, **CLIP}, CLIP_OUTSIDE, {"stops": True}),
+            ("cispo", grpo.cispo_surrogate, HIGH, HIGH_OUTSIDE, {"stops": True, "surrogate": True}),
+            (
+                "cispo with a cap",
+                grpo.cispo_surrogate,
+                {"epsilon": None, "cap": 1.5},
+                {"cap": (-1.0,)},
+                {"stops": True, "surrogate": True},
+            ),
+            (
+                "sapo",
+                grpo.sapo_surrogate,
+                {"tau_positive": 1.0, "tau_negative": 1.05},
+                {"tau_positive": (0.0,), "tau_negative": (0.0,)},
+                {"surrogate": True},
+            ),
+            ("gmpo", grpo.gmpo_surrogate, {"epsilon": 0.4, "epsilon_high": 0.3}, HIGH_OUTSIDE, {}),
             (
                 "vespo",
                 grpo.vespo_surrogate,
-                {f"{k}_{s}": 2.0 for k in ("k", "lambda") for s in ("positive", "negative")},
+                VESPO,
+                dict.fromkeys(VESPO, (-1.0,)),
+                {"stops": True, "surrogate": True},
             ),
-            ("dppo-kl", grpo.dppo_surrogate, {"divergence": "kl", "epsilon": 0.2, "cap": 3.0}),
-            ("dppo", grpo.dppo_surrogate, {"divergence": "tv", "epsilon": 0.2, "cap": 3.0}),
+            *(
+                (
+                    name,
+                    grpo.dppo_surrogate,
+                    {"divergence": divergence, "epsilon": 0.2, "cap": 3.0},
+                    {"divergence": ("js",), "epsilon": (-1.0,), "cap": (0.0,)},
+                    {"stops": True, "surrogate": True},
+                )
+                for name, divergence in (("dppo-kl", "kl"), ("dppo", "tv"))
+            ),
         )
-        for advantages in ("advantages", "token_advantages")
-    ],
-    _row(
-        "k3 with the gradient of k2",
-        partial(_estimator, grpo.kl_k3_with_k2_gradient),
-        ("log_probs", "ref_log_probs"),
-        stops=True,
     ),
-    _row("ratio-weighted kl", partial(_estimator, grpo.ratio_weighted_kl), (*_RATIO, "ref_log_probs")),
-    _row("dpo", partial(_pairs, dpo_loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1),
-    _row("cdpo", partial(_pairs, dpo_loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1, label_smoothing=0.1),
-    _row(
-        "bradley-terry",
-        partial(_pairs, bradley_terry_loss),
-        ("chosen_rewards", "rejected_rewards"),
-        ("chosen_rewards", "rejected_rewards"),
-        per_token=False,
+    Objective("k3 with the gradient of k2", grpo.kl_k3_with_k2_gradient, REFERENCE, stops=True),
+    Objective("ratio-weighted kl", grpo.ratio_weighted_kl, (*RATIO, "ref_log_probs")),
+    Objective("dpo", dpo_loss, FOUR, BETA, BETA_OUTSIDE),
+    Objective(
+        "cdpo",
+        dpo_loss,
+        FOUR,
+        {"beta": 0.1, "label_smoothing": 0.1},
+        {"label_smoothing": (-0.1, 1.5)},
     ),
-    _row(
-        "bradley-terry with margin",
-        partial(_pairs, bradley_terry_loss),
-        ("chosen_rewards", "rejected_rewards", "margin"),
-        ("chosen_rewards", "rejected_rewards"),
-        per_token=False,
-    ),
-    _row(
-        "bradley-terry, centred",
-        partial(_pairs, bradley_terry_loss),
-        ("chosen_rewards", "rejected_rewards"),
-        ("chosen_rewards", "rejected_rewards"),
-        per_token=False,
-        centre=0.01,
-    ),
-    *[
-        _row(name, partial(_pairs, loss), _PAIR, _PAIR[:2], per_token=False, beta=0.1, **options)
-        for name, loss, options in (
-            ("ipo", preference.ipo_loss, {}),
-            ("robust dpo", preference.robust_dpo_loss, {"flip_rate": 0.1}),
-            ("hinge", preference.hinge_loss, {"delta": 1.0}),
-            ("apo zero", preference.apo_zero_loss, {}),
-            ("apo down", preference.apo_down_loss, {}),
-            ("exo", preference.exo_loss, {"label_smoothing": 0.1}),
-            ("nca", preference.nca_loss, {}),
-            ("bco", preference.bco_loss, {"reward_shift": 0.3}),
-            ("sppo", preference.sppo_loss, {}),
-            ("discopop", preference.discopop_loss, {"tau": 0.5}),
+    Objective("bradley-terry", bradley_terry_loss, SCORED),
+    Objective("bradley-terry with margin", bradley_terry_loss, (*SCORED, "margin")),
+    Objective("bradley-terry, centred", bradley_terry_loss, SCORED, {"centre": 0.01}, {"centre": (-0.01,)}),
+    *(
+        Objective(name, function, FOUR, BETA | numbers, BETA_OUTSIDE | outside)
+        for name, function, numbers, outside in (
+            ("ipo", preference.ipo_loss, {}, {}),
+            ("robust dpo", preference.robust_dpo_loss, {"flip_rate": 0.1}, {"flip_rate": (-0.1, 0.5)}),
+            ("hinge", preference.hinge_loss, {"delta": 1.0}, {"delta": (-1.0,)}),
+            ("apo zero", preference.apo_zero_loss, {}, {}),
+            ("apo down", preference.apo_down_loss, {}, {}),
+            ("exo", preference.exo_loss, {"label_smoothing": 0.1}, {"label_smoothing": (0.0, 0.6)}),
+            ("nca", preference.nca_loss, {}, {}),
+            ("bco", preference.bco_loss, {"reward_shift": 0.3}, {}),
+            ("sppo", preference.sppo_loss, {}, {}),
+            ("discopop", preference.discopop_loss, {"tau": 0.5}, {"tau": (0.0,)}),
         )
-    ],
-    _row(
-        "sppo with win rates",
-        partial(_pairs, preference.sppo_loss),
-        (*_PAIR, "chosen_win_rates", "rejected_win_rates"),
-        _PAIR[:2],
-        per_token=False,
-        beta=0.1,
     ),
-    _row("wpo", partial(_pairs, preference.wpo_loss), (*_PAIR, "weights"), _PAIR[:2], per_token=False, beta=0.1),
-    *[
-        _row(name, partial(_pairs, loss), _PAIR[:2], _PAIR[:2], per_token=False, **options)
-        for name, loss, options in (
-            ("slic", preference.hinge_loss, {"beta": 1.0, "delta": 1.0}),
-            ("simpo", preference.simpo_loss, {"beta": 2.0, "gamma": 0.5}),
-        )
-    ],
-    _row(
-        "orpo",
-        partial(_below_zero, preference.orpo_loss),
-        _PAIR[:2],
-        _PAIR[:2],
-        per_token=False,
-        odds_coef=0.1,
-        sft_coef=1.0,
+    Objective("sppo with win rates", preference.sppo_loss, (*FOUR, "chosen_win_rates", "rejected_win_rates"), BETA),
+    Objective("wpo", preference.wpo_loss, (*FOUR, "weights"), BETA, BETA_OUTSIDE),
+    Objective("slic", preference.hinge_loss, TWO, {"beta": 1.0, "delta": 1.0}, BETA_OUTSIDE),
+    Objective(
+        "simpo", preference.simpo_loss, TWO, {"beta": 2.0, "gamma": 0.5}, {"beta": (0.0, -2.0), "gamma": (-0.5,)}
     ),
-    _row(
+    Objective("orpo", _orpo, TWO, {"odds_coef": 0.1, "sft_coef": 1.0}, {"odds_coef": (0.0,), "sft_coef": (-1.0,)}),
+    Objective(
         "kto",
         _kto,
-        ("log_probs", "ref_log_probs"),
-        ("log_probs",),
-        per_token=False,
-        beta=0.1,
-        reference_point=0.7,
-        desirable_weight=1.0,
-        undesirable_weight=1.3,
+        REFERENCE,
+        {"beta": 0.1, "reference_point": 0.7, "desirable_weight": 1.0, "undesirable_weight": 1.3},
+        {"beta": (0.0,), "reference_point": (-0.1,), "desirable_weight": (-1.0,), "undesirable_weight": (-1.0,)},
     ),
-    _row("sft", partial(_policy, preference.sft_loss), ("log_probs",)),
-    _row("outcome reward model", partial(_policy, preference.outcome_reward_loss), ("logits", "labels"), ("logits",)),
-    _row(
-        "process reward model", partial(_policy, preference.process_reward_loss), ("logits", "step_labels"), ("logits",)
-    ),
+    Objective("sft", preference.sft_loss, POLICY),
+    Objective("outcome reward model", preference.outcome_reward_loss, ("logits", "labels")),
+    Objective("process reward model", preference.process_reward_loss, ("logits", "step_labels")),
+]
+ADVANTAGES = [
+    Advantages("leave_one_out", leave_one_out_advantages),
+    Advantages("group", group_advantages, {"divide_by_std": False, "correction": 0, "eps": 0.0}),
+    Advantages("group, divided", group_advantages, {"divide_by_std": True, "correction": 1, "eps": 0.0}, unit=0),
+    Advantages("greedy", _greedy, siblings=False),
+    Advantages("length_weighted", _length_weighted),
+    Advantages("gpg", reinforce.gpg_advantages),
+    Advantages("max_likelihood", reinforce.max_likelihood_advantages, unit=0),
+    Advantages("optimal_token", _optimal_token, siblings=False),
 ]
 REDUCTIONS = {
     "token_mean": core.token_mean,

@@ -156,11 +156,7 @@ PAIR = torch.zeros(2)
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("beta", lambda: dpo_loss(PAIR, PAIR, PAIR, PAIR, beta=0.0)),
-        ("beta", lambda: dpo_loss(PAIR, PAIR, PAIR, PAIR, beta=math.inf)),
         ("margin", lambda: bradley_terry_loss(PAIR, PAIR, margin=nan)),
-        ("label_smoothing", lambda: dpo_loss(PAIR, PAIR, PAIR, PAIR, beta=0.1, label_smoothing=-0.1)),
-        ("label_smoothing", lambda: dpo_loss(PAIR, PAIR, PAIR, PAIR, beta=0.1, label_smoothing=1.5)),
         ("rejected_log_probs", lambda: dpo_loss(PAIR, PAIR[:1], PAIR, PAIR, beta=0.1)),
         ("chosen_log_probs", lambda: dpo_loss(PAIR[None], PAIR, PAIR, PAIR, beta=0.1)),
         ("ref_log_probs", lambda: implicit_rewards(PAIR, PAIR[:1], beta=0.1)),

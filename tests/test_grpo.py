@@ -207,12 +207,6 @@ ROW = torch.zeros(1, 2)
                 ROW, ROW, torch.zeros(1), torch.ones(1, 2).bool(), reduce=token_mean, epsilon=0.2, beta=0.1
             ),
         ),
-        (
-            "beta",
-            lambda: grpo_loss(
-                ROW, ROW, torch.zeros(1), torch.ones(1, 2).bool(), reduce=token_mean, epsilon=0.2, beta=-0.1
-            ),
-        ),
     ],
 )
 def test_bad_input_is_named(argument, call, unchecked):

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from objectives import OBJECTIVES
 
 from torchstone.core import Loss, fixed_length_mean, kl_k2, kl_k3, sequence_mean, sequence_sum, token_mean
 from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards
@@ -11,15 +12,12 @@ from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.grpo.variants import (
     cispo_surrogate,
-    dppo_surrogate,
     gmpo_surrogate,
     group_token_mean,
     kl_k3_with_k2_gradient,
     off_policy_weights,
     ratio_weighted_kl,
-    sapo_surrogate,
     sequence_log_ratios,
-    vespo_surrogate,
 )
 from torchstone.ppo import clipped_surrogate, gae, ppo_loss
 from torchstone.ppo.variants import importance_surrogate, importance_weights
@@ -69,15 +67,7 @@ def test_ppo_with_an_infinitely_wide_clip_is_importance_sampling(batch):
     same(wide, (-ratio * advantages[:, None]).masked_fill(~mask, 0))
 
 
-SURROGATES = {
-    "importance": importance_surrogate,
-    "clip": partial(clipped_surrogate, epsilon=0.2),
-    "cispo": partial(cispo_surrogate, epsilon=0.2, epsilon_high=0.3),
-    "cispo with a cap": partial(cispo_surrogate, epsilon=None, cap=5.0),
-    "sapo": partial(sapo_surrogate, tau_positive=1.0, tau_negative=3.0),
-    "vespo": partial(vespo_surrogate, k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
-    "dppo": partial(dppo_surrogate, divergence="tv", epsilon=0.2, cap=20.0),
-}
+SURROGATES = [o for o in OBJECTIVES if o.surrogate]
 
 
 @edge("importance sampling", "REINFORCE", "ratio 1", "same gradient")
@@ -85,12 +75,14 @@ SURROGATES = {
 @edge("SAPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("VESPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("DPPO", "REINFORCE", "ratio 1", "same gradient")
-@pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=str)
 def test_every_surrogate_at_ratio_1_has_the_gradient_of_reinforce(batch, surrogate):
-    log_probs, _, _, _, advantages, mask = batch
-    losses = surrogate(log_probs, log_probs.detach(), advantages, mask)
-    reinforce = reinforce_loss(log_probs, advantages, mask, reduce=sequence_sum)
-    same(gradient(Loss(sequence_sum(losses, mask), {}), log_probs), gradient(reinforce, log_probs))
+    log_probs, _, _, token_advantages, advantages, mask = batch
+    tensors = {"log_probs": log_probs, "old_log_probs": log_probs.detach(), "mask": mask}
+    tensors |= {"advantages": advantages, "token_advantages": token_advantages}
+    weights = next(tensors[name] for name in surrogate.tensors if name.endswith("advantages"))
+    reinforce = reinforce_loss(log_probs, weights, mask, reduce=sequence_sum)
+    same(gradient(surrogate(tensors, reduce=sequence_sum), log_probs), gradient(reinforce, log_probs))
 
 
 @edge("GSPO", "GRPO", "length 1")

@@ -7,10 +7,11 @@ from pathlib import Path
 import enumeration as tiny
 import pytest
 import torch
+from objectives import ADVANTAGES
 from torch import nan, tensor
 
 from torchstone.core import sequence_sum
-from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
+from torchstone.reinforce import reinforce_loss
 from torchstone.reinforce.variants import (
     gpg_advantages,
     greedy_advantages,
@@ -25,16 +26,8 @@ REWARDS = tiny.rewards().sum(1)
 SOLVED = tensor([float(c[-1] == 2) for c in tiny.COMPLETIONS], dtype=f64)  # a reward of 0 or 1
 
 
-def one_length(rewards, scored=None):
-    return length_weighted_advantages(rewards, torch.full(rewards.shape, 7), scored=scored)
-
-
-GROUP = {
-    "length_weighted": one_length,
-    "gpg": gpg_advantages,
-    "max_likelihood": max_likelihood_advantages,
-}
-groups = pytest.mark.parametrize("advantages", GROUP.values(), ids=GROUP)
+groups = pytest.mark.parametrize("advantages", [row for row in ADVANTAGES if row.siblings], ids=str)
+every_row = pytest.mark.parametrize("advantages", ADVANTAGES, ids=str)
 
 
 def every_group(theta, size):
@@ -256,39 +249,27 @@ def test_samples_and_prompts_may_come_in_any_order(advantages):
     torch.testing.assert_close(advantages(rewards[prompts][:, columns]), advantages(rewards)[prompts][:, columns])
 
 
-SCALES = {"length_weighted": 4.0, "gpg": 4.0, "max_likelihood": 1.0}
-
-
-@pytest.mark.parametrize("name", GROUP)
-def test_only_max_likelihood_is_free_of_the_rewards_unit(name):
+@groups
+def test_another_unit_of_rewards_is_another_unit_of_advantages_or_none(advantages):
     rewards = torch.rand(5, 6, generator=torch.Generator().manual_seed(0), dtype=f64)
-    torch.testing.assert_close(GROUP[name](4 * rewards), SCALES[name] * GROUP[name](rewards))
+    torch.testing.assert_close(advantages(4 * rewards), 4.0**advantages.unit * advantages(rewards))
 
 
-CALLS = {
-    "greedy": lambda r: greedy_advantages(r, r[:, 0]),
-    "length_weighted": lambda r: length_weighted_advantages(r, r.abs()),
-    "gpg": gpg_advantages,
-    "max_likelihood": max_likelihood_advantages,
-    "optimal_token": lambda r: optimal_token_advantages(r, r.abs(), torch.ones_like(r).bool(), group_size=2),
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
+@every_row
 @pytest.mark.parametrize("dtype", [torch.float32, f64, torch.bfloat16, torch.float16], ids=str)
-def test_advantages_are_detached_and_at_least_float32(name, dtype):
+def test_advantages_are_detached_and_at_least_float32(advantages, dtype):
     rewards = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     before = rewards.detach().clone()
-    advantages = CALLS[name](rewards)
-    assert not advantages.requires_grad and (rewards == before).all()
-    assert advantages.dtype == (f64 if dtype == f64 else torch.float32)
-    upcast = rewards.detach().to(advantages.dtype)
-    torch.testing.assert_close(advantages, CALLS[name](upcast), rtol=1e-6, atol=1e-7)
+    found = advantages(rewards)
+    assert not found.requires_grad and (rewards == before).all()
+    assert found.dtype == (f64 if dtype == f64 else torch.float32)
+    upcast = rewards.detach().to(found.dtype)
+    torch.testing.assert_close(found, advantages(upcast), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_no_prompts_no_advantages(name):
-    assert CALLS[name](torch.zeros(0, 6)).shape == (0, 6)
+@every_row
+def test_no_prompts_no_advantages(advantages):
+    assert advantages(torch.zeros(0, 6)).shape == (0, 6)
 
 
 def test_REINFORCE_10_by_hand():
@@ -494,11 +475,6 @@ ONE = torch.ones(4, 3, dtype=torch.bool)
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        *((("rewards"), lambda f=f: f(torch.zeros(4, 1))) for f in (*GROUP.values(), leave_one_out_advantages)),
-        *((("rewards"), lambda f=f: f(torch.zeros(4))) for f in (gpg_advantages, max_likelihood_advantages)),
-        *((("rewards"), lambda f=f: f(torch.zeros(4, 2).long())) for f in (gpg_advantages, max_likelihood_advantages)),
-        *((("scored"), lambda f=f: f(torch.zeros(4, 2), scored=torch.ones(4, 2))) for f in GROUP.values()),
-        *((("scored"), lambda f=f: f(torch.zeros(4, 2), scored=torch.ones(4, 1).bool())) for f in GROUP.values()),
         ("rewards", lambda: greedy_advantages(torch.zeros(4), torch.zeros(4))),
         ("greedy_rewards", lambda: greedy_advantages(torch.zeros(4, 2), torch.zeros(2))),
         ("greedy_rewards", lambda: greedy_advantages(torch.zeros(4, 2), torch.zeros(4, 1))),
@@ -521,3 +497,24 @@ ONE = torch.ones(4, 3, dtype=torch.bool)
 def test_bad_input_is_named(argument, call, unchecked):
     with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
         call()
+
+
+@groups
+@pytest.mark.parametrize(
+    ("argument", "shape", "how"),
+    [
+        ("rewards", (4, 1), {}),
+        ("rewards", (4,), {}),
+        ("scored", (4, 2), {"scored": torch.ones(4, 2)}),
+        ("scored", (4, 2), {"scored": torch.ones(4, 1).bool()}),
+    ],
+)
+def test_a_group_that_cannot_be_compared_is_named(advantages, argument, shape, how, unchecked):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
+        advantages(torch.zeros(shape), **how)
+
+
+@every_row
+def test_integer_rewards_are_named(advantages, unchecked):
+    with pytest.raises(ValueError, match=r"^(rewards|returns): expected a floating-point tensor .*, got int64"):
+        advantages(torch.zeros(4, 2).long())
