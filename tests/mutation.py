@@ -31,10 +31,9 @@ SKIPPED, ALIVE, TIMEOUTS, UNKNOWN = 34, {0, 5, 33}, {-24, 24, 36, 152, 255}, {No
 TEXTS = {
     "require": {1, 2, 3},
     "number": {0},
-    "given": {0, 2},
     "as_float": {0},
     "as_ids": {0},
-    "_check_tensor": {0, 4},
+    "_tensor": {0, 4},
     "check_mask": {1},
     "log_softmax": {0},
     "log_ratios": {3},
