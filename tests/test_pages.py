@@ -241,12 +241,17 @@ def files(tmp_path, monkeypatch):
 def test_a_command_on_a_page_parses(command, files, monkeypatch, capsys):
     parse = argparse.ArgumentParser.parse_known_args
 
+    def stop(*arguments, **options):
+        raise Parsed
+
     def then_stop(*arguments, **options):
         _, unknown = parse(*arguments, **options)
         assert not unknown
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", then_stop)
+    monkeypatch.setattr("torchstone.train.run.train", stop)
+    monkeypatch.setattr("torchstone.train.compare.compare", stop)
     name, words = COMMANDS[command]
     try:
         status = cli.main(words)
