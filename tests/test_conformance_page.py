@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from torchstone import cli
 from torchstone.conformance.command import check as main
 
 ROOT = Path(__file__).parent.parent
@@ -216,7 +217,7 @@ def test_names_in_a_file(here, capsys):
     )
     (here / "names.toml").write_text(page_file("names.toml"))
     command = ["my_losses.py:policy_loss", "--objective", "grpo_loss", "--accept", "token_mean"]
-    assert main(command) == 2 and "say so with names" in capsys.readouterr().err
+    assert cli.main(["check", *command]) == 2 and "say so with names" in capsys.readouterr().err
     assert main([*command, "--names", "names.toml"]) == 0
     assert "theta = log_probs, snapshot = old_log_probs" in capsys.readouterr().out
 
