@@ -13,8 +13,6 @@ from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from torchstone.frameworks.arguments import spelled_out
-
 Target = Callable[..., Any]
 
 
@@ -49,6 +47,8 @@ class Framework:
 
     def peer(self, what: str, objective: str, of: str, using: str = "", remark: str = "") -> Callable[[Target], Target]:
         """Enter a function whose parameters are our names (or ``**policy``, ``**pairs``), and which calls theirs."""
+
+        from torchstone.frameworks.arguments import spelled_out  # loads torch, which the command's --help does not need
 
         def enter(target: Target) -> Target:
             target.__signature__ = spelled_out(target)  # type: ignore[attr-defined]
