@@ -12,7 +12,6 @@ ratio over repetitions. Wall time; the ratio of processor time, which other proc
 
     python benchmarks/training.py                     everything; writes benchmarks/results/training.json
     python benchmarks/training.py peers               one part: peers, profile or growth, merged into that file
-    python benchmarks/training.py plot                docs/scaling.png from that file (needs matplotlib)
     python benchmarks/training.py --quick             a smoke run, which writes nothing
 
 One thread by default: with more, on a shared machine, each small product waits for the slower core (--threads).
@@ -279,37 +278,6 @@ def growth(quick):
     return table
 
 
-def plot(results):
-    import matplotlib.pyplot as plt
-
-    colors = {"prompts": "#1F6FA8", "group": "#C4570E", "tokens": "#178A6B", "vocabulary": "#9A3A78"}
-    words = {"prompts": "prompts P", "group": "group size G", "tokens": "new tokens T", "vocabulary": "vocabulary V"}
-    ink = "#22303C"
-    plt.rcParams.update({"font.size": 11, "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink})
-    plt.rcParams.update({"xtick.color": ink, "ytick.color": ink})
-    figure, axes = plt.subplots(1, 4, figsize=(12, 3.7), sharey=True, layout="constrained")
-    for ax, (name, row) in zip(axes, results["growth"]["table"].items(), strict=True):
-        x, y = row["values"], [1e3 * s for s in row["seconds"]]
-        line = [y[-1] * (v / x[-1]) ** row["exponent"] for v in x[-3:]]
-        ax.loglog(x, y, "o", color=colors[name], markersize=7)
-        ax.loglog(x[-3:], line, "-", color=colors[name], alpha=0.6, linewidth=2)
-        ax.set_title(
-            f"{words[name]}: exponent {row['exponent']:.2f}", color=colors[name], fontweight="bold", fontsize=10
-        )
-        ax.set_xlabel(words[name])
-        ax.set_xticks(x, [f"{v:,}" for v in x], rotation=45 if max(x) > 999 else 0)
-        ax.minorticks_off()
-        ax.grid(True, color="#D9DEE3", linewidth=0.7)
-        ax.spines[["top", "right"]].set_visible(False)
-    low, high = axes[0].get_ylim()
-    ticks = [t for t in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if low <= t <= high]
-    axes[0].set_yticks(ticks, [f"{t:,}" for t in ticks])
-    axes[0].set_ylabel("milliseconds of a round")
-    base = ", ".join(f"{words[k].split()[-1]} = {v}" for k, v in BASE.items())
-    figure.suptitle(f"One GRPO round of the small model as one size grows (the others: {base})", fontsize=12)
-    figure.savefig(ROOT / "docs" / "scaling.png", dpi=160)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["peers", "profile", "growth"])
@@ -324,8 +292,6 @@ def main():
     torch.set_num_threads(options.threads)
     HERE["micro_batch"] = options.micro_batch
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    if "plot" in options.parts:
-        return plot(results)
     packages = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy")
     packages = [p for p in packages if any(importlib.metadata.distributions(name=p))]
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": options.threads}

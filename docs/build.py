@@ -1,4 +1,4 @@
-"""Build notes.pdf, summary.JPG and the map of reductions from the sources in this folder (``make docs``).
+"""Build notes.pdf, summary.JPG, the map of reductions and every plot of the pages (``make docs``).
 
     python docs/build.py            needs the extra "docs": typst, matplotlib, pillow
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import figures
 import map as reductions
+import pictures
 import typst
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-PPI = 240  # A4 landscape: 2807 x 1985 pixels
+PPI = 220  # A4 landscape: 2572 x 1819 pixels
 
 
 def compile_page(name: str, format: str) -> bytes:
@@ -24,10 +25,11 @@ def compile_page(name: str, format: str) -> bytes:
 
 def main() -> None:
     reductions.main()
+    pictures.main()
     figures.main(ROOT / "build" / "docs")
     (ROOT / "notes.pdf").write_bytes(compile_page("notes.typ", "pdf"))
     page = Image.open(io.BytesIO(compile_page("summary.typ", "png"))).convert("RGB")
-    page.save(ROOT / "summary.JPG", "JPEG", quality=92, optimize=True, subsampling=0, dpi=(PPI, PPI))
+    page.save(ROOT / "summary.JPG", "JPEG", quality=85, optimize=True, progressive=True, subsampling=0, dpi=(PPI, PPI))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,9 @@ The plots are SVG whose text stays text: Typst sets it in the page's own typefac
 """
 
 import json
-import logging
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
@@ -32,23 +27,11 @@ from torchstone.dpo import dpo_loss
 from torchstone.grpo import group_advantages
 from torchstone.ppo import clipped_surrogate, gae
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
+from torchstone.train.drawing import DPO, GRPO, INK, LINE, MUTED, PPO, REINFORCE, pyplot
 
-REINFORCE, PPO, GRPO, DPO = "#1F6FA8", "#C4570E", "#178A6B", "#9A3A78"  # docs/style.typ has the same
 MINUS = "\N{MINUS SIGN}"
-INK, MUTED, LINE = "#22303C", "#5B6873", "#C9D0D6"
-FONT = "Libertinus Serif"  # Typst carries it
-
-
-def set_style() -> None:
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it need not know the font
-    plt.rcParams.update({
-        "svg.fonttype": "none", "svg.hashsalt": "torchstone", "font.family": FONT, "font.size": 13,
-        "axes.titlesize": 14, "axes.titlelocation": "left", "axes.titlepad": 8, "axes.labelsize": 13,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
-        "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "axes.unicode_minus": True,
-        "legend.frameon": False, "legend.fontsize": 12, "lines.linewidth": 2.2, "figure.facecolor": "none",
-        "axes.facecolor": "none", "savefig.transparent": True,
-    })  # fmt: skip
+plt = pyplot()
+plt.rcParams.update({"font.size": 13, "axes.titlesize": 14, "axes.titleweight": "normal", "savefig.transparent": True})
 
 
 def column(values: Tensor) -> Tensor:
@@ -60,12 +43,12 @@ def chosen(values: Tensor) -> Tensor:
     return torch.ones_like(values, dtype=torch.bool)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
 
-def zero_lines(axis: plt.Axes, x: float | None = 0.0, y: float | None = 0.0) -> None:
+def zero_lines(axis, x: float | None = 0.0, y: float | None = 0.0) -> None:
     for value, draw in ((x, axis.axvline), (y, axis.axhline)):
         if value is not None:
             draw(value, color=LINE, linewidth=1, zorder=0)
@@ -318,7 +301,6 @@ def reductions(folder: Path) -> dict[str, float]:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    set_style()
     clip(folder)
     gae_lambda(folder)
     preferences(folder)

@@ -12,12 +12,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PPI = 120  # 1,400 pt wide: 2,333 pixels
+PPI = 108  # 1,160 pt wide: 1,740 pixels, where a page shows about 830
 PAGE = """\
 # How the methods reduce to one another
 
-[![Every arrow of the table below, drawn: advantages, ratio and surrogate, KL, means, preference losses, reward
-models](map.png)](map.png)
+[![Every arrow of the table below, drawn: advantages, ratio and surrogate, preferences, KL, means](map.png)](map.png)
 
 Follow an arrow: the method at its tail is the method at its head under the condition above the line. Each arrow is a
 test in [tests/test_reductions.py](../tests/test_reductions.py), most of them to 1e-12.
@@ -67,8 +66,13 @@ def main() -> None:
 
     (ROOT / "docs" / "map.md").write_text(page(), encoding="utf-8")
     inputs = {"edges": json.dumps(drawn())}
-    how = {"root": ROOT, "format": "png", "ppi": PPI, "ignore_system_fonts": True, "timestamp": 0}
-    picture = Image.open(io.BytesIO(typst.compile(ROOT / "docs" / "map.typ", sys_inputs=inputs, **how)))
+    how = {"root": ROOT, "ppi": PPI, "ignore_system_fonts": True, "timestamp": 0}
+    picture = Image.open(io.BytesIO(typst.compile(ROOT / "docs" / "map.typ", format="png", sys_inputs=inputs, **how)))
+    panel = typst.compile(
+        ROOT / "docs" / "map.typ", format="svg", sys_inputs=inputs | {"panel": "Ratio and surrogate"}, **how
+    )
+    (ROOT / "build" / "docs").mkdir(parents=True, exist_ok=True)
+    (ROOT / "build" / "docs" / "panel.svg").write_bytes(panel)  # for notes.typ
     info = PngImagePlugin.PngInfo()
     info.add_text("sources", digest())
     picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(

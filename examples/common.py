@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-COLOURS = {"REINFORCE": "#1F6FA8", "PPO": "#C4570E", "GRPO": "#178A6B", "DPO": "#9A3A78", "known": "#22303C"}
+from torchstone.train.drawing import label_ends, pyplot
 
 
 def options(doc: str, steps: int) -> argparse.Namespace:
@@ -47,24 +47,26 @@ def every_tenth(steps: int) -> range:
 
 def finish(
     args: argparse.Namespace, claims: dict[str, bool], title: str, ylabel: str,
-    curves: dict[str, tuple[Tensor, str]], known: Iterable[float],
+    curves: dict[str, tuple[Tensor, str]], known: dict[str, float],
 ) -> NoReturn:  # fmt: skip
-    """Say which claims hold, draw the curves (name: values [steps], colour), exit with 0 if all claims hold."""
+    """Say which claims hold, draw the curves (name: values [steps], colour), exit with 0 if all claims hold.
+
+    ``known``: the right answer of a curve, by its name.
+    """
     for claim, holds in claims.items():
         print(textwrap.fill(claim, 78, initial_indent="PASS  " if holds else "FAIL  ", subsequent_indent=" " * 6))
     if args.plot:
-        from matplotlib.figure import Figure
-
-        axes = Figure(figsize=(7.5, 4.2), layout="constrained").subplots()
+        plt = pyplot()
+        axes = plt.figure(figsize=(7.5, 4.2), layout="constrained").subplots()
+        ends = []
         for name, (values, colour) in curves.items():
-            axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
-        for i, value in enumerate(known):
-            axes.axhline(
-                value, color=COLOURS["known"], linestyle="--", linewidth=1, label=None if i else "known answer"
-            )
-        axes.set(title=title, xlabel="updates", ylabel=ylabel)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        axes.figure.savefig(args.plot, dpi=150)
+            axes.plot(range(1, len(values) + 1), values, color=colour)
+            if name in known:
+                axes.axhline(known[name], color=colour, linestyle=(0, (4, 3)), linewidth=1)
+                name = f"{name},\nknown: {known[name]:.3g} (dashed)"
+            ends.append((float(values[-1]), name, colour))
+        axes.set(title=title, xlabel="updates", ylabel=ylabel, xlim=(1, len(values)))
+        label_ends(axes, ends)
+        axes.figure.savefig(args.plot)
         print(f"picture: {args.plot}")
     raise SystemExit(0 if all(claims.values()) else 1)

@@ -12,11 +12,12 @@ inconsistency allows; and chosen, the log-prob of preferred completions.
 import math
 
 import torch
-from common import COLOURS, every_tenth, finish, lines, options, table
+from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import Loss
 from torchstone.dpo import dpo_loss
+from torchstone.train.drawing import DPO
 
 REWARDS = torch.tensor([[0.0, 0.5, 1.0, 1.5, 2.0], [1.5, -1.0, 0.5, 0.0, 1.0], [0.3, 0.6, -0.9, 0.0, 1.2]])
 REFERENCE = torch.log_softmax(torch.tensor([[0.6, 0.3, 0.0, -0.3, -0.6]] * 3), 1)  # log pi_ref: likes the first best
@@ -92,6 +93,6 @@ if __name__ == "__main__":
         },
         title="DPO on synthetic preferences",
         ylabel="largest error of a probability",
-        curves={"distance to the closed form": (history[:, 4], COLOURS["DPO"])},
-        known=[0.0],
+        curves={"distance to the closed form": (history[:, 4], DPO)},
+        known={"distance to the closed form": 0.0},
     )

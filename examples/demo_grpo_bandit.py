@@ -10,11 +10,12 @@ Look at: the tied prompt, whose advantages are exactly 0 although 0.7 is no roun
 """
 
 import torch
-from common import COLOURS, every_tenth, finish, lines, options, table
+from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import kl_k2, sequence_mean, token_log_probs
 from torchstone.grpo import group_advantages, grpo_loss
+from torchstone.train.drawing import GRPO, INK, MUTED
 
 REWARDS = torch.tensor([[0, 0, 1, 0], [0, 0.1, 0, 0], [0.5, 0, 0, 1], [0.7, 0.7, 0.7, 0.7]])  # [prompts answers]
 REFERENCE = torch.log_softmax(torch.tensor([0.5, 0.0, -0.5, 0.0]), 0).expand(4, 4)  # log pi_ref of each answer
@@ -81,6 +82,6 @@ if __name__ == "__main__":
         },
         title="GRPO on four prompts, without dividing by the deviation",
         ylabel="probability of the best answer",
-        curves={f"prompt {p}": (history[:, 3 + p], c) for p, c in enumerate([COLOURS["GRPO"], "#A8D5C8", "#5FB59C"])},
-        known=optimum.gather(1, REWARDS.argmax(1, keepdim=True))[:3, 0].tolist(),
+        curves={f"prompt {p}": (history[:, 3 + p], c) for p, c in enumerate([GRPO, MUTED, INK])},
+        known={f"prompt {p}": float(optimum[p, REWARDS[p].argmax()]) for p in range(3)},
     )

@@ -10,11 +10,12 @@ share of tokens clipped; how much of the returns the critic explains; how much f
 """
 
 import torch
-from common import COLOURS, every_tenth, finish, lines, options, table
+from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import token_entropies, token_log_probs, token_mean
 from torchstone.ppo import explained_variance, gae, ppo_loss
+from torchstone.train.drawing import MUTED, PPO
 
 P, V, BATCH, EPOCHS = 3, 4, 256, 8  # prompts, tokens to choose from, completions and updates per batch
 MEANS = torch.rand(P, V, V, generator=torch.Generator().manual_seed(0))  # mean reward; the noise has deviation 0.2
@@ -92,8 +93,8 @@ if __name__ == "__main__":
         title="PPO on a bandit of two tokens",
         ylabel="probability, share of tokens",
         curves={
-            "P(best completion)": (history[:, 1], COLOURS["PPO"]),
-            "clipped": (history[:, 4], "#E8B48F"),
+            "P(best completion)": (history[:, 1], PPO),
+            "clipped": (history[:, 4], MUTED),
         },
-        known=[1.0],
+        known={"P(best completion)": 1.0},
     )

@@ -12,11 +12,12 @@ proves nothing); then the gradients: both kinds are right on average (unbiased),
 from functools import partial
 
 import torch
-from common import COLOURS, every_tenth, finish, lines, options, table
+from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import sequence_sum, token_log_probs
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
+from torchstone.train.drawing import MUTED, REINFORCE
 
 MEANS = torch.tensor([8.0, 8.5, 9.0, 9.5, 10.0])  # mean reward of each arm; the noise has deviation 1
 LEARNERS, SAMPLES, LR = 100, 8, 0.2  # R (the first half without a baseline), G per learner and update, learning rate
@@ -85,6 +86,6 @@ if __name__ == "__main__":
         },
         title="REINFORCE on a tiny bandit: mean of 50 learners",
         ylabel="probability of the best arm",
-        curves={"without baseline": (history[:, 2], "#9DC3E0"), "with": (history[:, 3], COLOURS["REINFORCE"])},
-        known=[1.0],
+        curves={"without baseline": (history[:, 2], MUTED), "with baseline": (history[:, 3], REINFORCE)},
+        known={"with baseline": 1.0},
     )

@@ -221,7 +221,7 @@ def test_compare_takes_recipes_and_goes_on_where_it_stopped(tmp_path):
     assert "dapo" in done.stdout and (out / "curves.png").stat().st_size > 10_000
     data = (out / "data.csv").read_text()
     rows = [line.split(",") for line in data.splitlines()]
-    assert rows[0][:4] == ["run", "seed", "samples", "eval_reward"]
+    assert rows[0][:5] == ["run", "seed", "samples", "step", "eval_reward"]
     assert {(row[0], row[1]) for row in rows[1:]} == {(r, s) for r in ("grpo", "gspo", recipes[1]) for s in "34"}
     config = json.loads((out / "dapo_penalty.cache=2-3" / "config.json").read_text())
     assert (config["recipe"], config["group_size"], config["minibatches"]) == (recipes[1], 4, 2)
@@ -273,7 +273,8 @@ def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
 
     folder = Path(__file__).parents[1] / "docs" / "comparisons"
     page = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"{name}.csv" in page and f"{name}.png" in page and (folder / f"{name}.png").exists()
+    picture = f"{name.removesuffix('-kl')}.png"  # one picture for both halves of the third comparison
+    assert f"{name}.csv" in page and picture in page and (folder / picture).exists()
     assert (folder / f"{name}.csv").stat().st_size < 100_000
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))

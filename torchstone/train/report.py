@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.terminal import table, wrapped
+from torchstone.train.drawing import DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]
-COLOURS = {"reinforce": "#1F6FA8", "ppo": "#C4570E", "grpo": "#178A6B", "dpo": "#9A3A78"}
+COLOURS = {"reinforce": REINFORCE, "ppo": PPO, "grpo": GRPO, "dpo": DPO}
 NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
-PALETTE = ["#1F6FA8", "#C4570E", "#178A6B", "#9A3A78", "#8A7500", "#444444"]
 PANELS = {  # what a comparison of recipes shows: metric -> title, factor, its name in the table
     "eval_reward": ("held-out reward, %", 100, "reward, %"),
     "entropy": ("entropy, nats per token", 1, "entropy"),
@@ -71,35 +71,39 @@ def comparison_table(runs: dict[str, list[Path]], task: str) -> str:
 
 
 def plot_comparison(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
-    """Learning curves: the mean over seeds, and its 95% t interval as a band."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8.4, 5.0))
-    ends = []
-    for method, folders in runs.items():
-        curves, grid = [curve(folder) for folder in folders], [i / 40 for i in range(41)]
-        stats = [interval([at(points, x) for points in curves]) for x in grid]
-        x, means = [g * samples for g in grid], [100 * mean for mean, _ in stats]
-        low, high = ([100 * min(1, max(0, m + sign * h)) for m, h in stats] for sign in (-1, 1))
-        colour, line = COLOURS[method], "--" if method == "dpo" else "-"
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, means, line, color=colour, linewidth=2.2, solid_capstyle="round")
-        ends.append((means[-1], method))
-    height = math.inf
-    for y, method in sorted(ends, reverse=True):  # a name at the end of each line, moved down where two would touch
-        height = min(y, height - 5.5)
-        style = {"color": COLOURS[method], "va": "center", "fontweight": "bold", "annotation_clip": False}
-        axes.annotate(f"{NAMES[method]}  {y:.0f}%", (samples, y), (samples * 1.02, height), **style)
-    seeds = len(next(iter(runs.values())))
-    axes.set(xlim=(0, samples), ylim=(0, 101), xlabel="completions sampled")
-    axes.set_title(f"{task}: the same start, the same budget of samples", loc="left", fontweight="bold", pad=38)
-    band = f"mean of {seeds} seeds and its 95% t interval" if seeds > 1 else "one seed"
-    notes = f"Mean reward in % on held-out prompts, one sample each; {band}."
-    if "dpo" in runs:
-        notes += "\nDPO (dashed) samples everything first: its line shows the share of its training that is done."
-    axes.text(0, 1.03, notes, transform=axes.transAxes, fontsize=8.5, color="#555555", linespacing=1.4)
+    """Learning curves: a thin line for each seed, a bold one for their mean."""
+    plot_curves(
+        {method: [curve(folder) for folder in folders] for method, folders in runs.items()}, task, samples, file
+    )
+
+
+def plot_curves(curves: dict[str, list[Curve]], task: str, samples: int, file: Path) -> None:
+    """The picture of ``plot_comparison``, from the curves of each method, one for each seed."""
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(8.3, 4.4), layout="constrained")
+    ends, grid = [], [i / 40 for i in range(41)]
+    for method, of_seeds in curves.items():
+        style = {"color": COLOURS[method], "linestyle": "--" if method == "dpo" else "-"}
+        for points in of_seeds:
+            axes.plot(
+                [samples * x for x, _ in points], [100 * y for _, y in points], alpha=0.35, linewidth=0.9, **style
+            )
+        means = [100 * sum(at(points, x) for points in of_seeds) / len(of_seeds) for x in grid]
+        axes.plot([samples * x for x in grid], means, linewidth=2.6, **style)
+        ends.append((means[-1], f"{NAMES[method]}  {means[-1]:.0f}%", COLOURS[method]))
+    seeds = len(next(iter(curves.values())))
+    lines = f"Thin: {seeds} seeds. Bold: their mean." if seeds > 1 else "One seed."
+    if "dpo" in curves:
+        lines += "\nDPO, dashed, samples everything first:\nits line is the share of its training done."
+    place = {"transform": axes.transAxes, "va": "top", "linespacing": 1.35}
+    axes.text(0.6, 0.32, "A demonstration, not a ranking.", fontweight="bold", **place)
+    axes.text(0.6, 0.25, lines, color=MUTED, **place)
+    axes.set_title(f"Task {task}: the same start, the same budget of samples")
+    axes.set(xlim=(0, samples), ylim=(0, 101), xlabel="completions sampled", ylabel="reward on held-out prompts, %")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    figure.subplots_adjust(left=0.07, right=0.80, top=0.83, bottom=0.11)
-    figure.savefig(file, dpi=160)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    label_ends(axes, ends, 12)
+    figure.savefig(file)
     plt.close(figure)
 
 
@@ -136,39 +140,43 @@ def _cells(columns: list[list[float]], sign: str) -> list[str]:
 
 
 def plot_recipes(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
-    """A panel for each metric, a line for each recipe: the mean over seeds, and its 95% t interval as a band."""
-    plt = _pyplot()
-    figure, grid = plt.subplots(2, 2, figsize=(9.6, 6.2), sharex=True)
+    """A panel for each metric, a numbered line for each recipe: the mean over seeds, its 95% t interval as a band."""
+    plt = pyplot()
+    figure, grid = plt.subplots(2, 2, figsize=(8.3, 5.2 + 0.2 * len(runs)), sharex=True)
     seeds = len(next(iter(runs.values())))
+    colours = [PALETTE[i % len(PALETTE)] for i in range(len(runs))]
+    top = 1 - (0.5 + 0.2 * len(runs)) / figure.get_figheight()  # inches for the heading, and for each recipe
+    figure.subplots_adjust(left=0.07, right=0.96, bottom=0.09, top=top - 0.03, hspace=0.25, wspace=0.25)
     for axes, (metric, (title, factor, _)) in zip(grid.flat, PANELS.items(), strict=True):
         ends: list[float] = []
-        for i, (name, folders) in enumerate(runs.items()):
+        labels = []
+        for i, folders in enumerate(runs.values()):
             curves = [points for folder in folders if (points := curve(folder, metric))]
             shares = [x / 40 for x in range(41) if curves and x / 40 >= max(points[0][0] for points in curves)]
             stats = [interval([factor * at(points, x) for points in curves]) for x in shares]
             xs, means = [x * samples for x in shares], [mean for mean, _ in stats]
-            style = {"color": PALETTE[i % len(PALETTE)], "linestyle": ["-", "--", ":"][i // len(PALETTE) % 3]}
-            axes.fill_between(
-                xs, [m - h for m, h in stats], [m + h for m, h in stats], color=style["color"], alpha=0.15, linewidth=0
-            )
-            axes.plot(xs, means, label=f"{i + 1}  {name}", linewidth=2.0, **style)
+            low, high = ([m + sign * h for m, h in stats] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=colours[i], alpha=0.13, linewidth=0)
+            axes.plot(xs, means, color=colours[i], linestyle=["-", "--", ":"][i // len(PALETTE) % 3])
+            labels += [(mean, str(i + 1), colours[i]) for mean in means[-1:]]
             ends += means
-        low, high = min(ends, default=0.0), max(ends, default=1.0)
-        room = max(0.2 * (high - low), 0.05 * abs(high), 0.01)  # the lines decide what is seen: bands may be very wide
-        axes.set_ylim(low - room, min(high + room, 101) if metric == "eval_reward" and high <= 100 else high + room)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        bottom, ceiling = min(ends, default=0.0), max(ends, default=1.0)
+        room = max(0.2 * (ceiling - bottom), 0.05 * abs(ceiling), 0.01)  # the lines decide what is seen, not the bands
+        share = metric == "eval_reward" and ceiling <= 100
+        axes.set_ylim(bottom - room, min(ceiling + room, 101) if share else ceiling + room)
+        axes.set_title(title, fontsize=11)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlim(0, samples)
+        label_ends(axes, labels)
     for axes in grid[1]:
         axes.set_xlabel("completions sampled")
     band = f"mean of {seeds} seeds and its 95% t interval" if seeds > 1 else "one seed"
-    top = 1 - (0.45 + 0.19 * len(runs)) / 6.2  # inches for the heading, and a line of the legend each
-    figure.text(0.012, 0.985, f"{task}: {band}", va="top", fontweight="bold", fontsize=11)
-    where = {"loc": "upper left", "bbox_to_anchor": (0.005, 0.955), "frameon": False, "fontsize": 9}
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), **where)
-    figure.tight_layout(rect=(0, 0, 1, top))
-    figure.savefig(file, dpi=110)
+    figure.text(0.015, 0.985, f"Task {task}: {band}", va="top", fontweight="bold", fontsize=12)
+    for i, name in enumerate(runs):
+        y = 0.985 - (0.27 + 0.2 * i) / figure.get_figheight()
+        figure.text(0.015, y, f"{i + 1}  {name}", va="top", color=colours[i])
+    figure.savefig(file)
     plt.close(figure)
 
 
@@ -178,57 +186,48 @@ def write_csv(runs: dict[str, list[Path]], file: Path) -> None:
     metrics += ["clip_ratio/low_mean", "clip_ratio/high_mean", "grad_norm"]
     with file.open("w", encoding="utf-8", newline="") as out:
         rows = csv.writer(out, lineterminator="\n")
-        rows.writerow(["run", "seed", "samples", *metrics])
+        rows.writerow(["run", "seed", "samples", "step", *metrics])
         for name, folders in runs.items():
             for folder in folders:
                 seed = json.loads((folder / "config.json").read_text(encoding="utf-8"))["seed"]
                 for r in (r for r in read_records(folder) if "eval_reward" in r):
                     numbers = [f"{r[k]:.4g}" if k in r else "" for k in metrics]
-                    rows.writerow([name, seed, r["samples"], *numbers])
+                    rows.writerow([name, seed, r["samples"], r["step"], *numbers])
 
 
 def plot_run(folder: Path, title: str) -> Path:
     """One panel for each thing worth watching in a run."""
-    plt = _pyplot()
+    plt = pyplot()
     records = read_records(folder)
     panels = [
-        ("reward", ["reward", "eval_reward"]),
-        ("pairs", ["rewards/accuracies"]),
-        ("margin", ["rewards/margins", "rewards/chosen", "rewards/rejected"]),
-        ("entropy, nats per token", ["entropy"]),
-        ("KL to the start, nats per token", ["kl"]),
-        ("clipped share", ["clip_ratio/low_mean", "clip_ratio/high_mean"]),
-        ("completion length, tokens", ["completions/mean_length"]),
-        ("groups without signal, share", ["frac_reward_zero_std"]),
-        ("gradient norm", ["grad_norm"]),
+        ("reward", {"eval_reward": "held out", "reward": "sampled"}),
+        ("pairs ranked right, share", {"rewards/accuracies": ""}),
+        ("implicit reward", {"rewards/margins": "margin", "rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+        ("entropy, nats per token", {"entropy": ""}),
+        ("KL to the start, nats per token", {"kl": ""}),
+        ("clipped, share", {"clip_ratio/low_mean": "low", "clip_ratio/high_mean": "high"}),
+        ("completion length, tokens", {"completions/mean_length": ""}),
+        ("groups without signal, share", {"frac_reward_zero_std": ""}),
+        ("gradient norm", {"grad_norm": ""}),
     ]
     panels = [(name, keys) for name, keys in panels if any(r.get(k) for r in records for k in keys)]
-    figure, grid = plt.subplots(-(-len(panels) // 3), 3, figsize=(11, 2.6 * -(-len(panels) // 3)), squeeze=False)
+    rows = -(-len(panels) // 3)
+    figure, grid = plt.subplots(rows, 3, figsize=(11, 0.4 + 2.4 * rows), squeeze=False, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     for axes, (name, keys) in zip(grid.flat, panels, strict=False):
-        for i, key in enumerate(k for k in keys if any(k in r for r in records)):
-            x, y = zip(*((r["step"], r[key]) for r in records if key in r), strict=True)
-            style = {"marker": "o", "markersize": 3} if key == "eval_reward" else {}
-            axes.plot(x, y, color=list(COLOURS.values())[i], linewidth=1.4, label=key, **style)
-        axes.set_title(name, loc="left", fontsize=9.5, fontweight="bold")
-        if len(axes.lines) > 1:
-            axes.legend(frameon=False, fontsize=7.5)
+        ends = []
+        for (key, label), colour in zip(keys.items(), (REINFORCE, MUTED, PPO), strict=False):
+            if points := [(r["step"], r[key]) for r in records if key in r]:
+                style = {"marker": "o", "markersize": 3, "zorder": 3} if key == "eval_reward" else {}
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, **style)
+                ends.append((points[-1][1], label, colour))
+        axes.set_title(name, fontsize=11)
+        axes.set_xlim(0, records[-1]["step"])
+        label_ends(axes, ends, 10)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    figure.tight_layout()
-    figure.savefig(folder / "curves.png", dpi=140)
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    figure.savefig(folder / "curves.png")
     plt.close(figure)
     return folder / "curves.png"
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({
-        "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.color": "#e6e6e6", "axes.axisbelow": True, "axes.edgecolor": "#999999",
-    })  # fmt: skip
-    return plt
