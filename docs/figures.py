@@ -27,11 +27,19 @@ from torchstone.dpo import dpo_loss
 from torchstone.grpo import group_advantages
 from torchstone.ppo import clipped_surrogate, gae
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
-from torchstone.train.drawing import DPO, GRPO, INK, LINE, MUTED, PPO, REINFORCE, pyplot
+from torchstone.train.drawing import DPO, GRPO, INK, LINE, MUTED, PPO, REINFORCE, label_ends, pyplot
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, RHO = "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER RHO}"
 plt = pyplot()
-plt.rcParams.update({"font.size": 13, "axes.titlesize": 14, "axes.titleweight": "normal", "savefig.transparent": True})
+plt.rcParams.update(
+    {
+        "font.size": 13,
+        "axes.titlesize": 13,
+        "axes.titleweight": "normal",
+        "legend.frameon": False,
+        "savefig.transparent": True,
+    }
+)
 
 
 def column(values: Tensor) -> Tensor:
@@ -70,7 +78,7 @@ def policy_gradient_spread(folder: Path) -> dict[str, float]:
         "a constant, b = 2": torch.full_like(rewards, 2.0),
         "leave-one-out": leave_one_out,
     }
-    figure, axis = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.1, 3.6), layout="constrained")
     numbers = {"exact": exact}
     for place, (name, baseline) in enumerate(baselines.items()):
         gradients = []
@@ -86,7 +94,13 @@ def policy_gradient_spread(folder: Path) -> dict[str, float]:
         numbers[name] = float(g.std())
     axis.axvline(exact, color=PPO, linewidth=1.5, zorder=0)
     axis.text(exact + 0.04, -0.62, "exact gradient", color=PPO, va="center")
-    axis.set(yticks=range(3), yticklabels=baselines, ylim=(2.5, -0.85), xlabel="gradient of the first logit")
+    axis.set(
+        yticks=range(3),
+        yticklabels=baselines,
+        ylim=(2.5, -0.85),
+        xlabel="gradient of the first logit",
+        xticks=[-0.5, 0, 0.5, 1],
+    )
     axis.tick_params(axis="y", length=0, colors=INK)
     axis.spines["left"].set_visible(False)
     save(figure, folder / "baseline.svg")
@@ -97,7 +111,7 @@ def clip(folder: Path) -> None:
     """The objective (minus the loss) against the ratio, for both signs of the advantage."""
     ratios = torch.linspace(0.4, 1.6, 241, dtype=torch.float64)
     log_ratios = column(ratios.log())
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.7), layout="constrained")
     for axis, sign in zip(axes, (1.0, -1.0), strict=True):
         advantages = torch.full_like(ratios, sign)
         objective = -clipped_surrogate(
@@ -111,15 +125,15 @@ def clip(folder: Path) -> None:
         axis.plot([1], [sign], "o", color=INK, markersize=6)
         axis.set(
             title="A = +1: make the token likelier" if sign > 0 else f"A = {MINUS}1: make it less likely",
-            xlabel="ratio r(θ)", xticks=[0.4, 0.8, 1, 1.2, 1.6], xlim=(0.4, 1.6),
+            xlabel=f"ratio {RHO}(θ)", xticks=[0.4, 0.8, 1, 1.2, 1.6], xlim=(0.4, 1.6),
             ylim=(0.3, 1.7) if sign > 0 else (-1.7, -0.3), yticks=[sign * y for y in (0.5, 1, 1.5)],
         )  # fmt: skip
     axes[0].set_ylabel("objective per token")
     axes[0].text(1.4, 0.42, "gradient 0", color=PPO, ha="center")
-    axes[0].text(1.43, 1.62, "r A", color=MUTED, ha="right", va="top")
+    axes[0].text(1.43, 1.62, f"{RHO} A", color=MUTED, ha="right", va="top")
     axes[0].text(0.97, 1.06, "start", ha="right")
     axes[1].text(0.6, -1.62, "gradient 0", color=PPO, ha="center")
-    axes[1].text(0.57, -0.42, "r A", color=MUTED, ha="left", va="top")
+    axes[1].text(0.57, -0.42, f"{RHO} A", color=MUTED, ha="left", va="top")
     axes[1].text(1.03, -0.94, "start")
     save(figure, folder / "clip.svg")
 
@@ -130,9 +144,9 @@ def gae_lambda(folder: Path) -> None:
     rewards = torch.zeros(1, steps, dtype=torch.float64)
     rewards[0, -1] = 1
     values = torch.full_like(rewards, 0.2)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 2.9), layout="constrained")
     shades = ("#F0B890", "#E08A4B", PPO, "#7A3508")
-    for lam, shade, height in zip(lambdas, shades, (-0.07, 0.17, 0.57, 0.85), strict=True):
+    for lam, shade, height in zip(lambdas, shades, (-0.08, 0.2, 0.63, 0.9), strict=True):
         advantages, _ = gae(rewards, values, chosen(rewards), gamma=1.0, lam=lam)
         left.plot(range(1, steps + 1), advantages[0], color=shade)
         left.text(7.6, height, f"λ = {lam:g}", color=shade if lam else "#B9713C", ha="right", va="center")
@@ -152,10 +166,10 @@ def gae_lambda(folder: Path) -> None:
     right.plot(grid, bias, color=REINFORCE)
     right.plot(grid, spread, color=PPO)
     right.plot(grid, (bias**2 + spread**2).sqrt(), color=INK, linewidth=1.3, linestyle=(0, (4, 3)))
-    right.text(0.02, 0.4, "bias", color=REINFORCE, va="center")
-    right.text(0.53, 0.24, "standard deviation", color=PPO, ha="right")
+    right.text(0.02, 0.37, "bias", color=REINFORCE, va="center")
+    right.text(0.02, 0.23, "standard deviation", color=PPO, va="center")
     right.text(0.02, 0.62, "both (root mean square)", color=INK)
-    right.set(title="Error of the first advantage, a critic half right", xlabel="λ", ylim=(0, None))
+    right.set(title="Error of the first advantage", xlabel="λ", ylim=(0, None))
     save(figure, folder / "gae.svg")
 
 
@@ -163,19 +177,20 @@ def kl_estimators(folder: Path) -> dict[str, float]:
     """Value and gradient of k1, k2, k3 for one token; their expected gradients for a policy over 3 tokens."""
     names, estimators, shades = ("k₁", "k₂", "k₃"), (kl_k1, kl_k2, kl_k3), (MUTED, DPO, GRPO)
     u = torch.linspace(-2, 2, 201, dtype=torch.float64)
-    figure, axes = plt.subplots(1, 3, figsize=(9.3, 3.1), layout="constrained")
-    for name, k, shade in zip(names, estimators, shades, strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(8.0, 2.3), layout="constrained")
+    for k, shade in zip(estimators, shades, strict=True):
         log_probs = column(u).clone().requires_grad_()
         value = k(log_probs, torch.zeros_like(log_probs), chosen(log_probs))
         (gradient,) = torch.autograd.grad(value.sum(), log_probs)
         for axis, y in ((axes[0], value.detach()[:, 0]), (axes[1], gradient[:, 0])):
-            axis.plot(u, y, color=shade, label=name)
+            axis.plot(u, y, color=shade)
     for axis, title in ((axes[0], "Value (nats)"), (axes[1], "Gradient by log π")):
         zero_lines(axis)
         axis.set(title=title, xlabel=f"log π {MINUS} log ref")
     axes[0].set_ylim(-2.3, 4.5)
     axes[1].set_ylim(-4.5, 2.3)
-    axes[0].legend(loc="upper center")
+    for name, shade, place in zip(names, shades, ((-0.9, -1.9), (-1.8, 0.4), (-1.5, 3.4)), strict=True):
+        axes[0].text(*place, name, color=shade)
 
     z = torch.tensor([0.9, 0.1, -1.0], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([-0.2, 0.4, -0.2], dtype=torch.float64)
@@ -205,7 +220,7 @@ def kl_estimators(folder: Path) -> dict[str, float]:
     axes[2].set(title="Expected gradient", xticks=range(3), xlim=(-0.65, 2.5))
     axes[2].set_xticklabels(["token 1", "token 2", "token 3"])
     axes[2].text(-0.36, 0.01, "k₁: 0", color=MUTED, ha="center")
-    axes[2].legend(loc="upper right")
+    axes[2].legend(loc="upper right", handletextpad=0.1, borderaxespad=0)
     save(figure, folder / "kl.svg")
     numbers = {"exact": float(forward.detach())}
     for number, k in enumerate(estimators, 1):
@@ -217,18 +232,20 @@ def group(folder: Path) -> dict[str, list[float]]:
     """The advantage of a right and a wrong sample against how many of the group of 8 are right."""
     size = 8
     rewards = torch.tensor([[float(i < right) for i in range(size)] for right in range(size + 1)])
-    figure, axes = plt.subplots(1, 2, figsize=(8.8, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8), layout="constrained")
     for axis, divide in zip(axes, (True, False), strict=True):
         advantages = group_advantages(rewards, divide_by_std=divide, correction=0, eps=0.0)
         right, wrong = advantages[:, 0], advantages[:, -1]
-        axis.plot(range(1, size), right[1:size], "o-", color=GRPO, label="a right sample")
-        axis.plot(range(1, size), wrong[1:size], "s-", color=MUTED, label="a wrong sample")
-        axis.plot([0, size], [0, 0], "D", color=INK, markersize=7, label="all equal: exactly 0")
+        axis.plot(range(1, size), right[1:size], "o-", color=GRPO)
+        axis.plot(range(1, size), wrong[1:size], "s-", color=MUTED)
+        axis.plot([0, size], [0, 0], "D", color=INK, markersize=7)
         zero_lines(axis, None)
         axis.set_title(f"(r {MINUS} mean) / std" if divide else f"r {MINUS} mean")
         axis.set(xlabel="right answers out of 8", ylim=(-3, 3))
     axes[0].set_ylabel("advantage")
-    axes[1].legend(loc="upper right")
+    axes[0].text(2.2, 1.9, "a right sample", color=GRPO)
+    axes[0].text(5.8, -2.2, "a wrong sample", color=MUTED, ha="right")
+    axes[1].text(8.2, 1.4, "all equal: exactly 0", ha="right")
     save(figure, folder / "group.svg")
     example = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     return {
@@ -243,7 +260,8 @@ def preferences(folder: Path) -> None:
     """The DPO loss against the margin, with and without label smoothing, and its slope."""
     margins = torch.linspace(-5, 5, 201, dtype=torch.float64)
     zeros = torch.zeros_like(margins)
-    figure, axes = plt.subplots(1, 2, figsize=(8.8, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8), layout="constrained")
+    ends = []
     for smoothing, shade in ((0.0, DPO), (0.1, "#C583AC"), (0.3, MUTED)):
         chosen_log_probs = margins.clone().requires_grad_()
         losses = [
@@ -251,8 +269,8 @@ def preferences(folder: Path) -> None:
             for m, z in zip(chosen_log_probs, zeros, strict=True)
         ]
         (slope,) = torch.autograd.grad(torch.stack(losses).sum(), chosen_log_probs)
-        label = "DPO" if smoothing == 0 else f"label smoothing {smoothing:g}"
-        axes[0].plot(margins, torch.stack(losses).detach(), color=shade, label=label)
+        axes[0].plot(margins, torch.stack(losses).detach(), color=shade)
+        ends.append((float(losses[-1].detach()), f"smoothing {smoothing:g}" if smoothing else "DPO", shade))
         axes[1].plot(margins, -slope, color=shade)
     axes[0].plot([0], [torch.log(torch.tensor(2.0))], "o", color=INK, markersize=6)
     axes[0].text(-4.9, 0.35, "log 2 at the start")
@@ -260,8 +278,8 @@ def preferences(folder: Path) -> None:
     axes[1].set(title=f"Push on the margin, {MINUS}dL/dh", xlabel="margin h", ylim=(-0.35, 1.05))
     zero_lines(axes[0], 0, None)
     zero_lines(axes[1])
-    axes[0].legend(loc="upper right")
-    axes[1].text(-1.2, 0.87, "large where the ranking is wrong", color=DPO)
+    label_ends(axes[0], ends, 13)
+    axes[1].text(0.9, 0.66, "large where the\nranking is wrong", color=DPO)
     save(figure, folder / "dpo.svg")
 
 
@@ -275,24 +293,22 @@ def reductions(folder: Path) -> dict[str, float]:
         "sequence sum": sequence_sum,
         "fixed length (10)": lambda x, mask: fixed_length_mean(x, mask, length=columns),
     }
-    figure, axis = plt.subplots(figsize=(5.9, 3.7), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.1, 3.1), layout="constrained")
     numbers = {}
     for place, (name, f) in enumerate(reduce.items()):
         x = torch.where(torch.tensor([[1.0], [0.0]]) > 0, mask.float(), 0.0).requires_grad_()
         value = f(x, mask)
         (weight,) = torch.autograd.grad(value, x)
         numbers[name] = round(float(value.detach()), 6)
-        short, long = float(weight[0, 0]), float(weight[1, 0])
-        short_bar = (-0.19, short, INK, "the only token of the short one")
-        long_bar = (0.19, long, "#9FB2C0", "a token of the long one")
-        for shift, width, shade, label in (short_bar, long_bar):
-            axis.barh(place + shift, width, height=0.34, color=shade, label="" if place else label)
-            axis.text(width + 0.008, place + shift, f"{width:.3g}", va="center", color=INK)
-    axis.set(yticks=range(4), yticklabels=reduce, ylim=(3.6, -1.3))
+        bars = ((-0.19, float(weight[0, 0]), INK, "short row"), (0.19, float(weight[1, 0]), MUTED, "long row"))
+        for shift, width, shade, row in bars:
+            axis.barh(place + shift, width, height=0.34, color=shade, alpha=1 if shade == INK else 0.55)
+            said = f"{width:.3g}" if place else f"{width:.3g}: a token of the {row}"
+            axis.text(width + 0.008, place + shift, said, va="center", color=shade)
+    axis.set(yticks=range(4), yticklabels=reduce, ylim=(3.6, -0.6))
     axis.set(xlim=(0, 0.6), xlabel="weight in the loss")
     axis.tick_params(axis="y", length=0, colors=INK)
     axis.spines["left"].set_visible(False)
-    axis.legend(loc="upper right", ncols=1, borderaxespad=0)
     save(figure, folder / "reductions.svg")
     losses = torch.where(torch.tensor([[1.0], [0.0]]) > 0, mask.float(), 0.0)
     parts = [float(token_mean(x[None], m[None])) for x, m in zip(losses, mask, strict=True)]

@@ -142,28 +142,24 @@ def _cells(columns: list[list[float]], sign: str) -> list[str]:
 def plot_recipes(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
     """A panel for each metric, a numbered line for each recipe: the mean over seeds, its 95% t interval as a band."""
     plt = pyplot()
-    figure, grid = plt.subplots(2, 2, figsize=(8.3, 5.2 + 0.2 * len(runs)), sharex=True)
-    seeds = len(next(iter(runs.values())))
-    colours = [PALETTE[i % len(PALETTE)] for i in range(len(runs))]
-    top = 1 - (0.5 + 0.2 * len(runs)) / figure.get_figheight()  # inches for the heading, and for each recipe
-    figure.subplots_adjust(left=0.07, right=0.96, bottom=0.09, top=top - 0.03, hspace=0.25, wspace=0.25)
+    figure, grid = plt.subplots(2, 2, figsize=(8.3, 5.2 + 0.2 * len(runs)), sharex=True, layout="constrained")
     for axes, (metric, (title, factor, _)) in zip(grid.flat, PANELS.items(), strict=True):
         ends: list[float] = []
         labels = []
         for i, folders in enumerate(runs.values()):
+            colour, dashes = PALETTE[i % len(PALETTE)], ["-", "--", ":"][i // len(PALETTE) % 3]
             curves = [points for folder in folders if (points := curve(folder, metric))]
             shares = [x / 40 for x in range(41) if curves and x / 40 >= max(points[0][0] for points in curves)]
             stats = [interval([factor * at(points, x) for points in curves]) for x in shares]
             xs, means = [x * samples for x in shares], [mean for mean, _ in stats]
             low, high = ([m + sign * h for m, h in stats] for sign in (-1, 1))
-            axes.fill_between(xs, low, high, color=colours[i], alpha=0.13, linewidth=0)
-            axes.plot(xs, means, color=colours[i], linestyle=["-", "--", ":"][i // len(PALETTE) % 3])
-            labels += [(mean, str(i + 1), colours[i]) for mean in means[-1:]]
+            axes.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.plot(xs, means, color=colour, linestyle=dashes)
+            labels += [(mean, str(i + 1), colour) for mean in means[-1:]]
             ends += means
-        bottom, ceiling = min(ends, default=0.0), max(ends, default=1.0)
-        room = max(0.2 * (ceiling - bottom), 0.05 * abs(ceiling), 0.01)  # the lines decide what is seen, not the bands
-        share = metric == "eval_reward" and ceiling <= 100
-        axes.set_ylim(bottom - room, min(ceiling + room, 101) if share else ceiling + room)
+        bottom, top = min(ends, default=0.0), max(ends, default=1.0)
+        room = max(0.2 * (top - bottom), 0.05 * abs(top), 0.01)  # the lines decide what is seen: bands may be very wide
+        axes.set_ylim(bottom - room, min(top + room, 101) if metric == "eval_reward" and top <= 100 else top + room)
         axes.set_title(title, fontsize=11)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.locator_params(axis="x", nbins=5)
@@ -171,11 +167,12 @@ def plot_recipes(runs: dict[str, list[Path]], task: str, samples: int, file: Pat
         label_ends(axes, labels)
     for axes in grid[1]:
         axes.set_xlabel("completions sampled")
+    seeds = len(next(iter(runs.values())))
     band = f"mean of {seeds} seeds and its 95% t interval" if seeds > 1 else "one seed"
-    figure.text(0.015, 0.985, f"Task {task}: {band}", va="top", fontweight="bold", fontsize=12)
-    for i, name in enumerate(runs):
-        y = 0.985 - (0.27 + 0.2 * i) / figure.get_figheight()
-        figure.text(0.015, y, f"{i + 1}  {name}", va="top", color=colours[i])
+    names = [f"{i}  {name}" for i, name in enumerate(runs, start=1)]
+    style = {"frameon": False, "handlelength": 0, "handletextpad": 0, "alignment": "left", "labelcolor": "linecolor"}
+    legend = figure.legend(grid[0, 0].lines, names, loc="outside upper left", title=f"Task {task}: {band}", **style)
+    legend.get_title().set_fontweight("bold")
     figure.savefig(file)
     plt.close(figure)
 
