@@ -6,8 +6,10 @@
 Time is a ratio to the three matrix products that the work consists of (logits, gradient of hidden, gradient of weight),
 measured beside it: every round runs all contenders in turn, and the figure is the median ratio over rounds. With
 --threads 1 it is processor time, which other processes on the machine disturb less than the time on the clock.
-Memory is measured in a process of its own for each contender: its peak resident memory (VmHWM: all that torch, MKL and
-Python allocate; Linux only), minus what was resident with the inputs in place after a toy run, minus the gradients.
+"rows at a time" are the same products in the pieces in which linear_loss takes them: the rate of the matrix library.
+Memory is measured in a process of its own for each contender: its peak resident memory (VmHWM: all that torch and
+Python allocate; Linux only), minus what was resident with the inputs in place after a toy run and the bare products of
+half the rows (the matrix library keeps room for itself: 1 MB on one processor, 10 MB on another), minus the gradients.
 TRL and Liger take part where they are installed (requirements-frameworks.txt), Liger compiled, which is its default. A
 first round, in which things are compiled, does not count.
 """
@@ -16,7 +18,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,8 +25,10 @@ import time
 from pathlib import Path
 
 import torch
+from recurrence import processor
 
 from torchstone.core import Loss, linear_log_probs, linear_loss
+from torchstone.fast import linear
 
 SIZES = {"1024x576x49152": 7, "4096x576x49152": 5, "1024x640x262144": 5, "4096x640x262144": 3}  # and how many rounds
 TOY = "512x64x2048"
@@ -55,11 +58,24 @@ def contenders():
         logits = h.flatten(0, 1) @ w.T
         h.grad, w.grad = (logits @ w).view_as(h), logits.T @ h.flatten(0, 1)
 
+    @torch.no_grad()
+    def pieces(h, w, y, c):
+        h.grad, w.grad, flat = torch.zeros_like(h), torch.empty_like(w), h.flatten(0, 1)
+        logits = torch.empty(linear.LOSS_ROWS, len(w))
+        for r in linear._slices(len(flat), linear.LOSS_ROWS):
+            z = logits[: r.stop - r.start]
+            for c in linear._slices(len(w), linear.LOSS_COLUMNS):
+                torch.mm(flat[r], w[c].T, out=z[:, c])
+            for c in linear._slices(len(w), linear.LOSS_COLUMNS):
+                h.grad.flatten(0, 1)[r].addmm_(z[:, c], w[c])
+                w.grad[c].addmm_(z[:, c].T, flat[r], beta=float(r.start > 0))
+
     log_p = lambda h, w, y: torch.log_softmax(h @ w.T, -1).gather(-1, y[..., None]).squeeze(-1)  # noqa: E731
     naive = lambda h, w, y, c: (c * log_p(h, w, y)).sum().backward()  # noqa: E731
     ours = lambda h, w, y, c: (c * linear_log_probs(h, w, y, temperature=1.0)).sum().backward()  # noqa: E731
     loss = lambda x, c: Loss((c * x).sum(), {})  # noqa: E731
-    found = {"three products": products, "naive": naive, "linear_log_probs": ours}
+    found = {"three products": products, f"three products, {linear.LOSS_ROWS} rows at a time": pieces}
+    found |= {"naive": naive, "linear_log_probs": ours}
     found["linear_log_probs, frozen head"] = lambda h, w, y, c: ours(h, w.detach(), y, c)
     found["linear_loss"] = lambda h, w, y, c: linear_loss(h, w, y, loss, c, temperature=1.0).value.backward()
     if (trl := installed("trl.trainer.utils")) is not None:
@@ -77,8 +93,11 @@ def peak(name, size):
     resident = lambda key: 1024 * int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0])  # noqa: E731
     run = contenders()[name]
     run(*inputs(TOY))
+    rows, rest = size.split("x", 1)
+    contenders()["three products"](*inputs(f"{int(rows) // 2}x{rest}"))
     data = inputs(size)
     before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     run(*data)
     return (resident("VmHWM") - before - sum(x.grad.nbytes for x in data if x.grad is not None)) / 1e6
 
@@ -122,7 +141,7 @@ def main():
     if options.peak:
         return print(peak(options.peak, *options.sizes))
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    noted = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": options.threads}
+    noted = {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads}
     for name in ("torch", "trl", "liger-kernel"):
         noted |= {d.name: d.version for d in importlib.metadata.distributions(name=name)}
     for size in ["64x32x512"] if options.quick else options.sizes:

@@ -113,8 +113,18 @@ def alternate(runs, base, rounds, threads):
     return {"machine": machine(threads), "table": table}
 
 
+def processor():
+    """The processor's name, family and model where Linux tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        return f"{known['model name']}, family {known['cpu family']} model {known['model']}"
+    except (OSError, KeyError):
+        return platform.machine()
+
+
 def machine(threads):
-    noted = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": threads, "load": os.getloadavg()[0]}
+    noted = {"processor": processor(), "cores": os.cpu_count(), "threads": threads, "load": os.getloadavg()[0]}
     return noted | {d.name: d.version for p in PEERS for d in importlib.metadata.distributions(name=p)}
 
 

@@ -33,6 +33,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from recurrence import processor
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchstone.train import methods, offline, online
@@ -294,7 +295,7 @@ def main():
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     packages = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy")
     packages = [p for p in packages if any(importlib.metadata.distributions(name=p))]
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": options.threads}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads}
     machine |= {p: importlib.metadata.version(p) for p in packages} | {"python": platform.python_version()}
     sizes = ["2x2x4x1", "4x4"] if options.quick else options.sizes or GRPO_SIZES + DPO_SIZES
     named = [("DPO" if size.count("x") == 1 else "GRPO", size) for size in sizes]
