@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchstone.cli import main
-from torchstone.terminal import read_options, table
+from torchstone.terminal import read_options, styled, table, unstyled, wrapped
 from torchstone.train.options import GRPO, PPO, Compare, Run
 from torchstone.train.report import at, interval, read_records
 from torchstone.train.run import make_and_save_start
@@ -60,15 +60,19 @@ def test_help_fits_80_columns_and_loads_no_torch(command):
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["recipes", "recipes dapo", "recipes grpo dapo", "cost --params 7e9 --method ppo"])
+TABLES = ["recipes", "recipes dapo", "recipes grpo dapo", "cost --params 7e9 --method ppo"]
+TABLES += ["check --list", "check torchstone.core:kl_k3 --metamorphic"]
+
+
+@pytest.mark.parametrize("command", TABLES)
 def test_tables_fit_80_columns_and_need_torch_and_jaxtyping_only(command):
-    done = without("rich", "numpy", "matplotlib", "transformers", command=command)
+    done = without("rich", "mpmath", "numpy", "matplotlib", "transformers", command=command)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not re.search(r"-$", done.stdout, re.M)  # no word is broken
 
 
-@pytest.mark.parametrize("command", [*(f"{c} --help" for c in HELPS), "recipes", "recipes --json", "cost --params 7e9"])
+@pytest.mark.parametrize("command", [*(f"{c} --help" for c in HELPS), "recipes --json", *TABLES])
 def test_a_closed_pipe_ends_a_command_in_silence(command):
     arguments = [sys.executable, "-m", "torchstone", *command.split()]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD)
@@ -243,10 +247,9 @@ def test_the_interval_is_student_s_t():
     assert at([(0.0, 0.0), (0.5, 1.0), (1.0, 2.0)], 0.25) == 0.5
 
 
-@pytest.mark.parametrize(("command", "extra"), [("compare --quick", "train"), ("check --list", "check")])
-def test_a_missing_extra_is_named(command, extra):
-    done = without("rich", command=command)
-    assert done.returncode == 2 and f'pip install ".[{extra}]"' in done.stderr and "Traceback" not in done.stderr
+def test_a_missing_extra_is_named():
+    done = without("rich", command="compare --quick")
+    assert done.returncode == 2 and 'pip install ".[train]"' in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_table_is_wrapped_at_words_until_it_fits(monkeypatch):
@@ -256,6 +259,19 @@ def test_a_table_is_wrapped_at_words_until_it_fits(monkeypatch):
     assert lines[0] == "t" and lines[1] == "x   words                    n"
     assert lines[3:5] == ["a   one two three four     1.5", "    five"]
     assert lines[2] == lines[5] and len(lines[5]) == 30 and lines[6] == "bb  six                  12.25"
+
+
+def test_styles_take_no_room_and_words_stay_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "26")
+    rows = [["a", "a-word-of-its-own"], ["bb", "one two three four five"]]
+    plain = table((), rows)
+    assert plain.splitlines() == ["a   a-word-of-its-own", "bb  one two three four", "    five"]
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    shown = table((), [[styled(name, "bold red"), text] for name, text in rows])
+    assert shown.startswith("\x1b[1;31ma\x1b[0m   a-word") and unstyled(shown) == plain
+    assert unstyled(wrapped("one two", styled("first", "dim") + "  ")) == "first  one two"
 
 
 def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):

@@ -44,16 +44,16 @@ examples
 torchstone COMMAND --help explains the options; torchstone train METHOD --help
 those of a method.
 """
-COMMANDS = {  # the module that has a function of the command's name, and the extra that it needs
-    "compare": ("torchstone.train.command", "train"),
-    "train": ("torchstone.train.command", "train"),
-    "recipes": ("torchstone.recipes.command", ""),
-    "check": ("torchstone.conformance.command", "check"),
-    "identify": ("torchstone.conformance.command", "check"),
-    "peers": ("torchstone.frameworks.command", "check"),
-    "cost": ("torchstone.cost.command", ""),
+COMMANDS = {  # the module that has a function of the command's name
+    "compare": "torchstone.train.command",
+    "train": "torchstone.train.command",
+    "recipes": "torchstone.recipes.command",
+    "check": "torchstone.conformance.command",
+    "identify": "torchstone.conformance.command",
+    "peers": "torchstone.frameworks.command",
+    "cost": "torchstone.cost.command",
 }
-EXTRAS = {"rich", "mpmath", "tomli", "matplotlib", "transformers", "tokenizers", "reasoning_gym"}
+TRAIN = {"rich", "matplotlib", "transformers", "tokenizers", "reasoning_gym"}  # packages of the extra "train"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,12 +89,11 @@ def _command(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{near(name, COMMANDS)}; choose {', '.join(COMMANDS)}", 2)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads then do not spin on a busy machine
-    module, extra = COMMANDS[name]
     try:
-        return int(getattr(import_module(module), name)(arguments))
+        return int(getattr(import_module(COMMANDS[name]), name)(arguments))
     except KeyboardInterrupt:
         raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
-        if not extra or (e.name or "").split(".")[0] not in EXTRAS:
+        if name not in ("compare", "train") or (e.name or "").split(".")[0] not in TRAIN:
             raise
-        raise UserError(f'{e.name} is not installed: pip install ".[{extra}]" in a checkout of Torchstone', 2) from e
+        raise UserError(f'{e.name} is not installed: pip install ".[train]" in a checkout of Torchstone', 2) from e

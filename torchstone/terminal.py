@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import zip_longest
@@ -18,6 +17,7 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 Options = TypeVar("Options")
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -131,59 +131,80 @@ def columns() -> int:
     return shutil.get_terminal_size().columns
 
 
+def styled(text: str, style: str) -> str:
+    """The text in a style such as ``bold red``, on a terminal that can."""
+    can = sys.stdout.isatty() and "TERM" in os.environ and "NO_COLOR" not in os.environ
+    return f"\x1b[{';'.join(STYLES[name] for name in style.split())}m{text}\x1b[0m" if can and text and style else text
+
+
 def bold(text: str) -> str:
     """The text in bold, on a terminal that can."""
-    return _styled(text, 1)
+    return styled(text, "bold")
 
 
 def dim(text: str) -> str:
     """The text in grey, on a terminal that can."""
-    return _styled(text, 2)
+    return styled(text, "dim")
 
 
-def _styled(text: str, code: int) -> str:
-    can = sys.stdout.isatty() and "TERM" in os.environ and "NO_COLOR" not in os.environ
-    return f"\x1b[{code}m{text}\x1b[0m" if can and text else text
+def unstyled(text: str) -> str:
+    """The text as a file has it: without styles."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+def _size(text: str) -> int:
+    return len(unstyled(text))
 
 
 def wrapped(text: str, first: str = "", indent: str | None = None) -> str:
     """The text broken at words into the terminal's lines: ``first`` stands before it, ``indent`` before the others."""
-    later = " " * len(first) if indent is None else indent
+    later = " " * _size(first) if indent is None else indent
     return "\n".join(_lines(text, columns(), first, later))
 
 
 def _lines(text: str, width: int, first: str = "", later: str = "") -> list[str]:
-    wrapper = textwrap.TextWrapper(width, first, later, break_long_words=False, break_on_hyphens=False)
-    return wrapper.wrap(text) or [first]
+    words = re.findall(r" *[^ ]+", re.sub(r"\s", " ", text))  # each with the spaces before it
+    lines = [first + "".join(words[:1])]
+    for word in words[1:]:
+        if _size(lines[-1] + word) <= width:
+            lines[-1] += word
+        else:
+            lines.append(later + word.lstrip())
+    return lines
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: Collection[str] = (),
     sums: Collection[int] = (), faint: Collection[int] = (),
 ) -> str:  # fmt: skip
-    """A table as text that fits the terminal: the widest columns are wrapped at words until it does.
+    """A table as text that fits the terminal: the widest columns are wrapped, never inside a word, until it does.
 
     Args:
-        head: the names of the columns.
+        head: the names of the columns; empty: no names, no rule.
         title: a line above.
         right: columns of numbers, which end at one place.
         sums: rows that are set off by a rule, in bold.
         faint: rows in grey.
     """
     rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > columns() and max(widths) > 8:
-        widths[widths.index(max(widths))] -= 1
+    filled = list(zip(*([head] if head else []), *rows, strict=True))
+    widths = [max(map(_size, cells)) for cells in filled]
+    words = [max(_size(word) for cell in cells for word in _lines(cell, 0)) for cells in filled]
+    while sum(widths) + 2 * (len(widths) - 1) > columns() and widths != words:
+        widest = max((i for i, word in enumerate(words) if widths[i] > word), key=lambda i: widths[i])
+        widths[widest] -= 1
 
-    def lines(cells: Sequence[str]) -> str:
-        wrapped = zip_longest(*(_lines(cell, width) for cell, width in zip(cells, widths, strict=True)), fillvalue="")
-        aligned = ([f"{c:>{w}}" if h in right else f"{c:<{w}}" for h, w, c in zip(head, widths, line, strict=True)]
-                   for line in wrapped)  # fmt: skip
-        return "\n".join("  ".join(line).rstrip() for line in aligned)
+    def lines(row: Sequence[str]) -> str:
+        wrapped = zip_longest(*(_lines(cell, width) for cell, width in zip(row, widths, strict=True)), fillvalue="")
+        return "\n".join("  ".join(map(aligned, line, head or row, widths)).rstrip() for line in wrapped)
+
+    def aligned(text: str, name: str, width: int) -> str:
+        space = " " * (width - _size(text))
+        return space + text if name in right else text + space
 
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     rule = dim(("─" if unicode else "-") * (sum(widths) + 2 * (len(widths) - 1)))
-    out = [bold(title)] * bool(title) + [bold(lines(head)), rule]
+    out = [bold(title)] * bool(title) + ([bold(lines(head)), rule] if head else [])
     for i, row in enumerate(rows):
         out += [rule] * (i in sums and i - 1 not in sums)
         out.append(bold(lines(row)) if i in sums else dim(lines(row)) if i in faint else lines(row))

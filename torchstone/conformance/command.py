@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone.conformance.settings import known_objective, read_names, read_setting
-from torchstone.terminal import Parser, UserError, columns, near
+from torchstone.terminal import Parser, UserError, bold, columns, dim, near, styled, table, wrapped
 
 if TYPE_CHECKING:
     from torchstone.conformance.relations import Relation
@@ -143,17 +143,14 @@ def _run(
 
 
 def _print_report(target: str, report: Report | None, relations: list[Relation], again: str) -> None:
-    from rich.console import Console
-
     from torchstone.conformance.report import relations_verdict, show, show_relations
 
-    console = Console(soft_wrap=False)
     if report:
-        show(report, console, relations, again)
+        show(report, relations, again)
     else:
-        console.print(f"[bold]{target}[/bold]\n", highlight=False)
-        show_relations(relations, console)
-        console.print(relations_verdict(relations), highlight=False)
+        print(bold(target) + "\n")
+        show_relations(relations)
+        print(relations_verdict(relations))
 
 
 def _objective(options: argparse.Namespace) -> str | None:
@@ -219,18 +216,13 @@ def _list(as_json: bool) -> int:
         ]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.padding import Padding
-
-    console = Console()
     for family, members in families.items():
-        console.print(f"[bold]{family}[/bold]")
+        print(bold(family))
         for name, d in members.items():
             takes = ", ".join([*d["arguments"], *d["settings"]])
-            console.print(f"  [cyan]{name}[/cyan]({takes})", highlight=False)
-            console.print(Padding(f"[dim]{escape(d['about'])}[/dim]", (0, 0, 0, 4), expand=False), highlight=False)
-        console.print()
+            print(wrapped(f"{styled(name, 'cyan')}({takes})", "  ", " " * 6))
+            print(dim(wrapped(d["about"], "    ")))
+        print()
     return 0
 
 
@@ -258,41 +250,29 @@ def _identify(arguments: Sequence[str]) -> int:
 
 
 def _print_identification(found: Any) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
     near = [m for m in found.near if m.kind == "objective" or m.distance < FAR]
     if not found.exact and not near:
-        console.print(f"[bold]{escape(found.target)}[/bold] is near nothing in the table", highlight=False)
+        print(wrapped(f"{bold(found.target)} is near nothing in the table"))
     for title, colour, matches in (("equals", "green", found.exact), ("is nearest to", "yellow", near)):
         for given in dict.fromkeys(m.given for m in matches):
             by = f", called with {', '.join(given)}," if given else ""
-            console.print(f"[bold]{escape(found.target)}[/bold]{escape(by)} {title}", highlight=False)
+            print(wrapped(f"{bold(found.target)}{by} {title}"))
             shown = [m for m in matches if m.given == given]
-            table = Table.grid(padding=(0, 2, 0, 0))
-            names, kinds = 2 + max(len(m.name) for m in shown), max(len(m.kind) for m in shown)
-            table.add_column(no_wrap=True, min_width=names)
-            table.add_column(no_wrap=True, min_width=kinds)
-            table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, console.width - 6 - names - kinds))
-            for m in shown:
-                told = [f"but {', '.join(m.differs)}"] if m.differs else []
-                far = m.distance and not m.differs and m.kind != "objective"
-                told += [f"{m.distance:.2g} of the loss and its gradient apart"] if far else []
-                told += [m.detail] if m.detail else []
-                text = escape("; ".join(told))
-                table.add_row(f"  [{colour}]{escape(m.name)}[/{colour}]", f"[dim]{m.kind}[/dim]", text)
-            console.print(table)
-            console.print()
+            print(table((), [[f"  {styled(m.name, colour)}", dim(m.kind), _detail(m)] for m in shown]) + "\n")
     for note in found.notes:
-        console.print(escape(note), highlight=False)
+        print(wrapped(note))
     first = next((m.name for m in (*found.exact, *near) if m.kind == "objective"), None)
     if first:
-        console.print("[dim]Case by case, with the diagnosis of what differs:[/dim]", highlight=False)
-        console.print(
-            f"  torchstone check {shlex.quote(found.target)} --objective {first}", style="cyan", soft_wrap=True
-        )
+        print(dim("Case by case, with the diagnosis of what differs:"))
+        print(styled(f"  torchstone check {shlex.quote(found.target)} --objective {first}", "cyan"))
+
+
+def _detail(m: Any) -> str:
+    """What a match differs in, how far it is, and what else is known of it."""
+    far = m.distance and not m.differs and m.kind != "objective"
+    told = [f"but {', '.join(m.differs)}"] if m.differs else []
+    told += [f"{m.distance:.2g} of the loss and its gradient apart"] if far else []
+    return "; ".join([*told, *([m.detail] if m.detail else [])])
 
 
 # ------------------------------------------------------------------------------------------------------ what both take

@@ -4,63 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchstone.conformance.result import BAD, Diagnosis, FlagCount, Report, Result
 from torchstone.conformance.vectors import load
 from torchstone.conformance.words import broken, by_detail, count, in_words, listed, verdict
+from torchstone.terminal import bold, columns, dim, styled, table, unstyled, wrapped
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from torchstone.conformance.relations import Relation
 
 SHOWN = 6  # failing cases in full; --json has all
 
 
-def show(report: Report, console: Console, relations: Sequence[Relation] = (), again: str = "") -> None:
+def show(report: Report, relations: Sequence[Relation] = (), again: str = "") -> None:
     """Print everything; ``again``: the command that made the report, for what to try next."""
-    for line in _head(report):
-        console.print(line, highlight=False)
+    print("\n".join(_head(report)))
     nothing = broken(report)
-    if not nothing:
-        console.print(_table(report, console.width))
-    else:
-        console.print()
+    print() if nothing else print(f"\n{_table(report)}\n")
     for diagnosis in [] if nothing else report.diagnoses:
-        _paragraph(console, *_told(report, diagnosis))
+        _paragraph(*_told(report, diagnosis))
     for heading, lines in [_broken(report)] if nothing else [_unexplained(report), _warned(report)]:
-        _paragraph(console, heading, lines)
+        _paragraph(heading, lines)
     if relations:
-        show_relations(relations, console)
+        show_relations(relations)
     for note in report.notes:
-        console.print(_hanging("[yellow]note[/yellow]", _plain(_sentence(note))), highlight=False)
+        print(_hanging(styled("note", "yellow"), _sentence(note)))
     if report.notes:
-        console.print()
-    console.print(_verdict(report), highlight=False)
+        print()
+    print(_verdict(*verdict(report)))
     if relations:
-        console.print(relations_verdict(relations), highlight=False)
+        print(relations_verdict(relations))
     for what, command in _next(report, again or f"torchstone check {report.target} --objective {report.objective}"):
-        console.print(f"[dim]{_plain(what)}[/dim]", highlight=False)
-        console.print(command, style="cyan", markup=False, highlight=False, soft_wrap=True)
+        print(f"{dim(wrapped(what))}\n{styled(command, 'cyan')}")
 
 
-def show_relations(relations: Sequence[Relation], console: Console) -> None:
+def show_relations(relations: Sequence[Relation]) -> None:
     """The section of what must hold whatever the numbers are."""
-    from rich.table import Table
-
-    console.print("[bold]what must hold whatever the numbers are[/bold]", highlight=False)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for r in relations:
-        style = {"pass": "green", "fail": "bold red", "warn": "yellow"}.get(r.status, "dim")
-        text = _plain(r.detail) if r.status in ("fail", "warn") else f"[dim]{_plain(r.detail)}[/dim]"
-        table.add_row(f"  {r.name}", f"[{style}]{STATUS[r.status]}[/{style}]", text)
-    console.print(table)
-    console.print()
+    rows = [[f"  {r.name}", styled(STATUS[r.status], STATUS_STYLE[r.status]), r.detail] for r in relations]
+    print(table((), rows, title="what must hold whatever the numbers are") + "\n")
 
 
 def relations_verdict(relations: Sequence[Relation]) -> str:
@@ -69,66 +51,48 @@ def relations_verdict(relations: Sequence[Relation]) -> str:
     asked = count(sum(r.status != "skip" for r in relations), "relation")
     if failed:
         verb = "do" if len(failed) > 1 else "does"
-        return f"[bold red]FAIL[/bold red]  {len(failed)} of {asked} {verb} not hold: {listed(failed)}"
-    return f"[bold green]PASS[/bold green]  {asked} that can be asked hold"
+        return _verdict(False, f"{len(failed)} of {asked} {verb} not hold: {listed(failed)}")
+    return _verdict(True, f"{asked} that can be asked hold")
 
 
 STATUS = {"pass": "holds", "fail": "fails", "warn": "take note", "skip": "not asked"}
+STATUS_STYLE = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
 
 
-def _head(report: Report) -> Iterable[Any]:
+def _head(report: Report) -> Iterable[str]:
     ran = len({r.case_id for r in report.results if r.status != "skip"})
     vectors = load(report.objective)
     tags = f" ({', '.join(vectors.tags)})" if vectors.tags else ""
-    yield f"[bold]{_plain(report.target)}[/bold] against [bold]{report.objective}[/bold]: {count(ran, 'case')}"
-    yield _hanging("[dim]right is[/dim]", f"[dim]{_plain(vectors.about + tags)}[/dim]")
+    yield wrapped(f"{bold(report.target)} against {bold(report.objective)}: {count(ran, 'case')}")
+    yield dim(_hanging("right is", vectors.about + tags))
     pairs = [theirs if theirs == ours else f"{theirs} = {ours}" for theirs, ours in report.signature.items()]
-    yield _hanging("called with", _plain(", ".join([*pairs, *([report.calling] if report.calling else [])])))
+    yield _hanging("called with", ", ".join([*pairs, *([report.calling] if report.calling else [])]))
     if report.built_in:
         numbers = ", ".join(f"{k} {'none' if v is None else v}" for k, v in report.built_in.items())
-        yield _hanging(
-            "compared at", _plain(f"{numbers}: it has no argument for {'it' if len(report.built_in) == 1 else 'them'}")
-        )
+        them = "it" if len(report.built_in) == 1 else "them"
+        yield _hanging("compared at", f"{numbers}: it has no argument for {them}")
 
 
-def _hanging(label: str, text: str) -> Any:
+def _hanging(label: str, text: str) -> str:
     """A label, and a text that stays in its own column when it wraps."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True, min_width=11)
-    grid.add_column(overflow="fold")
-    grid.add_row(label, text)
-    return grid
+    return wrapped(text, f"{label}{' ' * (13 - len(unstyled(label)))}")
 
 
-def _table(report: Report, width: int) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    rows = [row for row in report.flag_counts if row.cases]
-    kinds = len({row.kind for row in rows}) > 1
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("flag", no_wrap=True)
-    if kinds:
-        table.add_column("kind", no_wrap=True)
-    for heading in ("cases", "passed", "failed", "warnings", "left out"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    about = width >= 110
-    if about:
-        room = width - 48 - max(len(row.flag) for row in rows) - 9 * kinds
-        table.add_column("what it is about", no_wrap=True, overflow="ellipsis", max_width=room)
-    for row in rows:
+def _table(report: Report) -> str:
+    """A line for each flag; what does not vary or has no room is left out."""
+    counts = [row for row in report.flag_counts if row.cases]
+    kinds, about = len({row.kind for row in counts}) > 1, columns() >= 110
+    numbers = ("cases", "passed", "failed", "warnings", "left out")
+    rows = []
+    for row in counts:
         style = "red" if row.failed else "yellow" if row.warned else "green" if row.passed else "dim"
-        numbers = [(row.cases, ""), (row.passed, "green"), (row.failed, "bold red"), (row.warned, "yellow")]
-        cells = [f"[{s}]{n}[/{s}]" if s and n else str(n or "") for n, s in [*numbers, (row.skipped, "dim")]]
-        kind = [row.kind] if kinds else []
-        told = [f"[dim]{_plain(_about(report, row))}[/dim]"] if about else []
-        table.add_row(f"[{style}]{row.flag}[/{style}]", *kind, *cells, *told)
-    return table
+        shown = [(row.cases, ""), (row.passed, "green"), (row.failed, "bold red"), (row.warned, "yellow")]
+        cells = [styled(str(n or ""), style) for n, style in [*shown, (row.skipped, "dim")]]
+        rows.append([styled(row.flag, style), *[row.kind] * kinds, *cells, *[_about(report, row)] * about])
+    return table(["flag", *["kind"] * kinds, *numbers, *["what it is about"] * about], rows, right=numbers)
 
 
 def _about(report: Report, row: FlagCount) -> str:
@@ -136,36 +100,30 @@ def _about(report: Report, row: FlagCount) -> str:
     return flag.about if flag else "Nothing special."
 
 
-def _paragraph(console: Console, heading: str, lines: Sequence[str]) -> None:
-    from rich.padding import Padding
-
+def _paragraph(heading: str, lines: Sequence[str]) -> None:
     if not heading:
         return
-    console.print(heading, highlight=False)
+    print(wrapped(heading))
     for line in lines:
         text = line.lstrip(" ")
-        indent = 2 + len(line) - len(text)
-        if text.startswith("https://"):
-            console.print(f"{' ' * indent}[dim]{text}[/dim]", highlight=False, soft_wrap=True)  # an address stays whole
-        else:
-            console.print(Padding(text, (0, 0, 0, indent), expand=False), highlight=False)
-    console.print()
+        indent = " " * (2 + len(line) - len(text))
+        print(wrapped(dim(text) if text.startswith("https://") else text, indent))
+    print()
 
 
 COLOUR = {"bug": "bold red", "variant": "bold yellow", "setting": "bold yellow", "edge": "bold red", "factor": "red"}
 
 
 def _told(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
-    """A diagnosis as a heading and lines, in rich's markup."""
+    """A diagnosis as a heading and lines."""
     heading, lines = in_words(report, d)
-    colour = "green" if d.accepted else COLOUR.get(d.kind, "bold red")
     label = "edge case" if d.kind == "edge" else d.kind
-    label = f"accepted {label}" if d.accepted else label
-    return f"[{colour}]{label}[/{colour}]  {_code(_plain(heading))}", [_code(_plain(line)) for line in lines]
+    label = styled(f"accepted {label}", "green") if d.accepted else styled(label, COLOUR.get(d.kind, "bold red"))
+    return f"{label}  {_code(heading)}", [_code(line) for line in lines]
 
 
 def _code(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"[bold]\1[/bold]", text)
+    return re.sub(r"`([^`]+)`", lambda code: bold(code[1]), text)
 
 
 def _broken(report: Report) -> tuple[str, list[str]]:
@@ -173,8 +131,8 @@ def _broken(report: Report) -> tuple[str, list[str]]:
     number = len({r.case_id for r in report.results if r.status in ("error", "timeout")})
     lines = []
     for detail, results in groups[:SHOWN]:
-        lines += [f"case{'s' * (len(results) > 1)} {_ids(results)}", f"  [red]{_plain(detail)}[/red]"]
-    return f"[bold red]nothing to compare[/bold red]  in {count(number, 'case')}, each that was tried:", lines
+        lines += [f"case{'s' * (len(results) > 1)} {_ids(results)}", "  " + styled(detail, "red")]
+    return f"{styled('nothing to compare', 'bold red')}  in {count(number, 'case')}, each that was tried:", lines
 
 
 def _unexplained(report: Report) -> tuple[str, list[str]]:
@@ -183,18 +141,18 @@ def _unexplained(report: Report) -> tuple[str, list[str]]:
         return "", []
     ids = {r.case_id for r in report.unexplained}
     heading = (
-        f"[bold red]not explained[/bold red]  {count(len(ids), 'case')} that no known variant or bug accounts for:"
+        f"{styled('not explained', 'bold red')}  {count(len(ids), 'case')} that no known variant or bug accounts for:"
     )
     lines = []
     for detail, results in groups[:SHOWN]:
         first = results[0]
         if len(results) == 1:
-            lines.append(f"case {first.case_id}  {_plain(first.comment)}{_which(report, first)}")
+            lines.append(f"case {first.case_id}  {first.comment}{_which(report, first)}")
         else:
             lines.append(f"cases {_ids(results)}")
-        lines.append(f"  [red]{_plain(detail or first.status)}[/red]")
+        lines.append("  " + styled(detail or first.status, "red"))
     if len(groups) > SHOWN:
-        lines.append(f"[dim]and {len(groups) - SHOWN} more; --json lists every case[/dim]")
+        lines.append(dim(f"and {len(groups) - SHOWN} more; --json lists every case"))
     return heading, lines
 
 
@@ -202,7 +160,7 @@ def _which(report: Report, result: Result) -> str:
     """Which flags, and in which precision if only one of them fails."""
     other = [r.status for r in report.results if r.case_id == result.case_id and r.precision != result.precision]
     flags = [*result.flags, *([f"{result.precision} only"] if other and other[0] not in BAD else [])]
-    return f"  [dim]{', '.join(flags)}[/dim]" if flags else ""
+    return f"  {dim(', '.join(flags))}" if flags else ""
 
 
 def _ids(results: Sequence[Result]) -> str:
@@ -215,20 +173,21 @@ def _warned(report: Report) -> tuple[str, list[str]]:
     if not warned:
         return "", []
     ids = {r.case_id for r in warned}
-    heading = f"[yellow]warnings[/yellow]  {count(len(ids), 'case')} in which correct code may differ too (no failure):"
+    heading = (
+        f"{styled('warnings', 'yellow')}  {count(len(ids), 'case')} in which correct code may differ too (no failure):"
+    )
     lines = []
     for detail, results in (groups := by_detail(warned))[:4]:
         first = results[0]
-        label = f"case {first.case_id}  {_plain(first.comment)}" if len(results) == 1 else f"cases {_ids(results)}"
-        lines += [label, f"  [dim]{_plain(detail)}[/dim]"]
+        label = f"case {first.case_id}  {first.comment}" if len(results) == 1 else f"cases {_ids(results)}"
+        lines += [label, "  " + dim(detail)]
     if len(groups) > 4:
-        lines.append(f"[dim]and {len(groups) - 4} more; --json lists every case[/dim]")
+        lines.append(dim(f"and {len(groups) - 4} more; --json lists every case"))
     return heading, lines
 
 
-def _verdict(report: Report) -> str:
-    passed, text = verdict(report)
-    return f"{'[bold green]PASS[/bold green]' if passed else '[bold red]FAIL[/bold red]'}  {_plain(text)}"
+def _verdict(passed: bool, text: str) -> str:
+    return wrapped(f"{styled('PASS', 'bold green') if passed else styled('FAIL', 'bold red')}  {text}", indent="")
 
 
 ADAPTER = """\
@@ -273,9 +232,3 @@ def _next(report: Report, again: str) -> Iterable[tuple[str, str]]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import UserError, near, read_options
+from torchstone.terminal import UserError, near, read_options, unstyled
 
 HELP = """\
 usage: torchstone train METHOD [options]
@@ -60,7 +60,9 @@ def _train(config: Any, resume: bool) -> int:
 
     console, stop = Console(), _ctrl_c_waits()
     if not config.model and not resume:
-        console.print("first the small start model: pre-training and warm-up, up to a minute (not with --model FOLDER)")
+        print(
+            "first the small start model: pre-training and warm-up, up to a minute\n(with --model FOLDER there is none)"
+        )
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
         bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
@@ -124,7 +126,7 @@ def _compare(options: Any, folder: Path) -> int:
         report.plot_comparison(runs, options.task, options.samples, folder / "curves.png")
     report.write_csv(runs, folder / "data.csv")
     print(f"{table}\n{time.perf_counter() - started:.0f} s in all. The picture is {folder}/curves.png")
-    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    (folder / "table.txt").write_text(unstyled(table) + "\n", encoding="utf-8")
     return 0
 
 
