@@ -179,7 +179,6 @@ def mended(text):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with the page's files in it; modules imported from it are forgotten again."""
-    pytest.importorskip("rich")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")

@@ -51,20 +51,19 @@ def train(arguments: list[str]) -> int:
 
 
 def _train(config: Any, resume: bool) -> int:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from torchstone.train import report
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
 
-    console, stop = Console(), _ctrl_c_waits()
+    stop = _ctrl_c_waits()
     if not config.model and not resume:
         print(
             "first the small start model: pre-training and warm-up, up to a minute\n(with --model FOLDER there is none)"
         )
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as progress:
+    with Progress(*columns, TextColumn("{task.fields[note]}"), transient=True) as progress:
         bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
 
         def show(record: dict[str, Any]) -> bool:
@@ -72,7 +71,7 @@ def _train(config: Any, resume: bool) -> int:
             progress.update(bar, description=config.label, total=record["steps"], completed=record["step"], note=note)
             if "eval_reward" in record:
                 held_out = f"held-out reward {record['eval_reward']:.3f}"
-                progress.print(f"round {record['step']:>5}  {held_out}  {record['seconds']:6.1f} s")
+                print(f"round {record['step']:>5}  {held_out}  {record['seconds']:6.1f} s")
             return stop.is_set()
 
         try:
@@ -82,7 +81,7 @@ def _train(config: Any, resume: bool) -> int:
         except KeyboardInterrupt:
             raise UserError("stopped at once; what was saved before is kept", 130) from None
     report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
-    console.print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}", soft_wrap=True)
+    print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}")
     return 0
 
 
@@ -107,14 +106,12 @@ def compare(arguments: list[str]) -> int:
 
 
 def _compare(options: Any, folder: Path) -> int:
-    from rich.console import Console
-
     from torchstone.train import report
     from torchstone.train.compare import compare as run
 
     started = time.perf_counter()
     try:
-        with _Display(Console(), options) as display:
+        with _Display(options) as display:
             runs = run(options, folder, display.show)
     except KeyboardInterrupt as e:
         raise _stopped("compare", folder) from e
@@ -139,13 +136,13 @@ def _new_folder(folder: Path) -> Path:
 class _Display:
     """A line for each run: how far it is, and its latest reward. Without a terminal, a line when a run is done."""
 
-    def __init__(self, console: Any, options: Any):
+    def __init__(self, options: Any):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(32), TimeElapsedColumn())
-        self.console = console
+        self.on_terminal = sys.stdout.isatty()
         note = TextColumn("{task.fields[note]}")
-        self.progress = Progress(*columns, note, console=console, transient=not console.is_terminal)
+        self.progress = Progress(*columns, note, transient=not self.on_terminal)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         names = ["start", *(f"{name} {seed}" for name in options.names for seed in seeds)]
         self.width = max(14, *map(len, names))
@@ -168,8 +165,8 @@ class _Display:
             self.latest[name] = record["eval_reward"]
         note = f"held-out reward {100 * self.latest[name]:.0f}%" if name in self.latest else ""
         self.progress.update(bar, total=record["steps"], completed=record["step"], note=note)
-        if record["step"] == record["steps"] and not self.console.is_terminal:
-            self.console.print(f"{name:<{self.width}} done  {note}", soft_wrap=True)
+        if record["step"] == record["steps"] and not self.on_terminal:
+            print(f"{name:<{self.width}} done  {note}".rstrip())
 
 
 def _resume_folder(arguments: list[str]) -> Path | None:
