@@ -331,6 +331,7 @@ LOGITS, TARGETS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long)
         ("eos_id", lambda: core.completion_mask(TARGETS, eos_id=[])),
         ("length", lambda: core.fixed_length_mean(X, MASK, length=0)),
         ("correction", lambda: core.masked_whiten(X, MASK, correction=2, eps=0.0)),
+        ("correction", lambda: core.masked_whiten(X, MASK, correction=True, eps=0.0)),
         ("eps", lambda: core.masked_whiten(X, MASK, correction=0, eps=-1.0)),
         ("decays", lambda: core.linear_recurrence(X, X[:, :1])),
     ],

@@ -184,6 +184,7 @@ ROW = torch.zeros(1, 2)
         ("rewards", lambda: group_advantages(torch.zeros(4, 1), **GRPO)),
         ("rewards", lambda: group_advantages(torch.zeros(4), **GRPO)),
         ("correction", lambda: group_advantages(torch.zeros(4, 2), divide_by_std=True, correction=2, eps=0.0)),
+        ("correction", lambda: group_advantages(torch.zeros(4, 2), divide_by_std=True, correction=True, eps=0.0)),
         ("eps", lambda: group_advantages(torch.zeros(4, 2), divide_by_std=True, correction=1, eps=-1.0)),
         ("scored", lambda: group_advantages(torch.zeros(4, 2), scored=torch.ones(4, 2), **GRPO)),
         ("scored", lambda: group_advantages(torch.zeros(4, 2), scored=torch.ones(4, 1).bool(), **GRPO)),

@@ -278,6 +278,7 @@ every, A = torch.ones(1, 3, dtype=torch.bool), torch.ones(1)
         ("scored", lambda: mixed_groups(x, scored=every[:, :1])),
         ("epsilon_high", lambda: cispo_surrogate(x, x, A, every, epsilon=0.2)),
         ("epsilon_high", lambda: cispo_surrogate(x, x, A, every, epsilon=0.2, epsilon_high=0.2, cap=5.0)),
+        ("cap", lambda: cispo_surrogate(x, x, A, every, epsilon=0.1, cap=0.5)),
         (
             "epsilon_high",
             lambda: dppo_surrogate(x, x, A, every, divergence="tv", epsilon=0.1, epsilon_high=-1.0, cap=5.0),

@@ -172,6 +172,15 @@ def test_REINFORCE_5_equal_rewards_give_exactly_zero(reward, size):
                 torch.zeros(1, 2), torch.zeros(1), torch.ones(1, 2).bool(), reduce=sequence_sum, entropy_coef=0.1
             ),
         ),
+        *[
+            (
+                "baseline",
+                lambda b=baseline: reinforce_loss(
+                    torch.zeros(1, 2), torch.zeros(1), torch.ones(1, 2).bool(), reduce=sequence_sum, baseline=b
+                ),
+            )
+            for baseline in (nan, True)
+        ],
     ],
 )
 def test_bad_input_is_named(argument, call, unchecked):

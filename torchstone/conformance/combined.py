@@ -39,7 +39,9 @@ def oracle(name: str) -> Any:
     """The oracle's objective of this name; None where it has none, or is not installed."""
     try:
         from torchstone_oracle.contracts import OBJECTIVES
-    except ImportError:
+    except ModuleNotFoundError as e:
+        if e.name not in ("mpmath", "torchstone_oracle"):
+            raise
         return None
     return OBJECTIVES.get(name)
 

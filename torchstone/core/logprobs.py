@@ -85,7 +85,7 @@ def log_ratios(
 def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """exp(x), and above +20 its tangent exp(20) (1 + x - 20): finite, and its gradient is never 0.
 
-    The losses take the same numbers from ``fast.pointwise``.
+    k3 and the losses of PPO and GRPO take the same numbers from ``fast.pointwise``.
     """
     bound = LOG_RATIO_BOUND
     return x.clamp(max=bound).exp() + math.exp(bound) * (x - bound).relu()

@@ -111,7 +111,7 @@ def masked_whiten(
     Returns: unitless (plus the mean, in x's unit), detached, 0 where ``mask`` is False; equal values deviate by 0.
     Raises ValueError: a shape or dtype is wrong; ``eps`` is negative; ``correction`` is not 0 or 1.
     """
-    require(correction in (0, 1), "correction", "0 or 1", correction)
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
     number("eps", eps, at_least=0)
     (x,) = (x.detach() for x in select(mask, x=x))
     centred, std = deviations(x, mask, correction)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BOUND = 20.0  # nats
+from torchstone.core.logprobs import LOG_RATIO_BOUND as BOUND
 
 
 def minimum(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

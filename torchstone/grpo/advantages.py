@@ -36,7 +36,7 @@ def group_advantages(
     Source: Shao et al., arXiv:2402.03300v3, section 4.1.2 (which has no eps, and no word on the correction);
         without the deviation: Liu et al., arXiv:2503.20783v2, section 3.2.
     """
-    require(correction in (0, 1), "correction", "0 or 1", correction)
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
     number("eps", eps, at_least=0)
     centred, n = centred_rewards(rewards, scored)
     if not divide_by_std:

@@ -43,9 +43,9 @@ def grpo_loss(
     """
     number("beta", beta, at_least=0)
     (log_probs,) = select(mask, log_probs=log_probs)  # once: the gradients of both terms add up in float32
-    ratio = (log_probs, old_log_probs, advantages, mask)
-    losses = clipped_surrogate(*ratio, epsilon=epsilon, epsilon_high=epsilon_high)
-    metrics = clip_metrics(*ratio, epsilon, epsilon_high)
+    batch = (log_probs, old_log_probs, advantages, mask)
+    losses = clipped_surrogate(*batch, epsilon=epsilon, epsilon_high=epsilon_high)
+    metrics = clip_metrics(*batch, epsilon, epsilon_high)
     needed = beta == 0 or ref_log_probs is not None
     require(needed, "ref_log_probs", "a tensor, since beta is not 0", ref_log_probs)
     if ref_log_probs is not None:

@@ -127,7 +127,8 @@ def cispo_surrogate(
         cap: the upper bound itself. Give this or ``epsilon_high``.
 
     Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
-    Raises ValueError: a shape or dtype is wrong; an epsilon is negative; not just one of ``epsilon_high``, ``cap``.
+    Raises ValueError: a shape or dtype is wrong; an epsilon is negative; not just one of ``epsilon_high``, ``cap``;
+        ``cap`` is below 1 - epsilon.
     Source: MiniMax (MiniMax-M1), arXiv:2506.13585v1, eq. 4 and 5.
     """
     require((epsilon_high is None) != (cap is None), "epsilon_high", "either epsilon_high or cap", (epsilon_high, cap))
@@ -136,6 +137,7 @@ def cispo_surrogate(
             number(name, x, at_least=0)
     high = cap if epsilon_high is None else 1 + epsilon_high
     low = 0.0 if epsilon is None else 1 - epsilon
+    require(cap is None or cap >= low, "cap", f"a number of at least 1 - epsilon, {low}", cap)
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
     return ratios.clamp(low, high) * reinforce_surrogate(log_probs, advantages, mask)
 

@@ -42,6 +42,7 @@ def gae(
     number("gamma", gamma, at_least=0, at_most=1)
     number("lam", lam, at_least=0, at_most=1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
+    # recur(x, d) is the sum from the right y_t = x_t + d_t y_{t+1}
     next_values = next_column(recur(values, (~mask).to(values.dtype)))  # V of the next chosen token
     deltas = torch.where(mask, rewards + gamma * next_values - values, 0)  # PPO.3
     advantages = recur(deltas, torch.where(mask, deltas.new_full((), gamma * lam), 1))  # PPO.4

@@ -155,10 +155,12 @@ def ppo_loss(
     Raises ValueError: a shape or dtype is wrong; a coefficient is not 0 and what it weighs is missing.
     Source: Schulman et al., arXiv:1707.06347v2, eq. 9.
     """
-    ratio = (log_probs, old_log_probs, advantages, mask)
-    losses = clipped_surrogate(*ratio, epsilon=epsilon, epsilon_high=epsilon_high, dual_clip=dual_clip)
-    metrics = clip_metrics(*ratio, epsilon, epsilon_high)
+    batch = (log_probs, old_log_probs, advantages, mask)
+    losses = clipped_surrogate(*batch, epsilon=epsilon, epsilon_high=epsilon_high, dual_clip=dual_clip)
+    metrics = clip_metrics(*batch, epsilon, epsilon_high)
     number("value_coef", value_coef)
+    if value_epsilon is not None:
+        number("value_epsilon", value_epsilon, at_least=0)
     needed = value_coef == 0 or values is not None
     require(needed, "values", "a tensor, since value_coef is not 0", values)
     if values is not None:

@@ -66,7 +66,9 @@ def reinforce_loss(
     """
     advantages = per_token("returns", returns, mask)
     if baseline is not None:
-        if isinstance(baseline, int | float) or (isinstance(baseline, Tensor) and baseline.ndim == 0):
+        if not isinstance(baseline, Tensor):
+            number("baseline", baseline)
+        if not isinstance(baseline, Tensor) or baseline.ndim == 0:
             baseline = torch.zeros_like(advantages) + baseline
         advantages = advantages - per_token("baseline", baseline, mask)
     loss = reinforce_surrogate(log_probs, advantages, mask)
