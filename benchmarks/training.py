@@ -42,7 +42,7 @@ from torchstone.train.learner import Learner
 from torchstone.train.model import small_policy
 from torchstone.train.offline import add_reference, learn_offline
 from torchstone.train.online import learn_online
-from torchstone.train.options import DPO, GRPO
+from torchstone.train.options import DPOOptions, GRPOOptions
 from torchstone.train.tasks import DIGITS, Task, load_task
 
 ROOT = Path(__file__).parent.parent
@@ -93,14 +93,14 @@ def model(folder, tokens, vocabulary=16):
 
 
 def our_grpo(folder, P, G, T, steps):
-    config = GRPO(prompts=P, group_size=G, max_new_tokens=T, minibatches=steps, steps=10**6, **HERE)
+    config = GRPOOptions(prompts=P, group_size=G, max_new_tokens=T, minibatches=steps, steps=10**6, **HERE)
     learner = Learner(load_policy(str(folder), HERE["device"], "float32"))
     return learner, learn_online(config, Task("ones", prompts(4 * P), [], ones), learner, None)
 
 
 def our_dpo(folder, N, T):
     policy = load_policy(str(folder), HERE["device"], "float32")
-    config = DPO(pairs=N, beta=0.1, **HERE)
+    config = DPOOptions(pairs=N, beta=0.1, **HERE)
     learner, rows = Learner(policy), add_reference(config, policy, pairs(4 * N, T))
     return learner, learn_offline(config, rows, learner, 10**6)
 

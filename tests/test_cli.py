@@ -15,7 +15,7 @@ import torch
 
 from torchstone.cli import main
 from torchstone.terminal import read_options, styled, table, unstyled, wrapped
-from torchstone.train.options import GRPO, PPO, Compare, Run
+from torchstone.train.options import Compare, GRPOOptions, PPOOptions, Run
 from torchstone.train.report import at, interval, read_records
 from torchstone.train.run import make_and_save_start
 
@@ -149,9 +149,9 @@ def test_options_are_read_into_their_fields():
         methods=("grpo", "dpo"), recipes=("grpo,gspo", "ppo"), out=Path("x"), lr=1e-3, prompts=4, quick=True,
         split="validation",
     )  # fmt: skip
-    assert read_options("x", PPO, PPO(), ["--value-epsilon", "None"]).value_epsilon is None
-    assert not read_options("x", GRPO, GRPO(), ["--no-divide-by-std"]).divide_by_std
-    assert read_options("x", GRPO, GRPO(lr=1e-5), []) == GRPO(lr=1e-5)
+    assert read_options("x", PPOOptions, PPOOptions(), ["--value-epsilon", "None"]).value_epsilon is None
+    assert not read_options("x", GRPOOptions, GRPOOptions(), ["--no-divide-by-std"]).divide_by_std
+    assert read_options("x", GRPOOptions, GRPOOptions(lr=1e-5), []) == GRPOOptions(lr=1e-5)
 
 
 def test_train_writes_metrics_samples_a_picture_and_a_model(tmp_path, capsys):
@@ -285,7 +285,7 @@ def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
 @pytest.mark.parametrize("name", ["length", "clip", "std", "std-kl"])
 def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
     from torchstone.train.checks import check_options
-    from torchstone.train.options import Recipe
+    from torchstone.train.options import RecipeOptions
 
     folder = Path(__file__).parents[1] / "docs" / "comparisons"
     page = (folder / "README.md").read_text(encoding="utf-8")
@@ -295,5 +295,5 @@ def test_shipped_comparisons_have_their_data_and_recipes_that_run(name):
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     for recipe in dict.fromkeys(row["run"] for row in rows):
-        check_options(Recipe(recipe=recipe))
+        check_options(RecipeOptions(recipe=recipe))
         assert recipe in page and len({row["seed"] for row in rows if row["run"] == recipe}) >= 5

@@ -24,7 +24,7 @@ from torchstone.train.methods import Batch, method_of
 from torchstone.train.model import Outputs, Policy, small_policy
 from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import DPO, GRPO, METHODS, PPO, Recipe, Reinforce, Run
+from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, PPOOptions, RecipeOptions, ReinforceOptions, Run
 from torchstone.train.rollout import Rollout, as_rollout, outputs_of, sample, slices
 from torchstone.train.run import Interrupted, load_config, train
 from torchstone.train.start import make_start
@@ -379,7 +379,11 @@ def test_the_ratio_is_one_before_the_first_step(method):
         assert float(loss.metrics["clip_ratio/low_mean"]) == float(loss.metrics["clip_ratio/high_mean"]) == 0.0
 
 
-BONUS = [Reinforce(entropy_coef=0.1), PPO(entropy_coef=0.1), Recipe(recipe="grpo:entropy=bonus+entropy.coef=0.1")]
+BONUS = [
+    ReinforceOptions(entropy_coef=0.1),
+    PPOOptions(entropy_coef=0.1),
+    RecipeOptions(recipe="grpo:entropy=bonus+entropy.coef=0.1"),
+]
 
 
 @pytest.mark.parametrize("config", BONUS, ids=lambda config: config.method)
@@ -400,7 +404,7 @@ def test_a_bonus_for_entropy_moves_the_policy(config, micro_batch):
 
 @pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", *PUBLISHED])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole(method):
-    config = METHODS[method](group_size=4) if method in METHODS else Recipe(recipe=method, group_size=4)
+    config = METHODS[method](group_size=4) if method in METHODS else RecipeOptions(recipe=method, group_size=4)
     (policy, rollout, batch), its = a_round(config), method_of(config)
     gradients = []
     for size in (32, 8 if "group_size" in its.needs else 5):
@@ -419,22 +423,23 @@ def test_what_each_method_makes_of_rewards():
     zeros = torch.zeros(8, 3)
     batch = Batch(mask, Outputs(zeros, zeros, zeros), zeros)
     advantages = {
-        std: method_of(GRPO(std_correction=std, std_eps=0.0)).advantages(rewards, batch).advantages for std in (1, 0)
+        std: method_of(GRPOOptions(std_correction=std, std_eps=0.0)).advantages(rewards, batch).advantages
+        for std in (1, 0)
     }
     torch.testing.assert_close(advantages[1], torch.tensor([1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0]))
     torch.testing.assert_close(advantages[0], torch.tensor([3.0, -1.0, -1.0, -1.0, 0, 0, 0, 0]) / 3**0.5)
     for baseline, first in (("none", 1.0), ("mean", 1 - 5 / 8), ("leave-one-out", 1.0)):
-        method = method_of(Reinforce(baseline=baseline, group_size=4))
+        method = method_of(ReinforceOptions(baseline=baseline, group_size=4))
         made = method.advantages(rewards, batch)
         assert made.returns[0].tolist() == [1.0, 1.0, 0.0] and made.advantages is None
         loss = method.loss(Outputs(zeros, zeros, zeros)[:1], made[:1], 1)
         assert float(loss.metrics["advantages"]) == first
-    made = method_of(PPO(lam=1.0, beta=0.0)).advantages(rewards, batch)
+    made = method_of(PPOOptions(lam=1.0, beta=0.0)).advantages(rewards, batch)
     assert made.returns[0].tolist() == [1.0, 1.0, 0.0] and abs(made.advantages[mask].mean()) < 1e-6
-    plain = method_of(PPO(lam=1.0, beta=0.0, whiten=False)).advantages(rewards, batch).advantages
+    plain = method_of(PPOOptions(lam=1.0, beta=0.0, whiten=False)).advantages(rewards, batch).advantages
     assert plain[0].tolist() == [1.0, 1.0, 0.0]
     for n in (1, 0):
-        whitened = method_of(PPO(lam=1.0, beta=0.0, whiten_correction=n)).advantages(rewards, batch).advantages
+        whitened = method_of(PPOOptions(lam=1.0, beta=0.0, whiten_correction=n)).advantages(rewards, batch).advantages
         assert whitened[mask].var(correction=n).item() == pytest.approx(1, abs=1e-5)
 
 
@@ -445,9 +450,9 @@ REDUCTIONS = {"token-mean": token_mean, "sequence-mean": sequence_mean, "sequenc
 def test_each_method_reduces_as_its_paper_does_or_as_it_is_told(reduction):
     mask, x = torch.tensor([[True, True], [True, False]]), torch.tensor([[1.0, 2.0], [4.0, 9.0]])
     outputs = Outputs(-torch.ones(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))  # the ratio is 1, log pi is -1
-    for kind, default in ((GRPO, sequence_mean), (PPO, token_mean), (Reinforce, sequence_sum)):
+    for kind, default in ((GRPOOptions, sequence_mean), (PPOOptions, token_mean), (ReinforceOptions, sequence_sum)):
         method = method_of(kind(**{} if reduction is None else {"reduction": reduction}))
-        batch = Batch(mask, outputs, outputs.log_probs, -x, x if kind is Reinforce else torch.zeros(2, 2))
+        batch = Batch(mask, outputs, outputs.log_probs, -x, x if kind is ReinforceOptions else torch.zeros(2, 2))
         expected = REDUCTIONS.get(reduction, default)(x, mask)  # each token's loss is -A log pi, or -A
         if reduction == "fixed-length":
             expected = sequence_sum(x, mask) / 8
@@ -459,7 +464,7 @@ def test_grpo_estimates_the_kl_as_it_is_told(kl):
     mask = torch.tensor([[True, True]])
     log_probs, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
     outputs = Outputs(log_probs, log_probs, log_probs)
-    method = method_of(GRPO(beta=0.5, kl=kl))
+    method = method_of(GRPOOptions(beta=0.5, kl=kl))
     loss = method.loss(outputs, Batch(mask, outputs, ref, torch.zeros(1)), 1).value
     u = [-0.5, 1.0]  # log ref - log pi
     values = {"k1": [-x for x in u], "k2": [x * x / 2 for x in u], "k3": [math.exp(x) - 1 - x for x in u]}
@@ -470,7 +475,7 @@ def test_the_dual_clip_bounds_the_loss_of_a_bad_token():
     mask, zeros = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1)
     new, old = Outputs(zeros, zeros, zeros), Outputs(zeros - 3, zeros, zeros)  # the ratio is exp(3) = 20.1
     batch = Batch(mask, old, zeros, torch.tensor([-1.0]), zeros)
-    losses = [method_of(PPO(dual_clip=c)).loss(new, batch, 1).value.item() for c in (None, 3.0)]
+    losses = [method_of(PPOOptions(dual_clip=c)).loss(new, batch, 1).value.item() for c in (None, 3.0)]
     assert losses == pytest.approx([math.exp(3), 3.0])
 
 
@@ -478,7 +483,7 @@ def test_pairs_rank_the_best_against_the_worst_and_carry_the_reference():
     rows = [{"prompt": "a"}, {"prompt": "b"}]
     task = Task("lengths", rows, rows, lambda prompts, completions: [len(c) for c in completions])
     policy = small_policy("ab", 16, "cpu")
-    config = DPO(samples=16, group_size=8, max_new_tokens=6, **{k: v for k, v in TINY.items() if k != "device"})
+    config = DPOOptions(samples=16, group_size=8, max_new_tokens=6, **{k: v for k, v in TINY.items() if k != "device"})
     pairs = sample_pairs(config, task, policy)
     assert pairs and all(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
     for pair in add_reference(config, policy, pairs):
@@ -508,20 +513,20 @@ ROUND = {"steps": 3, "prompts": 8, "group_size": 4, "minibatches": 2, "epochs": 
 @pytest.mark.parametrize(
     ("method", "recipe"),
     [
-        (GRPO(beta=0.1, epsilon_high=0.3, **ROUND), "grpo:loss_kl.beta=0.1+surrogate.epsilon_high=0.3"),
-        (GRPO(divide_by_std=False, **ROUND), "grpo:loss_kl=none+advantage=group-mean"),
-        (PPO(**ROUND), "ppo:reward_kl.beta=0.01+normalise.correction=1+value.coef=0.5"),
-        (PPO(entropy_coef=0.01, value_epsilon=None, beta=0.0, **ROUND),
+        (GRPOOptions(beta=0.1, epsilon_high=0.3, **ROUND), "grpo:loss_kl.beta=0.1+surrogate.epsilon_high=0.3"),
+        (GRPOOptions(divide_by_std=False, **ROUND), "grpo:loss_kl=none+advantage=group-mean"),
+        (PPOOptions(**ROUND), "ppo:reward_kl.beta=0.01+normalise.correction=1+value.coef=0.5"),
+        (PPOOptions(entropy_coef=0.01, value_epsilon=None, beta=0.0, **ROUND),
          "ppo:reward_kl=none+normalise.correction=1+value.coef=0.5+value.epsilon=none+entropy=bonus+entropy.coef=0.01"),
-        (Reinforce(baseline="leave-one-out", beta=0.05, **ROUND),
+        (ReinforceOptions(baseline="leave-one-out", beta=0.05, **ROUND),
          "rloo-token:ratio=none+surrogate=policy-gradient"),
-        (Reinforce(baseline="mean", entropy_coef=0.1, **ROUND),
+        (ReinforceOptions(baseline="mean", entropy_coef=0.1, **ROUND),
          "reinforce:advantage=batch-mean+entropy=bonus+entropy.coef=0.1"),
     ],
 )  # fmt: skip
 def test_a_recipe_of_the_same_choices_is_the_method(method, recipe):
     one, a = a_run(method, COPY)
-    other, b = a_run(Recipe(recipe=recipe, **ROUND), COPY)
+    other, b = a_run(RecipeOptions(recipe=recipe, **ROUND), COPY)
     assert one[0]["frac_reward_zero_std"] < 1 and one[-1]["grad_norm"] > 0.01
     for x, y in zip(one, other, strict=True):
         assert {k: v for k, v in x.items() if k in y} == pytest.approx(
@@ -534,23 +539,23 @@ def test_a_recipe_of_the_same_choices_is_the_method(method, recipe):
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_every_published_recipe_runs(recipe):
-    records, _ = a_run(Recipe(recipe=recipe, **ROUND), COPY)
+    records, _ = a_run(RecipeOptions(recipe=recipe, **ROUND), COPY)
     assert all(math.isfinite(v) for record in records for v in record.values())
     assert max(record["grad_norm"] for record in records) > 0
-    again, _ = a_run(Recipe(recipe=recipe, micro_batch=9, **ROUND), COPY)  # groups stay whole where they must
+    again, _ = a_run(RecipeOptions(recipe=recipe, micro_batch=9, **ROUND), COPY)  # groups stay whole where they must
     assert again[0]["grad_norm"] == pytest.approx(records[0]["grad_norm"], rel=1e-3)
 
 
 def test_groups_that_a_recipe_leaves_out_neither_teach_nor_count():
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     mask = torch.ones(4, 2, dtype=torch.bool)
-    config = Recipe(recipe="dapo:penalty=none", group_size=2)
+    config = RecipeOptions(recipe="dapo:penalty=none", group_size=2)
     assert method_of(config).keep(rewards).tolist() == [True, False]
     mask[2:] = False
     counts = {"dapo:penalty=none": 1, "dapo:penalty=none+reduction=token-mean": 4, "dr_grpo": 2}
     for recipe, count in counts.items():
         assert method_of(dataclasses.replace(config, recipe=recipe)).denominator(mask) == count
-    assert method_of(GRPO(group_size=2)).keep(rewards).all()
+    assert method_of(GRPOOptions(group_size=2)).keep(rewards).all()
 
 
 def test_at_temperature_zero_every_token_is_the_most_likely_one(llama):
@@ -603,7 +608,7 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path, method):
 
 
 def test_a_run_is_not_overwritten(tmp_path):
-    config = GRPO(out=tmp_path, **TINY | ROUNDS["grpo"])
+    config = GRPOOptions(out=tmp_path, **TINY | ROUNDS["grpo"])
     train(config)
     with pytest.raises(UserError, match=r"holds a run already: go on with --resume"):
         train(config)
@@ -612,30 +617,42 @@ def test_a_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (GRPO(group_size=1), "--group-size must be at least 2 for grpo, got 1"),
-        (Reinforce(baseline="leave-one-out"), "--group-size must be at least 2 for reinforce"),
-        (DPO(group_size=1), "--group-size must be at least 2 for dpo"),
-        (GRPO(steps=0), "--steps must be at least 1"),
-        (PPO(temperature=0.0), "--temperature must be above 0"),
-        (PPO(lr=float("inf")), "--lr must be above 0"),
-        (PPO(gamma=2.0), "--gamma must be from 0 to 1"),
-        (PPO(lam=float("nan")), "--lam must be from 0 to 1"),
-        (GRPO(epsilon=-1.0), "--epsilon must be at least 0"),
-        (GRPO(std_correction=2), "--std-correction must be 0 or 1 for grpo, got 2"),
-        (GRPO(std_eps=-1e-4), "--std-eps must be at least 0"),
-        (PPO(whiten_correction=-1), "--whiten-correction must be 0 or 1"),
-        (PPO(dual_clip=1.0), "--dual-clip must be above 1"),
-        (GRPO(beta=-1.0), "--beta must be at least 0"),
-        (DPO(beta=0.0), "--beta must be above 0"),
-        (Recipe(recipe="grop"), "--recipe grop: .*did you mean 'grpo'"),
-        (Recipe(recipe="grpo:surogate=clip"), "with a column of penalty, .*did you mean 'surrogate'"),
-        (Recipe(recipe="grpo:surrogate.epsilon=-1"), "--recipe .*epsilon: expected a finite number >= 0, got -1"),
-        (Recipe(recipe="dapo"), "cache is longer than a completion: raise --max-new-tokens, or .*penalty.cache=1"),
-        (Recipe(recipe="otb"), "--recipe otb: energies: the recipe otb needs the squared norm of each token's score"),
-        (Recipe(recipe="dpo"), "--recipe dpo: dpo learns from preference pairs"),
-        (Recipe(recipe="grpo", group_size=1), "--recipe grpo: rewards: expected at least 2"),
-        (PPO(task="srot"), "unknown task 'srot' .did you mean 'sort'..; choose sort, add, ramble, reasoning_gym:NAME"),
-        (GRPO(model="/no/such/model"), "--model /no/such/model cannot be loaded"),
+        (GRPOOptions(group_size=1), "--group-size must be at least 2 for grpo, got 1"),
+        (ReinforceOptions(baseline="leave-one-out"), "--group-size must be at least 2 for reinforce"),
+        (DPOOptions(group_size=1), "--group-size must be at least 2 for dpo"),
+        (GRPOOptions(steps=0), "--steps must be at least 1"),
+        (PPOOptions(temperature=0.0), "--temperature must be above 0"),
+        (PPOOptions(lr=float("inf")), "--lr must be above 0"),
+        (PPOOptions(gamma=2.0), "--gamma must be from 0 to 1"),
+        (PPOOptions(lam=float("nan")), "--lam must be from 0 to 1"),
+        (GRPOOptions(epsilon=-1.0), "--epsilon must be at least 0"),
+        (GRPOOptions(std_correction=2), "--std-correction must be 0 or 1 for grpo, got 2"),
+        (GRPOOptions(std_eps=-1e-4), "--std-eps must be at least 0"),
+        (PPOOptions(whiten_correction=-1), "--whiten-correction must be 0 or 1"),
+        (PPOOptions(dual_clip=1.0), "--dual-clip must be above 1"),
+        (GRPOOptions(beta=-1.0), "--beta must be at least 0"),
+        (DPOOptions(beta=0.0), "--beta must be above 0"),
+        (RecipeOptions(recipe="grop"), "--recipe grop: .*did you mean 'grpo'"),
+        (RecipeOptions(recipe="grpo:surogate=clip"), "with a column of penalty, .*did you mean 'surrogate'"),
+        (
+            RecipeOptions(recipe="grpo:surrogate.epsilon=-1"),
+            "--recipe .*epsilon: expected a finite number >= 0, got -1",
+        ),
+        (
+            RecipeOptions(recipe="dapo"),
+            "cache is longer than a completion: raise --max-new-tokens, or .*penalty.cache=1",
+        ),
+        (
+            RecipeOptions(recipe="otb"),
+            "--recipe otb: energies: the recipe otb needs the squared norm of each token's score",
+        ),
+        (RecipeOptions(recipe="dpo"), "--recipe dpo: dpo learns from preference pairs"),
+        (RecipeOptions(recipe="grpo", group_size=1), "--recipe grpo: rewards: expected at least 2"),
+        (
+            PPOOptions(task="srot"),
+            "unknown task 'srot' .did you mean 'sort'..; choose sort, add, ramble, reasoning_gym:NAME",
+        ),
+        (GRPOOptions(model="/no/such/model"), "--model /no/such/model cannot be loaded"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(tmp_path, config, says):
@@ -648,7 +665,7 @@ def test_a_prompt_beyond_the_context_is_named(tmp_path, llama):
     data = tmp_path / "d.jsonl"
     data.write_text('{"prompt": "short"}\n' + json.dumps({"prompt": "long " * 60}) + "\n")
     (tmp_path / "r.py").write_text("def reward(prompts, completions): return [0.0] * len(prompts)\n")
-    config = GRPO(model=str(llama), data=data, reward=str(tmp_path / "r.py"), out=tmp_path / "run")
+    config = GRPOOptions(model=str(llama), data=data, reward=str(tmp_path / "r.py"), out=tmp_path / "run")
     with pytest.raises(UserError, match=r"does not fit .*in a context of 256.: 'long long"):
         train(config)
 
@@ -660,7 +677,7 @@ def test_own_model_own_prompts_own_reward(tmp_path, llama):
         "def reward(prompts, completions, letter, **columns):\n"
         "    return [float(c.count(x)) for c, x in zip(completions, letter)]\n"
     )
-    config = GRPO(
+    config = GRPOOptions(
         model=str(llama), data=data, reward=f"{tmp_path / 'r.py'}:reward", out=tmp_path / "run", device="cpu",
         steps=2, prompts=2, group_size=3, max_new_tokens=5, micro_batch=4, beta=0.1, system="be brief",
     )  # fmt: skip
@@ -682,15 +699,15 @@ def test_own_preference_pairs(tmp_path, llama):
     rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no " * (i % 3)} for i in range(12)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {"model": str(llama), "data": data, "device": "cpu", "max_new_tokens": 5, "eval_prompts": 4}
-    folder = train(DPO(out=tmp_path / "run", pairs=4, epochs=5, lr=1e-3, beta=0.5, **options))
+    folder = train(DPOOptions(out=tmp_path / "run", pairs=4, epochs=5, lr=1e-3, beta=0.5, **options))
     records = without_seconds(folder / "metrics.jsonl")
     assert records[1]["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert records[-1]["rewards/margins"] > 0.1 and records[-1]["samples"] == 0
     with pytest.raises(UserError, match=r"preference pairs.*use dpo"):
-        train(GRPO(out=tmp_path / "other", **options))
+        train(GRPOOptions(out=tmp_path / "other", **options))
     data.write_text(json.dumps(rows[0] | {"rejected": "no " * 90}) + "\n")
     with pytest.raises(UserError, match=r"2\d* tokens, then 271 of a completion, in a context of 256.*shorten it"):
-        train(DPO(out=tmp_path / "long", **options))
+        train(DPOOptions(out=tmp_path / "long", **options))
 
 
 # ----------------------------------------------------------------------------------------------- it learns

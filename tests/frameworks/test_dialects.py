@@ -27,7 +27,7 @@ from torchstone.dpo import bradley_terry_loss
 from torchstone.frameworks.trl import functions as trl
 from torchstone.recipes import RECIPES
 from torchstone.recipes.choices import Choice, Recipe
-from torchstone.recipes.policy import PolicyRecipe
+from torchstone.recipes.online import PolicyRecipe
 
 MODULES = [importlib.import_module(path.stem) for path in sorted(Path(__file__).parent.glob("cases_*.py"))]
 CASES: dict[str, Case] = {name: case for module in MODULES for name, case in module.CASES.items()}

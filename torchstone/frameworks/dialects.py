@@ -3,7 +3,7 @@
 A row is the published one with the framework's own choices: the algorithm is selected by its name there, and every
 other setting is left at the framework's default. The row's name carries the version, its source the file and line,
 and its ``about`` what a choice of ours cannot say. tests/frameworks/test_dialects.py holds each row against the
-framework itself. This module is the door through which ``torchstone.recipes`` reads them; no framework is imported.
+framework itself. ``torchstone.recipes.named`` reads the list by its name; no framework is imported.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # they load torch, which the help of the command does not need
     from torchstone.recipes.choices import Choice
     from torchstone.recipes.named import RECIPES, find
-    from torchstone.recipes.policy import Advantages, PolicyRecipe
-    from torchstone.recipes.preference import PreferenceRecipe
+    from torchstone.recipes.online import Advantages, PolicyRecipe
+    from torchstone.recipes.pairs import PreferenceRecipe
 
 __all__ = ["Advantages", "Choice", "PolicyRecipe", "PreferenceRecipe", "RECIPES", "find"]
 _HOME = {
-    "Advantages": "policy", "Choice": "choices", "PolicyRecipe": "policy", "PreferenceRecipe": "preference",
+    "Advantages": "online", "Choice": "choices", "PolicyRecipe": "online", "PreferenceRecipe": "pairs",
     "RECIPES": "named", "find": "named",
 }  # fmt: skip
 

@@ -181,21 +181,25 @@ GROUPS = {
 
 
 def no_ratio(log_probs: Tensor) -> tuple[Tensor, None]:
+    """No ratio: the log-probs alone."""
     return log_probs, None
 
 
 def token_ratio(log_probs: Tensor, old_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's own log-probs, present and old ``[B T]``: a surrogate takes its ratio from the two."""
     return log_probs, old_log_probs
 
 
 def sequence_ratio(
     token_gradient: bool, log_probs: Tensor, old_log_probs: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """The completion's mean log-ratio in place of each token's log-prob, over an old one of 0 (GSPO)."""
     ratios = grpo.sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=token_gradient)
     return ratios, torch.zeros_like(ratios)
 
 
 def product_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The completion's summed log-ratio in place of each token's log-prob, over an old one of 0."""
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     return log_rho.sum(1, keepdim=True).expand(log_rho.shape), torch.zeros_like(log_rho)
 
@@ -213,6 +217,7 @@ def clip(
 def loss_kl(
     kl: Callable, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, beta: float
 ) -> tuple[Tensor, Tensor]:
+    """beta times a KL estimate ``[B T]``, and the estimate, in nats."""
     estimate = kl(log_probs, ref_log_probs, mask)
     return beta * estimate, estimate
 
@@ -220,17 +225,20 @@ def loss_kl(
 def loss_kl_by_ratio(
     log_probs: Tensor, old_log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, beta: float
 ) -> tuple[Tensor, Tensor]:
+    """beta times k3 weighted by the ratio ``[B T]``, and the estimate, in nats."""
     estimate = grpo.ratio_weighted_kl(log_probs, old_log_probs, ref_log_probs, mask, kl=kl_k3)
     return beta * estimate, estimate
 
 
 def value_error(values: Tensor, returns: Tensor, mask: Tensor, old_values: Tensor | None = None, *, coef: float,
                 epsilon: float | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """coef times ``clipped_value_error`` ``[B T]``, and the error itself."""
     errors = clipped_value_error(values, old_values, returns, mask, epsilon=epsilon)
     return coef * errors, errors
 
 
 def entropy_bonus(entropies: Tensor, mask: Tensor, *, coef: float) -> tuple[Tensor, Tensor]:
+    """What an entropy takes off the loss ``[B T]``, and the entropy, in nats."""
     (entropies,) = select(mask, entropies=entropies)
     return -coef * entropies, entropies
 
@@ -243,6 +251,7 @@ def over_rows(mean: Callable, x: Tensor, mask: Tensor, denominator: Any = None, 
 
 
 def over_max_length(x: Tensor, mask: Tensor, max_length: int, denominator: Any = None, *, empty_rows: str) -> Tensor:
+    """``fixed_length_mean`` over the longest completion that generation allows; rows as ``over_rows`` counts them."""
     return over_rows(partial(fixed_length_mean, length=max_length), x, mask, denominator, empty_rows=empty_rows)
 
 

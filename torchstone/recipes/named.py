@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from torchstone.frameworks.dialects import ROWS
+from importlib import import_module
+
 from torchstone.recipes.choices import Choice, Number, Recipe
 from torchstone.recipes.published.online import ONLINE
 from torchstone.recipes.published.pairs import PAIRS
 from torchstone.terminal import near
+
+# The rooms of frameworks stand above this one: each row there is a recipe, made with the words of this room. So that
+# this room knows none of them, their list is found by its name, when the table is asked for and not before.
+DIALECTS = "torchstone.frameworks.dialects:ROWS"
 
 
 class Recipes(dict[str, Recipe]):
@@ -16,7 +21,14 @@ class Recipes(dict[str, Recipe]):
         raise ValueError(f"recipe: expected a name in the table (torchstone recipes), got {name!r}{near(name, self)}")
 
 
-RECIPES = Recipes({row.name: row for row in [*ONLINE, *PAIRS, *ROWS]})
+def dialects() -> list[Recipe]:
+    """The rows that ``DIALECTS`` names. No framework is imported for them."""
+    module, _, name = DIALECTS.partition(":")
+    rows: list[Recipe] = getattr(import_module(module), name)
+    return rows
+
+
+RECIPES = Recipes({row.name: row for row in [*ONLINE, *PAIRS, *dialects()]})
 
 
 def find(text: str) -> Recipe:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torchstone.recipes.choices import Choice, Number, Recipe, show
-from torchstone.recipes.policy import PolicyRecipe
-from torchstone.recipes.preference import PreferenceRecipe
+from torchstone.recipes.online import PolicyRecipe
+from torchstone.recipes.pairs import PreferenceRecipe
 
 HEADINGS: dict[type[Recipe], dict[str, tuple[str, ...]]] = {
     PolicyRecipe: {
@@ -78,6 +78,7 @@ def cell(at: str, choice: Choice) -> str:
 
 
 def brief(name: str, number: Number, first: bool) -> str:
+    """A number with its name, without it where it stands first and everyone knows what it is."""
     if name == "correction":
         return "n-1" if number else "n"
     if first and name in ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit"):

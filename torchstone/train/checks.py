@@ -13,7 +13,7 @@ from torchstone.terminal import UserError
 from torchstone.train import methods
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
-from torchstone.train.options import DPO, GRPO, Recipe, Reinforce, Run
+from torchstone.train.options import DPOOptions, GRPOOptions, RecipeOptions, ReinforceOptions, Run
 from torchstone.train.tasks import Task, judge
 
 
@@ -23,7 +23,7 @@ def check_options(config: Run) -> None:
         value = getattr(config, name, None)
         if value is not None and not (fits(value) and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} must be {words} for {config.method}, got {value}")
-    if isinstance(config, Recipe):
+    if isinstance(config, RecipeOptions):
         check_recipe(config)
 
 
@@ -33,7 +33,9 @@ def ranges(config: Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps"], 0)
-    if isinstance(config, GRPO | DPO) or (isinstance(config, Reinforce) and config.baseline == "leave-one-out"):
+    if isinstance(config, GRPOOptions | DPOOptions) or (
+        isinstance(config, ReinforceOptions) and config.baseline == "leave-one-out"
+    ):
         counts["group_size"] = 2  # a lone completion has nothing to be compared with
     found: dict[str, tuple[str, Callable[[float], bool]]] = {
         name: (f"at least {least}", partial(operator.le, least)) for name, least in counts.items()
@@ -42,12 +44,12 @@ def ranges(config: Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     found |= dict.fromkeys(["std_correction", "whiten_correction"], ("0 or 1", lambda x: x in (0, 1)))
     found |= dict.fromkeys(["lr", "temperature", "max_grad_norm"], ("above 0", lambda x: x > 0))
     found["dual_clip"] = ("above 1", lambda x: x > 1)
-    if isinstance(config, DPO):
+    if isinstance(config, DPOOptions):
         found["beta"] = ("above 0", lambda x: x > 0)
     return found
 
 
-def check_recipe(config: Recipe) -> None:
+def check_recipe(config: RecipeOptions) -> None:
     """A round on two empty groups: what the recipe lacks, or cannot be given here, is said before any work."""
     G, why = config.group_size, ""
     try:
@@ -66,12 +68,12 @@ def check_recipe(config: Recipe) -> None:
 
 def check_task(config: Run, task: Task, policy: Policy) -> None:
     """Data that the method cannot learn from, and texts that the model cannot read. Raises UserError."""
-    if task.reward is None and not isinstance(config, DPO):
+    if task.reward is None and not isinstance(config, DPOOptions):
         judge(task, [], [])  # says that there is nothing to judge with
     examples = task.examples + task.held_out
     lengths = [len(ids) for ids in policy.encode_prompts([example["prompt"] for example in examples], config.system)]
     longest = [0] * len(examples)  # completion that is given
-    if isinstance(config, DPO) and task.reward is None:
+    if isinstance(config, DPOOptions) and task.reward is None:
         sides = (policy.encode_completions([pair[side] for pair in examples]) for side in ("chosen", "rejected"))
         longest = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*sides, strict=True)]
     for example, length, completion in zip(examples, lengths, longest, strict=True):

@@ -159,6 +159,7 @@ class _Display:
         self.progress.__exit__(*error)
 
     def show(self, name: str, record: dict[str, Any]) -> None:
+        """Move the bar of one run to this round, beside its last held-out reward."""
         bar = self.bars[name]
         self.progress.start_task(bar)
         if "eval_reward" in record:

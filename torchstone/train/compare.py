@@ -18,7 +18,7 @@ from typing import Any
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
 from torchstone.train.inputs import find_task
-from torchstone.train.options import DPO, Compare, Online, Recipe, Run, defaults, file_name
+from torchstone.train.options import Compare, DPOOptions, Online, RecipeOptions, Run, defaults, file_name
 
 SLOWEST_FIRST = ("ppo", "dpo", "grpo", "reinforce")
 Show = Callable[[str, dict[str, Any]], None]  # (name of the run, its latest record)
@@ -70,12 +70,12 @@ def _slowest_first(name: str) -> int:
 
 def run_config(options: Compare, folder: Path, name: str, seed: int) -> Run:
     """The method's (or recipe's) defaults, and as many rounds as the common budget of samples allows."""
-    config = Recipe(recipe=name) if options.recipes else defaults(name, large=False)
+    config = RecipeOptions(recipe=name) if options.recipes else defaults(name, large=False)
     config = replace(
         config, task=options.task, seed=seed, split=options.split, device="cpu",
         model=str(folder / "start"), out=folder / f"{file_name(name)}-{seed}", **options.changes(config),
     )  # fmt: skip
-    if isinstance(config, DPO):
+    if isinstance(config, DPOOptions):
         return replace(config, samples=options.samples)
     assert isinstance(config, Online)
     steps = max(1, options.samples // (config.prompts * config.group_size))

@@ -27,10 +27,12 @@ class Learner:
             group["lr"] = lr * min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)
 
     def backward(self, loss: Loss) -> None:
+        """Add the gradient of some rows, and pool their metrics."""
         loss.value.backward()
         self.pool(loss.metrics)
 
     def update(self, max_grad_norm: float) -> None:
+        """An optimizer step, its gradient shortened to this norm. Raises UserError: the gradient is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
         if not torch.isfinite(norm):
             raise UserError(f"round {self.step + 1}: the gradient is not finite; try a smaller --lr")
@@ -49,9 +51,11 @@ class Learner:
         return {"step": self.step, "learning_rate": lr} | {k: float(m) for k, m in self.means.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: weights, Adam's moments, rounds done."""
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
         self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

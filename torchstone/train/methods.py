@@ -14,25 +14,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core import (
-    Loss,
-    fixed_length_mean,
-    kl_k1,
-    kl_k2,
-    kl_k3,
-    masked_whiten,
-    sequence_mean,
-    sequence_sum,
-    token_mean,
-)
+from torchstone.core import Loss, fixed_length_mean, masked_whiten, sequence_mean, sequence_sum, token_mean
 from torchstone.core.reduce import Count, Reduce
 from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.ppo import gae, ppo_loss, shaped_rewards
+from torchstone.recipes.columns import ESTIMATORS
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.train import options
 from torchstone.train.model import Outputs, Sliceable
-
-ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 @dataclass(frozen=True)
@@ -84,13 +73,15 @@ class Method:
 class Reinforce(Method):
     """What earned more than the baseline becomes more likely."""
 
-    config: options.Reinforce
+    config: options.ReinforceOptions
 
     @property
     def needs(self) -> Set[str]:
+        """The reference for a KL in the reward, the entropies for a bonus."""
         return needed(ref_log_probs=self.config.beta > 0, entropies=self.config.entropy_coef > 0)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """What was earned from each token on, and the baseline that the loss takes from it."""
         c, old = self.config, batch.old
         token_rewards = shaped_rewards(
             rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
@@ -104,6 +95,7 @@ class Reinforce(Method):
         return replace(batch, returns=returns, baseline=baseline.flatten())
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """``reinforce_loss`` of some rows."""
         return reinforce_loss(
             new.log_probs, batch.returns, batch.mask, reduce=self.reduce(count), baseline=batch.baseline,
             entropies=new.entropies, entropy_coef=self.config.entropy_coef,
@@ -113,13 +105,15 @@ class Reinforce(Method):
 class PPO(Method):
     """A critic says how much better than expected each token went; steps are clipped; leaving the start has a price."""
 
-    config: options.PPO
+    config: options.PPOOptions
 
     @property
     def needs(self) -> Set[str]:
+        """The critic; the reference for a KL in the reward, the entropies for a bonus."""
         return needed(values=True, ref_log_probs=self.config.beta > 0, entropies=self.config.entropy_coef > 0)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """GAE on the critic's values, and what the critic is to predict."""
         c, old = self.config, batch.old
         token_rewards = shaped_rewards(
             rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
@@ -130,6 +124,7 @@ class PPO(Method):
         return replace(batch, advantages=advantages, returns=returns)
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """``ppo_loss`` of some rows, the critic's part included."""
         c = self.config
         return ppo_loss(
             new.log_probs, batch.old.log_probs, batch.advantages, batch.mask,
@@ -143,13 +138,15 @@ class PPO(Method):
 class GRPO(Method):
     """Each completion against the others of its prompt, in place of a critic; PPO's clip; the KL in the loss."""
 
-    config: options.GRPO
+    config: options.GRPOOptions
 
     @property
     def needs(self) -> Set[str]:
+        """The reference for a KL in the loss."""
         return needed(ref_log_probs=self.config.beta > 0)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """Each reward against those of its prompt's other completions, one number a completion."""
         c = self.config
         advantages = group_advantages(
             rewards, divide_by_std=c.divide_by_std, correction=c.std_correction, eps=c.std_eps
@@ -157,6 +154,7 @@ class GRPO(Method):
         return replace(batch, advantages=advantages.flatten())
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """``grpo_loss`` of some rows."""
         c = self.config
         return grpo_loss(
             new.log_probs, batch.old.log_probs, batch.advantages, batch.mask,
@@ -168,19 +166,22 @@ class GRPO(Method):
 class Recipe(Method):
     """A row of the table of recipes: it makes every choice itself."""
 
-    config: options.Recipe
+    config: options.RecipeOptions
 
-    def __init__(self, config: options.Recipe):
+    def __init__(self, config: options.RecipeOptions):
         self.config, self.recipe = config, config.find()
 
     @property
     def needs(self) -> Set[str]:
+        """What the row says that it needs."""
         return set(self.recipe.needs())
 
     def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+        """The groups that the row uses."""
         return self.recipe.keep(rewards)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """The row's own stages 4 and 5."""
         advantages, returns = self.recipe.advantages(
             rewards, batch.mask, greedy_rewards=greedy, old_log_probs=batch.old.log_probs,
             ref_log_probs=batch.ref_log_probs, values=batch.old.values, max_length=self.config.max_new_tokens,
@@ -188,6 +189,7 @@ class Recipe(Method):
         return replace(batch, advantages=advantages, returns=returns)
 
     def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
+        """What the row's reduction divides by: tokens, groups that have one, or rows that have one."""
         reduction = self.recipe.reduction.name
         if reduction == "token-mean":
             return mask.sum()
@@ -195,6 +197,7 @@ class Recipe(Method):
         return mask.reshape(-1, rows * mask.shape[1]).any(1).sum()
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """The row's own loss of some rows."""
         old = batch.old
         return self.recipe.loss(
             new.log_probs, batch.advantages, batch.mask, old_log_probs=old.log_probs,

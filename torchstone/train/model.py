@@ -77,6 +77,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.device
 
     @property
@@ -119,12 +120,12 @@ class Policy(nn.Module):
     def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
         """The model's output at the end of each prompt, and its cache; equal prompts side by side are read once."""
         new = _new_prompt(tokens, attention)
-        row = new.cumsum(0) - 1  # [B]: which of the prompts it is
+        which = new.cumsum(0) - 1  # [B]: which of the prompts it is
         out = self.read(tokens[new], attention[new], use_cache=True, logits_to_keep=1, **options)
-        out.logits = out.logits[:, -1:].index_select(0, row)
+        out.logits = out.logits[:, -1:].index_select(0, which)
         if out.hidden_states is not None:
-            out.hidden_states = [out.hidden_states[-1][:, -1:].index_select(0, row)]
-        out.past_key_values.reorder_cache(row)  # index_select: unlike indexing, with a fast gradient
+            out.hidden_states = [out.hidden_states[-1][:, -1:].index_select(0, which)]
+        out.past_key_values.reorder_cache(which)  # index_select: unlike indexing, with a fast gradient
         return out
 
     def read(self, tokens: Int[Tensor, "B N"], attention: Bool[Tensor, "B S"], **options: Any) -> Any:

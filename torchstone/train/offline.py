@@ -11,12 +11,12 @@ from torch import Tensor
 from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
-from torchstone.train.options import DPO
+from torchstone.train.options import DPOOptions
 from torchstone.train.rollout import as_rollout, sample, slices
 from torchstone.train.tasks import Example, Task, judge, take
 
 
-def learn_offline(config: DPO, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
+def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each step. N pairs a step: each has prompt, chosen, rejected, ref_chosen, ref_rejected."""
     N, policy = min(config.pairs, len(pairs)), learner.policy
     pairs = encode(config, policy, pairs)
@@ -40,7 +40,7 @@ def learn_offline(config: DPO, pairs: list[Example], learner: Learner, steps: in
         yield learner.end_round()
 
 
-def encode(config: DPO, policy: Policy, pairs: list[Example]) -> list[Example]:
+def encode(config: DPOOptions, policy: Policy, pairs: list[Example]) -> list[Example]:
     """The pairs, their three texts as token ids; those of the completions have the end token."""
     prompts = policy.encode_prompts([pair["prompt"] for pair in pairs], config.system)
     chosen, rejected = (policy.encode_completions([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
@@ -48,7 +48,7 @@ def encode(config: DPO, policy: Policy, pairs: list[Example]) -> list[Example]:
     return [pair | {"prompt": p, "chosen": c, "rejected": r} for pair, p, c, r in texts]
 
 
-def pair_log_probs(config: DPO, policy: Policy, pairs: list[Example]) -> tuple[Tensor, Tensor]:
+def pair_log_probs(config: DPOOptions, policy: Policy, pairs: list[Example]) -> tuple[Tensor, Tensor]:
     """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions of encoded pairs."""
     prompts = [pair["prompt"] for pair in pairs for _ in range(2)]  # side by side, so that it is read once
     batch = as_rollout(policy, prompts, [pair[side] for pair in pairs for side in ("chosen", "rejected")])  # [2N S]
@@ -58,7 +58,7 @@ def pair_log_probs(config: DPO, policy: Policy, pairs: list[Example]) -> tuple[T
 
 
 @torch.no_grad()
-def add_reference(config: DPO, start: Policy, pairs: list[Example]) -> list[Example]:
+def add_reference(config: DPOOptions, start: Policy, pairs: list[Example]) -> list[Example]:
     """The pairs with ``ref_chosen`` and ``ref_rejected``: log pi_ref(y | x) under the start model, in nats."""
     out, ids = [], encode(config, start, pairs)
     for piece in slices(0, len(pairs), max(1, config.micro_batch // 2)):
@@ -68,7 +68,7 @@ def add_reference(config: DPO, start: Policy, pairs: list[Example]) -> list[Exam
     return out
 
 
-def sample_pairs(config: DPO, task: Task, start: Policy) -> list[Example]:
+def sample_pairs(config: DPOOptions, task: Task, start: Policy) -> list[Example]:
     """Sample G completions of each prompt, have them judged by the task's function, and pair them."""
     G, pairs = config.group_size, []
     examples = take(task.examples, max(1, config.samples // G), 0, config.seed)

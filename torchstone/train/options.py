@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # it imports torch, which reading the options does not need
     from torchstone.recipes import PolicyRecipe
 
-Method = Literal["reinforce", "ppo", "grpo", "dpo"]
+MethodName = Literal["reinforce", "ppo", "grpo", "dpo"]
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
 
 
@@ -41,7 +41,8 @@ class Run:
 
     @property
     def method(self) -> str:
-        return type(self).__name__.lower()
+        """Its name, as ``torchstone train`` and config.json have it: "grpo" of ``GRPOOptions``."""
+        return type(self).__name__.removesuffix("Options").lower()
 
     @property
     def label(self) -> str:
@@ -67,7 +68,7 @@ class Online(Run):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinforce(Online):
+class ReinforceOptions(Online):
     """REINFORCE: raise the log-probability of what earned more than the baseline."""
 
     prompts: int = 256  # P, prompts in a round
@@ -80,7 +81,7 @@ class Reinforce(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(Online):
+class PPOOptions(Online):
     """PPO: some clipped steps on each round, a critic, and the KL to the start model paid in the reward."""
 
     prompts: int = 256  # P, prompts in a round
@@ -102,7 +103,7 @@ class PPO(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(Online):
+class GRPOOptions(Online):
     """GRPO: each completion against the others of its prompt; no critic."""
 
     minibatches: int = 4  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
@@ -117,7 +118,7 @@ class GRPO(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Online):
+class RecipeOptions(Online):
     """Any policy-gradient row of the table of recipes, as it stands or with changes."""
 
     recipe: str = "grpo"  # Such as gspo, or grpo:surrogate.epsilon_high=0.28+advantage=group-mean
@@ -125,6 +126,7 @@ class Recipe(Online):
 
     @property
     def label(self) -> str:
+        """The recipe, as it was written."""
         return self.recipe
 
     def find(self) -> PolicyRecipe:
@@ -140,7 +142,7 @@ class Recipe(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO(Run):
+class DPOOptions(Run):
     """DPO: from pairs of a better and a worse completion; no sampling while it trains."""
 
     lr: float = 3e-4  # Learning rate of Adam: reached after a tenth of the run, then falling to 0
@@ -157,7 +159,7 @@ class Compare:
     """Pre-training and a supervised warm-up, then each method from there: a table, curves.png and data.csv."""
 
     task: str = "sort"  # Built in: sort, add, ramble
-    methods: tuple[Method, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in the order of the table
+    methods: tuple[MethodName, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in the order of the table
     recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
     seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
     samples: int = 24_576  # Budget of a run in completions sampled; for dpo those that are ranked to make its pairs
@@ -176,8 +178,8 @@ class Compare:
     @property
     def names(self) -> tuple[str, ...]:
         """What is compared: the recipes, as written with commas or spaces between them, or else the methods."""
-        given = [name for text in self.recipes for name in text.split(",") if name]
-        return tuple(dict.fromkeys(given or self.methods))
+        recipes = [name for text in self.recipes for name in text.split(",") if name]
+        return tuple(dict.fromkeys(recipes or self.methods))
 
     def changes(self, config: Run) -> dict[str, Any]:
         """The options that were given, and that this kind of run has."""
@@ -186,7 +188,13 @@ class Compare:
         return {name: getattr(self, name) for name in names if name in known and getattr(self, name) is not None}
 
 
-METHODS: dict[str, type[Run]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "dpo": DPO, "recipe": Recipe}
+METHODS: dict[str, type[Run]] = {
+    "reinforce": ReinforceOptions,
+    "ppo": PPOOptions,
+    "grpo": GRPOOptions,
+    "dpo": DPOOptions,
+    "recipe": RecipeOptions,
+}
 
 
 def file_name(label: str) -> str:

@@ -23,7 +23,7 @@ from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import DPO, METHODS, Online, Run
+from torchstone.train.options import METHODS, DPOOptions, Online, Run
 from torchstone.train.start import make_start
 from torchstone.train.tasks import Example, Task
 
@@ -79,7 +79,7 @@ def first_policy(config: Run, task: Task, resume: bool) -> Policy:
 
 def prepare(config: Run, task: Task, policy: Policy, resume: bool) -> tuple[Learner, Rounds, int]:
     """The learner, its rounds, and how many they are."""
-    if isinstance(config, DPO):
+    if isinstance(config, DPOOptions):
         pairs = make_pairs(config, task, policy, resume)
         steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
         learner = Learner(policy)
@@ -93,7 +93,7 @@ def prepare(config: Run, task: Task, policy: Policy, resume: bool) -> tuple[Lear
     return learner, learn_online(config, task, learner, reference), config.steps
 
 
-def make_pairs(config: DPO, task: Task, start: Policy, resume: bool) -> list[Example]:
+def make_pairs(config: DPOOptions, task: Task, start: Policy, resume: bool) -> list[Example]:
     """The pairs given with ``--data``, or sampled and ranked; kept in a file, to look at and for resuming."""
     file = config.folder / "pairs.jsonl"
     if not (resume and file.exists()):
@@ -121,7 +121,7 @@ class Journal:
         evaluated = step % (config.eval_every or max(1, self.steps // 10)) == 0 or step == self.steps
         if evaluated:
             metrics |= self.evaluate()
-        if isinstance(config, DPO):
+        if isinstance(config, DPOOptions):
             metrics["samples"] = config.samples if self.task.reward else 0
         metrics["seconds"] = round(time.perf_counter() - self.started, 2)
         append(folder / "metrics.jsonl", [metrics])
@@ -189,6 +189,7 @@ def save_model(policy: Policy, folder: Path) -> None:
 
 
 def append(file: Path, records: list[dict[str, Any]]) -> None:
+    """Add a line of JSON for each record."""
     with file.open("a", encoding="utf-8") as out:
         out.write("".join(json.dumps(record) + "\n" for record in records))
 

@@ -16,46 +16,46 @@ FOLDER = "liger_kernel/chunked_loss"
 KL = Choice("k3", beta=0.04)
 
 
-def policy(name: str, settings: str, about: str | None = None, **choices: Choice) -> Recipe:
+def online(name: str, settings: str, about: str | None = None, **choices: Choice) -> Recipe:
     """LigerFusedLinearGRPOLoss with these settings: TRL's row with Liger's KL, and these choices."""
     source = f"{FOLDER}/grpo_loss.py:101-267 (LigerFusedLinearGRPOLoss({settings}))"
     return like(name, f"{name}@{VERSION}", source, about, **{"loss_kl": KL, **choices})
 
 
-POLICY = [
-    policy("dapo", "", "The default: of DAPO only the mean over tokens, and a KL (k3) of 0.04, which DAPO has not."),
-    policy("grpo", "loss_type='grpo'", "GRPO as published; rows without a token count."),
-    policy("bnpo", "loss_type='bnpo'", "The mean over the tokens of the tensors given, and a KL of 0.04."),
-    policy(
+ONLINE = [
+    online("dapo", "", "The default: of DAPO only the mean over tokens, and a KL (k3) of 0.04, which DAPO has not."),
+    online("grpo", "loss_type='grpo'", "GRPO as published; rows without a token count."),
+    online("bnpo", "loss_type='bnpo'", "The mean over the tokens of the tensors given, and a KL of 0.04."),
+    online(
         "dr_grpo",
         "loss_type='dr_grpo', max_completion_length=...",
         "The constant length, and a KL of 0.04, which Dr. GRPO has not.",
     ),
-    policy(
+    online(
         "gspo",
         "importance_sampling_level='sequence', loss_type='grpo'",
         "GSPO's ratio with GRPO's clip of 0.2, which it hardly reaches, and a KL of 0.04.",
     ),
-    policy(
+    online(
         "luspo",
         "importance_sampling_level='sequence', loss_type='luspo', beta=0.0",
         "LUSPO. With a ratio a token, or with a KL (both are defaults), the loss at padding enters it.",
         ratio=Choice("sequence"),
         loss_kl=Choice("none"),
     ),
-    policy(
+    online(
         "cispo",
         "loss_type='cispo'",
         "epsilon_high is the cap itself, and by default 0.2: a token on policy weighs 0.2. A KL of 0.04.",
     ),
-    policy("sapo", "loss_type='sapo'", "SAPO, and a KL of 0.04."),
-    policy(
+    online("sapo", "loss_type='sapo'", "SAPO, and a KL of 0.04."),
+    online(
         "vespo",
         "loss_type='vespo'",
         "The mean over tokens in place of the sum, and a KL of 0.04; log W is cut at -18.4 and 20.",
     ),
-    policy("intellect-2", "delta=4.0"),
-    policy(
+    online("intellect-2", "delta=4.0"),
+    online(
         "deepseek-v3.2",
         "use_bias_correction_kl=True",
         "The KL weighted by the ratio; completions left far behind are not dropped, the mean is over tokens.",
@@ -67,52 +67,52 @@ POLICY = [
 LINES = {"DPO": "9-153", "SimPO": "9-48", "CPO": "9-40", "ORPO": "9-43", "KTO": "9-69"}
 
 
-def preference(name: str, settings: str = "", about: str | None = None, module: str = "DPO", **choices: Any) -> Recipe:
+def pairs(name: str, settings: str = "", about: str | None = None, module: str = "DPO", **choices: Any) -> Recipe:
     """A fused preference loss with these settings: TRL's row with these choices."""
     source = f"{FOLDER}/{module.lower()}_loss.py:{LINES[module]} (LigerFusedLinear{module}Loss({settings}))"
     return like(name, f"{name}@{VERSION}", source, about, **choices)
 
 
-PREFERENCE = [
-    preference("dpo", "", "DPO as published; a reference that is missing counts as log-prob 0."),
-    preference("cdpo", "label_smoothing=0.1"),
-    preference(
+PAIRS = [
+    pairs("dpo", "", "DPO as published; a reference that is missing counts as log-prob 0."),
+    pairs("cdpo", "label_smoothing=0.1"),
+    pairs(
         "robust_dpo",
         "loss_type='robust', label_smoothing=0.1",
         "label_smoothing is the flip rate; by default it is 0, which is DPO.",
     ),
-    preference("rso", "loss_type='hinge'", "The hinge on differences of implicit rewards, with DPO's beta."),
-    preference(
+    pairs("rso", "loss_type='hinge'", "The hinge on differences of implicit rewards, with DPO's beta."),
+    pairs(
         "exo",
         "loss_type='exo_pair', label_smoothing=1e-3",
         "label_smoothing must be given; 1e-3 is what Liger's error message recommends.",
     ),
-    preference("nca", "loss_type='nca_pair'"),
-    preference("bco", "loss_type='bco_pair'"),
-    preference("sppo", "loss_type='sppo_hard'"),
-    preference("apo_zero", "loss_type='apo_zero'"),
-    preference("apo_down", "loss_type='apo_down'"),
-    preference("discopop", "loss_type='discopop'"),
-    preference(
+    pairs("nca", "loss_type='nca_pair'"),
+    pairs("bco", "loss_type='bco_pair'"),
+    pairs("sppo", "loss_type='sppo_hard'"),
+    pairs("apo_zero", "loss_type='apo_zero'"),
+    pairs("apo_down", "loss_type='apo_down'"),
+    pairs("discopop", "loss_type='discopop'"),
+    pairs(
         "iterative-rpo",
         "compute_nll_loss=True",
         "The supervised term is a mean over the batch's tokens, not over each completion's.",
     ),
-    preference("dpo-norm", "average_log_prob=True"),
-    preference(
+    pairs("dpo-norm", "average_log_prob=True"),
+    pairs(
         "kto",
         "use_ref_model=True",
         "KTO without class weights. The reference point must be given, and is not clamped at 0.",
         "KTO",
     ),
-    preference("cpo", "", "The supervised term is a mean over the batch's tokens, beside sums of log-probs.", "CPO"),
-    preference(
+    pairs("cpo", "", "The supervised term is a mean over the batch's tokens, beside sums of log-probs.", "CPO"),
+    pairs(
         "simpo",
         "",
         "SimPO with supervised learning, unless compute_nll_loss is False; beta 0.1 is a twentieth of the paper's.",
         "SimPO",
     ),
-    preference(
+    pairs(
         "orpo",
         "",
         "The supervised term is a mean over the batch's tokens; where a log-prob rounds to 0 the gradient is NaN.",
@@ -120,4 +120,4 @@ PREFERENCE = [
     ),
 ]
 
-ROWS: list[Recipe] = [*POLICY, *PREFERENCE]
+ROWS: list[Recipe] = [*ONLINE, *PAIRS]

@@ -8,8 +8,8 @@ nowhere), every KL estimate at -10 and 10. Whitening floors the variance at 1e-8
 from __future__ import annotations
 
 from torchstone.recipes.choices import Choice, Recipe
-from torchstone.recipes.policy import PolicyRecipe
-from torchstone.recipes.preference import PreferenceRecipe
+from torchstone.recipes.online import PolicyRecipe
+from torchstone.recipes.pairs import PreferenceRecipe
 
 VERSION = "openrlhf-0.11.2"
 MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:226-421", "openrlhf/models/loss.py"
@@ -30,7 +30,7 @@ GRPO = PolicyRecipe(
 )
 
 
-def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+def online(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """train_ppo_ray with these settings, and its defaults."""
     source = f"{MAKER}; {LOSS}:75-259 ({settings})"
     return GRPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
@@ -39,17 +39,17 @@ def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRec
 def critic(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """PPO with a critic."""
     given = {"advantage": Choice("critic", gamma=1.0, lam=1.0), "normalise": WHITEN, "value": VALUE}
-    row = policy(name, settings, about, **given, **choices)
+    row = online(name, settings, about, **given, **choices)
     return row.but(source=row.source.replace("75-259", "75-298"))
 
 
 def sampler(name: str, settings: str, about: str, gate: str | None) -> PolicyRecipe:
     """GRPO with weights for the samples of vLLM."""
     weights = Choice("weights", level="token", gate=gate, low=0.5, high=5.0)
-    return policy(name, f"algo.advantage.estimator=group_norm, {settings}", about, sampler=weights)
+    return online(name, f"algo.advantage.estimator=group_norm, {settings}", about, sampler=weights)
 
 
-POLICY = [
+ONLINE = [
     critic(
         "ppo",
         "algo.advantage.estimator=gae",
@@ -62,41 +62,41 @@ POLICY = [
         "PPO with the dual clip, which has no default: 3 is the paper's.",
         surrogate=Choice("clip", epsilon=0.2, dual_clip=3.0),
     ),
-    policy(
+    online(
         "reinforce++",
         "algo.advantage.estimator=reinforce",
         "A mean over tokens. gamma is 1; below 1, tool output would count as steps.",
         advantage=Choice("reward"),
         normalise=WHITEN,
     ),
-    policy(
+    online(
         "reinforce++-baseline",
         "algo.advantage.estimator=reinforce_baseline",
         "The KL is in the reward (k1), where the paper has it in the loss (k2); a mean over tokens.",
         advantage=Choice("group-mean"),
         normalise=WHITEN,
     ),
-    policy(
+    online(
         "rloo",
         "algo.advantage.estimator=rloo",
         "The baseline sees no KL: each token pays its own afterwards. PPO's clip a token, and a mean over tokens.",
         advantage=Choice("leave-one-out"),
     ),
     GRPO,
-    policy(
+    online(
         "grpo-kl",
         "algo.advantage.estimator=group_norm, algo.kl.use_loss, algo.kl.estimator=k3",
         "GRPO with its KL in the loss; k3 must be asked for, by default it is k1, whose expected gradient is 0.",
         reward_kl=NONE,
         loss_kl=Choice("k3", beta=0.01),
     ),
-    policy(
+    online(
         "dr_grpo",
         "algo.advantage.estimator=dr_grpo",
         "The group's mean alone: a mean over tokens in place of the constant length, which OpenRLHF has not.",
         advantage=Choice("group-mean"),
     ),
-    policy(
+    online(
         "dapo",
         "algo.advantage.estimator=group_norm, actor.eps_clip_low_high=0.2 0.28, reward.overlong_buffer_len=4096, "
         "algo.dynamic_filtering_enable",
@@ -106,14 +106,14 @@ POLICY = [
         groups=Choice("mixed"),
         surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
     ),
-    policy(
+    online(
         "gspo",
         "algo.advantage.estimator=group_norm, actor.policy_loss_type=gspo",
         "GSPO's ratio and mean over rows, with GRPO's clip of 0.2, which it hardly reaches.",
         ratio=Choice("sequence"),
         reduction=Choice("sequence-mean", empty_rows="skipped"),
     ),
-    policy(
+    online(
         "flash-reinforce",
         "algo.advantage.estimator=flash_reinforce",
         "One sample a prompt against the mean of the whole rollout; nothing is divided.",
@@ -140,7 +140,7 @@ POLICY = [
 ]
 
 
-def preference(name: str, settings: str, about: str, objective: Choice, sft: Choice = NONE) -> PreferenceRecipe:
+def pairs(name: str, settings: str, about: str, objective: Choice, sft: Choice = NONE) -> PreferenceRecipe:
     """train_dpo with these settings."""
     return PreferenceRecipe(
         name=f"{name}@{VERSION}",
@@ -153,16 +153,16 @@ def preference(name: str, settings: str, about: str, objective: Choice, sft: Cho
 
 
 LOGISTIC = Choice("logistic", beta=0.1)
-PREFERENCE = [
-    preference("dpo", "model.beta=0.1", "DPO as published.", LOGISTIC),
-    preference(
+PAIRS = [
+    pairs("dpo", "model.beta=0.1", "DPO as published.", LOGISTIC),
+    pairs(
         "cdpo",
         "model.label_smoothing=0.1",
         "cDPO as published; label_smoothing is 0 by default, which is DPO.",
         Choice("logistic", beta=0.1, label_smoothing=0.1),
     ),
-    preference("ipo", "model.ipo_enable", "On summed log-probs, by the paper's letter.", Choice("squared", beta=0.1)),
-    preference(
+    pairs("ipo", "model.ipo_enable", "On summed log-probs, by the paper's letter.", Choice("squared", beta=0.1)),
+    pairs(
         "iterative-rpo",
         "model.nll_loss_coef=1",
         "The mean over each chosen completion; nll_loss_coef is 0 by default, 1 is the paper's.",
@@ -171,4 +171,4 @@ PREFERENCE = [
     ),
 ]
 
-ROWS: list[Recipe] = [*POLICY, *PREFERENCE]
+ROWS: list[Recipe] = [*ONLINE, *PAIRS]

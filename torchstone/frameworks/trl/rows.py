@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from torchstone.recipes.choices import Choice, Recipe
-from torchstone.recipes.policy import PolicyRecipe
-from torchstone.recipes.preference import PreferenceRecipe
+from torchstone.recipes.online import PolicyRecipe
+from torchstone.recipes.pairs import PreferenceRecipe
 
 VERSION = "trl-1.16.0"
 GRPO, DPO = "trl/trainer/grpo_trainer.py:2759-2814, 3020-3290", "trl/trainer/dpo_trainer.py:1285-1530"
@@ -29,7 +29,7 @@ DAPO = PolicyRecipe(
 )
 
 
-def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+def online(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """GRPOTrainer with these settings."""
     source = f"{GRPO} (GRPOConfig({settings}))"
     return DAPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
@@ -38,84 +38,84 @@ def policy(name: str, settings: str, about: str, **choices: Choice) -> PolicyRec
 def sampler(name: str, mode: str, about: str, **numbers: Any) -> PolicyRecipe:
     """GRPOTrainer with vLLM as the sampler."""
     weights = Choice("weights", **numbers, low=None, high=3.0)
-    row = policy(name, f"use_vllm=True, vllm_importance_sampling_mode='{mode}'", about, sampler=weights)
+    row = online(name, f"use_vllm=True, vllm_importance_sampling_mode='{mode}'", about, sampler=weights)
     return row.but(source=f"{row.source}; weights: 2660-2703")
 
 
-POLICY = [
+ONLINE = [
     DAPO,
-    policy("grpo", "loss_type='grpo'", "GRPO, by default without a KL; rows without a token count.", reduction=PER_ROW),
-    policy(
+    online("grpo", "loss_type='grpo'", "GRPO, by default without a KL; rows without a token count.", reduction=PER_ROW),
+    online(
         "grpo-kl",
         "loss_type='grpo', beta=0.04",
         "GRPO with its KL, which TRL multiplies by the ratio unless use_bias_correction_kl is False.",
         loss_kl=Choice("k3-by-ratio", beta=0.04),
         reduction=PER_ROW,
     ),
-    policy(
+    online(
         "bnpo",
         "loss_type='bnpo'",
         "The mean over the tokens of one micro-batch: with several of them, not the mean over the batch's tokens.",
     ),
-    policy(
+    online(
         "dr_grpo",
         "loss_type='dr_grpo'",
         "The constant length (max_completion_length) alone: the deviation still divides; that is scale_rewards.",
         reduction=Choice("fixed-length", empty_rows="counted"),
     ),
-    policy(
+    online(
         "dr_grpo-unscaled",
         "loss_type='dr_grpo', scale_rewards='none'",
         "Dr. GRPO as published: neither divisor.",
         advantage=Choice("group-mean"),
         reduction=Choice("fixed-length", empty_rows="counted"),
     ),
-    policy(
+    online(
         "lite-ppo",
         "scale_rewards='batch'",
         "One deviation for the whole batch, and the mean over tokens.",
         advantage=Choice("batch-std", correction=1, eps=1e-4),
     ),
-    policy(
+    online(
         "gspo",
         "importance_sampling_level='sequence', loss_type='grpo'",
         "GSPO's ratio with GRPO's clip of 0.2, which it hardly reaches; TRL's documentation sets 3e-4 and 4e-4.",
         ratio=Choice("sequence"),
         reduction=PER_ROW,
     ),
-    policy(
+    online(
         "luspo",
         "loss_type='luspo'",
         "The sum over tokens, with a ratio a token; TRL warns, and asks for importance_sampling_level='sequence'.",
         reduction=PER_SUM,
     ),
-    policy(
+    online(
         "cispo",
         "loss_type='cispo'",
         "epsilon_high is the cap itself, and by default 0.2: a token on policy weighs 0.2. The documentation sets 5.",
         surrogate=Choice("cispo", epsilon=None, cap=0.2),
     ),
-    policy(
+    online(
         "sapo",
         "loss_type='sapo'",
         "SAPO as published.",
         surrogate=Choice("sapo", tau_positive=1.0, tau_negative=1.05),
         reduction=PER_ROW,
     ),
-    policy(
+    online(
         "vespo",
         "loss_type='vespo'",
         "The mean over tokens in place of the sum, advantages divided by the deviation; log W is cut at -18.4 and 20.",
         ratio=Choice("own"),
         surrogate=Choice("vespo", k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
     ),
-    policy(
+    online(
         "intellect-2",
         "delta=4.0",
         "The two-sided clip; delta has no default, 4 is the paper's. Below 1 + epsilon it would bind at A > 0 too.",
         surrogate=Choice("clip", epsilon=0.2, dual_clip=4.0),
     ),
-    policy(
+    online(
         "deepseek-v3.2",
         "off_policy_mask_threshold=0.5, beta=0.001",
         "Both numbers are TRL's examples; by default the terms are off. With vLLM the mask compares vLLM's log-probs.",
@@ -161,7 +161,7 @@ POLICY = [
 ]
 
 
-def preference(
+def pairs(
     name: str, settings: str, about: str, objective: Choice, log_prob: str = "sum", sft: Choice | None = None,
     source: str = DPO, config: str = "DPOConfig",
 ) -> PreferenceRecipe:  # fmt: skip
@@ -179,93 +179,93 @@ def preference(
 CPO: dict[str, Any] = {"sft": SFT, "source": "trl/experimental/cpo/cpo_trainer.py:678-917", "config": "CPOConfig"}
 LOGISTIC = Choice("logistic", beta=0.1)
 
-PREFERENCE = [
-    preference("dpo", "", "DPO as published.", LOGISTIC),
-    preference(
+PAIRS = [
+    pairs("dpo", "", "DPO as published.", LOGISTIC),
+    pairs(
         "cdpo",
         "label_smoothing=0.1",
         "Not cDPO: loss_type 'sigmoid' does not read label_smoothing, so this is DPO, without a warning.",
         LOGISTIC,
     ),
-    preference(
+    pairs(
         "robust_dpo",
         "loss_type='robust', label_smoothing=0.1",
         "label_smoothing is the flip rate; by default it is 0, which is DPO. 0.1 is the documentation's.",
         Choice("robust", beta=0.1, flip_rate=0.1),
     ),
-    preference(
+    pairs(
         "ipo",
         "loss_type='ipo'",
         "On log-probs per token, as by TRL's account the paper's results were computed.",
         Choice("squared", beta=0.1),
         "mean",
     ),
-    preference(
+    pairs(
         "rso",
         "loss_type='hinge'",
         "TRL's documentation also names it SLiC, which has no reference.",
         Choice("hinge", beta=0.1, delta=1.0),
     ),
-    preference(
+    pairs(
         "exo",
         "loss_type='exo_pair', label_smoothing=1e-3",
         "label_smoothing must be given; 1e-3 is what TRL's error message recommends.",
         Choice("exo", beta=0.1, label_smoothing=1e-3),
     ),
-    preference("nca", "loss_type='nca_pair'", "Pairwise NCA as published.", Choice("nca", beta=0.1)),
-    preference(
+    pairs("nca", "loss_type='nca_pair'", "Pairwise NCA as published.", Choice("nca", beta=0.1)),
+    pairs(
         "bco",
         "loss_type='bco_pair'",
         "Without the running mean of the rewards that the paper subtracts: good and bad are told apart at 0.",
         Choice("bco", beta=0.1, reward_shift=0.0),
     ),
-    preference(
+    pairs(
         "sppo",
         "loss_type='sppo_hard'",
         "The hard form; with DPO's beta of 0.1 a log-ratio is pulled to 5 nats, with the authors' 0.001 to 500.",
         Choice("sppo", beta=0.1),
     ),
-    preference(
+    pairs(
         "aot",
         "loss_type='aot'",
         "Paired AOT: sorted over the micro-batch.",
         Choice("sorted-logistic", beta=0.1, paired=True),
     ),
-    preference(
+    pairs(
         "aot_unpaired",
         "loss_type='aot_unpaired'",
         "Unpaired AOT: sorted over the micro-batch.",
         Choice("sorted-logistic", beta=0.1, paired=False),
     ),
-    preference("apo_zero", "loss_type='apo_zero'", "APO-zero.", Choice("apo-zero", beta=0.1)),
-    preference("apo_down", "loss_type='apo_down'", "APO-down.", Choice("apo-down", beta=0.1)),
-    preference(
+    pairs("apo_zero", "loss_type='apo_zero'", "APO-zero.", Choice("apo-zero", beta=0.1)),
+    pairs("apo_down", "loss_type='apo_down'", "APO-down.", Choice("apo-down", beta=0.1)),
+    pairs(
         "discopop",
         "loss_type='discopop'",
         "DiscoPOP with DPO's beta; the exponential is not bounded.",
         Choice("discopop", beta=0.1, tau=0.05),
     ),
-    preference(
+    pairs(
         "dpo-norm",
         "loss_type='sigmoid_norm'",
         "Log-probs per token with a beta meant for sums: gradients are about a length smaller than DPO's.",
         LOGISTIC,
         "mean",
     ),
-    preference(
+    pairs(
         "wpo",
         "use_weighting=True",
         "Sampled alignment; not clamped at 1 as in the authors' code.",
         Choice("weighted-logistic", beta=0.1),
     ),
-    preference(
+    pairs(
         "iterative-rpo",
         "loss_type=['sigmoid', 'sft']",
         "The supervised term is a mean over the micro-batch's tokens, not over each completion's.",
         LOGISTIC,
         sft=SFT,
     ),
-    preference(
+    pairs(
         "kto",
         "",
         "KTO as published, on a mean over completions; loss_type='apo_zero_unpaired' is this with reference point 0.",
@@ -273,14 +273,14 @@ PREFERENCE = [
         source="trl/trainer/kto_trainer.py:1370-1563",
         config="KTOConfig",
     ),
-    preference(
+    pairs(
         "cpo",
         "",
         "The supervised term is a mean over the micro-batch's tokens, beside sums of log-probs.",
         Choice("logistic-free", beta=0.1, gamma=0.0),
         **CPO,
     ),
-    preference(
+    pairs(
         "simpo",
         "loss_type='simpo'",
         "SimPO with supervised learning, unless cpo_alpha is set to 0; beta 0.1 is a twentieth of the paper's.",
@@ -288,14 +288,14 @@ PREFERENCE = [
         "mean",
         **CPO,
     ),
-    preference(
+    pairs(
         "slic",
         "loss_type='hinge'",
         "The hinge of CPOTrainer: SLiC with a supervised term that is a mean over tokens.",
         Choice("hinge-free", beta=0.1, delta=1.0),
         **CPO,
     ),
-    preference(
+    pairs(
         "orpo",
         "",
         "The supervised term is a mean over the micro-batch's tokens, prompts included; the odds are float32.",
@@ -307,7 +307,7 @@ PREFERENCE = [
     ),
 ]
 
-ROWS: list[Recipe] = [*POLICY, *PREFERENCE]
+ROWS: list[Recipe] = [*ONLINE, *PAIRS]
 BY_NAME = {row.name.partition("@")[0]: row for row in ROWS}
 
 

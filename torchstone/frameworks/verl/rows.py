@@ -8,7 +8,7 @@ of one keeps its raw reward; equal rewards leave what rounding leaves, divided b
 from __future__ import annotations
 
 from torchstone.recipes.choices import Choice, Recipe
-from torchstone.recipes.policy import PolicyRecipe
+from torchstone.recipes.online import PolicyRecipe
 
 VERSION = "verl-0.9.1"
 ALGOS, WEIGHTS = "verl/trainer/ppo/core_algos.py", "verl/trainer/ppo/rollout_corr_helper.py:479-600"
@@ -33,7 +33,7 @@ GRPO = PolicyRecipe(
 )
 
 
-def policy(name: str, lines: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
+def online(name: str, lines: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """verl with these settings, and its defaults."""
     source = f"{ALGOS}:{lines} ({settings})"
     return GRPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
@@ -41,7 +41,7 @@ def policy(name: str, lines: str, settings: str, about: str, **choices: Choice) 
 
 def loss_mode(name: str, lines: str, mode: str, about: str, **choices: Choice) -> PolicyRecipe:
     """GRPO's advantages with another loss."""
-    return policy(name, f"267-331, {lines}", f"adv_estimator=grpo, loss_mode={mode}", about, **choices)
+    return online(name, f"267-331, {lines}", f"adv_estimator=grpo, loss_mode={mode}", about, **choices)
 
 
 def sampler(name: str, settings: str, about: str, **numbers: float | str | None) -> PolicyRecipe:
@@ -50,15 +50,15 @@ def sampler(name: str, settings: str, about: str, **numbers: float | str | None)
     return row.but(source=f"{GRPO.source[:-1]}, {settings}); weights: {WEIGHTS}")
 
 
-POLICY = [
-    policy(
+ONLINE = [
+    online(
         "ppo",
         "215-263, 1285-1376, 2125-2185",
         "adv_estimator=gae",
         "No KL, lambda 1, a dual clip at 3, whitened advantages; the critic has an optimiser of its own, so coef is 1.",
         **CRITIC,
     ),
-    policy(
+    online(
         "ppo-kl",
         "215-263, 1285-1376, 2125-2185, 2188-2251",
         "adv_estimator=gae, use_kl_in_reward=True",
@@ -67,21 +67,21 @@ POLICY = [
         **CRITIC,
     ),
     GRPO,
-    policy(
+    online(
         "grpo-kl",
         "267-331, 1285-1376, 2188-2251",
         "adv_estimator=grpo, use_kl_loss=True",
         "GRPO with its KL (low_var_kl), at 0.001.",
         loss_kl=Choice("k3", beta=0.001),
     ),
-    policy(
+    online(
         "grpo-kl+",
         "267-331, 1285-1376, 2188-2251",
         "adv_estimator=grpo, use_kl_loss=True, kl_loss_type=k3+",
         "GRPO whose KL reports k3 and pulls along k2's gradient.",
         loss_kl=Choice("k3-k2-gradient", beta=0.001),
     ),
-    policy(
+    online(
         "dr_grpo",
         "267-331, 1285-1376, 1181-1193",
         "adv_estimator=grpo, norm_adv_by_std_in_grpo=False, loss_agg_mode=seq-mean-token-sum-norm",
@@ -89,7 +89,7 @@ POLICY = [
         advantage=Choice("group-mean"),
         reduction=Choice("fixed-length", empty_rows="counted"),
     ),
-    policy(
+    online(
         "dapo",
         "267-331, 1285-1376",
         "adv_estimator=grpo, clip_ratio_high=0.28, overlong_buffer.len=4096, filter_groups.enable=True",
@@ -148,7 +148,7 @@ POLICY = [
         "As dppo, by the KL, whose logarithms have 1e-8 added inside.",
         surrogate=Choice("dppo", divergence="kl", epsilon=0.2, cap=3.0),
     ),
-    policy(
+    online(
         "gpg",
         "770-831, 1707-1740",
         "adv_estimator=gpg, loss_mode=gpg",
@@ -157,14 +157,14 @@ POLICY = [
         ratio=Choice("none"),
         surrogate=Choice("policy-gradient"),
     ),
-    policy(
+    online(
         "rloo",
         "587-636, 1285-1376",
         "adv_estimator=rloo",
         "The baseline alone: PPO's clip a token, a mean over tokens, and no KL.",
         advantage=Choice("leave-one-out"),
     ),
-    policy(
+    online(
         "rloo-kl",
         "587-636, 1285-1376, 2188-2251",
         "adv_estimator=rloo, use_kl_in_reward=True",
@@ -172,21 +172,21 @@ POLICY = [
         reward_kl=Choice("per-sequence", estimator="k1", beta=0.001),
         advantage=Choice("leave-one-out"),
     ),
-    policy(
+    online(
         "remax",
         "734-766, 1285-1376",
         "adv_estimator=remax",
         "The baseline alone: PPO's clip a token, and a mean over tokens.",
         advantage=Choice("greedy"),
     ),
-    policy(
+    online(
         "opo",
         "639-690, 1285-1376",
         "adv_estimator=opo",
         "The baseline alone: PPO's clip a token, and a mean over tokens.",
         advantage=Choice("length-weighted"),
     ),
-    policy(
+    online(
         "reinforce++",
         "693-731, 1285-1376",
         "adv_estimator=reinforce_plus_plus",
@@ -194,7 +194,7 @@ POLICY = [
         advantage=Choice("reward"),
         normalise=WHITEN,
     ),
-    policy(
+    online(
         "reinforce++-baseline",
         "533-584, 1285-1376",
         "adv_estimator=reinforce_plus_plus_baseline",
@@ -231,4 +231,4 @@ POLICY = [
     ),
 ]
 
-ROWS: list[Recipe] = [*POLICY]
+ROWS: list[Recipe] = [*ONLINE]

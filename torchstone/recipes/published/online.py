@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchstone.recipes.choices import NONE, Choice
-from torchstone.recipes.policy import PolicyRecipe
+from torchstone.recipes.online import PolicyRecipe
 
 NOT_STATED, NOT_READ = "not stated", "not read"
 

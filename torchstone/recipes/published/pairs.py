@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchstone.recipes.choices import Choice
-from torchstone.recipes.preference import PreferenceRecipe
+from torchstone.recipes.pairs import PreferenceRecipe
 
 NOT_READ = "not read"
 SUM, MEAN = Choice("sum"), Choice("mean")

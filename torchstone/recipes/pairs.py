@@ -49,8 +49,8 @@ def with_reference(
     ref_rejected_log_probs: Tensor, denominator: Any = None, *, beta: float, delta: float,
 ) -> Loss:  # fmt: skip
     """A loss whose reference may be left out, with it."""
-    given = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
-    return loss(*given, beta=beta, delta=delta, denominator=denominator)
+    log_probs = (chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
+    return loss(*log_probs, beta=beta, delta=delta, denominator=denominator)
 
 
 OBJECTIVES = {
@@ -172,6 +172,6 @@ class PreferenceRecipe(Recipe):
             if x is not None
         }
         loss: Loss = self.run("objective", whole | constants)
-        given_tokens = {"chosen_log_probs": chosen_log_probs, "chosen_mask": chosen_mask}
-        extra: Loss | None = self.run("sft", given_tokens | {"sft_denominator": sft_denominator})
+        supervised = {"chosen_log_probs": chosen_log_probs, "chosen_mask": chosen_mask}
+        extra: Loss | None = self.run("sft", supervised | {"sft_denominator": sft_denominator})
         return loss if extra is None else Loss(loss.value + extra.value, loss.metrics | extra.metrics)

@@ -33,7 +33,7 @@ class Advantages(NamedTuple):
 class PolicyRecipe(Recipe):
     """A policy-gradient algorithm: its columns stand in the order in which data flows.
 
-    Rows of a batch are completions, row ``p * G + g`` the g-th of prompt p.
+    A batch holds B = P * G completions, at index ``p * G + g`` the g-th of prompt p.
     """
 
     COLUMNS: ClassVar = COLUMNS
@@ -82,8 +82,8 @@ class PolicyRecipe(Recipe):
         """Stages 4 and 5 of this row: from one reward a completion to an advantage a token.
 
         Args:
-            rewards: one a completion, in reward units; row p holds the G samples of prompt p.
-            mask: True where the policy chose the token, ``B = P * G`` rows.
+            rewards: one a completion, in reward units; ``rewards[p]`` are those of the G samples of prompt p.
+            mask: True where the policy chose the token, in B = P * G completions.
             scored: False where a completion could not be scored; its reward may then be NaN. Without a group ("reward",
                 "critic") it counts as 0.
             greedy_rewards: the reward of each prompt's greedy completion, for the baseline "greedy".
@@ -155,7 +155,7 @@ class PolicyRecipe(Recipe):
             entropies: H_t, in nats. Gradient flows through it.
             max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
             group_size: G, completions of each prompt, for the reduction "group-token-mean".
-            denominator: tokens (``token-mean``), groups (``group-token-mean``) or rows of the whole batch, for
+            denominator: tokens (``token-mean``), groups (``group-token-mean``) or completions of the whole batch, for
                 micro-batches.
 
         Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` with a ratio, the clip's with "clip", and
@@ -183,11 +183,12 @@ class PolicyRecipe(Recipe):
         return Loss(self.run("reduction", batch | {"x": loss}), metrics)
 
 
-def at_the_end(scores: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:
-    """Each completion's score on its last token, less what each token costs."""
-    rewards = per_token("rewards", scores.flatten(), mask).masked_fill(~last_chosen(mask), 0)
-    return rewards if costs is None else rewards - costs
+def at_the_end(rewards: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:
+    """Each completion's reward on its last token ``[B T]``, less what each token costs."""
+    placed = per_token("rewards", rewards.flatten(), mask).masked_fill(~last_chosen(mask), 0)
+    return placed if costs is None else placed - costs
 
 
 def with_metrics(result: Tensor | tuple[Tensor, dict[str, Mean]]) -> tuple[Tensor, dict[str, Mean]]:
+    """A surrogate's losses ``[B T]`` and its metrics, none where it gives losses alone."""
     return result if isinstance(result, tuple) else (result, {})
