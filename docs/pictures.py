@@ -91,7 +91,7 @@ def mark(axes, y: float, name: str, row: tuple[float, ...], unit: str = "") -> N
 
 def performance(file: Path) -> None:
     """Time of every framework over Torchstone's, a row for each task; below, memory from hidden states."""
-    memory = sorted((100 * row["of_logits"], name) for name, row in hidden().items() if name not in OWN)
+    memory = sorted((100 * row["of_logits"], name) for name, row in hidden().items() if "products" not in name)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.3, 9.0), height_ratios=(4.7, 1), layout="constrained")
     top.axvline(1, color=INK, linewidth=1.4, zorder=0)
     y, left = -0.3, {"ha": "right", "va": "center", "textcoords": "offset points"}
@@ -112,8 +112,8 @@ def performance(file: Path) -> None:
     top.set_xlabel("time / Torchstone's")
     for y, (share, name) in enumerate(memory):
         mark(bottom, y, name, (share, share, share), "%")
-    bottom.set(xscale="log", xlim=(1, 1000), ylim=(len(memory) - 0.3, -0.7), yticks=[])
-    bottom.set_xticks([1, 3, 10, 30, 100, 300], ["1", "3", "10", "30", "100", "300"])
+    bottom.set(xscale="log", xlim=(0.3, 1000), ylim=(len(memory) - 0.3, -0.7), yticks=[])
+    bottom.set_xticks([0.3, 1, 3, 10, 30, 100, 300], ["0.3", "1", "3", "10", "30", "100", "300"])
     bottom.set_title("Memory of log-probs from hidden states, beyond inputs and gradients")
     bottom.set_xlabel("% of the full logits")
     for axes in (top, bottom):
