@@ -473,7 +473,10 @@ def test_a_row_that_lacks_a_choice_or_misspells_one_is_no_row():
 def test_differences_are_the_choices_and_numbers_that_differ():
     found = {d.at: d for d in table.differences(RECIPES["grpo"], RECIPES["dapo"])}
     assert set(found) == {"penalty", "groups", "surrogate.epsilon_high", "loss_kl", "reduction"}
-    assert found["surrogate.epsilon_high"].values == ("none", "0.28") and len(found["reduction"].effects) == 2
+    assert (
+        found["surrogate.epsilon_high"].values == ("0.2 (none: as epsilon)", "0.28")
+        and len(found["reduction"].effects) == 2
+    )
     assert table.differences(RECIPES["grpo"], RECIPES["grpo"]) == []
     with pytest.raises(ValueError, match="expected two rows of one kind"):
         table.differences(RECIPES["grpo"], RECIPES["dpo"])
@@ -481,7 +484,7 @@ def test_differences_are_the_choices_and_numbers_that_differ():
 
 def test_a_row_in_one_line_is_what_it_does_differently_from_another():
     words = lambda name: table.in_words(RECIPES[name], RECIPES)  # noqa: E731
-    assert words("dapo") == "grpo with overlong 4096; mixed groups; clip high 0.28; no KL in the loss; group-token-mean"
+    assert words("dapo") == "grpo with overlong 4096; mixed groups; clip high 0.28; no KL; group-token-mean"
     assert words("cdpo") == "dpo with logistic label smoothing 0.1" and words("dpo") == "log-prob sum; logistic 0.1"
     assert words("grpo@liger-0.8.5").startswith("grpo with ") and words("nca@trl-1.16.0") == "as nca"
     for name, row in RECIPES.items():
@@ -503,6 +506,8 @@ def test_the_command_prints_rows_differences_and_data(capsys):
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out
     assert "grpo" in out and "simpo" in out and "@" not in out
+    told, lines = [name for name in RECIPES if "@" not in name], out.splitlines()
+    assert len(lines) < 1.25 * len(told) and all(len(line) <= 80 for line in lines)  # most rows fit one line
     assert main(["recipes", "dapo"]) == 0
     assert "epsilon_high 0.28" in capsys.readouterr().out
     assert main(["recipes", "grpo", "dapo"]) == 0

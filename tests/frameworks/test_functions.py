@@ -16,11 +16,11 @@ PAGE = (HOME / "docs" / "peers.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[list[runner.Row], list[str]]:
+def run() -> tuple[list[runner.PeerReport], list[str]]:
     return runner.run()
 
 
-def test_all_frameworks_are_installed_as_pinned(run: tuple[list[runner.Row], list[str]]) -> None:
+def test_all_frameworks_are_installed_as_pinned(run: tuple[list[runner.PeerReport], list[str]]) -> None:
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (HOME / "requirements-frameworks.txt").read_text("utf-8"), re.M))
     assert run[1] == []
     for name in FRAMEWORKS:
@@ -28,13 +28,13 @@ def test_all_frameworks_are_installed_as_pinned(run: tuple[list[runner.Row], lis
         assert version(distribution) == pinned[distribution]
 
 
-def test_every_function_runs(run: tuple[list[runner.Row], list[str]]) -> None:
+def test_every_function_runs(run: tuple[list[runner.PeerReport], list[str]]) -> None:
     broken = {f"{r.framework}: {r.what}": r.notes for r in run[0] if r.outcome == "error" or not r.link}
     assert broken == {}
     assert {r.objective for r in run[0]} <= set(objectives())
 
 
-def test_the_page_is_what_comes_out(run: tuple[list[runner.Row], list[str]]) -> None:
+def test_the_page_is_what_comes_out(run: tuple[list[runner.PeerReport], list[str]]) -> None:
     def undated(text: str) -> list[str]:
         return re.sub(r"^Checked on .*$", "", text, flags=re.M).splitlines()
 

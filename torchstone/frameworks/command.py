@@ -44,19 +44,19 @@ def peers(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
-        rows, absent = run(options.only, _progress)
+        reports, absent = run(options.only, _progress)
     _progress("")
     if options.json:
-        print(json.dumps({"absent": absent, "rows": [dataclasses.asdict(r) for r in rows]}, indent=1, default=str))
+        print(json.dumps({"absent": absent, "rows": [dataclasses.asdict(r) for r in reports]}, indent=1, default=str))
     elif options.markdown:
         from torchstone.frameworks.page import markdown
 
-        print(markdown(rows, absent, time.strftime("%Y-%m-%d")), end="")
+        print(markdown(reports, absent, time.strftime("%Y-%m-%d")), end="")
     else:
-        _show(rows, absent)
-    if not rows:
+        _show(reports, absent)
+    if not reports:
         return 2
-    return int(any(r.outcome == "error" for r in rows))
+    return int(any(r.outcome == "error" for r in reports))
 
 
 def _progress(text: str) -> None:
@@ -66,11 +66,11 @@ def _progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
+def _show(reports: Sequence[Any], absent: Sequence[str]) -> None:
     from torchstone.frameworks.page import OUTCOMES, where
 
-    for name in dict.fromkeys(r.framework for r in rows):
-        members = [r for r in rows if r.framework == name]
+    for name in dict.fromkeys(r.framework for r in reports):
+        members = [r for r in reports if r.framework == name]
         cells = [
             [f"{r.what} ({r.using})" if r.using else r.what, f"{r.passed} of {r.cases}", OUTCOMES[r.outcome],
              where(r).replace("`", "")]
@@ -80,5 +80,5 @@ def _show(rows: Sequence[Any], absent: Sequence[str]) -> None:
         print(table(head, cells, title=f"{name} {members[0].version}") + "\n")
     if absent:
         print(dim(wrapped(f"not installed: {', '.join(absent)}")))
-    if not rows:
+    if not reports:
         print(wrapped("None is installed: pip install --no-deps -r requirements-frameworks.txt has them."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchstone.frameworks.run import Difference, Row
+from torchstone.frameworks.run import Difference, PeerReport
 
 OUTCOMES = {
     "matches": "matches",
@@ -61,21 +61,21 @@ libraries at import, or a trainer needs a model, only that is left out: what com
 """
 
 
-def markdown(rows: Sequence[Row], absent: Sequence[str], date: str) -> str:
+def markdown(reports: Sequence[PeerReport], absent: Sequence[str], date: str) -> str:
     """The whole page."""
-    parts = [INTRO, f"Checked on {date}.\n", summary(rows, absent)]
-    for name in dict.fromkeys(r.framework for r in rows):
-        members = [r for r in rows if r.framework == name]
+    parts = [INTRO, f"Checked on {date}.\n", summary(reports, absent)]
+    for name in dict.fromkeys(r.framework for r in reports):
+        members = [r for r in reports if r.framework == name]
         parts.append(f"## {name} {members[0].version}\n\n" + table(members))
-    return "\n".join([*parts, names(rows), AGAIN])
+    return "\n".join([*parts, names(reports), AGAIN])
 
 
-def summary(rows: Sequence[Row], absent: Sequence[str]) -> str:
+def summary(reports: Sequence[PeerReport], absent: Sequence[str]) -> str:
     """One line a framework: how many functions have which result."""
     lines = ["| framework | version | functions | match | but for edge cases | variants | differ |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for name in dict.fromkeys(r.framework for r in rows):
-        members = [r for r in rows if r.framework == name]
+    for name in dict.fromkeys(r.framework for r in reports):
+        members = [r for r in reports if r.framework == name]
         counts = [sum(r.outcome == k for r in members) for k in ("matches", "edges", "variant", "differs")]
         cells = [f"[{name}](#{_anchor(f'{name} {members[0].version}')})", members[0].version, len(members), *counts]
         lines.append("| " + " | ".join(str(c) for c in cells) + " |")
@@ -88,10 +88,10 @@ def _anchor(title: str) -> str:
     return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(reports: Sequence[PeerReport]) -> str:
     """One line a function of one framework: what it is, which cases match, and where it differs."""
     lines = ["| what | their function | ours | cases | result | where it differs |", "|---|---|---|---|---|---|"]
-    for r in rows:
+    for r in reports:
         function = r.of.partition(":")[2]
         theirs = f"[`{function}`]({r.link})" if r.link else f"`{function}`"
         using = f"<br>{r.using}" if r.using else ""
@@ -101,12 +101,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def where(row: Row) -> str:
+def where(report: PeerReport) -> str:
     """The differences of one function in a cell."""
-    said = [f"{_names(d)} ({d.cases} of {d.of})" for d in row.differences]
-    if row.outcome == "error":
-        said += list(row.notes)
-    return ". ".join(x for x in (", ".join(said), row.remark) if x)
+    said = [f"{_names(d)} ({d.cases} of {d.of})" for d in report.differences]
+    if report.outcome == "error":
+        said += list(report.notes)
+    return ". ".join(x for x in (", ".join(said), report.remark) if x)
 
 
 def _names(d: Difference) -> str:
@@ -115,12 +115,12 @@ def _names(d: Difference) -> str:
     return f"{joined}: NaN" if d.kind == "NaN" else joined
 
 
-def names(rows: Sequence[Row]) -> str:
+def names(reports: Sequence[PeerReport]) -> str:
     """What the names mean, from the vectors."""
     from torchstone.conformance.vectors import load
 
     about: dict[str, str] = {}
-    for r in rows:
+    for r in reports:
         flags = load(r.objective).flags
         for d in r.differences:
             for n in d.names:

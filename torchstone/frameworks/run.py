@@ -10,37 +10,6 @@ from typing import Any
 
 from torchstone.frameworks.registry import FRAMEWORKS, Framework, Peer, Target, framework
 
-# Flags of inputs that are not an ordinary batch: code that fails only on these computes the objective.
-EDGES = frozenset(
-    [
-        "nan_under_mask",
-        "empty_row",
-        "all_masked",
-        "one_token",
-        "far_log_ratio",
-        "tiny_log_ratio",
-        "tie_that_rounds",
-        "tie_of_all",
-        "float_ties",
-        "equal_rewards",
-        "equal_returns",
-        "small_deviation",
-        "group_of_one",
-        "unscored",
-        "minus_inf_logits",
-        "extreme_logits",
-        "extreme_margin",
-        "extreme_ratio",
-        "certain",
-        "no_pairs",
-        "empty_success",
-        "empty_energy",
-        "empty_lengths",
-        "empty_completion",
-        "length_mismatch",
-    ]
-)
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -54,8 +23,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
-    """How one function went.
+class PeerReport:
+    """How one function of a framework went.
 
     ``outcome``: matches; edges (it differs only on inputs that code forgets: no tokens, NaN under the mask, ...);
     variant; differs; or error (it could not be run at all). ``digits``: how far the numbers were compared.
@@ -81,9 +50,9 @@ class Row:
 
 def run(
     names: Iterable[str] = FRAMEWORKS, progress: Callable[[str], None] = lambda _: None
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[PeerReport], list[str]]:
     """Every entry of these frameworks, and those of them that are not installed."""
-    rows, absent = [], []
+    reports, absent = [], []
     for name in names:
         made = framework(name)
         if made.version is None:
@@ -101,12 +70,12 @@ def run(
             continue
         for i, peer in enumerate(made.peers, 1):
             progress(f"{made.name} {made.version}, {i} of {len(made.peers)}: {peer.what}")
-            rows.append(_row(made, peer))
-    return rows, absent
+            reports.append(_peer_report(made, peer))
+    return reports, absent
 
 
-def _row(made: Framework, peer: Peer) -> Row:
-    from torchstone.conformance.vectors import load
+def _peer_report(made: Framework, peer: Peer) -> PeerReport:
+    from torchstone.conformance.vectors import ORDINARY, hazards, load
 
     where = (made.name, made.version or "", peer.what, peer.objective, peer.of, peer.using, peer.remark)
     try:
@@ -115,11 +84,11 @@ def _row(made: Framework, peer: Peer) -> Row:
             link = made.link(peer.of)
             report, digits = _report(peer)
     except Exception as e:
-        return Row(*where, "", "error", notes=(f"{type(e).__name__}: {e}",))
+        return PeerReport(*where, "", "error", notes=(f"{type(e).__name__}: {e}",))
     vectors = load(peer.objective)
     skipped = {r.case_id for r in report.results if r.status == "skip"}
     wrong = _wrong(report)
-    plain = {c.id for c in vectors.cases if not EDGES & set(c.flags)}
+    plain = {c.id for c in vectors.cases if not hazards(c)}
     differences = tuple(_differences(report))
     broken = {r.case_id for r in report.results if r.status == "error" and r.detail.startswith(MISCALLED)}
     if broken & plain or len(skipped) == len(vectors.cases):
@@ -130,11 +99,13 @@ def _row(made: Framework, peer: Peer) -> Row:
         shown = {n for c in vectors.cases if c.id in wrong & plain for n in c.alternatives}
         named = {d.kind for d in differences if d.kind in ("variant", "differs", "factor") and shown & set(d.names)}
         left = {r.case_id for r in report.unexplained} & plain
-        edges = any(d.kind in ("edge", "NaN") and d.names[0] not in EDGES for d in differences)
+        edges = any(d.kind in ("edge", "NaN") and d.names[0] in ORDINARY for d in differences)
         outcome = "variant" if named == {"variant"} and not left and not edges else "differs"
     cases = len(vectors.cases) - len(skipped)
     taken = {k: v for k, v in report.built_in.items() if v is not None}
-    return Row(*where, link, outcome, cases, cases - len(wrong), len(skipped), digits, taken, differences, report.notes)
+    return PeerReport(
+        *where, link, outcome, cases, cases - len(wrong), len(skipped), digits, taken, differences, report.notes
+    )
 
 
 # Errors of these kinds come from how a function is called here, not from what it computes.

@@ -127,12 +127,15 @@ class Recipe:
 
     ``source`` names the paper, its version and equation, or the framework's file. ``stated`` says for each number
     (``"surrogate.epsilon"``) where it is stated, or "not stated", or "not read". ``name`` is the row's own.
+    ``parent`` names the row that the list of ``torchstone recipes`` tells this one from: where it is left out, a
+    dialect's is the published row, and any other's the nearest of REINFORCE, GRPO and DPO.
     """
 
     COLUMNS: ClassVar[dict[str, dict[str, Option]]]  # in the order of data flow: the options of each choice, by name
     NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update
 
     name: str
+    parent: str = ""
     about: str
     source: str
     stated: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,7 @@ examples
                                                 to the update
   torchstone recipes grpo:advantage=group-mean  a row with your own choice
 """
+FOOT = "A KL is in the loss unless it says reward. Name a row to have it explained, or two to see what differs."
 
 
 def recipes(arguments: Sequence[str]) -> int:
@@ -74,14 +75,15 @@ def _print_all(dialects: bool) -> None:
     from torchstone.recipes.table import in_words
 
     shown = [row for row in RECIPES.values() if dialects or "@" not in row.name]
-    width = max(len(row.name) for row in shown) + 2
-    for title, policy in (("Policy gradient", True), ("Preference", False)):
+    for title, online in (("Policy gradient", True), ("Preference", False)):
+        rows = [row for row in shown if isinstance(row, PolicyRecipe) == online]
+        *_, second, longest = sorted(len(row.name) for row in rows)
+        width = min(longest, second + 1) + 2  # a single long name may stand out: the lines are short without it
         print(bold(title))
-        for row in shown:
-            if isinstance(row, PolicyRecipe) == policy:
-                print(wrapped(in_words(row, RECIPES), f"{row.name:<{width}}"))
+        for row in rows:
+            print(wrapped(in_words(row, RECIPES), f"{row.name:<{width - 2}}  ", " " * width))
         print()
-    print(dim(wrapped("torchstone recipes NAME explains a row, torchstone recipes A B what differs.")))
+    print(dim(wrapped(print(dim(wrapped(FOOT))))))
 
 
 def _print_one(row: Recipe) -> None:

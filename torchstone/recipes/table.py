@@ -48,15 +48,24 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
             found.append(Difference(at, (str(one), str(two)), (a.option(at).effect, b.option(at).effect)))
             continue
         for number in a.option(at).numbers:
-            values = (value(a, at, number), value(b, at, number))
-            if values[0] != values[1]:
+            if show(value(a, at, number)) != show(value(b, at, number)):
+                values = (in_full(a, at, number), in_full(b, at, number))
                 found.append(Difference(f"{at}.{number}", values, (type(a).NUMBERS[number],)))
     return found
 
 
-def value(recipe: Recipe, at: str, number: str) -> str:
-    """A number of a row as text, its option's default if the row does not set it."""
-    return show(getattr(recipe, at).numbers.get(number, recipe.option(at).numbers[number]))
+def value(recipe: Recipe, at: str, number: str) -> Number:
+    """A number of a row, its option's default if the row does not set it."""
+    default: Number = recipe.option(at).numbers[number]
+    return getattr(recipe, at).numbers.get(number, default)
+
+
+def in_full(recipe: Recipe, at: str, number: str) -> str:
+    """A number as text: an ``epsilon_high`` that is none stands for ``epsilon``, and is told as that."""
+    own = value(recipe, at, number)
+    if number == "epsilon_high" and own is None and recipe.option(at).numbers.get("cap") is None:
+        return f"{show(value(recipe, at, 'epsilon'))} (none: as epsilon)"
+    return show(own)
 
 
 def cells(recipe: Recipe) -> dict[str, str]:
@@ -86,19 +95,10 @@ def brief(name: str, number: Number, first: bool) -> str:
     return f"{name.replace('epsilon_', '').replace('_', ' ')} {show(number)}"
 
 
-PARENTS = {  # the row that a published one is told from, where it is not the root of its kind
-    "rloo-token": "rloo", "ppo-dual-clip": "ppo", "reinforce++": "ppo", "reinforce++-baseline": "reinforce++",
-    "gspo-token": "gspo", "luspo": "gspo", "cispo": "dapo", "vespo": "dr_grpo", "dppo": "dr_grpo", "dppo-kl": "dppo",
-    "ipo-mean": "ipo", "aot_unpaired": "aot",
-}  # fmt: skip
-OFF = {
-    "reward_kl": "no KL in the reward", "loss_kl": "no KL in the loss", "groups": "all groups",
-    "normalise": "no whitening", "value": "no critic",
-}  # fmt: skip
+OFF = {"groups": "all groups", "normalise": "no whitening", "value": "no critic"}
 AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
-    "reward_kl": ("", " in the reward"), "loss_kl": ("", " in the loss"), "groups": ("", " groups"),
-    "ratio": ("ratio ", ""), "sampler": ("sampler ", ""), "value": ("critic ", ""), "log_prob": ("log-prob ", ""),
-    "sft": ("sft on ", ""),
+    "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"), "ratio": ("ratio ", ""),
+    "value": ("critic ", ""), "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
 }  # fmt: skip
 ROOTS = ("reinforce", "ppo", "grpo", "dpo")
 
@@ -111,33 +111,44 @@ def parent(recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe | None:
     if recipe.name in ROOTS:
         return None
     root = "dpo" if not isinstance(recipe, PolicyRecipe) else "reinforce" if recipe.ratio.name == "none" else "grpo"
-    return recipes[PARENTS.get(recipe.name, root)]
+    return recipes[recipe.parent or root]
 
 
 def in_words(recipe: Recipe, recipes: Mapping[str, Recipe]) -> str:
     """A row in one line: ``grpo with clip high 0.28; group-token-mean``, or all that is on where it has no parent."""
     known = parent(recipe, recipes)
     if known is None:
-        choices = {at: getattr(recipe, at) for at in recipe.COLUMNS}
-        return "; ".join(change(at, choice, []) for at, choice in choices.items() if choice.name not in SILENT)
+        return "; ".join(change(at, recipe, []) for at in recipe.COLUMNS if getattr(recipe, at).name not in SILENT)
     changed: dict[str, list[str]] = {}
     for difference in differences(known, recipe):
         at, _, number = difference.at.partition(".")
         told = changed.setdefault(at, [])
         if number:
-            own, default = getattr(recipe, at).numbers, recipe.option(at).numbers[number]
-            told.append(brief(number, own.get(number, default), first=False))
-    texts = [change(at, getattr(recipe, at), numbers) for at, numbers in changed.items()]
+            told.append(brief(number, value(recipe, at, number), first=False))
+    texts = [change(at, recipe, numbers) for at, numbers in changed.items()]
     return f"{known.name} with {'; '.join(texts)}" if texts else f"as {known.name}"
 
 
-def change(at: str, choice: Choice, numbers: list[str]) -> str:
+def change(at: str, recipe: Recipe, numbers: list[str]) -> str:
     """What a row does differently in one column: its numbers if there are any, else its option."""
+    choice: Choice = getattr(recipe, at)
     if choice.name in SILENT:
-        return OFF.get(at, f"no {at}")
-    said = f"{choice.name} {', '.join(numbers)}" if numbers else cell("", choice)
+        return off(at, recipe)
     before, after = AROUND.get(at, ("", ""))
-    return f"{before}{said}{after}"
+    if numbers:  # the option is the parent's: its name is left out where other words say which column it is
+        named = "" if before or numbers[0].startswith(choice.name) or choice.name in numbers[0] else f"{choice.name} "
+        return f"{before}{named}{', '.join(numbers)}{after}"
+    said = cell("", choice)
+    return f"{before}{said.replace(', beta ', ' ') if at == 'reward_kl' else said}{after}"
+
+
+def off(at: str, recipe: Recipe) -> str:
+    """What is said of a column that a row leaves off: ``no KL``, ``all groups``, ``no penalty``."""
+    places = [place for place in ("reward_kl", "loss_kl") if place in recipe.COLUMNS]
+    if at in places:
+        paid = any(getattr(recipe, place).name != "none" for place in places)
+        return f"no {at.replace('_kl', ' KL')}" if paid else "no KL"
+    return OFF.get(at, f"no {at}")
 
 
 def by_algorithm(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:

@@ -16,7 +16,11 @@ MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:226-421", "openrlh
 KL, NONE = Choice("per-token", estimator="k1", beta=0.01), Choice("none")
 WHITEN = Choice("whiten", correction=0, eps=0.0)
 CLIP = Choice("clip", epsilon=0.2)
-VALUE = Choice("squared-error", coef=1.0, epsilon=0.5)
+CRITIC = {
+    "advantage": Choice("critic", gamma=1.0, lam=1.0),
+    "normalise": WHITEN,
+    "value": Choice("squared-error", coef=1.0, epsilon=0.5),
+}
 
 GRPO = PolicyRecipe(
     name=f"grpo@{VERSION}",
@@ -38,8 +42,7 @@ def online(name: str, settings: str, about: str, **choices: Choice) -> PolicyRec
 
 def critic(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """PPO with a critic."""
-    given = {"advantage": Choice("critic", gamma=1.0, lam=1.0), "normalise": WHITEN, "value": VALUE}
-    row = online(name, settings, about, **given, **choices)
+    row = online(name, settings, about, **CRITIC, **choices)
     return row.but(source=row.source.replace("75-259", "75-298"))
 
 

@@ -49,6 +49,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="rloo-token",
+        parent="rloo",
         about="RLOO with tokens as the actions: each pays its own KL, and has its own ratio once the policy has moved.",
         reward_kl=Choice("per-token", estimator="k1", beta=0.05),
         advantage=Choice("leave-one-out"),
@@ -122,6 +123,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="ppo-dual-clip",
+        parent="ppo",
         about="PPO whose loss is bounded for bad tokens with a huge ratio.",
         advantage=Choice("critic", gamma=1.0, lam=0.95),
         ratio=Choice("token"),
@@ -140,6 +142,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="reinforce++",
+        parent="ppo",
         about="No critic and no group: one sample a prompt, a KL per token in the reward, whitened over the batch.",
         reward_kl=Choice("per-token", estimator="k1", beta=0.01),
         advantage=Choice("reward"),
@@ -159,6 +162,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="reinforce++-baseline",
+        parent="reinforce++",
         about="The group's mean as the baseline, then whitened over the batch; the KL (k2) in the loss.",
         advantage=Choice("group-mean"),
         normalise=Choice("whiten", correction=1, eps=1e-8),
@@ -235,6 +239,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="gspo-token",
+        parent="gspo",
         about="GSPO's ratio and clip, with room for an advantage of each token's own.",
         advantage=GROUP_STD,
         ratio=Choice("sequence-token"),
@@ -250,6 +255,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="luspo",
+        parent="gspo",
         about="GSPO with each completion weighted by its length: no bias against long ones.",
         advantage=GROUP_STD,
         ratio=Choice("sequence"),
@@ -275,6 +281,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="cispo",
+        parent="dapo",
         about="The ratio, bounded from above, is a weight; every token keeps its gradient.",
         groups=Choice("mixed"),
         advantage=GROUP_STD,
@@ -306,6 +313,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="vespo",
+        parent="dr_grpo",
         about="A smooth weight of the whole completion's ratio, for samples that are several updates old.",
         advantage=Choice("group-mean"),
         ratio=Choice("own"),
@@ -322,6 +330,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="dppo",
+        parent="dr_grpo",
         about="A trust region around each token's probability, in place of one around its ratio.",
         advantage=Choice("group-mean"),
         ratio=Choice("token"),
@@ -337,6 +346,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="dppo-kl",
+        parent="dppo",
         about="DPPO with the KL between this token and all others as the distance.",
         advantage=Choice("group-mean"),
         ratio=Choice("token"),

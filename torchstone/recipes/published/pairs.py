@@ -46,6 +46,7 @@ PAIRS = [
     ),
     PreferenceRecipe(
         name="ipo-mean",
+        parent="ipo",
         about="IPO on log-probs per token, as its authors used it by TRL's account.",
         log_prob=MEAN,
         objective=Choice("squared", beta=0.1),
@@ -206,6 +207,7 @@ PAIRS = [
     ),
     PreferenceRecipe(
         name="aot_unpaired",
+        parent="aot",
         about="The distribution of good completions' rewards is to beat that of bad ones; they need not be pairs.",
         log_prob=SUM,
         objective=Choice("sorted-logistic", beta=0.1, paired=False),
