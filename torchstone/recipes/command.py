@@ -83,7 +83,7 @@ def _print_all(dialects: bool) -> None:
         for row in rows:
             print(wrapped(in_words(row, RECIPES), f"{row.name:<{width - 2}}  ", " " * width))
         print()
-    print(dim(wrapped(print(dim(wrapped(FOOT))))))
+    print(dim(wrapped(FOOT)))
 
 
 def _print_one(row: Recipe) -> None:
