@@ -1,6 +1,7 @@
 """What the four demos share: their options, the verdict, the picture."""
 
 import argparse
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
@@ -13,7 +14,9 @@ from torchstone.train.drawing import label_ends, pyplot
 
 def options(doc: str, steps: int) -> argparse.Namespace:
     """--seed, --steps, --plot. One thread: these tensors are tiny."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = re.split(r"\n+(?=Problem|Known|Look)", doc.strip())
+    about = "\n\n".join(textwrap.fill(" ".join(part.split()), 78) for part in parts)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same numbers (default: 0)")
     parser.add_argument("--steps", type=int, default=steps, help=f"number of updates (default: {steps})")
     parser.add_argument("--plot", metavar="FILE.png", help="also draw a picture")

@@ -70,7 +70,7 @@ if __name__ == "__main__":
     table(columns, ([i + 1, *history[i].tolist()] for i in every_tenth(args.steps)))
 
     exact, mean, std = gradients()
-    print("\ngradient dJ/dtheta of each arm, and its spread from batch to batch")
+    print("\ngradient dJ/dtheta of each arm; +- is its standard deviation over batches")
     lines({"exact": exact, "plain": mean[0], "+-": std[0], "baseline": mean[1], "+- ": std[1]})
 
     plain, best = history[-1, 2:].tolist()

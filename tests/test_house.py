@@ -1,12 +1,14 @@
 """The house in order: equations, docstrings, pages and code say the same, and stay short."""
 
 import ast
+import csv
 import re
 import runpy
 import subprocess
 import sys
 import tokenize
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from torchstone.grpo import grpo_loss
 
 ROOT = Path(__file__).parent.parent
 TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
-SIDE_ROOMS = {"variants.py", "__init__.py"}  # faster or further forms, lists of names: not of the tour
+SIDE_ROOMS = {"variants.py", "__init__.py"}  # what a first reading leaves out; lists of names
 FAST = sorted((ROOT / "torchstone" / "fast").glob("*.py"))
 MODULES = [p for family in TOUR for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
 
@@ -197,7 +199,9 @@ def test_the_readmes_example_runs(capsys):
     setting, names = {}, {}
     exec(EXAMPLE[: EXAMPLE.index("for epoch")], setting)
     exec(EXAMPLE, names)
-    printed = re.findall(r"loss (\S+), approx_kl (\S+)", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert f"```\n{said}```" in README
+    printed = re.findall(r"loss (\S+), approx_kl (\S+)", said)
     model, tokens = setting["model"], setting["tokens"]
     counted = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0]])
     advantages = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]) * 0.5 / (3**-0.5 + 1e-4)
@@ -216,6 +220,20 @@ def test_the_readmes_example_runs(capsys):
     assert len(printed) == 2
     for mine, theirs in zip(model.parameters(), names["model"].parameters(), strict=True):
         torch.testing.assert_close(theirs, mine)
+
+
+def test_the_caption_of_the_curves_has_their_numbers():
+    with (ROOT / "docs" / "curves.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    end = max(int(r["samples"]) for r in runs)
+    rewards = {(r["run"], r["seed"], int(r["samples"])): float(r["eval_reward"]) for r in runs}
+    percent = lambda run, at: round(100 * fmean(x for (n, _, k), x in rewards.items() if (n, k) == (run, at)))  # noqa: E731
+    before, *after = re.search(
+        r"prompts: (\d+)% before; REINFORCE (\d+)%, PPO (\d+)%, GRPO (\d+)%, DPO (\d+)%\s+after", README
+    ).groups()
+    methods = ["reinforce", "ppo", "grpo", "dpo"]
+    assert [int(x) for x in after] == [percent(run, end) for run in methods]
+    assert int(before) == percent("grpo", 0) and f"{end:,} samples a\nrun" in README
 
 
 def test_the_summary_of_the_methods_is_the_primers():

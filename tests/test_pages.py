@@ -271,7 +271,7 @@ def test_a_quick_command_on_a_page_runs(command, files, capsys):
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", OF_THIS_VERSION)
 def test_scripts_and_make_targets_of_a_page_exist(name):
     spans = [part.content for token in inline(name) for part in token.children if part.type == "code_inline"]
     code = "\n".join([*spans, *(text for kind, text in fences(name) if kind in SHELL)])

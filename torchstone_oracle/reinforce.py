@@ -114,5 +114,5 @@ def reinforce_surrogate(log_prob: Number, advantage: Number) -> Dual:
 def reinforce_token_loss(
     log_prob: Number, return_: Number, baseline: Number, entropy: Number, entropy_coef: Number
 ) -> Dual:
-    """-(G_t - b_t) log pi - alpha_H H_t, to be reduced    (REINFORCE.4)"""
+    """-(G_t - b_t) log pi - c_H H_t, to be reduced    (REINFORCE.4)"""
     return reinforce_surrogate(log_prob, stop(return_) - stop(baseline)) - dual(entropy_coef) * entropy

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ def peers(arguments: Sequence[str]) -> int:
     elif options.markdown:
         from torchstone.frameworks.page import markdown
 
-        print(markdown(reports, absent, time.strftime("%Y-%m-%d")), end="")
+        print(markdown(reports, absent), end="")
     else:
         _show(reports, absent)
     if not reports:

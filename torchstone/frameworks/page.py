@@ -26,8 +26,7 @@ Below are the functions of public frameworks, **run as they were released**, on 
 vectors](../torchstone/conformance/vectors): values and gradients, in float64 and float32. What differs is reported
 under a name, with the number of cases. It is not a list of bugs: a framework that pads with finite numbers never meets
 a NaN under its mask, and one that drops empty batches never divides by their count. Most functions here compute the
-published objective on ordinary batches, and we thank the people who wrote them in the open: Torchstone was made by
-reading their code.
+published objective on ordinary batches.
 
 If you maintain one of these and a row is unfair or out of date, please open an issue: the adapters, a few lines a
 function, are in [torchstone/frameworks](../torchstone/frameworks).
@@ -61,9 +60,9 @@ libraries at import, or a trainer needs a model, only that is left out: what com
 """
 
 
-def markdown(reports: Sequence[PeerReport], absent: Sequence[str], date: str) -> str:
+def markdown(reports: Sequence[PeerReport], absent: Sequence[str]) -> str:
     """The whole page."""
-    parts = [INTRO, f"Checked on {date}.\n", summary(reports, absent)]
+    parts = [INTRO, summary(reports, absent)]
     for name in dict.fromkeys(r.framework for r in reports):
         members = [r for r in reports if r.framework == name]
         parts.append(f"## {name} {members[0].version}\n\n" + table(members))

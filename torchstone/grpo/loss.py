@@ -27,7 +27,7 @@ def grpo_loss(
 ) -> Loss:
     """PPO's clipped surrogate with group advantages, plus the KL to the reference.
 
-        L = reduce( L_clip + beta KL_t )                                        (GRPO.3)
+        L = reduce( L_t + beta KL_t )                                           (GRPO.3)
 
     Args:
         log_probs, old_log_probs, mask, epsilon, epsilon_high: see ``clipped_surrogate``.

@@ -140,7 +140,7 @@ def ppo_loss(
 ) -> Loss:
     """Policy, critic and entropy in one loss.
 
-        L = reduce( L_clip + value_coef L_value - entropy_coef H )              (PPO.11)
+        L = reduce( L_t + value_coef LV_t - entropy_coef H_t )                  (PPO.11)
 
     Args:
         log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip: see ``clipped_surrogate``.

@@ -68,7 +68,7 @@ def importance_weights(
     Returns: weights, unitless and detached; 0 where ``mask`` is False.
     Raises ValueError: a shape or dtype is wrong; ``level`` or ``gate`` is unknown; the bounds are negative or swapped.
     Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025): truncation;
-        TRL 1.16.0, verl 0.9.1 and OpenRLHF 0.11.2 differ in levels (README.md, Choices).
+        TRL 1.16.0, verl 0.9.1 and OpenRLHF 0.11.2 differ in levels (variants.md).
     """
     require(level in LEVELS, "level", f"one of {', '.join(LEVELS)}", level)
     require(gate is None or gate in LEVELS, "gate", f"None or one of {', '.join(LEVELS)}", gate)
