@@ -92,9 +92,6 @@ if __name__ == "__main__":
         },
         title="PPO on a bandit of two tokens",
         ylabel="probability, share of tokens",
-        curves={
-            "P(best completion)": (history[:, 1], PPO),
-            "clipped": (history[:, 4], MUTED),
-        },
+        curves={"P(best completion)": (history[:, 1], PPO), "clipped": (history[:, 4], MUTED)},
         known={"P(best completion)": 1.0},
     )

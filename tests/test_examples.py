@@ -1,5 +1,6 @@
 """The demos, as a person runs them: each reaches its known answer, draws its picture, and says so when it fails."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_a_demo_reaches_its_known_answer_in_under_100_lines(demo, tmp_path):
 def test_a_demo_that_does_not_get_there_says_so(demo):
     done = run(demo, "--steps", "2")
     assert done.returncode == 1 and "FAIL" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda d: d.stem)
+def test_the_help_of_a_demo_says_what_it_shows_within_80_columns(demo):
+    said = run(demo, "--help").stdout
+    assert re.search("^Problem: ", said, re.M) and re.search("^Known answer", said, re.M) and "\nLook at: " in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_a_wrong_option_is_explained():
