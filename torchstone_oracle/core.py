@@ -148,8 +148,8 @@ def variance(xs: Sequence[Dual], correction: int) -> Dual:
 
 def whitened(x: Number, centre: Dual, deviation: Dual, keep_mean: bool) -> Dual:
     """Where all are equal they deviate by 0, whatever they are divided by."""
-    moved = stop(x) - centre
-    scaled = Dual(0) if moved.same(0) else moved / deviation
+    centred = stop(x) - centre
+    scaled = Dual(0) if centred.same(0) else centred / deviation
     return scaled + centre if keep_mean else scaled
 
 

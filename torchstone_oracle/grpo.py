@@ -56,7 +56,7 @@ def group_advantages(rewards: Sequence[Dual], divide_by_std: bool, correction: i
 
 
 def sequence_log_ratio(log_ratios: Sequence[Dual]) -> Dual:
-    """log s = (1 / |y|) sum_t log r_t    (GRPO.4)"""
+    """log s = (1 / |y|) sum_t log rho_t    (GRPO.4)"""
     return mean(log_ratios)
 
 
@@ -73,9 +73,9 @@ def cispo(
     epsilon_high: float | None,
     cap: float | None,
 ) -> Dual:
-    """L_t = -sg[ clip(r_t, 1 - epsilon, 1 + epsilon_high) ] A_t log pi    (GRPO.8)
+    """L_t = -sg[ clip(rho_t, 1 - epsilon, 1 + epsilon_high) ] A_t log pi    (GRPO.8)
 
-    L_t = -sg[ min(r_t, cap) ] A_t log pi    (GRPO.9)
+    L_t = -sg[ min(rho_t, cap) ] A_t log pi    (GRPO.9)
     """
     low = dual("-inf") if epsilon is None else 1 - dual(epsilon)
     high = dual(cap) if epsilon_high is None else 1 + dual(epsilon_high)
@@ -84,7 +84,7 @@ def cispo(
 
 
 def sapo(log_ratio: Number, advantage: Number, tau_positive: float, tau_negative: float) -> Dual:
-    """L_t = -(4 / tau) sigmoid(tau (r_t - 1)) A_t; tau by the sign of A_t    (GRPO.10)"""
+    """L_t = -(4 / tau) sigmoid(tau (rho_t - 1)) A_t; tau by the sign of A_t    (GRPO.10)"""
     tau = dual(tau_positive if dual(advantage) > 0 else tau_negative)
     return -(4 / tau) * sigmoid(tau * (bounded_exp(log_ratio) - 1)) * stop(advantage)
 
@@ -92,7 +92,7 @@ def sapo(log_ratio: Number, advantage: Number, tau_positive: float, tau_negative
 def gmpo_log_ratio(
     log_ratios: Sequence[Dual], advantages: Sequence[Dual], epsilon: float, epsilon_high: float | None
 ) -> Dual:
-    """(1 / |y|) sum_t c_t,  c_t = min(log r_t, epsilon_high) where A > 0, else max(log r_t, -epsilon)    (GRPO.11)"""
+    """c_t = min(log rho_t, epsilon_high) where A > 0, else max(log rho_t, -epsilon);  (1 / |y|) sum_t c_t (GRPO.11)"""
     high = epsilon if epsilon_high is None else epsilon_high
     return mean(
         [
@@ -103,7 +103,7 @@ def gmpo_log_ratio(
 
 
 def vespo(log_prob: Number, log_w: Number, advantage: Number, k: float, lam: float) -> Dual:
-    """L_t = -sg[ W^k exp(lambda (1 - W)) ] A_t log pi;  W = prod_t r_t    (GRPO.12)"""
+    """L_t = -sg[ W^k exp(lambda (1 - W)) ] A_t log pi;  W = prod_t rho_t    (GRPO.12)"""
     weight = exp(dual(k) * log_w + dual(lam) * (1 - bounded_exp(log_w)))
     return -stop(weight) * stop(advantage) * log_prob
 
@@ -124,7 +124,7 @@ def dppo(
     epsilon_high: float | None,
     cap: float,
 ) -> Dual:
-    """L_t = -sg[ (1 - drop_t) min(r_t, cap) ] A_t log pi    (GRPO.13)
+    """L_t = -sg[ (1 - drop_t) min(rho_t, cap) ] A_t log pi    (GRPO.13)
 
     drop_t = D_t > epsilon_high and p > q where A_t > 0, else D_t > epsilon and p < q
     """
@@ -161,7 +161,7 @@ def k3_with_k2_gradient(log_prob: Number, ref_log_prob: Number) -> Dual:
 
 
 def ratio_weighted_kl(log_prob: Number, log_ratio: Number, ref_log_prob: Number) -> Dual:
-    """r_t k3, with gradient through r_t    (GRPO.15)"""
+    """rho_t k3, with gradient through rho_t    (GRPO.15)"""
     return bounded_exp(log_ratio) * k3(log_prob, ref_log_prob)
 
 

@@ -65,7 +65,7 @@ def explained_variance(values: Sequence[Dual], returns: Sequence[Dual]) -> Dual:
 
 
 def log_ratio(log_prob: Number, old_log_prob: Number) -> Dual:
-    """log r_t = log pi - log pi_old    (PPO.7)"""
+    """log rho_t = log pi - log pi_old    (PPO.7)"""
     return dual(log_prob) - stop(old_log_prob)
 
 

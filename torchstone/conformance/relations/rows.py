@@ -57,9 +57,10 @@ def _coupled(s: Subject, batch: Batch) -> str | None:
     for name in s.declared:
         if not s.rows(name) or before.gradients is None or name not in before.gradients:
             continue
-        moved = {**batch, name: batch[name].clone()}
-        moved[name][-1] = moved[name].min() - 1 if moved[name][-1].max() > moved[name].min() else moved[name].max() + 1
-        after = s.ask(moved).gradients
+        changed = {**batch, name: batch[name].clone()}
+        x = changed[name]
+        x[-1] = x.min() - 1 if x[-1].max() > x.min() else x.max() + 1
+        after = s.ask(changed).gradients
         leak = (after[name] - before.gradients[name])[:-1].abs().max() if after else torch.zeros(())
         if leak > 100 * s.tolerance * float(before.gradients[name].abs().max()):
             return f"the last row moves the gradient of others by {leak.item():.3g}"
@@ -139,9 +140,9 @@ def _sized(s: Subject, rows: int, columns: int) -> Batch:
 
 def _leaks(s: Subject, batch: Batch, name: str) -> str | None:
     """Does the first row's number act on other rows?"""
-    moved = {**batch, name: batch[name].clone()}
-    moved[name][0] += 1.5
-    before, after = s.ask(batch), s.ask(moved)
+    changed = {**batch, name: batch[name].clone()}
+    changed[name][0] += 1.5
+    before, after = s.ask(batch), s.ask(changed)
     margin = 100 * s.tolerance
     if before.output.ndim and len(before.output) == len(batch[name]):
         leak = (after.output - before.output)[1:].abs().max()
@@ -156,6 +157,6 @@ def _leaks(s: Subject, batch: Batch, name: str) -> str | None:
         for k, x in batch.items()
     }
     step = s.total(after, batch) - s.total(before, batch)
-    again = s.total(s.ask({**other, name: moved[name]}), batch) - s.total(s.ask(other), batch)
+    again = s.total(s.ask({**other, name: changed[name]}), batch) - s.total(s.ask(other), batch)
     same = abs(step - again) <= margin * max(abs(step), abs(again), 1e-3)
     return None if same else f"its effect depends on other rows: {step:.4g} became {again:.4g}"
