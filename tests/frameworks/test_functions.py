@@ -45,4 +45,4 @@ def test_an_adapter_that_breaks_is_an_error_and_no_difference() -> None:
     def broken(x: object, mask: object) -> object:
         raise AttributeError("the trainer has no attribute")
 
-    assert runner._row(made, made.peers[0]).outcome == "error"
+    assert runner._peer_report(made, made.peers[0]).outcome == "error"
