@@ -25,30 +25,30 @@ def clip(x: Float[Tensor, "..."], low: float, high: float) -> Float[Tensor, "...
 
 def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``core.logprobs.bounded_exp``."""
-    return _BoundedExp.apply(x, 0)
+    return _BoundedExp.apply(x, False)
 
 
 def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``core.logprobs.bounded_expm1``."""
-    return _BoundedExp.apply(x, 1)
+    return _BoundedExp.apply(x, True)
 
 
 class _BoundedExp(torch.autograd.Function):
     """The slope, exp(min(x, 20)), can be read off the value: the backward pass needs nothing else."""
 
     @staticmethod
-    def forward(x: Tensor, less: int) -> Tensor:
+    def forward(x: Tensor, less_1: bool) -> Tensor:
         below = x.clamp(max=BOUND)
-        below = below.expm1_() if less else below.exp_()
+        below = below.expm1_() if less_1 else below.exp_()
         return below.add_((x - BOUND).relu_(), alpha=math.exp(BOUND))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
         ctx.save_for_backward(output)
-        ctx.less = inputs[1]
+        ctx.less_1 = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (value,) = ctx.saved_tensors
-        value = value + 1 if ctx.less else value
+        value = value + 1 if ctx.less_1 else value
         return gradient * value.clamp(max=math.exp(BOUND)), None
