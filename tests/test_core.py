@@ -287,6 +287,23 @@ def test_a_number_is_finite_and_no_flag(value):
         number("x", value)
 
 
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"above": 0}, "a finite number above 0"),
+        ({"at_least": 0}, "a finite number >= 0"),
+        ({"at_least": 2, "at_most": 3}, "a finite number >= 2 and <= 3"),
+        ({"above": 1, "at_most": 1.5}, "a finite number above 1 and <= 1.5"),
+    ],
+)
+def test_an_error_says_the_limits_of_a_number(limits, says):
+    for wrong in (-1, 0.0 if "above" in limits else -0.5, 9.0 if "at_most" in limits else math.inf):
+        with pytest.raises(ValueError) as error:
+            number("x", wrong, **limits)
+        assert str(error.value) == f"x: expected {says}, got {wrong}"
+    number("x", 1.25 if "above" in limits else 2, **limits)
+
+
 def test_a_mean_of_flags_is_a_share():
     share = mean_of(tensor([True, False, True, True]), tensor([True, True, True, False]))
     assert float(share) == pytest.approx(2 / 3) and share.total.is_floating_point()

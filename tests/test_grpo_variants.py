@@ -102,6 +102,12 @@ def test_GRPO_9_the_same_number_as_a_cap_is_another_algorithm(cap, weights):
     assert slopes(loss, new) == pytest.approx([-w for w in weights])
 
 
+def test_GRPO_9_a_cap_at_the_floor_gives_every_token_that_weight():
+    new, old, mask = one_row()
+    loss = cispo_surrogate(new, old, tensor([1.0], dtype=f64), mask, epsilon=0.5, cap=0.5)
+    assert slopes(loss, new) == pytest.approx([-0.5] * 5)
+
+
 @pytest.mark.parametrize(("advantage", "tau"), [(2.0, 1.5), (-2.0, 3.0)])
 def test_GRPO_10_the_gradient_is_a_bell_around_ratio_1(advantage, tau):
     new, old, mask = one_row()
