@@ -89,7 +89,10 @@ def _at(top: Tensor, log_p: Tensor, rest: str) -> Tensor:
     if rest == "renormalise":
         return kept - kept.logsumexp(-1, keepdim=True)
     if rest == "tail":
-        return torch.cat([kept, log_p.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)], -1)
+        others = log_p.scatter(-1, top, -torch.inf)
+        none = (others == -torch.inf).all(-1, keepdim=True)  # of nothing logsumexp has no gradient
+        tail = others.masked_fill(none, 0).logsumexp(-1, keepdim=True).masked_fill(none, -torch.inf)
+        return torch.cat([kept, tail], -1)
     return kept
 
 
