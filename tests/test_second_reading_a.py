@@ -1,0 +1,419 @@
+"""A second reading of published rows: each equation written out by hand from its source, without a look at the row.
+
+Every test goes from rewards to advantages to the loss's value and gradient, in float64, in plain loops that read like
+the equation, and compares with the row of that name at 1e-10. The docstring says what was read: the paper's text, its
+authors' code, or a detailed account of the paper where its text could not be had.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchstone.recipes import RECIPES
+
+SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
+LOSS = Callable[[Tensor], Tensor]  # log-probs of the trained policy [B T] -> a scalar to minimise
+
+
+class Batch:
+    """P prompts, G completions each, of ragged lengths: ``log_probs[p * G + g, t]`` is token t of completion g of p."""
+
+    def __init__(self, seed: int, P: int = 3, G: int = 4, T: int = 7) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.P, self.G, self.B, self.T = P, G, P * G, T
+        self.lengths = torch.randint(1, T + 1, (self.B,), generator=generator).tolist()
+        self.lengths[0], self.lengths[1] = T, 1
+        self.mask = torch.arange(T) < torch.tensor(self.lengths)[:, None]
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        self.old = -normal(self.B, T).abs() - 0.05
+        self.new = self.old * torch.exp(0.4 * normal(self.B, T))  # log-probs are negative
+        self.ref = self.old * torch.exp(0.3 * normal(self.B, T))
+        self.values, self.new_values = normal(self.B, T), normal(self.B, T)
+        self.energies = normal(self.B, T).abs()
+        self.greedy = normal(P)
+        self.scores = normal(P, G)
+        self.correct = (torch.rand((P, G), generator=generator) < 0.5).double()
+        self.correct[:, 0], self.correct[:, 1] = 1.0, 0.0  # no group is tied unless a test ties it
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Each completion: its prompt, its place in the group, its row."""
+        return [(p, g, p * self.G + g) for p in range(self.P) for g in range(self.G)]
+
+
+def gradient(loss: LOSS, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = log_probs.clone().requires_grad_()
+    value = loss(leaf)
+    (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach(), slope
+
+
+def same(row: LOSS, paper: LOSS, log_probs: Tensor) -> None:
+    """The row's loss and the paper's have one value and one gradient."""
+    for ours, theirs in zip(gradient(row, log_probs), gradient(paper, log_probs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def mean(numbers: list[Tensor]) -> Tensor:
+    return torch.stack(numbers).sum() / len(numbers)
+
+
+def std(numbers: list[Tensor]) -> Tensor:
+    """The sample standard deviation, over n - 1."""
+    squares = [(n - mean(numbers)) ** 2 for n in numbers]
+    return torch.sqrt(torch.stack(squares).sum() / (len(numbers) - 1))
+
+
+def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """PPO's min( r A, clip(r, 1 - low, 1 + high) A )."""
+    return torch.minimum(ratio * advantage, torch.clamp(ratio, 1 - low, 1 + high) * advantage)
+
+
+# --- The policy gradient of a whole completion ---
+
+
+def policy_gradient(batch: Batch, advantage: dict[int, Tensor]) -> LOSS:
+    """-(1/B) sum_i A_i log pi(y_i | x_i), where log pi of a completion is the sum over its tokens."""
+
+    def loss(log_probs: Tensor) -> Tensor:
+        terms = [-advantage[i] * log_probs[i, : batch.lengths[i]].sum() for _, _, i in batch.rows()]
+        return mean(terms)
+
+    return loss
+
+
+@SEEDS
+def test_reinforce_williams_1992_eq_11_episodic(seed):
+    """Williams 1992, equation 11: dw = alpha (r - b) sum_{t=1}^{k} e(t), e(t) the score of step t; here b = 0.
+
+    Not had: the paper's text in full. Read: an account with quotations of it ("5. Episodic REINFORCE algorithms").
+    """
+    batch, row = Batch(seed), RECIPES["reinforce"]
+    advantage = {i: batch.scores[p, g] for p, g, i in batch.rows()}
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, policy_gradient(batch, advantage), batch.new)
+
+
+@SEEDS
+def test_remax_2310_10505_algorithm_1_greedy_baseline(seed):
+    """ReMax, Algorithm 1 (the authors' picture of it, liziniu/ReMax 536ba49, images/algorithm.png), lines 4 and 6.
+
+    rews = reward(seqs) - reward(seqs_max); loss = -(log_probs.sum(dim=-1) * rews).mean().
+    """
+    batch, row = Batch(seed), RECIPES["remax"]
+    advantage = {i: batch.scores[p, g] - batch.greedy[p] for p, g, i in batch.rows()}
+    ours = row.advantages(batch.scores, batch.mask, greedy_rewards=batch.greedy).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, policy_gradient(batch, advantage), batch.new)
+
+
+@SEEDS
+def test_opo_2505_23585v2_length_weighted_baseline(seed):
+    """OPO: b = sum_i l_i r_i / sum_i l_i, A_i = r_i - b, exactly on-policy.
+
+    Read: the abstract and an account of the method; the advantage from the authors' code (microsoft/LMOps 4f2a9de,
+    opo/verl/trainer/ppo/core_algos.py, value_baseline "optimal"). The gradient is that of log pi(y | x), a sum.
+    """
+    batch, row = Batch(seed), RECIPES["opo"]
+    advantage = {}
+    for p, g, i in batch.rows():
+        group = [p * batch.G + j for j in range(batch.G)]
+        tokens = sum(batch.lengths[k] for k in group)
+        baseline = sum(batch.lengths[p * batch.G + j] * batch.scores[p, j] for j in range(batch.G)) / tokens
+        advantage[i] = batch.scores[p, g] - baseline
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, policy_gradient(batch, advantage), batch.new)
+
+
+@SEEDS
+def test_maxrl_2602_02710_mean_of_the_successes_less_the_mean_score(seed):
+    """MaxRL: g = (1/K) sum_i r_i S_i - (1/N) sum_i S_i, S_i the score of completion i, K successes of N; 0 without one.
+
+    Read: the authors' page (zanette-labs.github.io/MaxRL) and code (tajwarfahim/maxrl c0698eb, core_algos.py,
+    compute_maxrl_outcome_advantage: (r - mean) / (mean + 1e-6)). Written as the estimator, not as an advantage.
+    """
+    batch, row = Batch(seed), RECIPES["maxrl"]
+    batch.correct[1] = 0.0  # no success: no gradient
+    batch.correct[2] = 1.0  # nothing but successes: the two means cancel
+
+    def paper(log_probs: Tensor) -> Tensor:
+        objective = []
+        for p in range(batch.P):
+            group = [(batch.correct[p, g], p * batch.G + g) for g in range(batch.G)]
+            scores = [log_probs[i, : batch.lengths[i]].sum() for _, i in group]
+            successes = [s for (r, _), s in zip(group, scores, strict=True) if r == 1]
+            objective.append(mean(successes) - mean(scores) if successes else 0 * mean(scores))
+        return -mean(objective)
+
+    ours = row.advantages(batch.correct, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, paper, batch.new)
+
+
+@SEEDS
+def test_otb_2602_07078_optimal_token_baseline(seed):
+    """OTB: A_t = G_t - B_t, B_t = sum_i G_t W_t / sum_i W_t over the group, W_t the sum of the energies up to token t.
+
+    Read: the paper's abstract, the authors' page in verl (docs/algo/otb.md) and their code there (verl 0.9.1,
+    core_algos.py, compute_optimal_token_baseline_advantage). With an outcome reward G_t is that reward at every t. The
+    equation gives the tail of a completion that outlives its group the advantage 0; that code's default
+    ``handle_zero_tail=True`` gives such a tail the baseline 0 in its place.
+    """
+    batch, row = Batch(seed), RECIPES["otb"]
+    advantage = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for p in range(batch.P):
+        group = [(batch.scores[p, g], p * batch.G + g) for g in range(batch.G)]
+        for t in range(batch.T):
+            alive = [(r, i) for r, i in group if t < batch.lengths[i]]
+            weights = [batch.energies[i, : t + 1].sum() for _, i in alive]
+            weighted = [w * r for w, (r, _) in zip(weights, alive, strict=True)]
+            for r, i in alive:
+                advantage[i, t] = r - sum(weighted) / sum(weights)
+
+    def paper(log_probs: Tensor) -> Tensor:
+        return mean([-(advantage[i] * log_probs[i])[: batch.lengths[i]].sum() for _, _, i in batch.rows()])
+
+    ours = row.advantages(batch.scores, batch.mask, energies=batch.energies).advantages
+    torch.testing.assert_close(ours, advantage, rtol=1e-10, atol=1e-10)
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, paper, batch.new)
+
+
+@SEEDS
+def test_gpg_2504_02546v3_eq_5_and_7_group_policy_gradient(seed):
+    """GPG: mean over groups of (1 / sum_i |o_i|) sum_i sum_t -log pi A_i, A_i = r_i - mean, times alpha = B / (B - M).
+
+    M is the number of groups whose answers are all right or all wrong. Read: a detailed account of the paper (eq. 5, 7)
+    and the authors' README and code (AMAP-ML/GPG e096da8: F_norm = 1, alpha = B / (B - M)).
+    """
+    batch, row = Batch(seed, P=5), RECIPES["gpg"]
+    batch.correct[1], batch.correct[3] = 1.0, 0.0
+    alpha = 5 / (5 - 2)
+
+    def paper(log_probs: Tensor) -> Tensor:
+        groups = []
+        for p in range(batch.P):
+            center, total, tokens = mean(list(batch.correct[p])), torch.zeros((), dtype=torch.float64), 0
+            for g in range(batch.G):
+                i = p * batch.G + g
+                tokens += batch.lengths[i]
+                for t in range(batch.lengths[i]):
+                    total = total - log_probs[i, t] * (batch.correct[p, g] - center)
+            groups.append(total / tokens)
+        return alpha * mean(groups)
+
+    ours = row.advantages(batch.correct, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask, group_size=batch.G).value, paper, batch.new)
+
+
+# --- A clipped ratio and a critic ---
+
+
+def gae(batch: Batch, rewards: Tensor, gamma: float, lam: float) -> Tensor:
+    """PPO's equations 11 and 12 for whole completions: nothing follows the last token."""
+    advantages = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for i, length in enumerate(batch.lengths):
+        for t in range(length):
+            for k in range(t, length):
+                next_value = batch.values[i, k + 1] if k + 1 < length else 0.0
+                delta = rewards[i, k] + gamma * next_value - batch.values[i, k]
+                advantages[i, t] += (gamma * lam) ** (k - t) * delta
+    return advantages
+
+
+def token_rewards(batch: Batch, beta: float) -> Tensor:
+    """InstructGPT's reward of each token: -beta log pi/pi_ref, and the score on top at the last one."""
+    rewards = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for p, g, i in batch.rows():
+        for t in range(batch.lengths[i]):
+            rewards[i, t] = -beta * (batch.old[i, t] - batch.ref[i, t])
+        rewards[i, batch.lengths[i] - 1] += batch.scores[p, g]
+    return rewards
+
+
+def tokens(batch: Batch, table: Tensor) -> list[Tensor]:
+    return [table[i, t] for i, length in enumerate(batch.lengths) for t in range(length)]
+
+
+@SEEDS
+def test_ppo_1707_06347v2_eq_7_9_11_and_instructgpt_2203_02155_eq_2(seed):
+    """PPO: eq. 7 (epsilon 0.2), 9, 11 and 12 (lambda 0.95) on InstructGPT's reward (eq. 2, beta 0.02, no discount).
+
+    Read: accounts checked against 1707.06347v2 (Table 3) and 2203.02155v1 (Appendix C.4); and, of openai's
+    lm-human-preferences cbfd210, train_policy.py: advantages whitened over all tokens (variance over n, 1e-8 under the
+    root), the value clipped to within 0.2 of the old one, 0.5 max of the two squares, its weight 0.1, and the mean over
+    all tokens of the batch.
+    """
+    batch, row = Batch(seed), RECIPES["ppo"]
+    raw = gae(batch, token_rewards(batch, 0.02), gamma=1.0, lam=0.95)
+    returns = raw + batch.values
+    center = mean(tokens(batch, raw))
+    variance = mean([(a - center) ** 2 for a in tokens(batch, raw)])
+    white = (raw - center) / torch.sqrt(variance + 1e-8)
+
+    def paper(log_probs: Tensor, values: Tensor) -> Tensor:
+        terms = []
+        for i, length in enumerate(batch.lengths):
+            for t in range(length):
+                policy = -clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), white[i, t], 0.2, 0.2)
+                near = torch.clamp(values[i, t], batch.values[i, t] - 0.2, batch.values[i, t] + 0.2)
+                target = returns[i, t]
+                critic = 0.5 * torch.maximum((values[i, t] - target) ** 2, (near - target) ** 2)
+                terms.append(policy + 0.1 * critic)
+        return mean(terms)
+
+    ours = row.advantages(
+        batch.scores, batch.mask, old_log_probs=batch.old, ref_log_probs=batch.ref, values=batch.values
+    )
+
+    def loss(log_probs: Tensor, values: Tensor) -> Tensor:
+        fixed = {"old_log_probs": batch.old, "old_values": batch.values, "returns": ours.returns}
+        return row.loss(log_probs, ours.advantages, batch.mask, values=values, **fixed).value
+
+    same(lambda lp: loss(lp, batch.new_values), lambda lp: paper(lp, batch.new_values), batch.new)
+    same(lambda v: loss(batch.new, v), lambda v: paper(batch.new, v), batch.new_values)
+
+
+@SEEDS
+def test_dual_clip_1912_09729_eq_5_floor_of_a_negative_advantage(seed):
+    """Dual-clip PPO: E_t[ max( min( r A, clip(r, 1 - eps, 1 + eps) A ), c A ) ] where A < 0, and PPO's min elsewhere.
+
+    Read: accounts of the objective; the same authors' Honor of Kings Arena (2209.08483, Appendix G: epsilon 0.2, c 3)
+    and their code (tencent-ailab/hok_env c6e0029, aiarena/1v1/common/algorithm_torch.py, which writes it min(r, 3)).
+    The advantages are the test's own and the critic is right, so that this is the policy's loss alone.
+    """
+    batch, row = Batch(seed), RECIPES["ppo-dual-clip"]
+    batch.new[:4] = batch.old[:4] + 1.5  # ratios of 4.5: above c
+    advantage, returns = batch.energies - 1, batch.values
+
+    def paper(log_probs: Tensor) -> Tensor:
+        terms = []
+        for i, length in enumerate(batch.lengths):
+            for t in range(length):
+                a = advantage[i, t]
+                kept = clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), a, 0.2, 0.2)
+                terms.append(-torch.maximum(kept, 3 * a) if a < 0 else -kept)
+        return mean(terms)
+
+    def loss(log_probs: Tensor) -> Tensor:
+        critic = {"values": batch.values, "returns": returns}
+        return row.loss(log_probs, advantage, batch.mask, old_log_probs=batch.old, **critic).value
+
+    same(loss, paper, batch.new)
+
+
+# --- A clipped ratio and a group ---
+
+
+@SEEDS
+def test_grpo_2402_03300v3_eq_3_and_4(seed):
+    """GRPO, equations 3 and 4: A = (r - mean) / std of the group, each completion's mean, less beta k3 (beta 0.04).
+
+    Read: the paper's text (v3): eq. 3 and 4 in section 4.1.1, the advantage in 4.1.2, "The KL coefficient is 0.04" in
+    4.2. It says neither epsilon (0.2 here, PPO's) nor which standard deviation: over n - 1 here, as in TRL and verl.
+    """
+    batch, row, beta = Batch(seed), RECIPES["grpo"], 0.04
+    batch.scores[1] = batch.scores[1, 0]  # a tied group: nothing to prefer
+    advantage = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for p, g, i in batch.rows():
+        if p != 1:
+            group = list(batch.scores[p])
+            advantage[i, : batch.lengths[i]] = (batch.scores[p, g] - mean(group)) / std(group)
+
+    def paper(log_probs: Tensor) -> Tensor:
+        completions = []
+        for i, length in enumerate(batch.lengths):
+            terms = []
+            for t in range(length):
+                kept = clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage[i, t], 0.2, 0.2)
+                ratio = torch.exp(batch.ref[i, t] - log_probs[i, t])
+                terms.append(-(kept - beta * (ratio - torch.log(ratio) - 1)))
+            completions.append(mean(terms))
+        return mean(completions)
+
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    same(
+        lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old, ref_log_probs=batch.ref).value,
+        paper,
+        batch.new,
+    )
+
+
+@SEEDS
+def test_dr_grpo_2503_20783v2_section_3_2_and_listing_1(seed):
+    """Dr. GRPO: A = r - mean; (1/G) sum_i sum_t min( r A, clip(r) A ), each completion's sum over a constant.
+
+    Read: an account checked against v2 (Figure 1, Listing 1: MAX_TOKENS; Table 6: epsilon 0.2, beta 0) and the authors'
+    code (sail-sg/understand-r1-zero dfca49d, train_zero_math.py: masked_sum / generate_max_length, A = rewards - mean).
+    """
+    batch, row, limit = Batch(seed), RECIPES["dr_grpo"], 11
+
+    def paper(log_probs: Tensor) -> Tensor:
+        completions = []
+        for p, g, i in batch.rows():
+            advantage, total = batch.correct[p, g] - mean(list(batch.correct[p])), torch.zeros((), dtype=torch.float64)
+            for t in range(batch.lengths[i]):
+                total = total - clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage, 0.2, 0.2)
+            completions.append(total / limit)
+        return mean(completions)
+
+    ours = row.advantages(batch.correct, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old, max_length=limit).value, paper, batch.new)
+
+
+@SEEDS
+def test_dapo_2503_14476v2_eq_8_9_and_11_clip_higher_tokens_of_a_group_and_dynamic_sampling(seed):
+    """DAPO, equations 8, 9 and 11: groups of one accuracy dropped, clipped to 0.8 and 1.28, mean of a group's tokens.
+
+    Read: the paper's text (v2), numbers in section 4.1, no KL in 2.3, rewards of 1 and -1 in equation 7. The standard
+    deviation, which the paper does not specify, is over n - 1 as in the verl recipe that its README points to.
+    """
+    batch, row = Batch(seed, P=4), RECIPES["dapo"]
+    batch.correct[1], batch.correct[2] = 1.0, 0.0
+    rewards = 2 * batch.correct - 1
+    kept = [p for p in range(batch.P) if 0 < batch.correct[p].sum() < batch.G]
+    assert row.keep(rewards).tolist() == [p in kept for p in range(batch.P)] == [True, False, False, True]
+    rows = [i for p, _, i in batch.rows() if p in kept]
+
+    def paper(log_probs: Tensor) -> Tensor:
+        groups = []
+        for p in kept:
+            group, total, count = list(rewards[p]), torch.zeros((), dtype=torch.float64), 0
+            for g in range(batch.G):
+                i = p * batch.G + g
+                advantage = (rewards[p, g] - mean(group)) / std(group)
+                count += batch.lengths[i]
+                for t in range(batch.lengths[i]):
+                    ratio = torch.exp(log_probs[i, t] - batch.old[i, t])
+                    total = total - clipped(ratio, advantage, 0.2, 0.28)
+            groups.append(total / count)
+        return mean(groups)
+
+    mask = batch.mask[rows]
+    ours = row.advantages(rewards[kept], mask, max_length=20480).advantages
+
+    def loss(log_probs: Tensor) -> Tensor:
+        old = batch.old[rows]
+        return row.loss(log_probs[rows], ours, mask, old_log_probs=old, group_size=batch.G).value
+
+    same(loss, paper, batch.new)
+
+
+def test_dapo_2503_14476v2_eq_13_soft_overlong_punishment():
+    """DAPO, equation 13, added to the reward before equation 9: L_max 20480, L_cache 4096 (section 4.1)."""
+    row, limit, cache = RECIPES["dapo"], 20480, 4096
+    lengths = [100, limit - cache, limit - cache + 1, 18432, limit, limit + 1]
+    rewards = torch.tensor([[1.0, -1.0, 1.0, 1.0, -1.0, 1.0]], dtype=torch.float64)
+    shaped = []
+    for reward, length in zip(rewards[0], lengths, strict=True):
+        penalty = 0.0
+        if limit - cache < length <= limit:
+            penalty = ((limit - cache) - length) / cache
+        if limit < length:
+            penalty = -1.0
+        shaped.append(reward + penalty)
+    paper = torch.stack([(s - mean(shaped)) / std(shaped) for s in shaped])
+    mask = torch.arange(limit + 1) < torch.tensor(lengths)[:, None]
+    ours = row.advantages(rewards, mask, max_length=limit).advantages
+    torch.testing.assert_close(ours, paper[:, None] * mask, rtol=1e-10, atol=1e-10)
