@@ -1,0 +1,260 @@
+"""The published rows written out a second time, by hand, from their sources: plain loops, one equation each.
+
+Nothing here knows how a row is built. A test takes the rewards to advantages, a loss and its gradient as the equation
+in its name says, in float64, and compares all three with the row. The numbers are the source's; where the source states
+none, the test says so and whose number stands in. E over questions is the mean over the groups of the batch.
+"""
+
+import math
+
+import pytest
+import torch
+
+from torchstone.recipes import RECIPES
+
+SEEDS = (0, 1, 2)
+
+
+class Batch:
+    """Three groups of four completions of 2 to 8 tokens, and four policies.
+
+    A third of the rows moves by about 1e-4 from the old policy, a third by 0.3, a third by 3 (in logits). One row in
+    four was sampled by nearly the old policy, one by a surer and one by a less sure one.
+    """
+
+    def __init__(self, seed, prompts=3, group=4, longest=8):
+        g = torch.Generator().manual_seed(seed)
+        self.prompts, self.group, rows = prompts, group, prompts * group
+        self.lengths = torch.randint(2, longest + 1, (rows,), generator=g).tolist()
+        self.mask = torch.arange(longest) < torch.tensor(self.lengths)[:, None]
+        self.rewards = torch.randint(0, 2, (prompts, group), generator=g).double()
+        self.rewards += torch.rand(prompts, group, generator=g, dtype=torch.float64)
+        logits = 2 * torch.randn(rows, longest, generator=g, dtype=torch.float64)
+
+        def beside(scales, shifts=(0.0,)):
+            every = torch.arange(rows)
+            noise = torch.randn(logits.shape, generator=g, dtype=torch.float64)
+            scale, shift = (torch.tensor(x, dtype=torch.float64)[every % len(x), None] for x in (scales, shifts))
+            return torch.nn.functional.logsigmoid(logits + shift + scale * noise)
+
+        self.old, self.ref = beside([0.0]), beside([0.7])
+        self.sampler = beside([0.05, 1.0, 1.0, 1.0], [0.0, 2.0, 0.0, -2.0])
+        self.new = beside([1e-4, 0.3, 3.0]).requires_grad_()
+
+    def rows(self):
+        """(row, its group's rewards, its own reward, its tokens' positions)."""
+        for i in range(self.prompts * self.group):
+            p, k = divmod(i, self.group)
+            yield i, self.rewards[p], self.rewards[p, k], range(self.lengths[i])
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def standardised(own, group):
+    """(r - mean) / std: no paper here says which deviation; every code read divides by n - 1."""
+    m = mean(group)
+    return (own - m) / math.sqrt(sum((r - m) ** 2 for r in group) / (len(group) - 1))
+
+
+def advantages_of(batch, how):
+    return [how(own.item(), group.tolist()) for _, group, own, _ in batch.rows()]
+
+
+def of_the_row(name, batch, mine, *, advantages=None, **tensors):
+    """The row's loss after the row's own advantages, which must be `mine`."""
+    row = RECIPES[name]
+    found = row.advantages(batch.rewards, batch.mask).advantages
+    wanted = torch.tensor(mine, dtype=torch.float64)[:, None] * batch.mask
+    torch.testing.assert_close(found * batch.mask, wanted, rtol=0, atol=1e-10)
+    if advantages is not None:
+        found = advantages
+    return row.loss(batch.new, found, batch.mask, **tensors).value
+
+
+def gradient(loss, batch):
+    return torch.autograd.grad(loss, batch.new)[0] * batch.mask
+
+
+def same(row, mine, batch, *, values=True):
+    if values:
+        torch.testing.assert_close(row, mine, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradient(row, batch), gradient(mine, batch), rtol=1e-10, atol=1e-10)
+
+
+def clip(x, low, high):
+    return x.clamp(low, high)
+
+
+# --------------------------------------------------------------------------------------------- one ratio per completion
+
+
+def length_normalised_ratio(batch, i, tokens):
+    return torch.exp(sum(batch.new[i, t] - batch.old[i, t] for t in tokens) / len(tokens))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gspo_2507_18071v2_eq_5_with_eq_6_and_7(seed):
+    """Paper, eqs. 5-7 and section 5.1: the ranges are 3e-4 and 4e-4; no KL term."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        s = length_normalised_ratio(b, i, tokens)
+        objective += torch.min(s * a[i], clip(s, 1 - 3e-4, 1 + 4e-4) * a[i]) / b.group
+    same(of_the_row("gspo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gspo_token_2507_18071v2_eq_13_with_eq_14(seed, alike):
+    """Paper, eqs. 13 and 14: s_i,t has the value of s_i and the gradient of its own token; A may differ by token. The
+    paper states no range for this form: GSPO's of section 5.1."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    token = torch.tensor(a, dtype=torch.float64)[:, None].expand(b.old.shape)
+    if not alike:
+        token = token + torch.randn(token.shape, generator=torch.Generator().manual_seed(seed)).double()
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        s = length_normalised_ratio(b, i, tokens).detach()
+        for t in tokens:
+            s_t = s * torch.exp(b.new[i, t]) / torch.exp(b.new[i, t]).detach()
+            term = torch.min(s_t * token[i, t], clip(s_t, 1 - 3e-4, 1 + 4e-4) * token[i, t])
+            objective += term / len(tokens) / b.group
+    row = of_the_row("gspo-token", b, a, advantages=None if alike else token, old_log_probs=b.old)
+    same(row, -objective / b.prompts, b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_luspo_2602_05261v1_eq_7_with_eq_5_and_6(seed):
+    """Paper, eq. 7 (times |y_i|) and section 5.1: 2e-3 and 2.5e-3; no KL term."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        s = length_normalised_ratio(b, i, tokens)
+        objective += torch.min(s * a[i], clip(s, 1 - 2e-3, 1 + 2.5e-3) * a[i]) * len(tokens) / b.group
+    same(of_the_row("luspo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_gmpo_2507_20673v3_eq_4(seed):
+    """Paper, eq. 4: the product of |min(rho A, clip(rho) A)| over the tokens, its |o_i|-th root, with the sign of A;
+    the range is (e^-0.4, e^0.4); the paper drops the KL term ("for simplicity and memory saving")."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        product = 1
+        for t in tokens:
+            rho = torch.exp(b.new[i, t] - b.old[i, t])
+            product = product * torch.min(rho * a[i], clip(rho, math.exp(-0.4), math.exp(0.4)) * a[i]).abs()
+        objective += product ** (1 / len(tokens)) * (1 if a[i] > 0 else -1) / b.group
+    same(of_the_row("gmpo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
+
+
+# ------------------------------------------------------------------------------------------------- one ratio per token
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cispo_2506_13585_eq_4_with_eq_2_and_5(seed):
+    """Paper, eqs. 2, 4, 5: the sum over a group's tokens divided by that group's number of tokens, no lower bound
+    ("we did not impose a lower bound on the IS weight"), no KL term. The paper states no upper bound: it is read off
+    the row, at a token whose ratio is e^9, and everything else is the paper's."""
+    cap = cap_of_the_row("cispo")
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for p in range(b.prompts):
+        own = [(i, tokens) for i, _, _, tokens in b.rows() if i // b.group == p]
+        total = sum(len(tokens) for _, tokens in own)
+        for i, tokens in own:
+            for t in tokens:
+                weight = min(math.exp((b.new[i, t] - b.old[i, t]).item()), cap)
+                objective += weight * a[i] * b.new[i, t] / total
+    same(of_the_row("cispo", b, a, old_log_probs=b.old, group_size=b.group), -objective / b.prompts, b)
+
+
+def cap_of_the_row(name):
+    new = torch.tensor([[-1.0], [-1.0]], dtype=torch.float64, requires_grad=True)
+    ones = torch.ones(2, 1, dtype=torch.float64)
+    loss = RECIPES[name].loss(new, ones, ones.bool(), old_log_probs=new.detach() - 9, group_size=2).value
+    return -2 * torch.autograd.grad(loss, new)[0][0, 0].item()
+
+
+def test_cispo_2506_13585_keeps_no_group_of_equal_rewards():
+    """Paper, below eq. 5: "we utilize the dynamic sampling [...] techniques from Yu et al. (2025)"."""
+    rewards = torch.tensor([[1.0, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    assert RECIPES["cispo"].keep(rewards).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sapo_2511_20347v2_eq_5_with_eq_6(seed):
+    """Eqs. 5 and 6 and section 5 as three accounts of v2 give them (the paper itself was not had): the gate is
+    sigmoid(tau (r - 1)) 4 / tau, tau 1.0 for A > 0 and 1.05 otherwise; no KL term."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        tau = 1.0 if a[i] > 0 else 1.05
+        for t in tokens:
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            objective += torch.sigmoid(tau * (r - 1)) * 4 / tau * a[i] / len(tokens) / b.group
+    same(of_the_row("sapo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
+
+
+def k3(new, ref):
+    return torch.exp(ref - new) - (ref - new) - 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_intellect_2_2505_07291_as_its_code_has_it(seed):
+    """The paper's text was not had. Authors' code: prime-rl at dbab7f2 (13 May 2025), src/zeroband/training/loss.py
+    and train.py: the ratio clamped to [0, 4], then min with its clip to [0.8, 1.2]; every token weighs the same; the
+    old log-probs are the trainer's, recomputed at the start of the step. 0.001 of the k3 to the reference: TRL's
+    index of papers ("section 4.1"). That code's KL is of the recomputed log-probs, so it has a value and no gradient;
+    here it is GRPO's."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    loss = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            r = torch.exp(b.new[i, t] - b.old[i, t]).clamp(0, 4)
+            loss += torch.max(-r * a[i], -clip(r, 0.8, 1.2) * a[i]) + 0.001 * k3(b.new[i, t], b.ref[i, t])
+    same(of_the_row("intellect-2", b, a, old_log_probs=b.old, ref_log_probs=b.ref), loss / sum(b.lengths), b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tis_as_the_index_of_trl_quotes_the_post(seed):
+    """The post (fengyao.notion.site/off-policy-rl) was not had; TRL's index of papers writes it out: the gradient of
+    min(r A, clip(r, 1 - eps, 1 + eps) A) times min(pi_train(old) / pi_infer(old), C). The authors' fork of verl
+    (yaof20/verl at 1e41334) has the same product, C = 2 and the mean over tokens; eps 0.2 is verl's and TRL's
+    default."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    loss = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            term = torch.max(-r * a[i], -clip(r, 1 - 0.2, 1 + 0.2) * a[i])
+            loss += term * min(math.exp((b.old[i, t] - b.sampler[i, t]).item()), 2.0)
+    same(of_the_row("tis", b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), loss / sum(b.lengths), b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_icepop_2510_18855v2_eq_1_with_eq_2(seed):
+    """Paper, eqs. 1 and 2, section 2.3.4: [alpha, beta] = [0.5, 5] of pi_train(old) / pi_infer(old), outside of it 0;
+    the KL's coefficient is 0.0. The paper states no epsilon: 0.2 is verl's and TRL's default."""
+    b = Batch(seed)
+    a = advantages_of(b, standardised)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            k = math.exp((b.old[i, t] - b.sampler[i, t]).item())
+            m = k if 0.5 <= k <= 5 else 0
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            objective += m * torch.min(r * a[i], clip(r, 0.8, 1.2) * a[i]) / len(tokens) / b.group
+    same(of_the_row("icepop", b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), -objective / b.prompts, b)
