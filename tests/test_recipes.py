@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -49,13 +50,18 @@ STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewar
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies")
 
 
+def used(row, stage: str, batch: dict) -> dict:
+    """The tensors of the batch that this stage of the row takes."""
+    return {k: batch[k] for k in row.takes(stage) if k in batch}
+
+
 def rows_of(batch: dict, index) -> dict:
     return {k: v if k in ("rewards", "greedy_rewards") else v[index] for k, v in batch.items()}
 
 
 def advantages(row, batch):
     row = with_short_cache(row)
-    given = {k: batch[k] for k in STAGE_5}
+    given = used(row, "advantages", batch)
     return row.advantages(batch["rewards"], batch["mask"], max_length=T, **given)
 
 
@@ -68,7 +74,7 @@ def run(row, batch, denominator=None, earned=None):
     """Value, gradients by every tensor it may flow through, metrics."""
     earned = advantages(row, batch).advantages if earned is None else earned
     leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
-    given = {k: leaves.get(k, batch[k]) for k in STAGE_6}
+    given = used(row, "loss", batch | leaves)
     how = {"max_length": T, "group_size": G, "denominator": denominator}
     loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
     gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
@@ -93,9 +99,13 @@ def test_every_number_of_a_published_row_says_where_it_is_stated(row):
 
 @pytest.mark.parametrize("kind", [PolicyRecipe, PreferenceRecipe])
 def test_every_option_and_every_number_says_what_it_does(kind):
-    for options in kind.COLUMNS.values():
-        for option in options.values():
-            assert option.effect.endswith(".") and set(option.numbers) <= set(kind.NUMBERS)
+    for at, options in kind.COLUMNS.items():
+        for name, option in options.items():
+            assert option.effect.endswith(".") and all(text.endswith(".") for text in option.beside.values())
+            for number in option.numbers:
+                assert {number, f"{at}.{number}", f"{name}.{number}"} & set(kind.NUMBERS), (at, name, number)
+    said = {number for options in kind.COLUMNS.values() for o in options.values() for number in o.numbers}
+    assert {key.split()[0].split(".")[-1] for key in kind.NUMBERS} == said
 
 
 def test_no_code_asks_for_a_recipes_name():
@@ -169,10 +179,10 @@ def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
             continue
         stages = {}
         if name in STAGE_5 or name == "max_length":
-            given = {k: batch[k] for k in STAGE_5} | {"max_length": T}
+            given = used(row, "advantages", batch) | {"max_length": T}
             stages[row.advantages] = ((batch["rewards"], batch["mask"]), given)
         if name in STAGE_6 or name in sizes:
-            given = {k: batch[k] for k in STAGE_6} | sizes
+            given = used(row, "loss", batch) | sizes
             stages[row.loss] = ((batch["log_probs"], batch["advantages"], batch["mask"]), given)
         complaints = []
         for function, (arguments, given) in stages.items():
@@ -181,6 +191,78 @@ def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
             except ValueError as e:
                 complaints.append(str(e))
         assert any(c.startswith(f"{name}: the recipe {row.name} needs {TENSORS[name]}, since ") for c in complaints)
+
+
+# ------------------------------------------------------------------------------------------- three policies are three
+
+
+def changed(row, name: str, seed: int) -> bool:
+    """Whether another tensor in place of this one changes what the row computes."""
+    batch = policy_batch(seed)
+    other = batch | {name: policy_batch(seed + 50)[name]}
+    stages = [stage for stage in row.STAGES if name in row.takes(stage)]
+    if "advantages" in stages and not torch.equal(advantages(row, batch)[0], advantages(row, other)[0]):
+        return True
+    earned = advantages(row, batch).advantages
+    before, after = (run(row, b, earned=earned)[:2] for b in (batch, other))
+    return "loss" in stages and not (
+        torch.equal(before[0], after[0]) and all(torch.equal(before[1][k], after[1][k]) for k in before[1])
+    )
+
+
+@policy_rows
+def test_every_tensor_that_a_row_takes_changes_what_it_computes(row):
+    for name in {*row.takes("advantages"), *row.takes("loss")} - {"max_length", "group_size", "denominator"}:
+        assert any(changed(row, name, seed) for seed in range(6)), name
+
+
+@policy_rows
+def test_a_tensor_that_a_row_would_ignore_is_refused(row):
+    batch = policy_batch()
+    stages = {
+        "advantages": (STAGE_5, (batch["rewards"], batch["mask"])),
+        "loss": (STAGE_6, (batch["log_probs"], batch["advantages"], batch["mask"])),
+    }
+    for stage, (names, arguments) in stages.items():
+        sizes = {"max_length": 8192} | ({"group_size": G} if stage == "loss" else {})
+        for name in set(names) - set(row.takes(stage)):
+            with pytest.raises(
+                ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in {stage}")
+            ):
+                getattr(row, stage)(*arguments, **used(row, stage, batch), **{name: batch[name]}, **sizes)
+
+
+@preference_rows
+def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
+    batch = pairs()
+    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    known = {**batch, "reference_point": torch.tensor(0.3), "weights": torch.ones(6, dtype=torch.float64)}
+    for name in known.keys() - own.keys() - set(row.takes()):
+        with pytest.raises(ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in loss")):
+            row.loss(**own, **used(row, "loss", known), **{name: known[name]})
+
+
+def test_deepseek_v3_2_drops_what_has_left_the_engine_that_sampled():
+    """Two completions of 3 tokens, the trainer's log-probs -1 before and after, the engine's -0.2 in the second."""
+    log_probs, old = (torch.full((2, 3), -1.0, dtype=torch.float64) for _ in range(2))
+    sampler = old.clone()
+    sampler[1] = -0.2
+    known = {"old_log_probs": old, "sampler_log_probs": sampler, "ref_log_probs": old}
+    mask, earned = torch.ones(2, 3, dtype=torch.bool), torch.tensor([1.0, -1.0], dtype=torch.float64)
+    loss = RECIPES["deepseek-v3.2"].loss(log_probs.requires_grad_(), earned, mask, **known)
+    (gradient,) = torch.autograd.grad(loss.value, log_probs)
+    same(gradient, torch.tensor([[-1 / 6] * 3, [0.0] * 3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ("dppo", "dppo-kl", "vespo"))
+def test_a_row_that_is_anchored_at_the_sampler_takes_its_ratio_from_there(name):
+    row, batch = RECIPES[name], policy_batch(3)
+    assert row.anchor == Choice("sampler") and "old_log_probs" not in row.takes("loss")
+    trainer = row.but(anchor=Choice("trainer"))
+    earned, shift = advantages(row, batch).advantages, batch | {"old_log_probs": batch["sampler_log_probs"]}
+    same(run(row, batch, earned=earned)[:2], run(trainer, shift, earned=earned)[:2])
+    with pytest.raises(ValueError, match=r"sampler_log_probs: .* the engine .*, since anchor is sampler, got None"):
+        row.loss(batch["log_probs"], earned, batch["mask"])
 
 
 ADVANTAGES = PolicyRecipe.COLUMNS["advantage"]
@@ -218,7 +300,7 @@ def test_a_group_of_one_is_refused(name, unchecked):
 def test_an_unscored_completion_may_have_no_reward(row):
     batch, row = policy_batch(), with_short_cache(row)
     batch["rewards"][1, 2] = math.nan
-    given = {k: batch[k] for k in STAGE_5} | {"max_length": T, "scored": ~batch["rewards"].isnan()}
+    given = used(row, "advantages", batch) | {"max_length": T, "scored": ~batch["rewards"].isnan()}
     earned = row.advantages(batch["rewards"], batch["mask"], **given).advantages
     assert earned.isfinite().all()
     if row.advantage.name in ("group-mean", "group-std", "leave-one-out") and row.reward_kl.name == "none":
@@ -244,7 +326,8 @@ def pairs(seed: int = 0) -> dict:
 def prefer(row, batch, **how):
     leaves = {k: batch[k].clone().requires_grad_() for k in ("chosen_log_probs", "rejected_log_probs")}
     constants = {"reference_point": 0.3, "weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
-    loss = row.loss(**{**batch, **leaves, **constants, **how})
+    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    loss = row.loss(**{**own, **leaves, **used(row, "loss", batch | constants), **how})
     return loss.value.detach(), torch.autograd.grad(loss.value, list(leaves.values())), loss.metrics
 
 
@@ -281,7 +364,9 @@ def test_preference_micro_batches_add_up_unless_the_row_sorts_the_batch(row):
 @preference_rows
 def test_a_preference_row_says_what_it_lacks(row):
     batch = pairs()
-    everything = {**batch, "reference_point": 0.3, "weights": torch.ones(6, dtype=torch.float64)}
+    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    weights = torch.ones(6, dtype=torch.float64)
+    everything = own | used(row, "loss", {**batch, "reference_point": 0.3, "weights": weights})
     for name in row.needs():
         with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since objective is"):
             row.loss(**everything | {name: None})
@@ -480,6 +565,37 @@ def test_differences_are_the_choices_and_numbers_that_differ():
     assert table.differences(RECIPES["grpo"], RECIPES["grpo"]) == []
     with pytest.raises(ValueError, match="expected two rows of one kind"):
         table.differences(RECIPES["grpo"], RECIPES["dpo"])
+
+
+def test_a_difference_is_explained_for_the_rows_that_are_compared():
+    effect = lambda row, at, number="": find(row).effect(at, number)  # noqa: E731
+    whole = "gspo:ratio=product+surrogate.epsilon=0.2"
+    assert "a token of a long one weighs less" in effect("grpo", "reduction") == effect("gspo", "reduction")
+    assert "none weighs less" in effect(whole, "reduction")
+    assert "A token that has moved" in effect("grpo", "surrogate") and "as a whole" in effect("gspo", "surrogate")
+    assert "tokens fall" in effect("grpo", "surrogate", "epsilon")
+    assert "completions fall" in effect("gspo", "surrogate", "epsilon")
+    assert "critic" in effect("ppo", "value", "epsilon") and "probability" in effect("dppo", "surrogate", "epsilon")
+    assert "nearly equal advantages" in effect("ppo", "normalise", "eps")
+    assert "1 / (2 beta)" in effect("ipo", "objective", "beta") and "sharpens" in effect("simpo", "objective", "beta")
+    found = {d.at: d.effects for d in table.differences(RECIPES["grpo"], find("gspo:loss_kl.beta=0.04+loss_kl=k3"))}
+    assert len(found["surrogate.epsilon"]) == 2  # each row's own sentence
+
+
+@pytest.mark.parametrize("ratio", ("token", "sequence", "product"))
+@pytest.mark.parametrize("reduction", ("token-mean", "sequence-mean", "sequence-sum", "fixed-length"))
+def test_what_is_said_of_a_reduction_is_what_a_token_weighs_beside_that_ratio(ratio, reduction):
+    """On policy with A = 1: how a token's gradient falls with its completion's length, n ** slope."""
+    mask = torch.tensor([[True] * 4, [True] + [False] * 3])
+    log_probs = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+    row = find(f"grpo:ratio={ratio}+surrogate=importance+loss_kl=none+reduction={reduction}")
+    loss = row.loss(log_probs, torch.ones(2), mask, old_log_probs=torch.zeros(2, 4).double(), **(
+        {"max_length": 8} if reduction == "fixed-length" else {}
+    ))  # fmt: skip
+    (gradient,) = torch.autograd.grad(loss.value, log_probs)
+    slope = math.log(gradient[0, 0] / gradient[1, 0], 4)
+    said = {-1: "token of a long one weighs less", 0: "", 1: "its tokens"}
+    assert slope == pytest.approx(round(slope)) and said[round(slope)] in row.effect("reduction")
 
 
 def test_a_row_in_one_line_is_what_it_does_differently_from_another():

@@ -113,7 +113,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sapo": {"loss_type": "sapo"},
     "vespo": {"loss_type": "vespo"},
     "intellect-2": {"delta": 4.0},
-    "deepseek-v3.2": {"off_policy_mask_threshold": 0.5, "beta": 0.001},
+    "deepseek-v3.2": {
+        "use_vllm": True,
+        "vllm_importance_sampling_correction": False,
+        "off_policy_mask_threshold": 0.5,
+        "beta": 0.001,
+    },
     "tis": vllm("token_truncate"),
     "tis-sequence": vllm("sequence_truncate"),
     "icepop": vllm("token_mask"),

@@ -55,9 +55,10 @@ def run(recipe: Recipe, batch: PolicyBatch | PreferenceBatch, given: Mapping[str
     if isinstance(recipe, PolicyRecipe):
         return run_policy(recipe, batch, given)
     leaves = {"chosen": leaf(batch.chosen), "rejected": leaf(batch.rejected)}
-    references = {"ref_chosen_log_probs": batch.ref_chosen, "ref_rejected_log_probs": batch.ref_rejected}
+    known = {"ref_chosen_log_probs": batch.ref_chosen, "ref_rejected_log_probs": batch.ref_rejected, **given}
     masks = (batch.chosen_mask, batch.rejected_mask)
-    loss = recipe.loss(leaves["chosen"], leaves["rejected"], *masks, **{**references, **given})
+    used = {name: x for name, x in known.items() if name in (*recipe.takes(), "denominator", "sft_denominator")}
+    loss = recipe.loss(leaves["chosen"], leaves["rejected"], *masks, **used)
     return Run(*value_and_grads(loss.value, **leaves), None)
 
 
@@ -65,15 +66,18 @@ def run_policy(recipe: PolicyRecipe, batch: PolicyBatch, given: Mapping[str, Any
     # 4096 is the shortest length that the published DAPO's penalty of 4096 tokens fits in
     own = {name: x for name, x in vars(batch).items() if name != "advantages"}
     own |= {"max_length": 4096, "group_size": GROUP} | given
-    found = recipe.advantages(**arguments(recipe.advantages, own))
+    found = recipe.advantages(**arguments(recipe, "advantages", own))
     leaves = {name: leaf(own[name]) for name in ("log_probs", "values", "entropies")}
     stages = {"advantages": found.advantages, "returns": found.returns if found.returns is not None else own["returns"]}
-    loss = recipe.loss(**arguments(recipe.loss, own | stages | given | leaves))
+    loss = recipe.loss(**arguments(recipe, "loss", own | stages | given | leaves))
     return Run(*value_and_grads(loss.value, **leaves), found.advantages)
 
 
-def arguments(function: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: known[name] for name in inspect.signature(function).parameters if name in known}
+def arguments(recipe: Recipe, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What this stage of the row is called with: its positional arguments, and what it takes beside them."""
+    names = inspect.signature(getattr(recipe, stage)).parameters
+    taken = {*recipe.takes(stage), "scored", "denominator"}
+    return {k: known[k] for k, p in names.items() if k in known and (p.kind is not p.KEYWORD_ONLY or k in taken)}
 
 
 def per_token(advantages: Tensor, mask: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def discounted(name: str, gaps: bool) -> tuple[Tensor, Tensor]:
     """Advantages of a row, and of its framework, with gamma 0.9 and lambda 0.8."""
     batch = policy_batch(0, gaps=gaps)
     row = RECIPES[name].but(advantage=Choice("critic", gamma=0.9, lam=0.8))
-    given = {"old_log_probs": batch.old_log_probs, "ref_log_probs": batch.ref_log_probs, "values": batch.old_values}
+    known = {"old_log_probs": batch.old_log_probs, "ref_log_probs": batch.ref_log_probs, "values": batch.old_values}
+    given = {name: known[name] for name in row.takes("advantages")}
     mine = row.advantages(batch.rewards, batch.mask, **given).advantages
     if "verl" in name:
         theirs, _ = cases_verl.advantages(batch, "gae", gamma=0.9, lam=0.8)

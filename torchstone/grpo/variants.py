@@ -277,7 +277,8 @@ def dppo_surrogate(
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through rho_t.
-        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        old_log_probs: the same tokens under the policy that sampled them, in nats: as the engine reported them, not as
+            the trainer computes them again (section 5.2 of the paper). Treated as a constant.
         advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         divergence: D between "this token" and "another": ``"tv"`` (total variation) or ``"kl"``.
@@ -370,7 +371,8 @@ def off_policy_weights(
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Treated as a constant.
-        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        old_log_probs: the same tokens under the policy that sampled them, in nats: as the engine reported them, not as
+            the trainer computes them again (the paper, under eq. 9). Treated as a constant.
         advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         limit: delta, the mean distance in nats per token that is still allowed.

@@ -8,10 +8,12 @@ numbers, which the recipe sets. So a new objective becomes an option by being wr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
 
 from torchstone.terminal import near
 
@@ -26,9 +28,9 @@ TENSORS = {
     "energies": "the squared norm of each token's score [B T]",
     "token_rewards": "one reward a token [B T]",
     "log_probs": "log-probs of the policy that learns [B T]",
-    "old_log_probs": "log-probs of the policy that sampled [B T]",
+    "old_log_probs": "the trainer's log-probs when the update began [B T]",
     "ref_log_probs": "log-probs of the frozen reference [B T]",
-    "sampler_log_probs": "log-probs as the sampling program reported them [B T]",
+    "sampler_log_probs": "log-probs as the engine that sampled reported them (if the trainer did, the old ones) [B T]",
     "values": "the critic's values [B T]",
     "old_values": "the critic's values at sampling time [B T]",
     "returns": "what the critic learns to predict [B T]",
@@ -55,7 +57,7 @@ TENSORS = {
 
 # fmt: off
 ALWAYS = {  # every batch has these, or they are made from what it has
-    "rewards", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
+    "rewards", "scored", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
     "chosen_log_probs", "rejected_log_probs", "chosen_mask",
 }
 # fmt: on
@@ -64,12 +66,14 @@ ALWAYS = {  # every batch has these, or they are made from what it has
 class Option(NamedTuple):
     """``run`` computes it; ``effect`` says in one sentence what it does to the update.
 
-    ``ratios``: of a surrogate, the ratios that it can take; empty where any will do.
+    ``ratios``: of a surrogate, the ratios that it can take; empty where any will do. ``beside``: another sentence where
+    the row has this ratio, as what is true of a token's own ratio is not true of the whole completion's.
     """
 
     run: Callable[..., Any]
     effect: str
     ratios: tuple[str, ...] = ()
+    beside: Mapping[str, str] = MappingProxyType({})
 
     @property
     def inputs(self) -> dict[str, bool]:
@@ -125,19 +129,23 @@ def show(value: Number) -> str:
 class Recipe:
     """What both kinds of recipe share: the check of a row, its numbers, and where they come from.
 
-    ``source`` names the paper, its version and equation, or the framework's file. ``stated`` says for each number
-    (``"surrogate.epsilon"``) where it is stated, or "not stated", or "not read". ``name`` is the row's own.
+    ``source`` names the paper, its version and equation, or the framework's file. ``left_out`` is what that source has
+    and this row leaves out, or "nothing". ``stated`` says for each number (``"surrogate.epsilon"``) where it was seen:
+    "paper, ...", "authors' code, ...", "framework, ...", "account, ..." (of others), or "not stated; ..." (by a paper
+    that was read), "not found; ..." (a paper that could not be had), and why it is this one. ``name`` is the row's own.
     ``parent`` names the row that the list of ``torchstone recipes`` tells this one from: where it is left out, a
     dialect's is the published row, and any other's the nearest of REINFORCE, GRPO and DPO.
     """
 
     COLUMNS: ClassVar[dict[str, dict[str, Option]]]  # in the order of data flow: the options of each choice, by name
-    NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update
+    STAGES: ClassVar[dict[str, tuple[str, ...]]]  # the methods that compute, and the columns that each of them reads
+    NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update: "epsilon", "value.epsilon", "clip.epsilon"
 
     name: str
     parent: str = ""
     about: str
     source: str
+    left_out: str = ""
     stated: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -160,23 +168,49 @@ class Recipe:
         """The option that the row chooses in this column."""
         return self.COLUMNS[at][getattr(self, at).name]
 
+    def effect(self, at: str, number: str = "") -> str:
+        """What the choice of this column, or one number of it, does to the update of this row."""
+        option, ratio = self.option(at), getattr(self, "ratio", NONE).name
+        if not number:
+            return option.beside.get(ratio, option.effect)
+        own = getattr(self, at).name
+        keys = (f"{own}.{number} {ratio}", f"{own}.{number}", f"{at}.{number}", number)
+        return next(self.NUMBERS[key] for key in keys if key in self.NUMBERS)
+
+    def inputs(self, at: str) -> dict[str, bool]:
+        """Tensors that the choice of this column takes, and whether it needs them."""
+        return self.option(at).inputs
+
     def run(self, at: str, batch: Mapping[str, Any]) -> Any:
         """Call the option of this column: tensors from the batch by name, numbers from the row."""
         option = self.option(at)
         tensors = {k: batch[k] for k in option.inputs if batch.get(k) is not None}
         return option.run(**tensors, **getattr(self, at).numbers)
 
-    def require(self, ats: Iterable[str], batch: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` before anything is computed, if an option of these columns lacks a tensor."""
-        for at in ats:
-            for tensor, needed in self.option(at).inputs.items():
-                if needed and batch.get(tensor) is None:
+    def check(self, stage: str, batch: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` before anything is computed, if this stage lacks a tensor or would ignore one."""
+        for at in self.STAGES[stage]:
+            for tensor, needed in self.inputs(at).items():
+                if needed and tensor not in ALWAYS and batch.get(tensor) is None:
                     why = f"since {at} is {getattr(self, at)}"
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
+        used = {*ALWAYS, *self.takes(stage)}
+        for tensor, given in batch.items():
+            if isinstance(given, Tensor) and tensor in TENSORS.keys() - used and not tensor.endswith("denominator"):
+                known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
+                raise ValueError(
+                    f"{tensor}: the recipe {self.name} does not use it in {stage}, expected None: takes({stage!r}) "
+                    f"is {known}; got a tensor of shape {list(given.shape)}"
+                )
+
+    def takes(self, stage: str = "loss") -> list[str]:
+        """Every tensor that this stage (``"advantages"``, ``"loss"``) uses, beside those that every row does."""
+        found = (k for at in self.STAGES[stage] for k in self.inputs(at))
+        return [k for k in dict.fromkeys(found) if k not in ALWAYS]
 
     def needs(self) -> list[str]:
-        """What this row needs beside rewards and log-probs, in the order of the columns."""
-        found = (k for at in self.COLUMNS for k, needed in self.option(at).inputs.items() if needed)
+        """What this row cannot do without, beside rewards and log-probs, in the order of the columns."""
+        found = (k for at in self.COLUMNS for k, needed in self.inputs(at).items() if needed)
         return [k for k in dict.fromkeys(found) if k not in ALWAYS]
 
     def but(self, **changes: Any) -> Any:

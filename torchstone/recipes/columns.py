@@ -180,6 +180,16 @@ GROUPS = {
 # ------------------------------------------------------------------------ stage 6: from log-probs to the loss
 
 
+def at_the_trainer(old_log_probs: Tensor | None = None) -> Tensor | None:
+    """The trainer's own log-probs ``[B T]`` when the update began; None where the row takes no ratio."""
+    return old_log_probs
+
+
+def at_the_sampler(sampler_log_probs: Tensor) -> Tensor:
+    """The log-probs ``[B T]`` that the engine reported when it sampled."""
+    return sampler_log_probs
+
+
 def no_ratio(log_probs: Tensor) -> tuple[Tensor, None]:
     """No ratio: the log-probs alone."""
     return log_probs, None
@@ -243,6 +253,13 @@ def entropy_bonus(entropies: Tensor, mask: Tensor, *, coef: float) -> tuple[Tens
     return -coef * entropies, entropies
 
 
+def off_policy_mask(
+    log_probs: Tensor, sampler_log_probs: Tensor, advantages: Tensor, mask: Tensor, *, limit: float
+) -> Tensor:
+    """``off_policy_weights`` against the engine that sampled."""
+    return grpo.off_policy_weights(log_probs, sampler_log_probs, advantages, mask, limit=limit)
+
+
 def over_rows(mean: Callable, x: Tensor, mask: Tensor, denominator: Any = None, *, empty_rows: str) -> Tensor:
     """A mean over rows that counts those without a choice, or skips them."""
     require(empty_rows in ("counted", "skipped"), "empty_rows", "'counted' or 'skipped'", empty_rows)
@@ -255,9 +272,18 @@ def over_max_length(x: Tensor, mask: Tensor, max_length: int, denominator: Any =
     return over_rows(partial(fixed_length_mean, length=max_length), x, mask, denominator, empty_rows=empty_rows)
 
 
+ANCHORS = {
+    "trainer": Option(
+        at_the_trainer, "A ratio is 1 when the update begins: the trainer's own log-probs are the old ones."
+    ),
+    "sampler": Option(
+        at_the_sampler,
+        "A ratio is taken to the engine that sampled: its age and its rounding both count, from the first step on.",
+    ),
+}
 RATIOS = {
     "none": Option(no_ratio, "On policy: the samples count as the present policy's own."),
-    "token": Option(token_ratio, "Each token has its own ratio to the policy that sampled."),
+    "token": Option(token_ratio, "Each token has a ratio of its own."),
     "own": Option(token_ratio, "The surrogate makes one ratio of the completion's tokens itself."),
     "sequence": Option(
         partial(sequence_ratio, False),
@@ -272,21 +298,35 @@ RATIOS = {
     ),
 }
 SAMPLERS = {
-    "none": Option(nothing, "The sampler's log-probs are taken to be the trainer's."),
+    "none": Option(nothing, "No weight or mask for samples beside the ratio."),
     "weights": Option(
         ppo.importance_weights,
         "Tokens that the sampler drew too often weigh less, up to a bound or not at all beyond it.",
     ),
     "off-policy-mask": Option(
-        grpo.off_policy_weights, "Bad completions that the policy has left too far behind teach nothing."
+        off_policy_mask,
+        "Bad completions that the policy has left too far behind since they were sampled teach nothing.",
     ),
 }
+
+
+def whole(text: str) -> dict[str, str]:
+    """What is said beside a ratio of the whole completion."""
+    return dict.fromkeys(("sequence", "sequence-token", "product"), text)
+
+
 SURROGATES = {
     "policy-gradient": Option(reinforce_surrogate, "The plain policy gradient: no ratio, no brake.", ("none",)),
     "importance": Option(
         ppo.importance_surrogate, "Reweighted by the ratio, without a brake: large ratios rule the step."
     ),
-    "clip": Option(clip, "A token that has moved far enough in its advantage's direction gets no gradient."),
+    "clip": Option(
+        clip,
+        "A token that has moved far enough in its advantage's direction gets no gradient.",
+        beside=whole(
+            "A completion that has moved far enough in its advantage's direction gets no gradient, as a whole."
+        ),
+    ),
     "cispo": Option(grpo.cispo_surrogate, "The clip bounds a token's weight; no token loses its gradient.", ("token",)),
     "sapo": Option(grpo.sapo_surrogate, "The gradient fades as the ratio leaves 1, in place of a hard clip."),
     "gmpo": Option(
@@ -323,20 +363,40 @@ ENTROPIES = {
     "bonus": Option(entropy_bonus, "A bonus for each nat of entropy keeps the policy from settling early."),
 }
 REDUCTIONS = {
-    "token-mean": Option(token_mean, "Every token weighs the same, so long completions weigh more."),
+    "token-mean": Option(
+        token_mean,
+        "Every token weighs the same, so long completions weigh more.",
+        beside={
+            "product": "A completion's term counts once for each of its tokens: long ones weigh more, in each token."
+        },
+    ),
     "sequence-mean": Option(
         partial(over_rows, sequence_mean),
         "Every completion weighs the same, so a token of a long one weighs less: long wrong answers are punished less.",
+        beside={
+            "product": "A completion's term counts once, and its ratio reaches each token in full: none weighs less."
+        },
     ),
     "sequence-sum": Option(
         partial(over_rows, sequence_sum),
         "The completion's log-probability counts as a sum: the policy gradient as derived.",
+        beside={
+            "sequence": "The completion's term counts once for each token, which undoes the mean in its ratio: each "
+            "token weighs the same.",
+            "product": "The completion's term counts once for each of its tokens: long ones weigh more, in each token.",
+        },
     ),
     "group-token-mean": Option(
-        grpo.group_token_mean, "Every token weighs the same within its prompt's group, and every group the same."
+        grpo.group_token_mean,
+        "Every token weighs the same within its prompt's group, and every group the same.",
+        beside={"product": "A completion's term counts once for each of its tokens, and every group weighs the same."},
     ),
     "fixed-length": Option(
-        over_max_length, "Every token weighs the same, in this batch and in the next: no length bias, a smaller step."
+        over_max_length,
+        "Every token weighs the same, in this batch and in the next: no length bias, a smaller step.",
+        beside={
+            "product": "A completion's term counts by its tokens' share of the longest length: short ones weigh less."
+        },
     ),
 }
 
@@ -346,6 +406,7 @@ COLUMNS = {
     "groups": GROUPS,
     "advantage": ADVANTAGES,
     "normalise": NORMALISATIONS,
+    "anchor": ANCHORS,
     "ratio": RATIOS,
     "surrogate": SURROGATES,
     "sampler": SAMPLERS,
@@ -355,31 +416,51 @@ COLUMNS = {
     "reduction": REDUCTIONS,
 }
 
-# What a number does to the update as it grows, for the comparison of two rows.
+# What a number does to the update as it grows, for the comparison of two rows: by its name; by its option's
+# or column's and its own; or by these and the ratio beside them.
 NUMBERS = {
     "beta": "larger holds the policy closer to the reference",
     "estimator": "how the divergence is estimated from the sampled tokens",
     "divergence": "how the distance of two probabilities is measured",
-    "epsilon": "larger lets tokens fall (and, without an epsilon_high, rise) further from where they were sampled",
+    "epsilon": "larger lets tokens fall (and, without an epsilon_high, rise) further from where the ratio is 1",
     "epsilon_high": "larger lets rare tokens rise further, which keeps the entropy up",
+    **{
+        f"clip.{number} {ratio}": text
+        for ratio in ("sequence", "sequence-token", "product")
+        for number, text in {
+            "epsilon": "larger lets completions fall (and, without an epsilon_high, rise) further, each as a whole",
+            "epsilon_high": "larger lets completions rise further, each as a whole",
+            "dual_clip": "bounds the loss of a completion with A < 0 at this multiple of |A|",
+        }.items()
+    },
+    "cispo.epsilon": "a token weighs at least 1 - epsilon; none is no lower bound",
+    "cispo.epsilon_high": "a token weighs at most 1 + epsilon_high",
+    "gmpo.epsilon": "how far, in nats, a token's log-ratio counts in its completion's mean",
+    "gmpo.epsilon_high": "how far, in nats, the log-ratio of a token that rises counts in its completion's mean",
+    "dppo.epsilon": "larger lets a token's probability fall (and, without an epsilon_high, rise) further",
+    "dppo.epsilon_high": "larger lets a token's probability rise further",
+    "squared-error.epsilon": "larger lets the critic move further from its values at sampling time; none lets it go",
     "dual_clip": "bounds the loss of a token with A < 0 at this multiple of |A|",
     "cap": "the largest weight of a token",
-    "tau_positive": "larger closes the gate sooner for tokens that are raised",
-    "tau_negative": "larger closes the gate sooner for tokens that are lowered",
+    "tau_positive": "larger closes the gate sooner for what is raised",
+    "tau_negative": "larger closes the gate sooner for what is lowered",
     "k_positive": "how fast the weight of a good completion rises from ratio 0",
     "k_negative": "how fast the weight of a bad completion rises from ratio 0",
     "lambda_positive": "how fast the weight of a good completion falls for large ratios",
     "lambda_negative": "how fast the weight of a bad completion falls for large ratios",
     "correction": "1 divides the variance by n - 1, 0 by n: a factor of sqrt(n / (n - 1)) in the scale",
     "eps": "larger damps groups of nearly equal rewards",
+    "batch-std.eps": "larger damps batches of nearly equal rewards",
+    "whiten.eps": "larger damps batches of nearly equal advantages",
     "gamma": "below 1 the end of a completion counts less for its beginning",
     "lam": "smaller trusts the critic more: less variance, more bias",
     "coef": "the weight of this term",
-    "limit": "the largest advantage",
+    "clip.limit": "the largest advantage",
+    "off-policy-mask.limit": "larger keeps bad completions that are left further behind, in nats a token",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",
     "level": "whether a token or a completion is weighed",
-    "gate": "where the decision to drop is taken; none truncates",
-    "low": "the smallest ratio that is kept",
-    "high": "the largest ratio that is kept",
+    "gate": "where the decision to drop is taken; none truncates, and drops nothing",
+    "low": "a smaller weight is raised to it, or dropped where there is a gate",
+    "high": "a larger weight is cut to it, or dropped where there is a gate",
 }

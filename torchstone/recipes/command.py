@@ -93,12 +93,13 @@ def _print_one(row: Recipe) -> None:
     rows = []
     for at in row.COLUMNS:
         choice = getattr(row, at)
-        rows.append([at, choice.name, row.option(at).effect])
+        rows.append([at, choice.name, row.effect(at)])
         for name, number in choice.numbers.items():
             rows.append(["", f"  {name} {show(number)}", row.stated.get(f"{at}.{name}", "")])
     print(table(["choice", "option", "what it does; where its numbers are stated"], rows))
+    print()
+    print(wrapped(row.left_out or "not said", "left out  "))
     if row.needs():
-        print()
         print(wrapped("; ".join(f"{name} ({TENSORS[name]})" for name in row.needs()), "needs  "))
 
 

@@ -54,7 +54,9 @@ def find(text: str) -> Recipe:
             numbers.setdefault(at, {})[number] = _value(value)
         else:
             names[at] = value
-    return recipe.but(name=text, **{at: _changed(recipe, at, names, numbers) for at in {**names, **numbers}})
+    changed = recipe.but(name=text, **{at: _changed(recipe, at, names, numbers) for at in {**names, **numbers}})
+    own = {f"{at}.{number}" for at, given in numbers.items() for number in given}
+    return changed.but(stated={k: "set here" if k in own else recipe.stated.get(k, "") for k in changed.numbers()})
 
 
 def _changed(recipe: Recipe, at: str, names: dict[str, str], numbers: dict[str, dict[str, Number]]) -> Choice:

@@ -19,7 +19,7 @@ from torchstone.recipes.columns import COLUMNS, NUMBERS
 from torchstone.reinforce import discounted_returns
 from torchstone.reinforce.returns import scored_members
 
-ALL = Choice("all")
+ALL, TRAINER = Choice("all"), Choice("trainer")
 
 
 class Advantages(NamedTuple):
@@ -37,6 +37,10 @@ class PolicyRecipe(Recipe):
     """
 
     COLUMNS: ClassVar = COLUMNS
+    STAGES: ClassVar = {
+        "advantages": ("penalty", "reward_kl", "groups", "advantage", "normalise"),
+        "loss": ("anchor", "ratio", "surrogate", "sampler", "loss_kl", "value", "entropy", "reduction"),
+    }
     NUMBERS: ClassVar = NUMBERS
 
     penalty: Choice = NONE
@@ -44,6 +48,7 @@ class PolicyRecipe(Recipe):
     groups: Choice = ALL
     advantage: Choice
     normalise: Choice = NONE
+    anchor: Choice = TRAINER
     ratio: Choice
     surrogate: Choice
     sampler: Choice = NONE
@@ -60,6 +65,17 @@ class PolicyRecipe(Recipe):
             raise ValueError(
                 f"{self.name}.ratio: expected {expected}, since surrogate is {self.surrogate}, got {self.ratio}"
             )
+
+    def inputs(self, at: str) -> dict[str, bool]:
+        """Tensors that the choice of this column takes, without those that another choice makes idle."""
+        idle = set()
+        if at in self.STAGES["loss"] and self.anchor.name == "sampler":
+            idle.add("old_log_probs")  # the engine's are in their place
+        if at == "anchor" and self.ratio.name == "none":
+            idle.add("old_log_probs")
+        if at == "value" and self.value.numbers.get("epsilon") is None:
+            idle.add("old_values")  # there is no clip around them
+        return {tensor: needed for tensor, needed in super().inputs(at).items() if tensor not in idle}
 
     def keep(self, rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Bool[Tensor, " P"]:
         """Which groups the update may use: sample others in place of the rest, or mask their rows."""
@@ -93,7 +109,8 @@ class PolicyRecipe(Recipe):
             max_length: the longest completion that generation allows, in tokens, for the penalty "overlong".
 
         Returns: ``Advantages``, detached, 0 where ``mask`` is False.
-        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
+            the row would ignore (``takes("advantages")`` names those that it uses).
         """
         rewards = as_float("rewards", rewards, "P G").detach()
         P, G = rewards.shape
@@ -106,7 +123,7 @@ class PolicyRecipe(Recipe):
             "old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values, "max_length": max_length,
             "lengths": mask.sum(1).view(P, G).to(rewards.dtype), "token_rewards": mask,
         }  # fmt: skip
-        self.require(("penalty", "reward_kl", "advantage"), batch)
+        self.check("advantages", batch)
         penalties, costs = self.run("penalty", batch), self.run("reward_kl", batch)
         if penalties is not None:
             batch["rewards"] = rewards = rewards + penalties
@@ -149,8 +166,8 @@ class PolicyRecipe(Recipe):
             log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
             advantages: from ``advantages``. Treated as a constant.
             mask: True where the policy chose the token.
-            old_log_probs, ref_log_probs, sampler_log_probs: the same tokens under the policy that sampled, under the
-                frozen reference, and as the sampling program reported them. Treated as constants.
+            old_log_probs, ref_log_probs, sampler_log_probs: the same tokens by the trainer when the update began, under
+                the frozen reference, and as the engine that sampled reported them. Treated as constants.
             values, old_values, returns: see ``clipped_value_error``. Gradient flows through ``values``.
             entropies: H_t, in nats. Gradient flows through it.
             max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
@@ -160,7 +177,8 @@ class PolicyRecipe(Recipe):
 
         Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` with a ratio, the clip's with "clip", and
             ``kl``, ``value_loss``, ``entropy`` where the row has the term.
-        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
+            the row would ignore (``takes("loss")`` names those that it uses).
         """
         batch = {
             "log_probs": log_probs, "advantages": advantages, "mask": mask, "old_log_probs": old_log_probs,
@@ -168,7 +186,8 @@ class PolicyRecipe(Recipe):
             "old_values": old_values, "returns": returns, "entropies": entropies, "max_length": max_length,
             "group_size": group_size, "denominator": denominator, "x": mask,
         }  # fmt: skip
-        self.require(("ratio", "surrogate", "sampler", "loss_kl", "value", "entropy", "reduction"), batch)
+        self.check("loss", batch)
+        batch["old_log_probs"] = self.run("anchor", batch)
         (batch["log_probs"],) = select(mask, log_probs=log_probs)  # once: all terms' gradients add up in float32
         present, old = self.run("ratio", batch)
         loss, metrics = with_metrics(self.run("surrogate", batch | {"log_probs": present, "old_log_probs": old}))

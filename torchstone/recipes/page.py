@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
-from torchstone.recipes.choices import Recipe, show
+from torchstone.recipes.choices import Option, Recipe, show
 from torchstone.recipes.table import by_algorithm, markdown_table
 
 HEAD = """\
@@ -67,6 +67,7 @@ def markdown() -> str:
             parts.append(
                 "**Bold** is not as published. The number after the framework's name is the version that was run.\n"
             )
+            parts += left_out([row for group in dialects.values() for row in group])
         for name, group in dialects.items():
             known = RECIPES.get(name)
             parts += [f"### {name}\n", markdown_table(group, known) + "\n"]
@@ -75,15 +76,29 @@ def markdown() -> str:
     return "\n".join(parts).rstrip()
 
 
+def left_out(dialects: list[Recipe]) -> list[str]:
+    """What each framework has beside these rows, once."""
+    said = {(row.name.partition("@")[2], row.left_out): None for row in dialects if row.left_out != "nothing"}
+    return [*(f"- Left out of {framework}'s: {text}." for framework, text in said), ""]
+
+
 def choices() -> str:
     """What each option does to the update, one sentence each."""
     parts = ["## What each choice does\n"]
     for kind in (PolicyRecipe, PreferenceRecipe):
         for at, options in kind.COLUMNS.items():
             parts += [f"### {at}\n", "| option | numbers | what it does to the update |", "|---|---|---|"]
-            parts += [f"| `{k}` | {', '.join(o.numbers)} | {o.effect} |" for k, o in options.items()]
+            parts += [f"| `{k}` | {', '.join(o.numbers)} | {in_full(o)} |" for k, o in options.items()]
             parts.append("")
     return "\n".join(parts)
+
+
+def in_full(option: Option) -> str:
+    """An option's sentence, and what is said in its place beside a ratio of the whole completion."""
+    beside: dict[str, list[str]] = {}
+    for ratio, text in option.beside.items():
+        beside.setdefault(text, []).append(f"`{ratio}`")
+    return " ".join([option.effect, *(f"Beside the ratio {' or '.join(ratios)}: {t}" for t, ratios in beside.items())])
 
 
 def numbers(rows: list[Recipe]) -> str:
@@ -91,8 +106,9 @@ def numbers(rows: list[Recipe]) -> str:
     lines = [
         "## Where the numbers stand\n",
         "Quotation marks stand only around text that was read ([sources.md](sources.md) says how each paper was read).",
-        "A number that is not stated, or was not read, is the usual one, so that the row runs.\n",
-        "| row | number | value | where the paper states it |",
+        "Seen in the paper, in its authors' code, in a framework's recipe for it, or in an account of others. A number",
+        "that none of them states is the usual one, so that the row runs.\n",
+        "| row | number | value | where it was seen |",
         "|---|---|---|---|",
     ]
     for row in rows:

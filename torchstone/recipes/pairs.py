@@ -101,7 +101,13 @@ COLUMNS = {
     },
 }
 NUMBERS = {
-    "beta": "larger holds the policy closer to the reference, or sharpens the comparison",
+    "beta": "larger holds the policy closer to the reference",
+    "squared.beta": "larger pulls the margin to a smaller value, 1 / (2 beta)",
+    "sppo.beta": "larger pulls each log-ratio to a smaller value",
+    **dict.fromkeys(
+        ("hinge.beta", "hinge-free.beta", "logistic-free.beta"),
+        "larger sharpens the comparison: a smaller margin of log-probs is enough",
+    ),
     "label_smoothing": "the share of labels taken to be wrong: above 0 the margin has a finite optimum",
     "flip_rate": "the known share of flipped labels",
     "delta": "the margin that is enough, in reward units",
@@ -123,6 +129,7 @@ class PreferenceRecipe(Recipe):
     """A preference objective on N pairs of token log-probs."""
 
     COLUMNS: ClassVar = COLUMNS
+    STAGES: ClassVar = {"loss": tuple(COLUMNS)}
     NUMBERS: ClassVar = NUMBERS
 
     log_prob: Choice
@@ -156,7 +163,8 @@ class PreferenceRecipe(Recipe):
             sft_denominator: tokens ("token") or completions of the whole batch, for the supervised term.
 
         Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
-        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
+            the row would ignore (``takes()`` names those that it uses).
         """
         tokens = {
             "chosen_log_probs": (chosen_log_probs, chosen_mask),
@@ -165,7 +173,7 @@ class PreferenceRecipe(Recipe):
             "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask),
         }
         constants = {"reference_point": reference_point, "weights": weights, "denominator": denominator}
-        self.require(("objective",), {name: x for name, (x, _) in tokens.items()} | constants)
+        self.check("loss", {name: x for name, (x, _) in tokens.items()} | constants)
         whole = {
             name: self.run("log_prob", {"log_probs": x, "mask": mask})
             for name, (x, mask) in tokens.items()

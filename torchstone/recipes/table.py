@@ -16,12 +16,12 @@ HEADINGS: dict[type[Recipe], dict[str, tuple[str, ...]]] = {
         "ratio; surrogate": ("ratio", "surrogate"),
         "KL": ("reward_kl", "loss_kl"),
         "reduction": ("reduction",),
-        "and": ("penalty", "groups", "sampler", "value", "entropy"),
+        "and": ("penalty", "groups", "anchor", "sampler", "value", "entropy"),
     },
     PreferenceRecipe: {"log-prob": ("log_prob",), "objective": ("objective",), "and": ("sft",)},
 }
-PLACES = {"reward_kl": "reward, ", "loss_kl": "loss, "}
-SILENT = {"none", "all"}
+PLACES = {"reward_kl": "reward, ", "loss_kl": "loss, ", "anchor": "anchored at the "}
+SILENT = {"none", "all", "trainer"}
 
 
 class Difference(NamedTuple):
@@ -29,7 +29,7 @@ class Difference(NamedTuple):
 
     at: str
     values: tuple[str, str]
-    effects: tuple[str, str] | tuple[str]
+    effects: tuple[str, ...]  # one that holds for both, or one each
 
 
 def differences(a: Recipe, b: Recipe) -> list[Difference]:
@@ -45,12 +45,13 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
     for at in a.COLUMNS:
         one, two = getattr(a, at), getattr(b, at)
         if one.name != two.name:
-            found.append(Difference(at, (str(one), str(two)), (a.option(at).effect, b.option(at).effect)))
+            found.append(Difference(at, (str(one), str(two)), (a.effect(at), b.effect(at))))
             continue
         for number in a.option(at).numbers:
             if show(value(a, at, number)) != show(value(b, at, number)):
                 values = (in_full(a, at, number), in_full(b, at, number))
-                found.append(Difference(f"{at}.{number}", values, (type(a).NUMBERS[number],)))
+                effects = dict.fromkeys((a.effect(at, number), b.effect(at, number)))
+                found.append(Difference(f"{at}.{number}", values, tuple(effects)))
     return found
 
 
@@ -95,9 +96,12 @@ def brief(name: str, number: Number, first: bool) -> str:
     return f"{name.replace('epsilon_', '').replace('_', ' ')} {show(number)}"
 
 
-OFF = {"groups": "all groups", "normalise": "no whitening", "value": "no critic"}
+OFF = {
+    "groups": "all groups", "normalise": "no whitening", "anchor": "anchored at the trainer", "value": "no critic",
+}  # fmt: skip
 AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
-    "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"), "ratio": ("ratio ", ""),
+    "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"),
+    "anchor": ("anchored at the ", ""), "ratio": ("ratio ", ""),
     "value": ("critic ", ""), "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
 }  # fmt: skip
 ROOTS = ("reinforce", "ppo", "grpo", "dpo")
@@ -163,7 +167,13 @@ def as_data(recipe: Recipe) -> dict[str, Any]:
     """A row as plain data, for ``--json``."""
     choices = {at: {"option": c.name, **c.numbers} for at in recipe.COLUMNS for c in [getattr(recipe, at)]}
     kind = "policy" if isinstance(recipe, PolicyRecipe) else "preference"
-    about = {"name": recipe.name, "kind": kind, "about": recipe.about, "source": recipe.source}
+    about = {
+        "name": recipe.name,
+        "kind": kind,
+        "about": recipe.about,
+        "source": recipe.source,
+        "left_out": recipe.left_out,
+    }
     return {**about, "needs": recipe.needs(), "choices": choices, "stated": dict(recipe.stated)}
 
 
@@ -174,9 +184,14 @@ def markdown_table(recipes: list[Recipe], against: Recipe | None = None) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for recipe in recipes:
         marked = [f"**{text or 'none'}**" if text != known.get(k, text) else text for k, text in cells(recipe).items()]
-        row = [f"`{recipe.name}`", *marked, f"{recipe.about} *{linked(recipe.source)}*"]
+        row = [f"`{recipe.name}`", *marked, f"{recipe.about} *{linked(recipe.source)}*{left_out(recipe)}"]
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |")
     return "\n".join(lines)
+
+
+def left_out(recipe: Recipe) -> str:
+    """What the paper has beside this row. What a framework has is said once for all its rows."""
+    return "" if "@" in recipe.name or not recipe.left_out else f" Left out: {recipe.left_out}."
 
 
 def linked(source: str) -> str:

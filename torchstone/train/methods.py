@@ -182,10 +182,12 @@ class Recipe(Method):
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         """The row's own stages 4 and 5."""
-        advantages, returns = self.recipe.advantages(
-            rewards, batch.mask, greedy_rewards=greedy, old_log_probs=batch.old.log_probs,
-            ref_log_probs=batch.ref_log_probs, values=batch.old.values, max_length=self.config.max_new_tokens,
-        )  # fmt: skip
+        known: dict[str, Any] = {
+            "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
+            "values": batch.old.values, "max_length": self.config.max_new_tokens,
+        }  # fmt: skip
+        used = {name: known[name] for name in self.recipe.takes("advantages") if name in known}
+        advantages, returns = self.recipe.advantages(rewards, batch.mask, **used)
         return replace(batch, advantages=advantages, returns=returns)
 
     def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
@@ -199,13 +201,14 @@ class Recipe(Method):
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
         """The row's own loss of some rows."""
         old = batch.old
-        return self.recipe.loss(
-            new.log_probs, batch.advantages, batch.mask, old_log_probs=old.log_probs,
-            sampler_log_probs=old.log_probs,  # the program that samples is the one that trains
-            ref_log_probs=batch.ref_log_probs, values=new.values, old_values=old.values, returns=batch.returns,
-            entropies=new.entropies, max_length=self.config.max_new_tokens, group_size=self.config.group_size,
-            denominator=count,
-        )  # fmt: skip
+        known: dict[str, Any] = {
+            "old_log_probs": old.log_probs, "ref_log_probs": batch.ref_log_probs,
+            "sampler_log_probs": old.log_probs,  # the program that samples is the one that trains
+            "values": new.values, "old_values": old.values, "returns": batch.returns, "entropies": new.entropies,
+            "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
+        }  # fmt: skip
+        used = {name: known[name] for name in self.recipe.takes("loss") if name in known}
+        return self.recipe.loss(new.log_probs, batch.advantages, batch.mask, **used, denominator=count)
 
 
 def needed(**names: bool) -> Set[str]:

@@ -1,7 +1,7 @@
 """Liger 0.8.5: the fused losses of liger_kernel.chunked_loss, with the defaults of its modules.
 
-Liger computes losses alone: the advantages of its policy rows are TRL's, whose trainer calls it. It casts the head's
-log-probs to float32. A row is TRL's of the same name with what is different here.
+Liger computes losses alone: the advantages of its policy rows are TRL's, whose trainer calls it. A row is TRL's of the
+same name with what is different here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from torchstone.recipes.choices import Choice, Recipe
 VERSION = "liger-0.8.5"
 FOLDER = "liger_kernel/chunked_loss"
 KL = Choice("k3", beta=0.04)
+CAST = "the head's log-probs are cast to float32"
 
 
 def online(name: str, settings: str, about: str | None = None, **choices: Choice) -> Recipe:
     """LigerFusedLinearGRPOLoss with these settings: TRL's row with Liger's KL, and these choices."""
     source = f"{FOLDER}/grpo_loss.py:101-267 (LigerFusedLinearGRPOLoss({settings}))"
-    return like(name, f"{name}@{VERSION}", source, about, **{"loss_kl": KL, **choices})
+    return like(name, f"{name}@{VERSION}", source, CAST, about, **{"loss_kl": KL, **choices})
 
 
 ONLINE = [
@@ -70,7 +71,7 @@ LINES = {"DPO": "9-153", "SimPO": "9-48", "CPO": "9-40", "ORPO": "9-43", "KTO": 
 def pairs(name: str, settings: str = "", about: str | None = None, module: str = "DPO", **choices: Any) -> Recipe:
     """A fused preference loss with these settings: TRL's row with these choices."""
     source = f"{FOLDER}/{module.lower()}_loss.py:{LINES[module]} (LigerFusedLinear{module}Loss({settings}))"
-    return like(name, f"{name}@{VERSION}", source, about, **choices)
+    return like(name, f"{name}@{VERSION}", source, CAST, about, **choices)
 
 
 PAIRS = [

@@ -1,8 +1,7 @@
 """OpenRLHF 0.11.2: the estimators of train_ppo_ray with its actor's and critic's losses, and train_dpo.
 
 Everywhere but with --algo.kl.use_loss: a KL of 0.01 (k1) a token in the reward, added after the baseline and the scale,
-and not before them. Rewards are clipped to -10 and 10 after the baseline; log-ratios are cut at -20 and 20 (GSPO:
-nowhere), every KL estimate at -10 and 10. Whitening floors the variance at 1e-8 and adds nothing to it.
+and not before them.
 """
 
 from __future__ import annotations
@@ -16,6 +15,10 @@ MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:226-421", "openrlh
 KL, NONE = Choice("per-token", estimator="k1", beta=0.01), Choice("none")
 WHITEN = Choice("whiten", correction=0, eps=0.0)
 CLIP = Choice("clip", epsilon=0.2)
+LEFT_OUT = (
+    "rewards are clipped to -10 and 10 after the baseline; log-ratios are cut at -20 and 20 (GSPO: nowhere), every KL "
+    "estimate at -10 and 10, with gradient 0 beyond; whitening floors the variance at 1e-8 and adds nothing to it"
+)
 CRITIC = {
     "advantage": Choice("critic", gamma=1.0, lam=1.0),
     "normalise": WHITEN,
@@ -31,6 +34,7 @@ GRPO = PolicyRecipe(
     surrogate=CLIP,
     reduction=Choice("token-mean"),
     source=f"{MAKER}; {LOSS}:75-259 (algo.advantage.estimator=group_norm)",
+    left_out=LEFT_OUT,
 )
 
 
@@ -152,6 +156,7 @@ def pairs(name: str, settings: str, about: str, objective: Choice, sft: Choice =
         objective=objective,
         sft=sft,
         source=f"{LOSS}:329-371; openrlhf/trainer/dpo_trainer.py:165-179, 306-383 ({settings})",
+        left_out="nothing",
     )
 
 

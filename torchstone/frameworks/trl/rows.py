@@ -1,7 +1,4 @@
-"""TRL 1.16.0: GRPOTrainer, RLOOTrainer, DPOTrainer, KTOTrainer; CPO, ORPO and GMPO of trl.experimental.
-
-Ratios are not bounded anywhere: exp overflows for log-ratios above 88 in float32, where ours goes on as a tangent.
-"""
+"""TRL 1.16.0: GRPOTrainer, RLOOTrainer, DPOTrainer, KTOTrainer; CPO, ORPO and GMPO of trl.experimental."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ GRPO, DPO = "trl/trainer/grpo_trainer.py:2759-2814, 3020-3290", "trl/trainer/dpo
 
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
 PER_SUM = Choice("sequence-sum", empty_rows="counted")
+LEFT_OUT = "the overflow of exp at log-ratios above 88 in float32, where a row goes on as a tangent"
 SFT = Choice("chosen", coef=1.0, mean="token")
 
 DAPO = PolicyRecipe(
@@ -26,6 +24,7 @@ DAPO = PolicyRecipe(
     surrogate=Choice("clip", epsilon=0.2),
     reduction=Choice("token-mean"),
     source=f"{GRPO} (GRPOConfig())",
+    left_out=LEFT_OUT,
 )
 
 
@@ -117,8 +116,9 @@ ONLINE = [
     ),
     online(
         "deepseek-v3.2",
-        "off_policy_mask_threshold=0.5, beta=0.001",
-        "Both numbers are TRL's examples; by default the terms are off. With vLLM the mask compares vLLM's log-probs.",
+        "use_vllm=True, vllm_importance_sampling_correction=False, off_policy_mask_threshold=0.5, beta=0.001",
+        "Both numbers are TRL's examples; by default the terms are off. Without vLLM the mask compares the trainer's "
+        "old log-probs.",
         sampler=Choice("off-policy-mask", limit=0.5),
         loss_kl=Choice("k3-by-ratio", beta=0.001),
     ),
@@ -173,6 +173,7 @@ def pairs(
         objective=objective,
         sft=Choice("none") if sft is None else sft,
         source=f"{source} ({config}({settings}))",
+        left_out="nothing",
     )
 
 
@@ -311,8 +312,8 @@ ROWS: list[Recipe] = [*ONLINE, *PAIRS]
 BY_NAME = {row.name.partition("@")[0]: row for row in ROWS}
 
 
-def like(name: str, as_name: str, source: str, about: str | None = None, **choices: Choice) -> Recipe:
+def like(name: str, as_name: str, source: str, left_out: str, about: str | None = None, **choices: Choice) -> Recipe:
     """TRL's row of this name as another framework's: with its name and source, and what is different there."""
     words = {} if about is None else {"about": about}
-    row: Recipe = BY_NAME[name].but(name=as_name, source=source, **words, **choices)
+    row: Recipe = BY_NAME[name].but(name=as_name, source=source, left_out=left_out, **words, **choices)
     return row

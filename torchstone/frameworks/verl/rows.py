@@ -1,8 +1,6 @@
 """verl 0.9.1: the estimators and losses of verl/trainer/ppo/core_algos.py, as its trainer calls them.
 
-Everywhere: the trainer gives the counts of the whole mini-batch. Whitening takes n / (n - 1) in float32. Log-ratios are
-cut at -20 and 20 (GSPO: at 10, GMPO: nowhere), the KL k3 at 10, with gradient 0 beyond. A group
-of one keeps its raw reward; equal rewards leave what rounding leaves, divided by 1e-6, in place of 0.
+Everywhere: the trainer gives the counts of the whole mini-batch. Whitening takes n / (n - 1) in float32.
 """
 
 from __future__ import annotations
@@ -21,6 +19,10 @@ CRITIC = {
     "value": Choice("squared-error", coef=1.0, epsilon=0.5),
 }
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
+LEFT_OUT = (
+    "log-ratios are cut at -20 and 20 (GSPO: at 10, GMPO: nowhere) and the KL k3 at 10, with gradient 0 beyond; a "
+    "group of one keeps its raw reward; equal rewards leave what rounding leaves, divided by 1e-6, in place of 0"
+)
 
 GRPO = PolicyRecipe(
     name=f"grpo@{VERSION}",
@@ -30,6 +32,7 @@ GRPO = PolicyRecipe(
     surrogate=DUAL_CLIP,
     reduction=Choice("token-mean"),
     source=f"{ALGOS}:267-331, 1285-1376 (adv_estimator=grpo)",
+    left_out=LEFT_OUT,
 )
 
 

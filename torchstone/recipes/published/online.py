@@ -11,6 +11,7 @@ GROUP_STD = Choice("group-std", correction=1, eps=0.0)
 NO_EPS = {"advantage.correction": NOT_STATED, "advantage.eps": "the equation has none"}
 POLICY_GRADIENT = Choice("policy-gradient")
 CLIP = Choice("clip", epsilon=0.2)
+SAMPLER = Choice("sampler")
 PER_ROW = Choice("sequence-mean", empty_rows="skipped")
 PER_SUM = Choice("sequence-sum", empty_rows="skipped")
 ROWS = {"reduction.empty_rows": NOT_STATED}
@@ -316,6 +317,7 @@ ONLINE = [
         parent="dr_grpo",
         about="A smooth weight of the whole completion's ratio, for samples that are several updates old.",
         advantage=Choice("group-mean"),
+        anchor=SAMPLER,
         ratio=Choice("own"),
         surrogate=Choice("vespo", k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
         reduction=PER_SUM,
@@ -333,6 +335,7 @@ ONLINE = [
         parent="dr_grpo",
         about="A trust region around each token's probability, in place of one around its ratio.",
         advantage=Choice("group-mean"),
+        anchor=SAMPLER,
         ratio=Choice("token"),
         surrogate=Choice("dppo", divergence="tv", epsilon=0.2, cap=20.0),
         reduction=PER_SUM,
@@ -349,6 +352,7 @@ ONLINE = [
         parent="dppo",
         about="DPPO with the KL between this token and all others as the distance.",
         advantage=Choice("group-mean"),
+        anchor=SAMPLER,
         ratio=Choice("token"),
         surrogate=Choice("dppo", divergence="kl", epsilon=0.2, cap=20.0),
         reduction=PER_SUM,
