@@ -525,7 +525,7 @@ def sppo_loss(
 
     Returns: ``Loss``, in nats squared; metrics as ``dpo_loss``.
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
-    Source: Wu et al., arXiv:2405.00675, eq. 4.7. The authors' code has half of it.
+    Source: Wu et al., arXiv:2405.00675, eq. 4.12. The authors' code has half of it, as eq. 4.7's mean.
     """
     r_w, r_l, metrics = reward_pair(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs

@@ -213,7 +213,7 @@ PAIRS = [
         "label_smoothing must be given; 1e-3 is what TRL's error message recommends.",
         Choice("exo", beta=0.1, label_smoothing=1e-3),
     ),
-    pairs("nca", "loss_type='nca_pair'", "Pairwise NCA as published.", Choice("nca", beta=0.1)),
+    pairs("nca", "loss_type='nca_pair'", "Pairwise NCA; beta is ten times the authors'.", Choice("nca", beta=0.1)),
     pairs(
         "bco",
         "loss_type='bco_pair'",

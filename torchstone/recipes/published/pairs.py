@@ -5,7 +5,8 @@ from __future__ import annotations
 from torchstone.recipes.choices import Choice
 from torchstone.recipes.pairs import PreferenceRecipe
 
-NOT_READ = "not read"
+TRL = "framework, TRL 1.10.0.dev0 (f2cd577), paper index"  # docs/source/paper_index.md
+AOT_BETA = 'paper, figure 2: "all using beta = 0.01"'  # both of these by an author's slides, which show the images
 SUM, MEAN = Choice("sum"), Choice("mean")
 
 PAIRS = [
@@ -15,7 +16,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("logistic", beta=0.1),
         source="Rafailov et al. (DPO), arXiv:2305.18290v3, eq. 7",
-        stated={"objective.beta": 'appendix B: "we use a beta = 0.1"'},
+        stated={"objective.beta": 'paper, appendix B: "we use a beta = 0.1"; 0.5 for summaries'},
     ),
     PreferenceRecipe(
         name="cdpo",
@@ -24,8 +25,8 @@ PAIRS = [
         objective=Choice("logistic", beta=0.1, label_smoothing=0.1),
         source='Mitchell (cDPO), "A note on DPO with noisy preferences & relationship to IPO" (2023), eq. 3',
         stated={
-            "objective.beta": NOT_READ,
-            "objective.label_smoothing": "not read; 0.1 in the README of the author's code",
+            "objective.beta": 'authors\' code, README.md at f8b8c0f: "0.1-0.5 is a good starting point"',
+            "objective.label_smoothing": 'authors\' code, README.md at f8b8c0f: "Starting with something like 0.1"',
         },
     ),
     PreferenceRecipe(
@@ -34,15 +35,17 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("robust", beta=0.1, flip_rate=0.1),
         source="Ray Chowdhury et al. (robust DPO), arXiv:2403.00409",
-        stated=dict.fromkeys(["objective.beta", "objective.flip_rate"], "not read; so in TRL's documentation"),
+        stated={"objective.beta": f"{TRL}: section B", "objective.flip_rate": f"{TRL}: section 6"},
     ),
     PreferenceRecipe(
         name="ipo",
         about="The margin is pulled to a finite value. By the paper's letter on summed log-probs.",
         log_prob=SUM,
         objective=Choice("squared", beta=0.1),
-        source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17, as quoted",
-        stated={"objective.beta": NOT_READ},
+        source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17",
+        stated={
+            "objective.beta": "not stated; the paper has no language model, and several tau; HALOs 4831988 has 0.1",
+        },
     ),
     PreferenceRecipe(
         name="ipo-mean",
@@ -51,16 +54,21 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("squared", beta=0.1),
         source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17; the mean: a comment in TRL 1.16.0, dpo_trainer.py:1393",
-        stated={"objective.beta": NOT_READ},
+        stated={"objective.beta": "framework, HALOs 4831988, config/loss/ipo.yaml, whose IPO is this one"},
     ),
     PreferenceRecipe(
         name="slic",
         about="A hinge on the log-probs themselves, and supervised learning on the chosen completion.",
         log_prob=SUM,
         objective=Choice("hinge-free", beta=1.0, delta=1.0),
-        sft=Choice("chosen", coef=0.5, mean="sum"),
-        source="Zhao et al. (SLiC-HF), arXiv:2305.10425v1",
-        stated=dict.fromkeys(["objective.beta", "objective.delta", "sft.coef", "sft.mean"], NOT_READ),
+        sft=Choice("chosen", coef=0.1, mean="sum"),
+        source="Zhao et al. (SLiC-HF), arXiv:2305.10425v1, eq. 4 by accounts of it",
+        stated={
+            "objective.beta": "account, RSO (arXiv:2309.06657), after eq. 9: the margin is on the log-probs themselves",
+            "objective.delta": 'account, two public sets of notes that quote section 3.2: "ranking margin beta of 1.0"',
+            "sft.coef": "framework, HALOs 4831988, config/loss/slic.yaml; RSO's table 5: 0 to 500 make no difference",
+            "sft.mean": "account, two public sets of notes that quote eq. 4: log P of the whole sequence",
+        },
     ),
     PreferenceRecipe(
         name="rso",
@@ -68,7 +76,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("hinge", beta=0.05, delta=1.0),
         source="Liu et al. (RSO), arXiv:2309.06657, eq. 10",
-        stated={"objective.beta": 'section 5: "gamma = 0.05"', "objective.delta": "eq. 10"},
+        stated={"objective.beta": 'paper, section 5: "gamma=0.05"', "objective.delta": "paper, eq. 10"},
     ),
     PreferenceRecipe(
         name="simpo",
@@ -77,8 +85,8 @@ PAIRS = [
         objective=Choice("logistic-free", beta=2.0, gamma=1.0),
         source="Meng et al. (SimPO), arXiv:2405.14734v3, eq. 6",
         stated={
-            "objective.beta": "section 3: 2.0 to 2.5; table 8, as quoted: 2.0 for Llama-3-Base",
-            "objective.gamma": "section 3: 0.5 to 1.5; table 8, as quoted: 1.0 for Llama-3-Base",
+            "objective.beta": "authors' code, training_configs/llama-3-8b-base-simpo.yaml at 1b3e8f3",
+            "objective.gamma": "authors' code, the same file: gamma_beta_ratio 0.5 of beta 2.0",
         },
     ),
     PreferenceRecipe(
@@ -89,10 +97,10 @@ PAIRS = [
         sft=Choice("chosen", coef=1.0, mean="sum"),
         source="Xu et al. (CPO), arXiv:2401.08417v4, eq. 3 and 5",
         stated={
-            "objective.beta": 'section 4.2: "default beta value of 0.1"',
-            "objective.gamma": "eq. 3: no margin",
-            "sft.coef": "eq. 5",
-            "sft.mean": "eq. 5: printed without a length",
+            "objective.beta": 'paper, section 4.2: "the default beta value of 0.1"',
+            "objective.gamma": "paper, eq. 3: no margin",
+            "sft.coef": "paper, eq. 5: no weight",
+            "sft.mean": "paper, eq. 5: no length; the authors' code takes the mean over the batch's tokens",
         },
     ),
     PreferenceRecipe(
@@ -100,10 +108,10 @@ PAIRS = [
         about="Supervised learning that also raises the odds of the chosen over those of the rejected; no reference.",
         log_prob=MEAN,
         objective=Choice("odds-ratio", odds_coef=0.1, sft_coef=1.0),
-        source="Hong et al. (ORPO), arXiv:2403.07691v2, eq. 3-7, as quoted",
+        source="Hong et al. (ORPO), arXiv:2403.07691v2, eq. 2-7",
         stated={
-            "objective.odds_coef": "section 6.1, as quoted: 0.1 for Mistral",
-            "objective.sft_coef": "eq. 6, as quoted",
+            "objective.odds_coef": "paper, section 6.1: 0.1 for Mistral; 0.2 for Llama-2, 0.25 for Phi-2",
+            "objective.sft_coef": "paper, eq. 6",
         },
     ),
     PreferenceRecipe(
@@ -111,10 +119,10 @@ PAIRS = [
         about="Each completion alone is a gain or a loss against a common reference point.",
         log_prob=SUM,
         objective=Choice("kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0),
-        source="Ethayarajh et al. (KTO), arXiv:2402.01306v5, eq. 8, as quoted",
+        source="Ethayarajh et al. (KTO), arXiv:2402.01306v5, eq. 8 by accounts of it",
         stated=dict.fromkeys(
             ["objective.beta", "objective.desirable_weight", "objective.undesirable_weight"],
-            "quoted by others: the default",
+            "authors' code, config/loss/kto.yaml at 4831988",
         ),
     ),
     PreferenceRecipe(
@@ -123,7 +131,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("apo-zero", beta=0.1),
         source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 7 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation"},
+        stated={"objective.beta": f"{TRL}: section 5.2"},
     ),
     PreferenceRecipe(
         name="apo_down",
@@ -131,15 +139,15 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("apo-down", beta=0.1),
         source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 8 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation"},
+        stated={"objective.beta": f"{TRL}: section 5.2"},
     ),
     PreferenceRecipe(
         name="dpo-norm",
         about="DPO on log-probs per token.",
         log_prob=MEAN,
         objective=Choice("logistic", beta=5.0),
-        source="Lambert et al. (Tulu 3), arXiv:2411.15124v5, section 5.4.1, as quoted",
-        stated={"objective.beta": "quoted by others: table 20"},
+        source="Lambert et al. (Tulu 3), arXiv:2411.15124v5, eq. 6 by accounts of it",
+        stated={"objective.beta": "authors' code, scripts/train/tulu3/dpo_8b.sh at e6c3044"},
     ),
     PreferenceRecipe(
         name="wpo",
@@ -147,7 +155,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("weighted-logistic", beta=0.01),
         source="Zhou et al. (WPO), arXiv:2406.11827v2, eq. 1 and 2",
-        stated={"objective.beta": "section 4.1"},
+        stated={"objective.beta": 'paper, section 4.1: "We set beta to 0.01"'},
     ),
     PreferenceRecipe(
         name="iterative-rpo",
@@ -157,9 +165,9 @@ PAIRS = [
         sft=Choice("chosen", coef=1.0, mean="sequence"),
         source="Pang et al. (iterative RPO), arXiv:2404.19733v3, eq. 1",
         stated={
-            "objective.beta": "section 3.1",
-            "sft.coef": 'section 3.1: "we end up using 1 for all experiments"',
-            "sft.mean": 'after eq. 1: "the NLL term is normalized by the total response length"',
+            "objective.beta": 'paper, section 3.1: "we end up using 0.1 in this experiment"',
+            "sft.coef": 'paper, section 3.1: "we end up using 1 for all experiments"',
+            "sft.mean": 'paper, after eq. 1: "the NLL term is normalized by the total response length"',
         },
     ),
     PreferenceRecipe(
@@ -169,49 +177,52 @@ PAIRS = [
         objective=Choice("exo", beta=0.1, label_smoothing=4.5e-5),
         source="Ji et al. (EXO), arXiv:2402.00856, eq. 16 by TRL's account",
         stated={
-            "objective.beta": "not read; so in TRL's documentation",
-            "objective.label_smoothing": "not read; the authors' code has log eps = -10",
+            "objective.beta": "authors' code, exp/imdb_exp/train_exo.sh at a8ab360; 0.5 in tldr_exp and hh_exp",
+            "objective.label_smoothing": "authors' code, src/align_stage/loss.py at a8ab360: log eps = -10",
         },
     ),
     PreferenceRecipe(
         name="nca",
         about="Each reward's own value is fitted by noise-contrastive estimation.",
         log_prob=SUM,
-        objective=Choice("nca", beta=0.1),
-        source="Chen et al. (pairwise NCA), arXiv:2402.05369v3, table 1, as quoted",
-        stated={"objective.beta": "quoted by others"},
+        objective=Choice("nca", beta=0.01),
+        source="Chen et al. (pairwise NCA), arXiv:2402.05369v3, by the authors' code",
+        stated={"objective.beta": "authors' code, yamls/preference_qlora.yaml at cbb9248"},
     ),
     PreferenceRecipe(
         name="sppo",
         about="Each log-ratio is pulled to how often the completion wins (the hard form: 1 and 0).",
         log_prob=SUM,
         objective=Choice("sppo", beta=0.001),
-        source="Wu et al. (SPPO), arXiv:2405.00675, eq. 4.7 by TRL's account",
-        stated={"objective.beta": "not read; eta = 1000 in the authors' code"},
+        source="Wu et al. (SPPO), arXiv:2405.00675, eq. 4.12",
+        stated={"objective.beta": 'paper, section 5.1: "eta is set to 1e3"; beta is 1 / eta'},
     ),
     PreferenceRecipe(
         name="discopop",
         about="The loss that a search by a language model found.",
         log_prob=SUM,
         objective=Choice("discopop", beta=0.05, tau=0.05),
-        source="Lu et al. (DiscoPOP), arXiv:2406.08414v3, eq. 5 by TRL's account",
-        stated={"objective.beta": "not read; so in TRL's documentation", "objective.tau": "table 1"},
+        source="Lu et al. (DiscoPOP), arXiv:2406.08414v3, eq. 5",
+        stated={
+            "objective.beta": "paper, section 6.2: the only beta of the search",
+            "objective.tau": 'paper, section 6.1: "a temperature parameter tau = 0.05"',
+        },
     ),
     PreferenceRecipe(
         name="aot",
         about="The distribution of margins is to beat the reference's, not each pair its own.",
         log_prob=SUM,
-        objective=Choice("sorted-logistic", beta=0.1, paired=True),
-        source="Melnyk et al. (AOT), arXiv:2406.05882",
-        stated={"objective.beta": NOT_READ, "objective.paired": NOT_READ},
+        objective=Choice("sorted-logistic", beta=0.01, paired=True),
+        source="Melnyk et al. (AOT), arXiv:2406.05882, figure 2; the paired form by TRL 1.16.0",
+        stated={"objective.beta": AOT_BETA, "objective.paired": "paper, figure 2"},
     ),
     PreferenceRecipe(
         name="aot_unpaired",
         parent="aot",
         about="The distribution of good completions' rewards is to beat that of bad ones; they need not be pairs.",
         log_prob=SUM,
-        objective=Choice("sorted-logistic", beta=0.1, paired=False),
-        source="Melnyk et al. (AOT), arXiv:2406.05882",
-        stated={"objective.beta": NOT_READ, "objective.paired": NOT_READ},
+        objective=Choice("sorted-logistic", beta=0.01, paired=False),
+        source="Melnyk et al. (AOT), arXiv:2406.05882, algorithm 1",
+        stated={"objective.beta": AOT_BETA, "objective.paired": "paper, algorithm 1"},
     ),
 ]
