@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchstone import core
+from torchstone.distill import distill_loss, jsd_loss
 from torchstone.dpo import bradley_terry_loss, dpo_loss
 from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
@@ -28,7 +29,7 @@ from torchstone.reinforce import variants as reinforce
 Batch = dict[str, Tensor]
 
 # What a model computes with its gradient; every other tensor is a constant.
-LEARNT = {"log_probs", "values", "entropies", "logits"}
+LEARNT = {"log_probs", "values", "entropies", "logits", "vocabulary_logits"}
 LEARNT |= {f"{side}_{what}" for side in ("chosen", "rejected") for what in ("log_probs", "rewards")}
 
 
@@ -52,7 +53,9 @@ class Objective:
         put("reduces", "reduce" in known or not self.per_token)  # else it gives one number a token
         put("gradients", tuple(name for name in self.tensors if name in LEARNT))
         weights = "advantages" if "advantages" in known else "returns"
-        put("argument", {name: weights if name.endswith("advantages") else name for name in self.tensors})
+        other_names = dict.fromkeys((n for n in self.tensors if n.endswith("advantages")), weights)
+        other_names["vocabulary_logits"] = "logits"
+        put("argument", {name: other_names.get(name, name) for name in self.tensors})
 
     def __str__(self) -> str:
         return self.name
@@ -95,7 +98,10 @@ class Advantages:
 
 
 def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6, columns: int = 5) -> Batch:
-    """Ragged rows with gaps; ratios on both sides of the clip, for both signs of the advantage."""
+    """Ragged rows with gaps; ratios on both sides of the clip, for both signs of the advantage.
+
+    ``logits`` are a reward model's, one a token; ``vocabulary_logits`` and ``teacher_logits`` have V of them.
+    """
     g = torch.Generator().manual_seed(seed)
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
     mask = torch.rand(rows, columns, generator=g) > 0.35
@@ -115,6 +121,9 @@ def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6
         "labels": normal(rows),
         "step_labels": normal(rows, columns),
         "mask": mask,
+        "teacher_log_probs": -normal(rows, columns).abs(),
+        "vocabulary_logits": normal(rows, columns, 7),
+        "teacher_logits": normal(rows, columns, 7),
     }
 
 
@@ -168,6 +177,8 @@ SCORED = ("chosen_rewards", "rejected_rewards")
 CLIP, CLIP_OUTSIDE = {"epsilon": 0.2}, {"epsilon": (-0.1,)}
 HIGH, HIGH_OUTSIDE = {"epsilon": 0.2, "epsilon_high": 0.3}, {"epsilon": (-0.1,), "epsilon_high": (-0.1,)}
 BETA, BETA_OUTSIDE = {"beta": 0.1}, {"beta": (0.0, -0.1)}
+GAMMA_OUTSIDE, JSD_OUTSIDE = {"gamma": (-0.1, 1.1)}, {"beta": (-0.1, 1.1), "temperature": (0.0, -1.0)}
+TAUGHT, VOCABULARY = ("log_probs", "teacher_log_probs"), ("vocabulary_logits", "teacher_logits")
 VESPO = {"k_positive": 2.0, "lambda_positive": 3.0, "k_negative": 3.0, "lambda_negative": 2.0}
 
 OBJECTIVES = [
@@ -263,6 +274,22 @@ OBJECTIVES = [
     ),
     Objective("k3 with the gradient of k2", grpo.kl_k3_with_k2_gradient, REFERENCE, stops=True),
     Objective("ratio-weighted kl", grpo.ratio_weighted_kl, (*RATIO, "ref_log_probs")),
+    *(
+        Objective(f"distillation at gamma {gamma}", distill_loss, TAUGHT, {"gamma": gamma}, GAMMA_OUTSIDE, stops=True)
+        for gamma in (0.0, 0.9, 1.0)
+    ),
+    Objective(
+        "distillation off policy",
+        distill_loss,
+        (*TAUGHT, "old_log_probs"),
+        {"gamma": 0.9},
+        GAMMA_OUTSIDE,
+        stops=True,
+    ),
+    *(
+        Objective(f"jsd at beta {beta}", jsd_loss, VOCABULARY, {"beta": beta, "temperature": 0.7}, JSD_OUTSIDE)
+        for beta in (0.0, 0.3, 1.0)
+    ),
     Objective("dpo", dpo_loss, FOUR, BETA, BETA_OUTSIDE),
     Objective(
         "cdpo",

@@ -1,6 +1,6 @@
 """What every objective must do, whatever it computes. The rows are in objectives.py."""
 
-import importlib
+import importlib.util
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ from objectives import ADVANTAGES, OBJECTIVES, REDUCTIONS, Objective
 
 from torchstone import core
 
-FAMILIES = ("reinforce", "ppo", "grpo", "dpo")
+FAMILIES = ("reinforce", "ppo", "grpo", "dpo", "distill")
 TOKEN = [o for o in OBJECTIVES if o.per_token]
 PAIR = [o for o in OBJECTIVES if not o.per_token]
 everywhere = pytest.mark.parametrize(
@@ -48,13 +48,23 @@ def rows_of(batch: dict, index) -> dict:
     return {k: v[index] for k, v in batch.items()}
 
 
+def under_the_mask(batch: dict, filled: float) -> dict:
+    """The batch with ``filled`` wherever the mask is False, at every token of the vocabulary."""
+    hidden = {2: ~batch["mask"], 3: ~batch["mask"][..., None]}
+    return {k: v if v.ndim == 1 or k == "mask" else v.masked_fill(hidden[v.ndim], filled) for k, v in batch.items()}
+
+
+def padded(x: torch.Tensor, value) -> torch.Tensor:
+    """Two more columns on the left of [B T] or [B T V], three on the right."""
+    return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (2, 3), value=value)
+
+
 @token_objectives
 @pytest.mark.parametrize("reduce", REDUCTIONS.values(), ids=REDUCTIONS)
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_what_lies_under_the_mask_never_matters(objective, reduce, garbage):
     batch = objective.batch()
-    batch = {k: v if v.ndim == 1 or k == "mask" else v.masked_fill(~batch["mask"], 0.5) for k, v in batch.items()}
-    dirty = {k: v if v.ndim == 1 or k == "mask" else v.masked_fill(~batch["mask"], garbage) for k, v in batch.items()}
+    batch, dirty = under_the_mask(batch, 0.5), under_the_mask(batch, garbage)
     clean_run, dirty_run = run(objective, batch, reduce=reduce), run(objective, dirty, reduce=reduce)
     assert_same(clean_run, dirty_run, rtol=0, atol=0)
     for gradient in dirty_run[1].values():
@@ -109,8 +119,8 @@ def test_micro_batches_add_up_to_the_batch(objective, how, sizes):
 @pytest.mark.parametrize("reduce", REDUCTIONS.values(), ids=REDUCTIONS)
 def test_more_padding_changes_nothing(objective, reduce):
     batch = objective.batch()
-    wider = {k: v if v.ndim == 1 else torch.nn.functional.pad(v, (2, 3), value=float("nan")) for k, v in batch.items()}
-    wider["mask"] = torch.nn.functional.pad(batch["mask"], (2, 3), value=False)
+    wider = {k: v if v.ndim == 1 else padded(v, float("nan")) for k, v in batch.items() if k != "mask"}
+    wider["mask"] = padded(batch["mask"], False)
     value, gradients, metrics = run(objective, batch, reduce=reduce)
     padded_value, padded_gradients, padded_metrics = run(objective, wider, reduce=reduce)
     cut = {k: g[:, 2:-3] for k, g in padded_gradients.items()}
@@ -161,7 +171,8 @@ def test_one_advantage_a_sequence_is_that_advantage_at_each_token_even_if_B_equa
 @pytest.mark.parametrize("distance", [1000.0, -1000.0, 89.0, -89.0, 20.0, 21.0])
 def test_far_off_values_stay_finite(objective, distance, dtype):
     batch = objective.batch(dtype=dtype)
-    batch[objective.gradients[0]] = batch[objective.gradients[0]] + distance
+    far = batch[objective.gradients[0]]
+    batch[objective.gradients[0]] = far + distance if far.ndim < 3 else far * distance  # a shift of all logits is none
     value, gradients, metrics = run(objective, batch, **simplest(objective))
     assert value.isfinite() and all(g.isfinite().all() for g in gradients.values())
     assert all(torch.tensor(m).isfinite() for m in metrics.values())
@@ -199,15 +210,15 @@ def test_inputs_are_not_modified_and_metrics_carry_no_gradient(objective):
 @all_objectives
 def test_strides_do_not_matter(objective):
     batch = objective.batch()
-    strided = {k: v.t().contiguous().t() if v.ndim == 2 else v.repeat(2)[::2].copy_(v) for k, v in batch.items()}
+    strided = {k: v.mT.contiguous().mT if v.ndim > 1 else v.repeat(2)[::2].copy_(v) for k, v in batch.items()}
     assert_same(run(objective, batch, **simplest(objective)), run(objective, strided, **simplest(objective)))
 
 
 def wrong_inputs(x: torch.Tensor) -> dict[str, object]:
     """What one argument may be given by mistake."""
     wrong = {"an integer tensor": x.long(), "a list": x.tolist(), "one row too few": x[:-1], "another dim": x[None]}
-    if x.ndim == 2:
-        wrong |= {"a column": x[:, :1], "a column too many": torch.cat([x, x[:, :1]], 1), "transposed": x.t()}
+    if x.ndim > 1:
+        wrong |= {"a column": x[:, :1], "a column too many": torch.cat([x, x[:, :1]], 1), "transposed": x.mT}
     return wrong | {"a column vector": x[:, None] if x.ndim == 1 else x[..., None]}
 
 
@@ -244,16 +255,20 @@ def called(function) -> set[str]:
 
 
 def test_every_public_objective_has_a_row():
-    modules = [core, *(importlib.import_module(f"torchstone.{f}{v}") for f in FAMILIES for v in ("", ".variants"))]
+    found = [f"torchstone.{f}{v}" for f in FAMILIES for v in ("", ".variants")]
+    modules = [core, *(importlib.import_module(m) for m in found if importlib.util.find_spec(m))]
     names = {name for module in modules for name in module.__all__}
     endings = ("_loss", "_surrogate", "_error", "_advantages")
-    objectives = {n for n in names if n.startswith("kl_") or n.endswith(endings)}
+    objectives = {n for n in names if n.startswith(("kl_", "jsd_")) or n.endswith(endings)}
     held = set().union(*(called(row.function) for row in [*OBJECTIVES, *ADVANTAGES]))
     assert objectives - held == ELSEWHERE.keys()
 
 
 ELSEWHERE = {
     "kl_exact": "of logits: test_kl.py",
+    "jsd_exact": "of logits, the token's part of jsd_loss: test_distill.py",
+    "jsd_top_k": "of logits: test_distill.py",
+    "teacher_advantages": "those of distill_loss: test_distill.py",
     "linear_loss": "any loss, from hidden states: test_linear.py",
     "aot_loss": "sorts the batch, so that micro-batches do not add up: test_dpo_variants.py",
     "reinforce_surrogate": "the token's part of reinforce_loss: test_reinforce.py",

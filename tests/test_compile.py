@@ -10,7 +10,7 @@ import sys
 import torch
 from objectives import ADVANTAGES, OBJECTIVES, REDUCTIONS
 
-from torchstone import core, dpo, ppo, reinforce
+from torchstone import core, distill, dpo, ppo, reinforce
 from torchstone.dpo import variants as dpo_variants
 from torchstone.grpo import variants as grpo_variants
 from torchstone.ppo import variants as ppo_variants
@@ -51,6 +51,12 @@ def functions() -> list[tuple]:
         (grpo_variants.mixed_groups, (x,), {}),
         (grpo_variants.off_policy_weights, (x, y, x[:, 0], mask), {"limit": 0.1}),
         (grpo_variants.group_token_mean, (x, mask), {"group_size": 2}),
+        (distill.teacher_advantages, (x, y, mask), {"gamma": 0.9}),
+        *((distill.jsd_exact, (z, z.flip(0)), {"beta": beta, "temperature": 0.7}) for beta in (0.0, 0.3, 1.0)),
+        *(
+            (distill.jsd_top_k, (z, z.flip(0)), {"k": 3, "of": of, "rest": rest, "beta": 0.3, "temperature": 0.7})
+            for of, rest in (("teacher", "tail"), ("policy", "renormalise"), ("teacher", "drop"))
+        ),
         (dpo.sequence_log_probs, (x, mask), {"average": True}),
         (dpo_variants.kto_reference_point, (x[:, 0], y[:, 0]), {}),
         (dpo_variants.log_sum_squares, (z,), {"temperature": 0.7}),
