@@ -6,7 +6,18 @@ import pytest
 import torch
 from objectives import OBJECTIVES
 
-from torchstone.core import Loss, fixed_length_mean, kl_k2, kl_k3, sequence_mean, sequence_sum, token_mean
+from torchstone.core import (
+    Loss,
+    fixed_length_mean,
+    kl_exact,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+)
+from torchstone.distill import distill_loss, jsd_exact, jsd_top_k
 from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards
 from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
@@ -389,3 +400,58 @@ def test_an_outcome_reward_model_is_a_process_reward_model_with_one_label(batch,
     process = preference.process_reward_loss(logits, labels[:, None].expand(6, 5), mask, reduce=reduce)
     same(outcome.value, process.value)
     same(gradient(outcome, logits), gradient(process, logits))
+
+
+@edge("distillation", "REINFORCE", "log-ratio", "as reward")
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_distillation_is_reinforce_with_the_teachers_log_ratio_as_reward(batch, reduce, gamma):
+    log_probs, _, teacher, _, _, mask = batch
+    returns = discounted_returns(-kl_k1(log_probs, teacher, mask), mask, gamma=gamma)
+    reinforce = reinforce_loss(log_probs, returns, mask, reduce=reduce)
+    distill = distill_loss(log_probs, teacher, mask, reduce=reduce, gamma=gamma)
+    same(distill.value, reinforce.value)
+    same(gradient(distill, log_probs), gradient(reinforce, log_probs))
+
+
+@pytest.fixture
+def vocabularies():
+    """Logits of a policy (with gradient) and of its teacher, two positions of seven tokens."""
+    z, teacher = torch.randn(2, 1, 2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return z.requires_grad_(), teacher
+
+
+@edge("teacher advantages", "reverse KL", "discount 0, on average", "same gradient")
+@edge("k2 in the loss", "reverse KL", "on average", "same gradient")
+@edge("k3 in the loss", "forward KL", "on average", "same gradient")
+def test_what_a_sampled_token_estimates(vocabularies):
+    z, teacher = vocabularies
+    log_p, log_q = (torch.log_softmax(x, -1)[0].T for x in (z, teacher))  # each token of the vocabulary is a sample
+    weights, every = log_p.detach().exp(), torch.ones(7, 2, dtype=torch.bool)
+    expect = lambda x, mask: (weights * x).sum()  # noqa: E731
+    reverse, forward = kl_exact(z, teacher, temperature=1.0), jsd_exact(z, teacher, beta=0.0, temperature=1.0)
+    for estimate, exact in (
+        (distill_loss(log_p, log_q, every, reduce=expect, gamma=0.0).value, reverse),
+        (expect(kl_k2(log_p, log_q, every), every), reverse),
+        (expect(kl_k3(log_p, log_q, every), every), forward),
+    ):
+        same(*(torch.autograd.grad(x.sum(), z, retain_graph=True)[0] for x in (estimate, exact)))
+
+
+@edge("JSD", "reverse KL", "β = 1", "by definition")
+@edge("JSD", "forward KL", "β = 0", "by definition")
+def test_jsd_has_the_two_kls_as_its_ends(vocabularies):
+    z, teacher = vocabularies
+    log_p, log_q = torch.log_softmax(z, -1), torch.log_softmax(teacher, -1)
+    reverse, forward = (log_p.exp() * (log_p - log_q)).sum(-1), (log_q.exp() * (log_q - log_p)).sum(-1)
+    same(jsd_exact(z, teacher, beta=1.0, temperature=1.0), reverse)
+    same(jsd_exact(z, teacher, beta=0.0, temperature=1.0), forward)
+
+
+@edge("top-k JSD", "JSD", "k = V")
+@pytest.mark.parametrize("rest", ["tail", "renormalise", "drop"])
+def test_jsd_of_every_token_is_jsd(vocabularies, rest):
+    z, teacher = vocabularies
+    for of in ("teacher", "policy"):
+        top = jsd_top_k(z, teacher, k=7, of=of, rest=rest, beta=0.3, temperature=1.0)
+        same(top, jsd_exact(z, teacher, beta=0.3, temperature=1.0))
