@@ -68,14 +68,14 @@ class PolicyRecipe(Recipe):
 
     def inputs(self, at: str) -> dict[str, bool]:
         """Tensors that the choice of this column takes, without those that another choice makes idle."""
-        idle = set()
-        if at in self.STAGES["loss"] and self.anchor.name == "sampler":
-            idle.add("old_log_probs")  # the engine's are in their place
-        if at == "anchor" and self.ratio.name == "none":
-            idle.add("old_log_probs")
-        if at == "value" and self.value.numbers.get("epsilon") is None:
-            idle.add("old_values")  # there is no clip around them
-        return {tensor: needed for tensor, needed in super().inputs(at).items() if tensor not in idle}
+        found = super().inputs(at)
+        away = self.anchor.name == "sampler"  # the engine's log-probs stand in the place of the trainer's
+        if (away and at in self.STAGES["loss"]) or (at == "anchor" and self.ratio.name == "none"):
+            found = {tensor: needed for tensor, needed in found.items() if tensor != "old_log_probs"}
+        if at == "value" and "old_values" in found:  # the middle of the clip, if there is one
+            del found["old_values"]
+            found |= {} if self.value.numbers["epsilon"] is None else {"old_values": True}
+        return found
 
     def keep(self, rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Bool[Tensor, " P"]:
         """Which groups the update may use: sample others in place of the rest, or mask their rows."""
