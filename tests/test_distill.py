@@ -640,3 +640,13 @@ def test_what_published_code_disagrees_on_has_no_default():
     for name in distill.__all__:
         parameters = inspect.signature(getattr(distill, name)).parameters.values()
         assert {p.name for p in parameters if p.default is not p.empty} <= {"old_log_probs"}
+
+
+def test_what_torchs_kl_div_means():
+    """Its first argument is the second of the KL, and "mean" divides by the vocabulary too."""
+    (z, t), every = pair(), torch.ones(3, 4, dtype=torch.bool)
+    log_p, log_q = torch.log_softmax(z, -1), torch.log_softmax(t, -1)
+    kl_div = torch.nn.functional.kl_div
+    close(kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1), jsd_exact(z, t, beta=0.0, temperature=1.0))
+    mean = kl_div(log_p, log_q, reduction="mean", log_target=True)
+    close(7 * mean, jsd_loss(z, t, every, reduce=token_mean, beta=0.0, temperature=1.0).value)

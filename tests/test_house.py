@@ -19,9 +19,10 @@ from torchstone.grpo import grpo_loss
 
 ROOT = Path(__file__).parent.parent
 TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
+FOLDERS = [*TOUR, "distill"]
 SIDE_ROOMS = {"variants.py", "__init__.py"}  # what a first reading leaves out; lists of names
 FAST = sorted((ROOT / "torchstone" / "fast").glob("*.py"))
-MODULES = [p for family in TOUR for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
+MODULES = [p for family in FOLDERS for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
 
 
 def docstrings(path):
@@ -32,7 +33,7 @@ def docstrings(path):
 
 def test_every_equation_stands_on_a_page_in_a_docstring_and_in_a_test():
     read = lambda paths: "\n".join(p.read_text() for p in paths)  # noqa: E731
-    pages = [p for family in TOUR for p in (ROOT / "torchstone" / family).glob("*.md")]  # README.md, variants.md
+    pages = [p for family in FOLDERS for p in (ROOT / "torchstone" / family).glob("*.md")]  # README.md, variants.md
     defined = re.findall(r"\\tag\{([A-Z]+\.\d+)\}", read(pages))
     documented = re.findall(r"\(([A-Z]+\.\d+)\)", read(MODULES + FAST))
     named = re.findall(r"def test_(\w+)", read((ROOT / "tests").glob("test_*.py")))
@@ -120,7 +121,7 @@ def test_the_reading_tour_keeps_its_promise():
 
 
 def public_names():
-    for family in TOUR:
+    for family in FOLDERS:
         for file in ("__init__.py", "variants.py"):
             path = ROOT / "torchstone" / family / file
             exported = re.search(r"__all__ = \[(.*?)\]", path.read_text(), re.S) if path.exists() else None
@@ -141,6 +142,7 @@ def test_the_maths_imports_torch_and_jaxtyping_and_only_downwards():
     floors = {family: {*TOUR[: i + 1], "fast"} for i, family in enumerate(TOUR)}
     floors |= {
         "dpo": {"core", "dpo"},
+        "distill": {"core", "reinforce", "fast", "distill"},
         "fast": {"core", "fast"},
     }
     for path in MODULES + FAST:
@@ -161,7 +163,8 @@ def test_no_assert_and_no_swallowed_arguments_in_the_maths():
 
 
 def test_importing_a_family_loads_nothing_heavy():
-    code = "import sys, torchstone.grpo, torchstone.dpo; print(*{m.split('.')[0] for m in sys.modules})"
+    families = "torchstone.grpo, torchstone.dpo, torchstone.distill"
+    code = f"import sys, {families}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"transformers", "matplotlib", "rich", "typer", "datasets", "reasoning_gym"} & set(loaded)
 

@@ -156,6 +156,11 @@ mask = torch.arange(5) < torch.tensor([5, 3, 4, 5, 1, 2, 5, 4])[:, None]
 rewards, scored = torch.rand(2, 4), torch.tensor([[True, True, True, False], [True] * 4])
 advantages, scores, old_values = torch.randn(8), rewards.flatten(), values.detach()
 """
+TEACHER = """
+teacher_log_probs = ref_log_probs.detach()
+logits, teacher_logits = torch.randn(2, 8, 5, 11).unbind()
+logits.requires_grad_()
+"""
 FILES = """
 import shutil
 from pathlib import Path
@@ -166,6 +171,7 @@ shutil.copy(Path(conformance.__file__).parent / "vectors" / "kl_k3.json", ".")
 NEEDS = {  # what stands before a page's first block; the others need nothing
     "docs/conformance.md": FILES,
     "docs/recipes.md": BATCH,
+    "torchstone/distill/README.md": BATCH + TEACHER,
     "torchstone/dpo/README.md": BATCH,
     "torchstone/grpo/README.md": BATCH,
     "torchstone/grpo/variants.md": BATCH,

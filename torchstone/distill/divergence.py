@@ -30,7 +30,7 @@ def jsd_exact(
         token that only the teacher excludes, and above beta 0 one that only the policy excludes, adds a finite amount;
         at that end the KL is infinite, and at beta 1 its gradient meaningless.
     Raises ValueError: a shape or dtype is wrong; ``beta`` is outside [0, 1]; ``temperature`` is not positive.
-    Source: Agarwal et al. (GKD), arXiv:2306.13649v3, section 2.
+    Source: Agarwal et al. (GKD), arXiv:2306.13649, eq. 1; the ends by definition: TRL 1.16.0.
     """
     return _jsd(*_log_softmaxes(logits, teacher_logits, temperature), beta)
 

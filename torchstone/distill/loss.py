@@ -79,7 +79,7 @@ def jsd_loss(
 
     Returns: ``Loss``; metrics (means over tokens, in nats): ``jsd``, and ``entropy`` of the policy.
     Raises ValueError: a shape or dtype is wrong; ``beta`` is outside [0, 1]; ``temperature`` is not positive.
-    Source: Agarwal et al. (GKD), arXiv:2306.13649v3, section 3.
+    Source: Agarwal et al. (GKD), arXiv:2306.13649, eq. 1.
     """
     check_mask(mask)
     shape = (*mask.shape, as_float("logits", logits, "B T V").shape[-1])
