@@ -602,7 +602,7 @@ def test_a_row_in_one_line_is_what_it_does_differently_from_another():
     words = lambda name: table.in_words(RECIPES[name], RECIPES)  # noqa: E731
     assert words("dapo") == "grpo with overlong 4096; mixed groups; clip high 0.28; no KL; group-token-mean"
     assert words("cdpo") == "dpo with logistic label smoothing 0.1" and words("dpo") == "log-prob sum; logistic 0.1"
-    assert words("grpo@liger-0.8.5").startswith("grpo with ") and words("nca@trl-1.16.0") == "as nca"
+    assert words("grpo@liger-0.8.5").startswith("grpo with ") and words("kto@trl-1.16.0") == "as kto"
     for name, row in RECIPES.items():
         known = table.parent(row, RECIPES)
         assert (known is None) == (name in table.ROOTS), name

@@ -16,6 +16,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("logistic", beta=0.1),
         source="Rafailov et al. (DPO), arXiv:2305.18290v3, eq. 7",
+        left_out="nothing",
         stated={"objective.beta": 'paper, appendix B: "we use a beta = 0.1"; 0.5 for summaries'},
     ),
     PreferenceRecipe(
@@ -24,6 +25,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("logistic", beta=0.1, label_smoothing=0.1),
         source='Mitchell (cDPO), "A note on DPO with noisy preferences & relationship to IPO" (2023), eq. 3',
+        left_out="nothing",
         stated={
             "objective.beta": 'authors\' code, README.md at f8b8c0f: "0.1-0.5 is a good starting point"',
             "objective.label_smoothing": 'authors\' code, README.md at f8b8c0f: "Starting with something like 0.1"',
@@ -35,6 +37,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("robust", beta=0.1, flip_rate=0.1),
         source="Ray Chowdhury et al. (robust DPO), arXiv:2403.00409",
+        left_out="not known: the paper was not to be had",
         stated={"objective.beta": f"{TRL}: section B", "objective.flip_rate": f"{TRL}: section 6"},
     ),
     PreferenceRecipe(
@@ -43,6 +46,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("squared", beta=0.1),
         source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17",
+        left_out="nothing",
         stated={
             "objective.beta": "not stated; the paper has no language model, and several tau; HALOs 4831988 has 0.1",
         },
@@ -54,6 +58,7 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("squared", beta=0.1),
         source="Azar et al. (IPO), arXiv:2310.12036v2, eq. 17; the mean: a comment in TRL 1.16.0, dpo_trainer.py:1393",
+        left_out="nothing",
         stated={"objective.beta": "framework, HALOs 4831988, config/loss/ipo.yaml, whose IPO is this one"},
     ),
     PreferenceRecipe(
@@ -63,6 +68,8 @@ PAIRS = [
         objective=Choice("hinge-free", beta=1.0, delta=1.0),
         sft=Choice("chosen", coef=0.1, mean="sum"),
         source="Zhao et al. (SLiC-HF), arXiv:2305.10425v1, eq. 4 by accounts of it",
+        left_out="y_ref, which the second term trains on: the SFT target or the best-ranked decode; here the chosen "
+        "completion, as in HALOs",
         stated={
             "objective.beta": "account, RSO (arXiv:2309.06657), after eq. 9: the margin is on the log-probs themselves",
             "objective.delta": 'account, two public sets of notes that quote section 3.2: "ranking margin beta of 1.0"',
@@ -76,6 +83,8 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("hinge", beta=0.05, delta=1.0),
         source="Liu et al. (RSO), arXiv:2309.06657, eq. 10",
+        left_out="how the pairs are made: rejection sampling from the SFT policy at its own beta of 0.5, ranked by a "
+        "reward model",
         stated={"objective.beta": 'paper, section 5: "gamma=0.05"', "objective.delta": "paper, eq. 10"},
     ),
     PreferenceRecipe(
@@ -84,6 +93,7 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("logistic-free", beta=2.0, gamma=1.0),
         source="Meng et al. (SimPO), arXiv:2405.14734v3, eq. 6",
+        left_out="nothing",
         stated={
             "objective.beta": "authors' code, training_configs/llama-3-8b-base-simpo.yaml at 1b3e8f3",
             "objective.gamma": "authors' code, the same file: gamma_beta_ratio 0.5 of beta 2.0",
@@ -96,6 +106,7 @@ PAIRS = [
         objective=Choice("logistic-free", beta=0.1, gamma=0.0),
         sft=Choice("chosen", coef=1.0, mean="sum"),
         source="Xu et al. (CPO), arXiv:2401.08417v4, eq. 3 and 5",
+        left_out="how the pairs are made: three translations of a sentence, ranked by two reward models",
         stated={
             "objective.beta": 'paper, section 4.2: "the default beta value of 0.1"',
             "objective.gamma": "paper, eq. 3: no margin",
@@ -109,6 +120,7 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("odds-ratio", odds_coef=0.1, sft_coef=1.0),
         source="Hong et al. (ORPO), arXiv:2403.07691v2, eq. 2-7",
+        left_out="nothing",
         stated={
             "objective.odds_coef": "paper, section 6.1: 0.1 for Mistral; 0.2 for Llama-2, 0.25 for Phi-2",
             "objective.sft_coef": "paper, eq. 6",
@@ -120,6 +132,8 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("kto", beta=0.1, desirable_weight=1.0, undesirable_weight=1.0),
         source="Ethayarajh et al. (KTO), arXiv:2402.01306v5, eq. 8 by accounts of it",
+        left_out="data without pairs, and the estimate of z from mismatched pairs, which the caller passes "
+        "(kto_reference_point)",
         stated=dict.fromkeys(
             ["objective.beta", "objective.desirable_weight", "objective.undesirable_weight"],
             "authors' code, config/loss/kto.yaml at 4831988",
@@ -131,6 +145,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("apo-zero", beta=0.1),
         source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 7 by TRL's account",
+        left_out="CLAIR, which makes the pairs; the loss is 1 more than an account of the paper prints it",
         stated={"objective.beta": f"{TRL}: section 5.2"},
     ),
     PreferenceRecipe(
@@ -139,6 +154,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("apo-down", beta=0.1),
         source="D'Oosterlinck et al. (APO), arXiv:2408.06266, eq. 8 by TRL's account",
+        left_out="the loss is 1 more than an account of the paper prints it",
         stated={"objective.beta": f"{TRL}: section 5.2"},
     ),
     PreferenceRecipe(
@@ -147,6 +163,7 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("logistic", beta=5.0),
         source="Lambert et al. (Tulu 3), arXiv:2411.15124v5, eq. 6 by accounts of it",
+        left_out="nothing",
         stated={"objective.beta": "authors' code, scripts/train/tulu3/dpo_8b.sh at e6c3044"},
     ),
     PreferenceRecipe(
@@ -155,6 +172,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("weighted-logistic", beta=0.01),
         source="Zhou et al. (WPO), arXiv:2406.11827v2, eq. 1 and 2",
+        left_out="the weights of eq. 2, which the caller passes (wpo_weights)",
         stated={"objective.beta": 'paper, section 4.1: "We set beta to 0.01"'},
     ),
     PreferenceRecipe(
@@ -164,6 +182,7 @@ PAIRS = [
         objective=Choice("logistic", beta=0.1),
         sft=Choice("chosen", coef=1.0, mean="sequence"),
         source="Pang et al. (iterative RPO), arXiv:2404.19733v3, eq. 1",
+        left_out="the rounds: pairs drawn anew from the last round's policy, which is the reference of the next",
         stated={
             "objective.beta": 'paper, section 3.1: "we end up using 0.1 in this experiment"',
             "sft.coef": 'paper, section 3.1: "we end up using 1 for all experiments"',
@@ -176,6 +195,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("exo", beta=0.1, label_smoothing=4.5e-5),
         source="Ji et al. (EXO), arXiv:2402.00856, eq. 16 by TRL's account",
+        left_out="more than two completions of a prompt, and the form that takes a reward model's scores",
         stated={
             "objective.beta": "authors' code, exp/imdb_exp/train_exo.sh at a8ab360; 0.5 in tldr_exp and hh_exp",
             "objective.label_smoothing": "authors' code, src/align_stage/loss.py at a8ab360: log eps = -10",
@@ -187,6 +207,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("nca", beta=0.01),
         source="Chen et al. (pairwise NCA), arXiv:2402.05369v3, by the authors' code",
+        left_out="more than two completions of a prompt, with explicit rewards",
         stated={"objective.beta": "authors' code, yamls/preference_qlora.yaml at cbb9248"},
     ),
     PreferenceRecipe(
@@ -195,6 +216,8 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("sppo", beta=0.001),
         source="Wu et al. (SPPO), arXiv:2405.00675, eq. 4.12",
+        left_out="win rates between 0 and 1, which a preference model estimates from 5 completions of a prompt; the "
+        "rounds of self-play",
         stated={"objective.beta": 'paper, section 5.1: "eta is set to 1e3"; beta is 1 / eta'},
     ),
     PreferenceRecipe(
@@ -203,6 +226,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("discopop", beta=0.05, tau=0.05),
         source="Lu et al. (DiscoPOP), arXiv:2406.08414v3, eq. 5",
+        left_out="nothing",
         stated={
             "objective.beta": "paper, section 6.2: the only beta of the search",
             "objective.tau": 'paper, section 6.1: "a temperature parameter tau = 0.05"',
@@ -214,6 +238,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("sorted-logistic", beta=0.01, paired=True),
         source="Melnyk et al. (AOT), arXiv:2406.05882, figure 2; the paired form by TRL 1.16.0",
+        left_out="soft sorting, and the squared hinge and least squares as penalties",
         stated={"objective.beta": AOT_BETA, "objective.paired": "paper, figure 2"},
     ),
     PreferenceRecipe(
@@ -223,6 +248,7 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("sorted-logistic", beta=0.01, paired=False),
         source="Melnyk et al. (AOT), arXiv:2406.05882, algorithm 1",
+        left_out="soft sorting, and the squared hinge and least squares as penalties",
         stated={"objective.beta": AOT_BETA, "objective.paired": "paper, algorithm 1"},
     ),
 ]
