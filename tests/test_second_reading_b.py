@@ -16,13 +16,13 @@ SEEDS = (0, 1, 2)
 
 
 class Batch:
-    """Three groups of four completions of 2 to 8 tokens, and four policies.
+    """Six groups of four completions of 2 to 8 tokens, and four policies.
 
     A third of the rows moves by about 1e-4 from the old policy, a third by 0.3, a third by 3 (in logits). One row in
-    four was sampled by nearly the old policy, one by a surer and one by a less sure one.
+    four was sampled by nearly the old policy, two by surer ones and one by a less sure one.
     """
 
-    def __init__(self, seed, prompts=3, group=4, longest=8):
+    def __init__(self, seed, prompts=6, group=4, longest=8):
         g = torch.Generator().manual_seed(seed)
         self.prompts, self.group, rows = prompts, group, prompts * group
         self.lengths = torch.randint(2, longest + 1, (rows,), generator=g).tolist()
@@ -38,7 +38,7 @@ class Batch:
             return torch.nn.functional.logsigmoid(logits + shift + scale * noise)
 
         self.old, self.ref = beside([0.0]), beside([0.7])
-        self.sampler = beside([0.05, 1.0, 1.0, 1.0], [0.0, 2.0, 0.0, -2.0])
+        self.sampler = beside([0.05, 1.0, 0.5, 1.0], [0.0, 2.0, 1.0, -2.0])
         self.new = beside([1e-4, 0.3, 3.0]).requires_grad_()
 
     def rows(self):
@@ -57,6 +57,10 @@ def standardised(own, group):
     """(r - mean) / std: no paper here says which deviation; every code read divides by n - 1."""
     m = mean(group)
     return (own - m) / math.sqrt(sum((r - m) ** 2 for r in group) / (len(group) - 1))
+
+
+def centred(own, group):
+    return own - mean(group)
 
 
 def advantages_of(batch, how):
@@ -156,6 +160,25 @@ def test_gmpo_2507_20673v3_eq_4(seed):
     same(of_the_row("gmpo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
 
 
+VESPO = {1: (2.0, 3.0), -1: (3.0, 2.0)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_vespo_2602_10693v3_eq_20(seed):
+    """Paper, eq. 20, section 4.1, appendix I: W is the whole product against the behaviour policy mu, which is the
+    engine that sampled; phi(W) = W^c1 exp(c2 (1 - W)), without gradient, (c1, c2) = (2, 3) for A >= 0 and (3, 2)
+    below; A = R - the group's mean. The mean is eq. 20's, over completions, of the whole log pi(tau)."""
+    b = Batch(seed)
+    a = advantages_of(b, centred)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        w = math.exp(sum((b.new[i, t] - b.sampler[i, t]).item() for t in tokens))
+        c1, c2 = VESPO[1 if a[i] >= 0 else -1]
+        phi = w**c1 * math.exp(c2 * (1 - w))
+        objective += phi * a[i] * sum(b.new[i, t] for t in tokens)
+    same(of_the_row("vespo", b, a, sampler_log_probs=b.sampler), -objective / len(a), b)
+
+
 # ------------------------------------------------------------------------------------------------- one ratio per token
 
 
@@ -225,6 +248,28 @@ def test_intellect_2_2505_07291_as_its_code_has_it(seed):
             r = torch.exp(b.new[i, t] - b.old[i, t]).clamp(0, 4)
             loss += torch.max(-r * a[i], -clip(r, 0.8, 1.2) * a[i]) + 0.001 * k3(b.new[i, t], b.ref[i, t])
     same(of_the_row("intellect-2", b, a, old_log_probs=b.old, ref_log_probs=b.ref), loss / sum(b.lengths), b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_deepseek_v3_2_2512_02556v1_eq_8_with_eq_6_7_and_9(seed):
+    """Paper, eqs. 6-9: A = R - mean; r and the KL's weight against the old policy; the mask of eq. 9 against "the
+    sampling probability directly returned by the inference framework". No number is stated: epsilon 0.2 is TRL's
+    default, beta 0.001 and delta 0.5 are those of TRL's index of papers."""
+    b = Batch(seed)
+    a = advantages_of(b, centred)
+    objective, of_old, of_sampler = 0, [], []
+    for i, _, _, tokens in b.rows():
+        drift = mean((b.sampler[i, t] - b.new[i, t]).item() for t in tokens)
+        kept = 0 if a[i] < 0 and drift > 0.5 else 1
+        of_sampler.append(kept)
+        of_old.append(0 if a[i] < 0 and mean((b.old[i, t] - b.new[i, t]).item() for t in tokens) > 0.5 else 1)
+        for t in tokens:
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            term = torch.min(r * a[i], clip(r, 0.8, 1.2) * a[i]) * kept - 0.001 * r * k3(b.new[i, t], b.ref[i, t])
+            objective += term / len(tokens) / b.group
+    assert of_old != of_sampler  # else this batch could not tell which policy the mask is anchored at
+    tensors = {"old_log_probs": b.old, "ref_log_probs": b.ref, "sampler_log_probs": b.sampler}
+    same(of_the_row("deepseek-v3.2", b, a, **tensors), -objective / b.prompts, b)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
