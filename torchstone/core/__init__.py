@@ -1,4 +1,4 @@
-"""What the four families share, in the order in which data flows through it. The rules are in README.md."""
+"""What the families share, in the order in which data flows through it. The rules are in README.md."""
 
 from torchstone.core.kl import kl_exact, kl_k1, kl_k2, kl_k3
 from torchstone.core.logprobs import next_token_log_probs, token_entropies, token_log_probs
