@@ -1,7 +1,7 @@
 """The small float64 batches on which every framework's loss is run, deterministic from a seed.
 
 `policy_batch` has 3 prompts with 4 completions each (12 rows) of at most 7 tokens; `preference_batch` has 6 pairs of at
-most 7 tokens. Padding holds finite values that must not matter. `two_token_logits` turns chosen log-probs into logits
+most 7 tokens; `distill_batch` has 6 completions of at most 7 tokens over a vocabulary of 160. Padding holds finite values that must not matter. `two_token_logits` turns chosen log-probs into logits
 over a vocabulary of two, for code that takes logits or hidden states: the leaf stays the token's log-prob.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROMPTS, GROUP, ROWS, TOKENS, PAIRS = 3, 4, 12, 7, 6
+PROMPTS, GROUP, ROWS, TOKENS, PAIRS, VOCABULARY = 3, 4, 12, 7, 6, 160
 LENGTHS = (7, 4, 6, 2, 5, 7, 1, 6, 3, 7, 5, 6)  # of the 12 completions
 # log pi - log pi_old of single tokens: within 0.2, beyond 0.2 and 0.28, beyond a factor of 3, on both sides
 LOG_RATIOS = (-1.4, -0.45, -0.24, -0.08, 0.06, 0.21, 0.4, 1.3)
@@ -55,6 +55,23 @@ class PreferenceBatch:
     kl: Tensor  # [2N T] under the policy, of completions paired with other prompts (KTO's estimate of the KL)
     ref_kl: Tensor  # [2N T] under the reference
     kl_mask: Tensor  # [2N T]
+
+
+@dataclass(frozen=True)
+class DistillBatch:
+    """Completions that the policy sampled, with both models' logits. All float64 except ids (int64) and masks (bool)."""
+
+    logits: Tensor  # [B T V] of the policy, at the positions that chose the tokens
+    teacher_logits: Tensor  # [B T V]
+    ids: Tensor  # [B T] the sampled tokens
+    mask: Tensor  # [B T] tokens to learn from
+    old_log_probs: Tensor  # [B T] of the sampled tokens before the update, some ratios beyond 2
+    sampler_log_probs: Tensor  # [B T] as the inference engine reported them
+    advantages: Tensor  # [B] the task's own
+
+    def sampled(self, logits: Tensor) -> Tensor:
+        """Log-probs [B T] of the sampled tokens under these logits [B T V]."""
+        return logits.log_softmax(-1).gather(-1, self.ids[..., None])[..., 0]
 
 
 def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -145,6 +162,32 @@ def preference_batch(seed: int = 0) -> PreferenceBatch:
         ref_kl=base,
         kl_mask=torch.cat([rejected_mask, chosen_mask]).roll(1, 0),
     )
+
+
+def distill_batch(seed: int = 0, *, gaps: bool = False, spread: float = 1.0) -> DistillBatch:
+    """Completions of every length from 1 to 7, tokens that both models find likely or not, and a moved policy.
+
+    Args:
+        seed: of the generator
+        gaps: masks with holes (tool output inside a completion) instead of right-padded prefixes
+        spread: how far apart the logits of one position are
+    """
+    generator = torch.Generator().manual_seed(2000 + seed)
+    shape = (PAIRS, TOKENS, VOCABULARY)
+    logits, teacher = (spread * torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    ids = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(PAIRS, TOKENS)
+    mask = _prefix_mask(torch.tensor([7, 3, 5, 1, 6, 4]))
+    if gaps:
+        mask[:, 2] = False
+        mask[::2, 4] = False
+    log_probs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    off = torch.tensor(LOG_RATIOS, dtype=torch.float64)
+    old, sampler = (
+        log_probs - off[torch.randint(len(off), mask.shape, generator=generator)] - _uniform(generator, 0, 0.01, *mask.shape)
+        for _ in range(2)
+    )
+    advantages = _uniform(generator, -1.0, 1.0, PAIRS)
+    return DistillBatch(logits, teacher, ids, mask, old, sampler, advantages)
 
 
 def leaf(tensor: Tensor) -> Tensor:

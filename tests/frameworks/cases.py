@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from batch import PolicyBatch, PreferenceBatch, leaf, policy_batch, preference_batch
+from batch import DistillBatch, PolicyBatch, PreferenceBatch, distill_batch, leaf, policy_batch, preference_batch
 from torch import Tensor
 
 from torchstone.dpo.variants import kto_reference_point
@@ -82,10 +82,22 @@ def pairs(seed: int) -> PreferenceBatch:
     return preference_batch(seed)
 
 
-BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch]] = {
+def distill_with_an_empty_row(seed: int) -> DistillBatch:
+    """Masks with gaps, and a completion in which the policy chose nothing."""
+    batch = distill_batch(seed, gaps=True)
+    mask = batch.mask.clone()
+    mask[4] = False
+    return replace(batch, mask=mask)
+
+
+BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]] = {
     "prefix": policy_batch,  # right-padded completions
     "gaps": lambda seed: policy_batch(seed, gaps=True),  # tool output inside completions
     "empty": with_an_empty_row,
     "far": far_off,  # ratios beyond 3 and 4
     "pairs": pairs,
+    "distill": distill_batch,  # right-padded completions
+    "distill-gaps": lambda seed: distill_batch(seed, gaps=True),
+    "distill-empty": distill_with_an_empty_row,
+    "distill-far": lambda seed: distill_batch(seed, spread=3.0),  # teacher and policy up to e^15 apart
 }

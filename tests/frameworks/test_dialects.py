@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import cases_trl
 import pytest
 import torch
-from batch import GROUP, PolicyBatch, PreferenceBatch, leaf, value_and_grads
+from batch import GROUP, DistillBatch, PolicyBatch, PreferenceBatch, leaf, value_and_grads
 from cases import BATCHES, NOTHING, Case, Output
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from torchstone.dpo import bradley_terry_loss
 from torchstone.frameworks.trl import functions as trl
 from torchstone.recipes import RECIPES
 from torchstone.recipes.choices import Choice, Recipe
+from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
 
 MODULES = [importlib.import_module(path.stem) for path in sorted(Path(__file__).parent.glob("cases_*.py"))]
@@ -50,10 +51,12 @@ def framework(name: str, kind: str, seed: int) -> Output:
     return CASES[name].run(BATCHES[kind](seed))
 
 
-def run(recipe: Recipe, batch: PolicyBatch | PreferenceBatch, given: Mapping[str, Any] = NOTHING) -> Run:
+def run(recipe: Recipe, batch: PolicyBatch | PreferenceBatch | DistillBatch, given: Mapping[str, Any] = NOTHING) -> Run:
     """The recipe on the batch; `given` takes precedence over the batch's own tensors."""
     if isinstance(recipe, PolicyRecipe):
         return run_policy(recipe, batch, given)
+    if isinstance(recipe, DistillRecipe):
+        return run_distill(recipe, batch, given)
     leaves = {"chosen": leaf(batch.chosen), "rejected": leaf(batch.rejected)}
     known = {"ref_chosen_log_probs": batch.ref_chosen, "ref_rejected_log_probs": batch.ref_rejected, **given}
     masks = (batch.chosen_mask, batch.rejected_mask)
@@ -71,6 +74,15 @@ def run_policy(recipe: PolicyRecipe, batch: PolicyBatch, given: Mapping[str, Any
     stages = {"advantages": found.advantages, "returns": found.returns if found.returns is not None else own["returns"]}
     loss = recipe.loss(**arguments(recipe, "loss", own | stages | given | leaves))
     return Run(*value_and_grads(loss.value, **leaves), found.advantages)
+
+
+def run_distill(recipe: DistillRecipe, batch: DistillBatch, given: Mapping[str, Any]) -> Run:
+    """The gradient is by the logits in every row: the sampled tokens' log-probs are made of them."""
+    logits = leaf(batch.logits)
+    own = vars(batch) | {"logits": logits, "log_probs": batch.sampled(logits)}
+    own |= {"teacher_log_probs": batch.sampled(batch.teacher_logits)} | given
+    loss = recipe.loss(**{name: own[name] for name in ["mask", *recipe.takes()] if name in own})
+    return Run(*value_and_grads(loss.value, logits=logits), None)
 
 
 def arguments(recipe: Recipe, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:

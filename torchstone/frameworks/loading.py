@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -59,4 +60,23 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def casts_to_float64() -> Iterator[None]:
     """``tensor.float()`` gives float64 inside: what a framework casts down stays exact."""
     with patch.object(torch.Tensor, "float", torch.Tensor.double):
+        yield
+
+
+class _Float64(ModuleType):
+    """torch, where float32 is float64."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextmanager
+def float32_is_float64(*modules: str) -> Iterator[None]:
+    """What these modules write as ``torch.float32`` or ``.float()`` is float64 inside."""
+    with ExitStack() as stack:
+        stack.enter_context(casts_to_float64())
+        for name in modules:
+            stack.enter_context(patch.object(importlib.import_module(name), "torch", _Float64("torch")))
         yield

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchstone.frameworks.arguments import per_token
 from torchstone.frameworks.registry import Framework, theirs
-from torchstone.frameworks.torchrl.load import GRPO, VALUE, Batch, load, loss_without_a_model
+from torchstone.frameworks.torchrl.load import DISTILLATION, GRPO, VALUE, Batch, load, loss_without_a_model
 
 FRAMEWORK = Framework("TorchRL", "torchrl", "torchrl", "https://github.com/pytorch/rl", prepare=load)
 peer = FRAMEWORK.peer
@@ -79,3 +79,21 @@ def dapo_loss(epsilon: float, epsilon_high: float | None, **policy: Any) -> Tens
       "as a constant, times log pi. The gradient is 0 where the weight is clipped.")  # fmt: skip
 def cispo_loss(**policy: Any) -> Tensor:
     return _policy("CISPOLoss", "token_mean", 0.2, 0.2, **policy)
+
+
+# --------------------------------------------------------------------------------------------------------- distillation
+
+
+def distillation_loss(log_probs: Tensor, teacher_log_probs: Tensor, mask: Tensor, **settings: Any) -> Tensor:
+    """``DistillationLoss.forward`` on the sampled tokens' log-probs; no model is asked, no history tokenised."""
+    tensordict = importlib.import_module("tensordict")
+
+    class Actor(torch.nn.Module):
+        def forward(self, _: Any) -> Any:
+            return tensordict.TensorDict({("log_probs", "full"): log_probs}, [len(mask)])
+
+    masks = {("masks", "all_assistant_mask"): mask, ("masks", "all_attention_mask"): torch.ones_like(mask)}
+    teacher = {("next", "teacher_log_probs", "full"): teacher_log_probs, ("history", "full"): mask}
+    given = tensordict.TensorDict(masks | teacher, [len(mask)])
+    loss: Tensor = theirs(f"{DISTILLATION}:DistillationLoss")(Actor(), **settings)(given).loss_distill
+    return loss

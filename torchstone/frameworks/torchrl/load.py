@@ -14,6 +14,7 @@ from torchstone.frameworks.registry import theirs
 
 VALUE = "torchrl.objectives.value.functional"
 GRPO = "torchrl.objectives.llm.grpo"
+DISTILLATION = "torchrl.objectives.llm.distillation"
 
 
 def load() -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from torchstone.frameworks.loading import default_dtype, quiet
 from torchstone.frameworks.registry import theirs
 
-HOMES = {"GMPO": "trl.experimental.gmpo", "CPO": "trl.experimental.cpo", "ORPO": "trl.experimental.orpo"}
+EXPERIMENTAL = {"GMPO": "gmpo", "CPO": "cpo", "ORPO": "orpo", "GKD": "gkd", "SDPO": "sdpo", "SDFT": "sdft", "IWOPD": "iw_opd"}
+HOMES = {kind: f"trl.experimental.{room}" for kind, room in EXPERIMENTAL.items()}
 
 
 def load() -> None:

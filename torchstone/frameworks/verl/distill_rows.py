@@ -1,0 +1,60 @@
+"""verl 0.9.1: the losses of verl/trainer/distillation/losses.py, without the task's own policy loss.
+
+Its registry calls k1, k2 and k3 estimators of reverse KL; what they pull along is said row by row.
+"""
+
+from __future__ import annotations
+
+from torchstone.frameworks.verl.rows import VERSION
+from torchstone.recipes.choices import Choice, Recipe
+from torchstone.recipes.distill import DistillRecipe
+
+LOSSES = "verl/trainer/distillation/losses.py"
+TOKENS, CLAMP = Choice("token-mean"), Choice("clamp", limit=10.0)
+CLIP = {"ratio": Choice("token"), "surrogate": Choice("clip", epsilon=0.2, dual_clip=3.0)}
+
+DISTILL = [
+    DistillRecipe(
+        name=f"opd@{VERSION}",
+        about="What its documentation recommends (k1 with use_policy_gradient): reverse KL by PPO's clip, a dual clip at 3.",
+        signal=Choice("teacher-advantage", gamma=0.0),
+        **CLIP,
+        reduction=TOKENS,
+        source=f"{LOSSES}:229-302, 370-405 (distillation.yaml, loss_mode=k1, use_policy_gradient=True)",
+    ),
+    DistillRecipe(
+        name=f"opd-k3@{VERSION}",
+        about="The default of its YAML: k3 back-propagated, whose expected gradient is that of the forward KL.",
+        signal=Choice("k3"),
+        bound=CLAMP,
+        reduction=TOKENS,
+        source=f"{LOSSES}:229-302, 370-405; core_algos.py:2188-2251 (distillation.yaml)",
+    ),
+    DistillRecipe(
+        name=f"opd-k2@{VERSION}",
+        about="k2 back-propagated, the mode of verl whose expected gradient without a policy gradient is reverse KL's.",
+        signal=Choice("k2"),
+        reduction=TOKENS,
+        source=f"{LOSSES}:229-302, 370-405; core_algos.py:2188-2251 (distillation.yaml, loss_mode=k2)",
+    ),
+    DistillRecipe(
+        name=f"opd-k3-advantage@{VERSION}",
+        about="DistillationLossConfig() without the YAML: k3 as the reward, which may lead away from the teacher.",
+        signal=Choice("k3-advantage"),
+        bound=CLAMP,
+        **CLIP,
+        reduction=TOKENS,
+        source=f"{LOSSES}:229-302, 370-405; verl/workers/config/distillation.py:65-90 (DistillationLossConfig())",
+    ),
+    DistillRecipe(
+        name=f"opd-topk-drop@{VERSION}",
+        about="Forward KL on the teacher's 32 likeliest tokens, not rescaled, with 0 in place of a sum below 0.",
+        signal=Choice("jsd-top-k", k=32, of="teacher", rest="drop", beta=0.0, temperature=1.0),
+        bound=Choice("floor"),
+        reduction=TOKENS,
+        source=f"{LOSSES}:305-368; verl/trainer/distillation/fsdp/losses.py:72-160 (distillation.yaml, "
+        "loss_mode=forward_kl_topk)",
+    ),
+]
+
+ROWS: list[Recipe] = [*DISTILL]
