@@ -1,8 +1,9 @@
 """The small float64 batches on which every framework's loss is run, deterministic from a seed.
 
 `policy_batch` has 3 prompts with 4 completions each (12 rows) of at most 7 tokens; `preference_batch` has 6 pairs of at
-most 7 tokens; `distill_batch` has 6 completions of at most 7 tokens over a vocabulary of 160. Padding holds finite values that must not matter. `two_token_logits` turns chosen log-probs into logits
-over a vocabulary of two, for code that takes logits or hidden states: the leaf stays the token's log-prob.
+most 7 tokens; `distill_batch` has 6 completions of at most 7 tokens over a vocabulary of 160. Padding holds finite
+values that must not matter. `two_token_logits` turns chosen log-probs into logits over a vocabulary of two, for code
+that takes logits or hidden states: the leaf stays the token's log-prob.
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class PreferenceBatch:
 
 @dataclass(frozen=True)
 class DistillBatch:
-    """Completions that the policy sampled, with both models' logits. All float64 except ids (int64) and masks (bool)."""
+    """Completions that the policy sampled, with both models' logits. All float64 except the ids and the mask (bool)."""
 
     logits: Tensor  # [B T V] of the policy, at the positions that chose the tokens
     teacher_logits: Tensor  # [B T V]
@@ -183,7 +184,9 @@ def distill_batch(seed: int = 0, *, gaps: bool = False, spread: float = 1.0) -> 
     log_probs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     off = torch.tensor(LOG_RATIOS, dtype=torch.float64)
     old, sampler = (
-        log_probs - off[torch.randint(len(off), mask.shape, generator=generator)] - _uniform(generator, 0, 0.01, *mask.shape)
+        log_probs
+        - off[torch.randint(len(off), mask.shape, generator=generator)]
+        - _uniform(generator, 0, 0.01, *mask.shape)
         for _ in range(2)
     )
     advantages = _uniform(generator, -1.0, 1.0, PAIRS)

@@ -90,6 +90,12 @@ def distill_with_an_empty_row(seed: int) -> DistillBatch:
     return replace(batch, mask=mask)
 
 
+def a_policy_that_is_surer(seed: int) -> DistillBatch:
+    """A policy with the teacher's likeliest tokens and more mass on them: KLs of k tokens without the rest below 0."""
+    batch = distill_batch(seed)
+    return replace(batch, teacher_logits=0.7 * batch.logits + 0.05 * batch.teacher_logits)
+
+
 BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]] = {
     "prefix": policy_batch,  # right-padded completions
     "gaps": lambda seed: policy_batch(seed, gaps=True),  # tool output inside completions
@@ -99,5 +105,6 @@ BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]
     "distill": distill_batch,  # right-padded completions
     "distill-gaps": lambda seed: distill_batch(seed, gaps=True),
     "distill-empty": distill_with_an_empty_row,
+    "distill-sure": a_policy_that_is_surer,
     "distill-far": lambda seed: distill_batch(seed, spread=3.0),  # teacher and policy up to e^15 apart
 }

@@ -16,7 +16,9 @@ def reverse_kl(batch: DistillBatch) -> Output:
     logits = leaf(batch.logits)
     labels = batch.ids.masked_fill(~batch.mask, -100)
     with float32_is_float64(DISTILLATION):
-        loss = theirs(f"{DISTILLATION}:ReverseKLLoss")()(logits.flatten(0, 1), batch.teacher_logits.flatten(0, 1), labels)
+        loss = theirs(f"{DISTILLATION}:ReverseKLLoss")()(
+            logits.flatten(0, 1), batch.teacher_logits.flatten(0, 1), labels
+        )
         return Output(*value_and_grads(loss, logits=logits))
 
 

@@ -97,6 +97,7 @@ SETTINGS = {
 }  # fmt: skip
 KINDS = {"iw-opd": UNBROKEN, "opd-topk-tail": UNBROKEN}
 CASES = {
-    f"{name}@{VERSION}": Case(partial(run, **knobs), KINDS.get(name, BATCHES)) for name, (run, knobs) in SETTINGS.items()
+    f"{name}@{VERSION}": Case(partial(run, **knobs), KINDS.get(name, BATCHES))
+    for name, (run, knobs) in SETTINGS.items()
 }
 SAME: set[str] = set()

@@ -1,8 +1,7 @@
 """verl 0.9.1: distillation_ppo_loss (verl/trainer/distillation/losses.py) on given logits, with its real configs.
 
-`yaml` settings start from verl's verl/trainer/config/distillation/distillation.yaml, the others from the dataclass. Both
-are run with use_task_rewards=False: the task's own policy loss is another row. float32 inside verl: `kl_divergence`,
-which is in float64 here.
+`yaml` settings start from verl/trainer/config/distillation/distillation.yaml, the others from the dataclass. Both have
+use_task_rewards=False: the task's own policy loss is another row. float32 inside verl: `kl_divergence`, float64 here.
 """
 
 from functools import partial
@@ -25,6 +24,7 @@ from verl.trainer.distillation import losses  # isort: skip
 from verl.workers.config import DistillationLossConfig  # isort: skip
 
 BATCHES = ("distill", "distill-gaps", "distill-empty", "distill-far")
+BELOW_0 = "distill-sure"  # a policy surer than the teacher: sums over k tokens below 0
 
 
 def settings(source: str, **knobs: Any) -> SimpleNamespace:
@@ -56,7 +56,9 @@ def distill(batch: DistillBatch, source: str, **knobs: Any) -> Output:
         if of.distillation_loss.loss_mode == "forward_kl_topk":
             top = batch.teacher_logits.log_softmax(-1).topk(of.distillation_loss.topk)
             given = {"teacher_logprobs": jagged(shifted(top.values)), "teacher_ids": jagged(shifted(top.indices))}
-            found = losses.distillation_ppo_loss(config, of, None, given, student_logits=shifted(logits).flatten(0, 1)[None])
+            found = losses.distillation_ppo_loss(
+                config, of, None, given, student_logits=shifted(logits).flatten(0, 1)[None]
+            )
             output |= {name: x[0] for name, x in found.items()}
         else:
             data["teacher_logprobs"] = jagged(shifted(teacher)[..., None])
@@ -72,5 +74,5 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "opd-k3-advantage": {"source": "dataclass"},
     "opd-topk-drop": {"source": "yaml", "loss_mode": "forward_kl_topk"},
 }
-CASES = {f"{name}@{VERSION}": Case(partial(distill, **knobs), BATCHES) for name, knobs in SETTINGS.items()}
+CASES = {f"{name}@{VERSION}": Case(partial(distill, **knobs), (*BATCHES, BELOW_0)) for name, knobs in SETTINGS.items()}
 SAME: set[str] = set()

@@ -8,7 +8,7 @@ numbers, which the recipe sets. So a new objective becomes an option by being wr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -31,6 +31,9 @@ TENSORS = {
     "old_log_probs": "the trainer's log-probs when the update began [B T]",
     "ref_log_probs": "log-probs of the frozen reference [B T]",
     "sampler_log_probs": "log-probs as the engine that sampled reported them (if the trainer did, the old ones) [B T]",
+    "teacher_log_probs": "log-probs of the sampled tokens under the teacher [B T]",
+    "logits": "logits of the policy, where it chose the tokens [B T V]",
+    "teacher_logits": "logits of the teacher for the same positions [B T V]",
     "values": "the critic's values [B T]",
     "old_values": "the critic's values at sampling time [B T]",
     "returns": "what the critic learns to predict [B T]",
@@ -127,7 +130,7 @@ def show(value: Number) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What both kinds of recipe share: the check of a row, its numbers, and where they come from.
+    """What all kinds of recipe share: the check of a row, its numbers, and where they come from.
 
     ``source`` names the paper, its version and equation, or the framework's file. ``left_out`` is what that source has
     and this row leaves out, or "nothing". ``stated`` says for each number (``"surrogate.epsilon"``) where it was seen:
@@ -139,6 +142,7 @@ class Recipe:
 
     COLUMNS: ClassVar[dict[str, dict[str, Option]]]  # in the order of data flow: the options of each choice, by name
     STAGES: ClassVar[dict[str, tuple[str, ...]]]  # the methods that compute, and the columns that each of them reads
+    ALWAYS: ClassVar[Set[str]] = ALWAYS  # what is never asked for by name
     NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update: "epsilon", "value.epsilon", "clip.epsilon"
 
     name: str
@@ -191,10 +195,10 @@ class Recipe:
         """Raise ``ValueError`` before anything is computed, if this stage lacks a tensor or would ignore one."""
         for at in self.STAGES[stage]:
             for tensor, needed in self.inputs(at).items():
-                if needed and tensor not in ALWAYS and batch.get(tensor) is None:
+                if needed and tensor not in self.ALWAYS and batch.get(tensor) is None:
                     why = f"since {at} is {getattr(self, at)}"
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
-        used = {*ALWAYS, *self.takes(stage)}
+        used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
             if isinstance(given, Tensor) and tensor in TENSORS.keys() - used and not tensor.endswith("denominator"):
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
@@ -206,12 +210,12 @@ class Recipe:
     def takes(self, stage: str = "loss") -> list[str]:
         """Every tensor that this stage (``"advantages"``, ``"loss"``) uses, beside those that every row does."""
         found = (k for at in self.STAGES[stage] for k in self.inputs(at))
-        return [k for k in dict.fromkeys(found) if k not in ALWAYS]
+        return [k for k in dict.fromkeys(found) if k not in self.ALWAYS]
 
     def needs(self) -> list[str]:
         """What this row cannot do without, beside rewards and log-probs, in the order of the columns."""
         found = (k for at in self.COLUMNS for k, needed in self.inputs(at).items() if needed)
-        return [k for k in dict.fromkeys(found) if k not in ALWAYS]
+        return [k for k in dict.fromkeys(found) if k not in self.ALWAYS]
 
     def but(self, **changes: Any) -> Any:
         """This row with some choices changed."""

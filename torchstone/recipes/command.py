@@ -71,12 +71,12 @@ def _data(row: Recipe, kept: set[str] | None) -> dict[str, Any]:
 
 
 def _print_all(dialects: bool) -> None:
-    from torchstone.recipes import RECIPES, PolicyRecipe
-    from torchstone.recipes.table import in_words
+    from torchstone.recipes import RECIPES
+    from torchstone.recipes.table import KINDS, in_words
 
     shown = [row for row in RECIPES.values() if dialects or "@" not in row.name]
-    for title, online in (("Policy gradient", True), ("Preference", False)):
-        rows = [row for row in shown if isinstance(row, PolicyRecipe) == online]
+    for kind, (_, title) in KINDS.items():
+        rows = [row for row in shown if isinstance(row, kind)]
         *_, second, longest = sorted(len(row.name) for row in rows)
         width = min(longest, second + 1) + 2  # a single long name may stand out: the lines are short without it
         print(bold(title))

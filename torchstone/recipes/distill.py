@@ -75,7 +75,8 @@ def added(x: Tensor, advantages: Tensor, mask: Tensor, *, coef: float) -> Tensor
 SIGNALS = {
     "teacher-advantage": Option(
         of_policy,
-        "A token earns the teacher's log-ratio: as a policy gradient that lowers KL(policy || teacher), for any sample.",
+        "A token earns the teacher's log-ratio: as a policy gradient that lowers KL(policy || teacher), for any "
+        "sample.",
     ),
     "old-teacher-advantage": Option(
         of_old_policy,
@@ -90,7 +91,8 @@ SIGNALS = {
         partial(estimate, kl_k2), "Pulls along the gradient of KL(policy || teacher) at each token, given its prefix."
     ),
     "k3": Option(
-        partial(estimate, kl_k3), "Pulls along the gradient of KL(teacher || policy): the other direction than it reports."
+        partial(estimate, kl_k3),
+        "Pulls along the gradient of KL(teacher || policy): the other direction than it reports.",
     ),
     "jsd": Option(
         jsd_exact,
@@ -102,7 +104,9 @@ SIGNALS = {
 }
 BOUNDS = {
     "none": Option(nothing, "A token that teacher and policy see very differently has its full say."),
-    "clamp": Option(clamp, "No token counts for more than the limit: an advantage is cut, a loss loses its gradient there."),
+    "clamp": Option(
+        clamp, "No token counts for more than the limit: an advantage is cut, a loss loses its gradient there."
+    ),
     "floor": Option(floor, "A token whose loss would be below 0 has none, and no gradient."),
 }
 WEIGHTS = {
@@ -143,7 +147,9 @@ RATIOS = {name: columns.RATIOS[name] for name in ("none", "token")}
 SURROGATES = {
     "none": Option(back_propagated, "The signal is the loss, and is back-propagated.", ("none",)),
     "truncated-ratio": Option(
-        truncated_ratio, "The signal is the loss; a token that has become likelier counts more, up to the cap.", ("token",)
+        truncated_ratio,
+        "The signal is the loss; a token that has become likelier counts more, up to the cap.",
+        ("token",),
     ),
     **{name: columns.SURROGATES[name] for name in ("policy-gradient", "importance", "clip", "cispo")},
 }
@@ -171,7 +177,8 @@ NUMBERS = columns.NUMBERS | {
     "k": "more tokens of the vocabulary teach",
     "of": "whose likeliest tokens they are",
     "rest": "what becomes of the other tokens: one more token, nothing after rescaling, or nothing at all",
-    "gamma": "above 0 a token also answers for what follows it: at 1 the whole completion's KL is lowered, with more noise",
+    "gamma": "above 0 a token also answers for what follows it: at 1 the whole completion's KL is lowered, with more "
+    "noise",
     "weight.gamma": "larger favours early tokens more",
     "limit": "the largest signal of a token",
     "cap": "the largest weight of a token",
@@ -223,15 +230,9 @@ class DistillRecipe(Recipe):
         idle = {"advantages"} if at == "surrogate" else set()  # the signal is in their place
         if self.anchor.name == "sampler":
             idle.add("old_log_probs")  # the engine's are in their place
-        elif at == "anchor":
-            idle.add("old_log_probs")  # whoever uses them says so
-        if at == "anchor" and not self.anchored():
-            idle.add("sampler_log_probs")
+        if at == "anchor" and not any("old_log_probs" in self.option(x).inputs for x in ("signal", "surrogate")):
+            idle |= {"old_log_probs", "sampler_log_probs"}  # nothing looks at the policy before the update
         return {tensor: needed for tensor, needed in super().inputs(at).items() if tensor not in idle}
-
-    def anchored(self) -> bool:
-        """Whether the signal or the surrogate looks at the policy before the update."""
-        return any("old_log_probs" in self.option(at).inputs for at in ("signal", "surrogate"))
 
     def loss(
         self,
@@ -253,21 +254,21 @@ class DistillRecipe(Recipe):
             L = reduce( w_t L_t ),    L_t from the signal itself, or from the signal as the advantage
 
         Args:
-            mask: True where the policy chose the token. Other positions of every tensor may hold anything, NaN included.
+            mask: True where the policy chose the token. Elsewhere every tensor may hold anything, NaN included.
             log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
             teacher_log_probs: the same tokens under the teacher, in nats. Treated as a constant.
             logits: of the policy, at the positions that chose the tokens. Gradient flows through it.
             teacher_logits: of the teacher, for the same positions and the same vocabulary. Treated as a constant.
-            old_log_probs, sampler_log_probs: the sampled tokens under the trainer's policy before the update, and as the
-                engine that sampled reported them (the old ones where the trainer sampled itself). Treated as constants.
+            old_log_probs, sampler_log_probs: the sampled tokens under the trainer's policy before the update, and as
+                the engine that sampled reported them (the old ones where the trainer did). Treated as constants.
             advantages: the task's own, one a completion or a token, for the outcome "added". Treated as a constant.
             max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
             group_size: G, completions of each prompt, for the reduction "group-token-mean".
             denominator: tokens (``token-mean``), groups (``group-token-mean``) or completions of the whole batch, for
                 micro-batches.
 
-        Returns: ``Loss``; metrics (means over tokens): ``kl`` (k1 of the sampled tokens) or ``jsd``, ``approx_kl`` with a
-            ratio, and the clip's with "clip".
+        Returns: ``Loss``; metrics (means over tokens): ``kl`` (k1 of the sampled tokens) or ``jsd``, ``approx_kl`` with
+            a ratio, and the clip's with "clip".
         Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; the two vocabularies are
             not of one size, or smaller than k.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from torchstone.recipes.choices import Choice, Number, Recipe
+from torchstone.recipes.published.distill import DISTILL
 from torchstone.recipes.published.online import ONLINE
 from torchstone.recipes.published.pairs import PAIRS
 from torchstone.terminal import near
@@ -28,7 +29,7 @@ def dialects() -> list[Recipe]:
     return rows
 
 
-RECIPES = Recipes({row.name: row for row in [*ONLINE, *PAIRS, *dialects()]})
+RECIPES = Recipes({row.name: row for row in [*ONLINE, *PAIRS, *DISTILL, *dialects()]})
 
 
 def find(text: str) -> Recipe:

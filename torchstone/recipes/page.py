@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
+from torchstone.recipes import RECIPES
 from torchstone.recipes.choices import Option, Recipe, show
-from torchstone.recipes.table import by_algorithm, markdown_table
+from torchstone.recipes.table import KINDS, by_algorithm, markdown_table
 
 HEAD = """\
 # Recipes: the field in one table
@@ -55,10 +55,9 @@ Each of these is a row below, run against that version. None is called wrong her
 
 def markdown() -> str:
     """The whole page."""
-    policy = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
-    preference = [row for row in RECIPES.values() if isinstance(row, PreferenceRecipe)]
     parts = [HEAD]
-    for title, rows in (("Policy gradient", policy), ("Preference", preference)):
+    for kind, (_, title) in KINDS.items():
+        rows = [row for row in RECIPES.values() if isinstance(row, kind)]
         published = [row for row in rows if "@" not in row.name]
         parts += [f"## {title}, as published\n", markdown_table(list(published)) + "\n"]
         dialects = {name: group for name, group in by_algorithm(rows).items() if any("@" in row.name for row in group)}
@@ -84,12 +83,21 @@ def left_out(dialects: list[Recipe]) -> list[str]:
 
 def choices() -> str:
     """What each option does to the update, one sentence each."""
-    parts = ["## What each choice does\n"]
-    for kind in (PolicyRecipe, PreferenceRecipe):
+    parts, told = ["## What each choice does\n"], set[str]()
+    for kind, (word, _) in KINDS.items():
         for at, options in kind.COLUMNS.items():
-            parts += [f"### {at}\n", "| option | numbers | what it does to the update |", "|---|---|---|"]
-            parts += [f"| `{k}` | {', '.join(o.numbers)} | {in_full(o)} |" for k, o in options.items()]
-            parts.append("")
+            lines = [f"| `{k}` | {', '.join(o.numbers)} | {in_full(o)} |" for k, o in options.items()]
+            new, heading = [line for line in lines if line not in told], f"### {at}"
+            if new:
+                heading += f" ({word})" if any(part.startswith(heading) for part in parts) else ""
+                parts += [
+                    f"{heading}\n",
+                    "| option | numbers | what it does to the update |",
+                    "|---|---|---|",
+                    *new,
+                    "",
+                ]
+            told |= set(lines)
     return "\n".join(parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torchstone.recipes.choices import Choice, Number, Recipe, show
+from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
 from torchstone.recipes.pairs import PreferenceRecipe
 
@@ -19,6 +20,17 @@ HEADINGS: dict[type[Recipe], dict[str, tuple[str, ...]]] = {
         "and": ("penalty", "groups", "anchor", "sampler", "value", "entropy"),
     },
     PreferenceRecipe: {"log-prob": ("log_prob",), "objective": ("objective",), "and": ("sft",)},
+    DistillRecipe: {
+        "signal": ("signal", "bound", "weight"),
+        "ratio; surrogate": ("ratio", "surrogate"),
+        "reduction": ("reduction",),
+        "and": ("outcome", "anchor", "sampler"),
+    },
+}
+KINDS: dict[type[Recipe], tuple[str, str]] = {  # the word in the data, and the title in lists
+    PolicyRecipe: ("policy", "Policy gradient"),
+    PreferenceRecipe: ("preference", "Preference"),
+    DistillRecipe: ("distillation", "On-policy distillation"),
 }
 PLACES = {"reward_kl": "reward, ", "loss_kl": "loss, ", "anchor": "anchored at the "}
 SILENT = {"none", "all", "trainer"}
@@ -35,7 +47,7 @@ class Difference(NamedTuple):
 def differences(a: Recipe, b: Recipe) -> list[Difference]:
     """What differs between two rows, in the order of data flow.
 
-    Raises ValueError: one is a policy-gradient algorithm and the other a preference objective.
+    Raises ValueError: they are of two kinds, such as a policy-gradient algorithm and a preference objective.
     """
     if type(a) is not type(b):
         raise ValueError(
@@ -80,18 +92,23 @@ def cells(recipe: Recipe) -> dict[str, str]:
 def cell(at: str, choice: Choice) -> str:
     """A choice in as few words as still say everything: ``clip 0.2, high 0.28``."""
     numbers = {
-        k: v for k, v in choice.numbers.items() if (v is not None or k in ("epsilon", "gate")) and (k, v) != ("eps", 0)
+        k: v
+        for k, v in choice.numbers.items()
+        if (v is not None or k in ("epsilon", "gate")) and (k, v) not in (("eps", 0), ("temperature", 1))
     }
     said = ", ".join(brief(k, v, first=i == 0) for i, (k, v) in enumerate(numbers.items()) if k != "empty_rows")
     rows = {"counted": "empty rows count"}.get(str(numbers.get("empty_rows")), "")
     return PLACES.get(at, "") + ", ".join(x for x in (f"{choice.name} {said}".strip(), rows) if x)
 
 
+FIRST = ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit", "k")
+
+
 def brief(name: str, number: Number, first: bool) -> str:
     """A number with its name, without it where it stands first and everyone knows what it is."""
     if name == "correction":
         return "n-1" if number else "n"
-    if first and name in ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit"):
+    if name == "rest" or (first and name in FIRST):
         return show(number)
     return f"{name.replace('epsilon_', '').replace('_', ' ')} {show(number)}"
 
@@ -104,17 +121,18 @@ AROUND = {  # what stands before and after an option whose name alone does not s
     "anchor": ("anchored at the ", ""), "ratio": ("ratio ", ""),
     "value": ("critic ", ""), "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
 }  # fmt: skip
-ROOTS = ("reinforce", "ppo", "grpo", "dpo")
+ROOTS = ("reinforce", "ppo", "grpo", "dpo", "opd", "opd-exact")
 
 
 def parent(recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe | None:
-    """The row that this one is told from; None for the four methods, which are told in full."""
+    """The row that this one is told from; None for those of ROOTS, which are told in full."""
     name, at, _ = recipe.name.partition("@")
     if at and name in recipes:
         return recipes[name]
     if recipe.name in ROOTS:
         return None
-    root = "dpo" if not isinstance(recipe, PolicyRecipe) else "reinforce" if recipe.ratio.name == "none" else "grpo"
+    roots = {PreferenceRecipe: "dpo", DistillRecipe: "opd-exact" if "logits" in recipe.needs() else "opd"}
+    root = roots.get(type(recipe)) or ("reinforce" if recipe.ratio.name == "none" else "grpo")
     return recipes[recipe.parent or root]
 
 
@@ -166,7 +184,7 @@ def by_algorithm(recipes: Iterable[Recipe]) -> dict[str, list[Recipe]]:
 def as_data(recipe: Recipe) -> dict[str, Any]:
     """A row as plain data, for ``--json``."""
     choices = {at: {"option": c.name, **c.numbers} for at in recipe.COLUMNS for c in [getattr(recipe, at)]}
-    kind = "policy" if isinstance(recipe, PolicyRecipe) else "preference"
+    kind, _ = KINDS[type(recipe)]
     about = {
         "name": recipe.name,
         "kind": kind,

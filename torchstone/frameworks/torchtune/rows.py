@@ -13,6 +13,7 @@ ROWS: list[Recipe] = [
         about="ReverseKLLoss, which its recipes use on a data set's completions, not on the policy's own.",
         signal=Choice("jsd", beta=1.0, temperature=1.0),
         reduction=Choice("token-mean"),
+        left_out="nothing",
         source="torchtune/modules/loss/kd_losses.py:64-116 (ReverseKLLoss())",
     ),
 ]

@@ -9,13 +9,16 @@ from torchstone.recipes.distill import DistillRecipe
 EXPERIMENTAL = "trl/experimental"
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
 TOKENS = Choice("token-mean")
+SELF = "how the teacher's prompt is made and how its weights follow the policy's; the log-ratio is cut at -20 and 20"
 
 DISTILL = [
     DistillRecipe(
         name=f"opd-exact@{VERSION}",
-        about="DistillationTrainer's default: reverse KL over the vocabulary, a mean over the tokens of the whole batch.",
+        about="DistillationTrainer's default: reverse KL over the vocabulary, a mean over the tokens of the whole "
+        "batch.",
         signal=Choice("jsd", beta=1.0, temperature=1.0),
         reduction=TOKENS,
+        left_out="nothing",
         source="trl/trainer/distillation_trainer.py:101-217, 1791-1922 (DistillationConfig())",
     ),
     DistillRecipe(
@@ -23,6 +26,7 @@ DISTILL = [
         about="GKDTrainer's default. Its temperature, 0.9, is that of sampling alone: the loss has 1, whatever is set.",
         signal=Choice("jsd", beta=0.5, temperature=1.0),
         reduction=TOKENS,
+        left_out="completions of the data set, half of all by default (lmbda), or of the teacher (seq_kd)",
         source=f"{EXPERIMENTAL}/gkd/gkd_trainer.py:237-342 (GKDConfig())",
     ),
     DistillRecipe(
@@ -32,6 +36,7 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("cispo", epsilon=None, cap=2.0),
         reduction=PER_ROW,
+        left_out=SELF,
         source=f"{EXPERIMENTAL}/sdpo/loss_utils.py:59-69, 115-135; sdpo_trainer.py:1186-1265 (SDPOConfig())",
     ),
     DistillRecipe(
@@ -41,6 +46,7 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("truncated-ratio", cap=2.0),
         reduction=PER_ROW,
+        left_out=SELF,
         source=f"{EXPERIMENTAL}/sdpo/loss_utils.py:23-100; sdpo_trainer.py:1186-1265 (SDPOConfig(distillation_mode="
         "'topk_logits', distillation_topk=100, distillation_alpha=0.5))",
     ),
@@ -51,6 +57,7 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("truncated-ratio", cap=2.0),
         reduction=PER_ROW,
+        left_out=SELF,
         source=f"{EXPERIMENTAL}/sdpo/loss_utils.py:23-100; sdpo_trainer.py:1186-1265 (SDPOConfig(distillation_mode="
         "'topk_logits', distillation_topk=100, distillation_alpha=0.5, distillation_add_tail=True))",
     ),
@@ -61,15 +68,18 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("truncated-ratio", cap=2.0),
         reduction=PER_ROW,
+        left_out=SELF,
         source=f"{EXPERIMENTAL}/sdft/loss_utils.py:23-100; sdft_trainer.py:809-910 (SDFTConfig())",
     ),
     DistillRecipe(
         name=f"iw-opd@{VERSION}",
-        about="IWOPDTrainer's default, on a vLLM rollout, whose log-probs the teacher is compared with; no ratio, no clip.",
+        about="IWOPDTrainer's default, on a vLLM rollout, whose log-probs the teacher is compared with; no ratio, no "
+        "clip.",
         signal=Choice("old-teacher-advantage", gamma=0.0),
         weight=Choice("prefix", gamma=0.5, eps=1e-8),
         surrogate=Choice("policy-gradient"),
         reduction=TOKENS,
+        left_out="nothing",
         source=f"{EXPERIMENTAL}/iw_opd/iw_opd_trainer.py:1212-1267, 1560-1665 (IWOPDConfig(use_vllm=True))",
     ),
     DistillRecipe(
@@ -77,6 +87,7 @@ DISTILL = [
         about="IWOPDTrainer with the divergence in place of IW-OPD: reverse KL on the policy's 100 likeliest tokens.",
         signal=Choice("jsd-top-k", k=100, of="policy", rest="tail", beta=1.0, temperature=1.0),
         reduction=TOKENS,
+        left_out="nothing",
         source=f"{EXPERIMENTAL}/iw_opd/iw_opd_trainer.py:99-153, 1110-1196 (IWOPDConfig(distillation_objective='jsd', "
         "loss_top_k=100))",
     ),

@@ -21,7 +21,15 @@ from torch import Tensor
 from torchstone.frameworks.loading import default_dtype, quiet
 from torchstone.frameworks.registry import theirs
 
-EXPERIMENTAL = {"GMPO": "gmpo", "CPO": "cpo", "ORPO": "orpo", "GKD": "gkd", "SDPO": "sdpo", "SDFT": "sdft", "IWOPD": "iw_opd"}
+EXPERIMENTAL = {
+    "GMPO": "gmpo",
+    "CPO": "cpo",
+    "ORPO": "orpo",
+    "GKD": "gkd",
+    "SDPO": "sdpo",
+    "SDFT": "sdft",
+    "IWOPD": "iw_opd",
+}
 HOMES = {kind: f"trl.experimental.{room}" for kind, room in EXPERIMENTAL.items()}
 
 

@@ -12,14 +12,21 @@ from torchstone.recipes.distill import DistillRecipe
 LOSSES = "verl/trainer/distillation/losses.py"
 TOKENS, CLAMP = Choice("token-mean"), Choice("clamp", limit=10.0)
 CLIP = {"ratio": Choice("token"), "surrogate": Choice("clip", epsilon=0.2, dual_clip=3.0)}
+LEFT_OUT = (
+    "the task's own policy loss, which verl adds by default (use_task_rewards, distillation_loss_coef); log-ratios "
+    "are cut "
+    "at -20 and 20, with gradient 0 beyond"
+)
 
 DISTILL = [
     DistillRecipe(
         name=f"opd@{VERSION}",
-        about="What its documentation recommends (k1 with use_policy_gradient): reverse KL by PPO's clip, a dual clip at 3.",
+        about="What its documentation recommends (k1 with use_policy_gradient): reverse KL by PPO's clip, a dual "
+        "clip at 3.",
         signal=Choice("teacher-advantage", gamma=0.0),
         **CLIP,
         reduction=TOKENS,
+        left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405 (distillation.yaml, loss_mode=k1, use_policy_gradient=True)",
     ),
     DistillRecipe(
@@ -28,6 +35,7 @@ DISTILL = [
         signal=Choice("k3"),
         bound=CLAMP,
         reduction=TOKENS,
+        left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405; core_algos.py:2188-2251 (distillation.yaml)",
     ),
     DistillRecipe(
@@ -35,6 +43,7 @@ DISTILL = [
         about="k2 back-propagated, the mode of verl whose expected gradient without a policy gradient is reverse KL's.",
         signal=Choice("k2"),
         reduction=TOKENS,
+        left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405; core_algos.py:2188-2251 (distillation.yaml, loss_mode=k2)",
     ),
     DistillRecipe(
@@ -44,6 +53,7 @@ DISTILL = [
         bound=CLAMP,
         **CLIP,
         reduction=TOKENS,
+        left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405; verl/workers/config/distillation.py:65-90 (DistillationLossConfig())",
     ),
     DistillRecipe(
@@ -52,6 +62,7 @@ DISTILL = [
         signal=Choice("jsd-top-k", k=32, of="teacher", rest="drop", beta=0.0, temperature=1.0),
         bound=Choice("floor"),
         reduction=TOKENS,
+        left_out=LEFT_OUT,
         source=f"{LOSSES}:305-368; verl/trainer/distillation/fsdp/losses.py:72-160 (distillation.yaml, "
         "loss_mode=forward_kl_topk)",
     ),

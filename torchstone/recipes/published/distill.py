@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchstone.recipes.choices import Choice
 from torchstone.recipes.distill import DistillRecipe
 
-TOKENS = Choice("token-mean")
+SAMPLER, TOKENS = Choice("sampler"), Choice("token-mean")
 PER_ROW = Choice("sequence-mean", empty_rows="skipped")
 PER_SUM = Choice("sequence-sum", empty_rows="skipped")
 
@@ -18,10 +18,13 @@ DISTILL = [
     DistillRecipe(
         name="opd",
         about="The teacher's log-ratio of each sampled token is its advantage: reverse KL by the policy gradient.",
+        anchor=SAMPLER,
         signal=Choice("old-teacher-advantage", gamma=0.0),
         ratio=Choice("token"),
         surrogate=Choice("importance"),
         reduction=PER_SUM,
+        left_out="the environment's own advantages, to which the cookbook adds the teacher's (outcome added); one "
+        "teacher a data set",
         source='Lu & Thinking Machines Lab, "On-Policy Distillation" (2025), by tinker-cookbook at 9dfcc3a, '
         "tinker_cookbook/distillation/train_on_policy.py:54-125, 146-154",
         stated={
@@ -35,10 +38,13 @@ DISTILL = [
         signal=Choice("teacher-advantage", gamma=1.0),
         surrogate=Choice("policy-gradient"),
         reduction=PER_SUM,
+        left_out="of MiniLLM, as TRL's documentation has it: the division of the sum by its weights, and an exact KL "
+        "of the token itself beside it",
         source="the gradient of KL(policy || teacher) between completions (DISTILL.1); Gu et al. (MiniLLM), "
         "arXiv:2306.08543, starts from it, by TRL's documentation at f2cd577",
         stated={
-            "signal.gamma": "account, TRL's documentation of MiniLLM at f2cd577: a sum over what follows, discounted by gamma",
+            "signal.gamma": "account, TRL's documentation of MiniLLM at f2cd577: a sum over what follows, discounted "
+            "by gamma",
             "reduction.empty_rows": "not found; a completion without a chosen token has no KL",
         },
     ),
@@ -47,7 +53,9 @@ DISTILL = [
         about="Reverse KL over the whole vocabulary at each sampled prefix: no noise of the token, no policy gradient.",
         signal=Choice("jsd", beta=1.0, temperature=1.0),
         reduction=TOKENS,
-        source="Agarwal et al. (GKD), arXiv:2306.13649, section 3: on-policy data and reverse KL; TRL 1.16.0, DistillationConfig",
+        left_out="completions of a data set beside the policy's own (lambda below 1)",
+        source="Agarwal et al. (GKD), arXiv:2306.13649, section 3: on-policy data and reverse KL; TRL 1.16.0, "
+        "DistillationConfig",
         stated={
             "signal.beta": "framework, TRL 1.16.0, trainer/distillation_config.py: the default",
             "signal.temperature": "framework, TRL 1.16.0, trainer/distillation_config.py: the default",
@@ -58,6 +66,7 @@ DISTILL = [
         about="Reverse KL on the policy's likeliest tokens and one more, which holds the rest of the mass.",
         signal=Choice("jsd-top-k", k=100, of="policy", rest="tail", beta=1.0, temperature=1.0),
         reduction=TOKENS,
+        left_out="the rest of SDPO: see sdpo",
         source="Hübotter et al. (SDPO), lasgroup/SDPO at 0e6d510, verl/trainer/ppo/core_algos.py:1106-1162 (alpha=1.0)",
         stated={
             "signal.k": f"{SDPO}: distillation_topk 100 (README, actor.yaml)",
@@ -69,17 +78,24 @@ DISTILL = [
     ),
     DistillRecipe(
         name="opd-k3",
-        about="k3 of the sampled tokens, back-propagated: what two frameworks call reverse KL, with forward KL's gradient.",
+        parent="opd-exact",
+        about="k3 of the sampled tokens, back-propagated: what two frameworks call reverse KL, with forward KL's "
+        "gradient.",
         signal=Choice("k3"),
         reduction=TOKENS,
+        left_out="nothing",
         source="no paper: verl 0.9.1 (distillation.yaml) and TorchRL 0.14.1 (DistillationLoss) by default",
     ),
     DistillRecipe(
         name="gkd",
-        about="Between the two directions: a Jensen-Shannon divergence over the vocabulary, on the policy's own samples.",
+        about="Between the two directions: a Jensen-Shannon divergence over the vocabulary, on the policy's own "
+        "samples.",
         signal=Choice("jsd", beta=0.5, temperature=1.0),
         reduction=PER_ROW,
-        source="Agarwal et al. (GKD), arXiv:2306.13649, eq. 1 (JSD), 2 (the mean over a completion), 4 (on-policy), by accounts",
+        left_out="the completions that the policy did not sample: by TRL's index half of them are a data set's "
+        "(lambda 0.5)",
+        source="Agarwal et al. (GKD), arXiv:2306.13649, eq. 1 (JSD), 2 (the mean over a completion), 4 (on-policy), "
+        "by accounts",
         stated={
             "signal.beta": f"{INDEX}: 0.5, section 3",
             "signal.temperature": f"{INDEX}: 1.0, appendix A",
@@ -93,6 +109,8 @@ DISTILL = [
         surrogate=Choice("policy-gradient"),
         sampler=Choice("policy-weights", level="token", gate="token", low=0.2, high=5.0),
         reduction=PER_ROW,
+        left_out="the outcome's advantage of eq. 9, whose weight was not found (outcome added); which teacher a "
+        "prompt has is the caller's",
         source="Xiaomi (MiMo-V2-Flash), arXiv:2601.02780, eq. 7 and 8, by accounts",
         stated={
             "signal.gamma": "account, of eq. 8: each token's own log-ratio",
@@ -105,12 +123,15 @@ DISTILL = [
     ),
     DistillRecipe(
         name="sdpo",
-        about="The policy itself, told what went wrong, is the teacher: the policy's likeliest tokens, and the rest as one.",
+        about="The policy itself, told what went wrong, is the teacher: the policy's likeliest tokens, and the rest "
+        "as one.",
         signal=Choice("jsd-top-k", k=100, of="policy", rest="tail", beta=0.5, temperature=1.0),
         ratio=Choice("token"),
         surrogate=Choice("truncated-ratio", cap=2.0),
         sampler=Choice("weights", level="token", gate=None, low=None, high=2.0),
         reduction=TOKENS,
+        left_out="how the teacher's prompt is made of feedback and good samples, and the mask of samples that have "
+        "neither; the teacher is a moving average of the policy, at 0.05 a step",
         source="Hübotter et al. (SDPO), arXiv:2601.20802v1, by lasgroup/SDPO at 0e6d510, "
         "verl/trainer/ppo/core_algos.py:1085-1192, verl/trainer/config/sdpo.yaml",
         stated={
@@ -134,6 +155,7 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, dual_clip=3.0),
         reduction=TOKENS,
+        left_out="not known: the paper could not be had",
         source="Xie et al. (IW-OPD), arXiv:2606.22600, algorithm 1, by TRL's index of papers and TRL 1.16.0",
         stated={
             "signal.gamma": f"{INDEX}: sampled-token distillation, each token's own",
