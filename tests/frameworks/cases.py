@@ -90,10 +90,18 @@ def distill_with_an_empty_row(seed: int) -> DistillBatch:
     return replace(batch, mask=mask)
 
 
-def a_policy_that_is_surer(seed: int) -> DistillBatch:
-    """A policy with the teacher's likeliest tokens and more mass on them: KLs of k tokens without the rest below 0."""
+def a_teacher_that_agrees(seed: int) -> DistillBatch:
+    """All log-ratios to the teacher near 1e-9, so that what is added to their sum shows."""
     batch = distill_batch(seed)
-    return replace(batch, teacher_logits=0.7 * batch.logits + 0.05 * batch.teacher_logits)
+    teacher = batch.logits + 1e-9 * batch.teacher_logits
+    return replace(batch, teacher_logits=teacher, old_log_probs=batch.sampled(batch.logits))
+
+
+def a_policy_that_is_surer(seed: int) -> DistillBatch:
+    """In every other place a policy with more mass on the likeliest tokens: a KL of these alone is below 0."""
+    batch = distill_batch(seed)
+    how_sure = torch.where(torch.arange(batch.mask.shape[1]) % 2 == 0, 0.7, 1.4)[:, None]
+    return replace(batch, teacher_logits=how_sure * batch.logits + 0.05 * batch.teacher_logits)
 
 
 BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]] = {
@@ -105,6 +113,7 @@ BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]
     "distill": distill_batch,  # right-padded completions
     "distill-gaps": lambda seed: distill_batch(seed, gaps=True),
     "distill-empty": distill_with_an_empty_row,
+    "distill-near": a_teacher_that_agrees,
     "distill-sure": a_policy_that_is_surer,
     "distill-far": lambda seed: distill_batch(seed, spread=3.0),  # teacher and policy up to e^15 apart
 }

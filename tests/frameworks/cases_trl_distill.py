@@ -95,9 +95,9 @@ SETTINGS = {
     "iw-opd": (iw_opd, {}),
     "opd-topk-tail": (partial(iw_opd, rollout=False), {"distillation_objective": "jsd", "loss_top_k": 100}),
 }  # fmt: skip
-KINDS = {"iw-opd": UNBROKEN, "opd-topk-tail": UNBROKEN}
+KINDS = {"iw-opd": (*UNBROKEN, "distill-near"), "opd-topk-tail": UNBROKEN}
 CASES = {
     f"{name}@{VERSION}": Case(partial(run, **knobs), KINDS.get(name, BATCHES))
     for name, (run, knobs) in SETTINGS.items()
 }
-SAME: set[str] = set()
+SAME = {f"{name}@{VERSION}" for name in ("opd-exact", "opd-topk-tail")}
