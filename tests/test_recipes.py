@@ -21,7 +21,7 @@ from torchstone.dpo.variants import ipo_loss, kto_loss, simpo_loss
 from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.grpo.variants import group_token_mean, overlong_penalties
 from torchstone.ppo import gae, ppo_loss, shaped_rewards
-from torchstone.recipes import RECIPES, Choice, PolicyRecipe, PreferenceRecipe, find, page, table
+from torchstone.recipes import RECIPES, Choice, DistillRecipe, PolicyRecipe, PreferenceRecipe, find, page, table
 from torchstone.recipes.choices import TENSORS
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 
@@ -88,6 +88,7 @@ def run(row, batch, denominator=None, earned=None):
 def test_there_are_as_many_published_rows_as_promised():
     assert sum(isinstance(row, PolicyRecipe) for row in PUBLISHED) >= 20
     assert sum(isinstance(row, PreferenceRecipe) for row in PUBLISHED) >= 12
+    assert sum(isinstance(row, DistillRecipe) for row in PUBLISHED) >= 7
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.name)
@@ -97,7 +98,7 @@ def test_every_number_of_a_published_row_says_where_it_is_stated(row):
     assert row.source and row.about.endswith(".")
 
 
-@pytest.mark.parametrize("kind", [PolicyRecipe, PreferenceRecipe])
+@pytest.mark.parametrize("kind", [PolicyRecipe, PreferenceRecipe, DistillRecipe])
 def test_every_option_and_every_number_says_what_it_does(kind):
     for at, options in kind.COLUMNS.items():
         for name, option in options.items():

@@ -143,7 +143,7 @@ def policy_weights(
 
 
 ANCHORS = columns.ANCHORS
-RATIOS = {name: columns.RATIOS[name] for name in ("none", "token")}
+RATIOS = {name: columns.RATIOS[name]._replace(run=nothing) for name in ("none", "token")}  # the surrogate takes it
 SURROGATES = {
     "none": Option(back_propagated, "The signal is the loss, and is back-propagated.", ("none",)),
     "truncated-ratio": Option(
@@ -171,19 +171,19 @@ COLUMNS = {
     "sampler": SAMPLERS,
     "reduction": columns.REDUCTIONS,
 }
-NUMBERS = columns.NUMBERS | {
+NUMBERS = {
+    "gamma": "above 0 a token also answers for what follows it: at 1 the whole completion's KL falls, with more noise",
     "beta": "0 is KL(teacher || policy), which covers; 1 is KL(policy || teacher), which seeks one mode",
     "temperature": "above 1 the unlikely tokens of both distributions count more",
     "k": "more tokens of the vocabulary teach",
     "of": "whose likeliest tokens they are",
     "rest": "what becomes of the other tokens: one more token, nothing after rescaling, or nothing at all",
-    "gamma": "above 0 a token also answers for what follows it: at 1 the whole completion's KL is lowered, with more "
-    "noise",
-    "weight.gamma": "larger favours early tokens more",
-    "limit": "the largest signal of a token",
-    "cap": "the largest weight of a token",
+    "clamp.limit": "the largest signal of a token",
+    "prefix.gamma": "larger favours early tokens more",
+    "prefix.eps": "the smallest sum that the shares are taken of",
     "coef": "the weight of the task's own advantage",
-    "eps": "the smallest total that the shares are taken of",
+    **{name: columns.NUMBERS[name] for name in ("epsilon", "epsilon_high", "cispo.epsilon", "cispo.epsilon_high")},
+    **{name: columns.NUMBERS[name] for name in ("dual_clip", "cap", "level", "gate", "low", "high", "empty_rows")},
 }
 
 
@@ -273,7 +273,7 @@ class DistillRecipe(Recipe):
             not of one size, or smaller than k.
         """
         check_mask(mask)
-        given = {
+        given: dict[str, Any] = {
             "log_probs": log_probs, "teacher_log_probs": teacher_log_probs, "logits": logits, "advantages": advantages,
             "teacher_logits": teacher_logits, "old_log_probs": old_log_probs, "sampler_log_probs": sampler_log_probs,
             "max_length": max_length, "group_size": group_size, "denominator": denominator,

@@ -56,6 +56,8 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
     found = []
     for at in a.COLUMNS:
         one, two = getattr(a, at), getattr(b, at)
+        if at == "anchor" and not (a.inputs(at) and b.inputs(at)):
+            continue  # one of them takes no ratio: where it would be anchored says nothing
         if one.name != two.name:
             found.append(Difference(at, (str(one), str(two)), (a.effect(at), b.effect(at))))
             continue
@@ -114,11 +116,11 @@ def brief(name: str, number: Number, first: bool) -> str:
 
 
 OFF = {
-    "groups": "all groups", "normalise": "no whitening", "anchor": "anchored at the trainer", "value": "no critic",
+    "groups": "all groups", "normalise": "no whitening", "anchor": "anchor trainer", "value": "no critic",
 }  # fmt: skip
 AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
     "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"),
-    "anchor": ("anchored at the ", ""), "ratio": ("ratio ", ""),
+    "anchor": ("anchor ", ""), "ratio": ("ratio ", ""),
     "value": ("critic ", ""), "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
 }  # fmt: skip
 ROOTS = ("reinforce", "ppo", "grpo", "dpo", "opd", "opd-exact")
@@ -131,8 +133,12 @@ def parent(recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe | None:
         return recipes[name]
     if recipe.name in ROOTS:
         return None
-    roots = {PreferenceRecipe: "dpo", DistillRecipe: "opd-exact" if "logits" in recipe.needs() else "opd"}
-    root = roots.get(type(recipe)) or ("reinforce" if recipe.ratio.name == "none" else "grpo")
+    if isinstance(recipe, PolicyRecipe):
+        root = "reinforce" if recipe.ratio.name == "none" else "grpo"
+    elif isinstance(recipe, DistillRecipe):
+        root = "opd-exact" if "logits" in recipe.needs() else "opd"
+    else:
+        root = "dpo"
     return recipes[recipe.parent or root]
 
 

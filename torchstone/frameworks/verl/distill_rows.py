@@ -11,7 +11,7 @@ from torchstone.recipes.distill import DistillRecipe
 
 LOSSES = "verl/trainer/distillation/losses.py"
 TOKENS, CLAMP = Choice("token-mean"), Choice("clamp", limit=10.0)
-CLIP = {"ratio": Choice("token"), "surrogate": Choice("clip", epsilon=0.2, dual_clip=3.0)}
+TOKEN, CLIP = Choice("token"), Choice("clip", epsilon=0.2, dual_clip=3.0)
 LEFT_OUT = (
     "the task's own policy loss, which verl adds by default (use_task_rewards, distillation_loss_coef); log-ratios "
     "are cut "
@@ -24,7 +24,8 @@ DISTILL = [
         about="What its documentation recommends (k1 with use_policy_gradient): reverse KL by PPO's clip, a dual "
         "clip at 3.",
         signal=Choice("teacher-advantage", gamma=0.0),
-        **CLIP,
+        ratio=TOKEN,
+        surrogate=CLIP,
         reduction=TOKENS,
         left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405 (distillation.yaml, loss_mode=k1, use_policy_gradient=True)",
@@ -51,7 +52,8 @@ DISTILL = [
         about="DistillationLossConfig() without the YAML: k3 as the reward, which may lead away from the teacher.",
         signal=Choice("k3-advantage"),
         bound=CLAMP,
-        **CLIP,
+        ratio=TOKEN,
+        surrogate=CLIP,
         reduction=TOKENS,
         left_out=LEFT_OUT,
         source=f"{LOSSES}:229-302, 370-405; verl/workers/config/distillation.py:65-90 (DistillationLossConfig())",

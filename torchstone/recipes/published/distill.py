@@ -62,6 +62,19 @@ DISTILL = [
         },
     ),
     DistillRecipe(
+        name="opd-forward",
+        about="Forward KL over the vocabulary on the policy's own samples: on-policy knowledge distillation.",
+        signal=Choice("jsd", beta=0.0, temperature=1.0),
+        reduction=PER_ROW,
+        left_out="nothing",
+        source="Agarwal et al. (GKD), arXiv:2306.13649, eq. 2 and 4, by accounts",
+        stated={
+            "signal.beta": "account, of eq. 4: KL(teacher || policy)",
+            "signal.temperature": f"{INDEX}: 1.0, appendix A",
+            "reduction.empty_rows": SKIPPED,
+        },
+    ),
+    DistillRecipe(
         name="opd-topk-tail",
         about="Reverse KL on the policy's likeliest tokens and one more, which holds the rest of the mass.",
         signal=Choice("jsd-top-k", k=100, of="policy", rest="tail", beta=1.0, temperature=1.0),
