@@ -542,6 +542,21 @@ def test_DISTILL_3_half_inputs_are_computed_in_float32(half):
     close(found, jsd_top_k(z.float(), t.float(), **how), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rest", REST)
+@pytest.mark.parametrize("of", OF)
+def test_DISTILL_3_single_precision_strides_and_devices_change_nothing(of, rest):
+    how = {"k": 3, "of": of, "rest": rest, "beta": 0.3, "temperature": 0.7}
+    z, t = pair()
+    before = z.clone(), t.clone()
+    exact = jsd_top_k(z, t, **how)
+    assert torch.equal(z, before[0]) and torch.equal(t, before[1])
+    close(jsd_top_k(z.float(), t.float(), **how), exact, rtol=1e-5, atol=1e-6, check_dtype=False)
+    close(jsd_top_k(*(x.mT.contiguous().mT for x in (z, t)), **how), exact)
+    with torch.device("meta"):  # what is made without saying where lies on the default device: here no numbers
+        close(jsd_top_k(z, t, **how), exact, rtol=0, atol=0)
+    assert torch.autograd.gradcheck(lambda x: jsd_top_k(x, t, **how), z.requires_grad_(), fast_mode=True)
+
+
 # -------------------------------------------------------------------------------------------------------- the full loss
 
 

@@ -67,7 +67,7 @@ def jsd_top_k(
         ``"drop"`` at beta 0 or 1 is no divergence: it may be below 0, and has a gradient where pi is pi_T.
     """
     log_p, log_q = _log_softmaxes(logits, teacher_logits, temperature)
-    of_whom = {"teacher": log_q, "policy": log_p.detach()}
+    of_whom = {"teacher": log_q, "policy": log_p}
     require(of in list(of_whom), "of", "'teacher' or 'policy'", of)
     require(rest in ("tail", "renormalise", "drop"), "rest", "'tail', 'renormalise' or 'drop'", rest)
     size = logits.shape[-1]
