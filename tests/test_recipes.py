@@ -418,19 +418,19 @@ def by_hand_ppo(b):
 
 def by_hand_rloo(b):
     kl = kl_k1(b["old_log_probs"], b["ref_log_probs"], b["mask"]).sum(1).view(P, G)
-    earned = leave_one_out_advantages(b["rewards"] - 0.05 * kl).flatten()
+    earned = leave_one_out_advantages(b["rewards"] - 0.03 * kl).flatten()
     return reinforce_loss(b["log_probs"], earned, b["mask"], reduce=sequence_sum)
 
 
 def by_hand_reinforce_plus_plus(b):
     shaped = shaped_rewards(b["rewards"].flatten(), b["old_log_probs"], b["ref_log_probs"], b["mask"], beta=0.01)
-    white = masked_whiten(discounted_returns(shaped, b["mask"], gamma=1.0), b["mask"], correction=1, eps=1e-8)
+    white = masked_whiten(discounted_returns(shaped, b["mask"], gamma=1.0), b["mask"], correction=0, eps=1e-8)
     return ppo_loss(b["log_probs"], b["old_log_probs"], white, b["mask"], reduce=sequence_mean, epsilon=0.2)
 
 
 def by_hand_reinforce_plus_plus_baseline(b):
     centred = group_advantages(b["rewards"], divide_by_std=False, correction=0, eps=0.0).flatten()
-    white = masked_whiten(centred[:, None].expand(P * G, T), b["mask"], correction=1, eps=1e-8)
+    white = masked_whiten(centred[:, None].expand(P * G, T), b["mask"], correction=0, eps=1e-8)
     kl = reference(b, 0.001) | {"kl": kl_k2}
     return grpo_loss(*ratio(b), white, b["mask"], reduce=sequence_mean, epsilon=0.2, **kl)
 

@@ -53,6 +53,12 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def over_a_millionth_more(own, group):
+    """(r - mean) / (std + 1e-6), as prime-rl and verl have it."""
+    m = mean(group)
+    return (own - m) / (math.sqrt(sum((r - m) ** 2 for r in group) / (len(group) - 1)) + 1e-6)
+
+
 def standardised(own, group):
     """(r - mean) / std: no paper here says which deviation; every code read divides by n - 1."""
     m = mean(group)
@@ -67,10 +73,10 @@ def advantages_of(batch, how):
     return [how(own.item(), group.tolist()) for _, group, own, _ in batch.rows()]
 
 
-def of_the_row(name, batch, mine, *, advantages=None, **tensors):
+def of_the_row(name, batch, mine, *, advantages=None, max_length=None, **tensors):
     """The row's loss after the row's own advantages, which must be `mine`."""
     row = RECIPES[name]
-    found = row.advantages(batch.rewards, batch.mask).advantages
+    found = row.advantages(batch.rewards, batch.mask, max_length=max_length).advantages
     wanted = torch.tensor(mine, dtype=torch.float64)[:, None] * batch.mask
     torch.testing.assert_close(found * batch.mask, wanted, rtol=0, atol=1e-10)
     if advantages is not None:
@@ -198,7 +204,8 @@ def test_cispo_2506_13585_eq_4_with_eq_2_and_5(seed):
             for t in tokens:
                 weight = min(math.exp((b.new[i, t] - b.old[i, t]).item()), cap)
                 objective += weight * a[i] * b.new[i, t] / total
-    same(of_the_row("cispo", b, a, old_log_probs=b.old, group_size=b.group), -objective / b.prompts, b)
+    row = of_the_row("cispo", b, a, max_length=20_480, old_log_probs=b.old, group_size=b.group)
+    same(row, -objective / b.prompts, b)
 
 
 def cap_of_the_row(name):
@@ -241,7 +248,7 @@ def test_intellect_2_2505_07291_as_its_code_has_it(seed):
     index of papers ("section 4.1"). That code's KL is of the recomputed log-probs, so it has a value and no gradient;
     here it is GRPO's."""
     b = Batch(seed)
-    a = advantages_of(b, standardised)
+    a = advantages_of(b, over_a_millionth_more)
     loss = 0
     for i, _, _, tokens in b.rows():
         for t in tokens:
@@ -279,7 +286,7 @@ def test_tis_as_the_index_of_trl_quotes_the_post(seed):
     (yaof20/verl at 1e41334) has the same product, C = 2 and the mean over tokens; eps 0.2 is verl's and TRL's
     default."""
     b = Batch(seed)
-    a = advantages_of(b, standardised)
+    a = advantages_of(b, over_a_millionth_more)
     loss = 0
     for i, _, _, tokens in b.rows():
         for t in tokens:

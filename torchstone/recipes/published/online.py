@@ -1,20 +1,48 @@
-"""Algorithms that learn from samples and their rewards, as their papers have them."""
+"""Algorithms that learn from samples and their rewards, as their papers have them.
+
+Where a number was seen stands in ``stated``; what the paper has and the row has not, in ``left_out``. The two together
+say what of a row is the paper's (docs/sources.md: which papers were read).
+"""
 
 from __future__ import annotations
 
 from torchstone.recipes.choices import NONE, Choice
 from torchstone.recipes.online import PolicyRecipe
 
-NOT_STATED, NOT_READ = "not stated", "not read"
-
 GROUP_STD = Choice("group-std", correction=1, eps=0.0)
-NO_EPS = {"advantage.correction": NOT_STATED, "advantage.eps": "the equation has none"}
 POLICY_GRADIENT = Choice("policy-gradient")
 CLIP = Choice("clip", epsilon=0.2)
 SAMPLER = Choice("sampler")
 PER_ROW = Choice("sequence-mean", empty_rows="skipped")
 PER_SUM = Choice("sequence-sum", empty_rows="skipped")
-ROWS = {"reduction.empty_rows": NOT_STATED}
+
+# What several rows say of the same number. A paper's completions have tokens: what one without any is worth is ours.
+ROWS = {"reduction.empty_rows": "not stated; a completion without a token says nothing, so it does not count"}
+ROWS_NOT_FOUND = {"reduction.empty_rows": "not found; a completion without a token says nothing, so it does not count"}
+SAMPLE_STD = "n - 1, as in torch.std, TRL 1.16.0 and verl 0.9.1"
+INDEX = "framework, TRL f2cd577, paper index"
+
+LM_PREFERENCES = "authors' code, openai/lm-human-preferences cbfd210"
+OPENRLHF = "authors' code, OpenRLHF 1bfcc33 (November 2025)"
+HOK = "account, appendix G of Honor of Kings Arena, the same game"
+HOK_CODE = "account, tencent-ailab/hok_env c6e0029, aiarena/1v1/common/algorithm_torch.py"
+SAPO_TAU = f"{INDEX}; VESPO (arXiv:2602.10693v3), appendix D, calls it official"
+DPPO_CAP = "paper, appendix E (C of eq. 23, 5 by default); in appendix C.1 it is infinite"
+TIS = "authors' code, yaof20/verl 1e41334"
+WHITEN_PLUS = {
+    "normalise.correction": f"{OPENRLHF}, experience_maker.py: n; the paper does not say",
+    "normalise.eps": f"{OPENRLHF}, experience_maker.py, as the least variance; the paper does not say",
+}
+DPPO_LEFT_OUT = (
+    "the distance over the top k tokens (eq. 15, 16); the runs of appendix C.1, which have no cap and a threshold of "
+    "0.15 for total variation"
+)
+
+
+def std_without_eps(place: str) -> dict[str, str]:
+    """Of a group's deviation, where the paper adds nothing to it at this place."""
+    return {"advantage.correction": f"not stated; {SAMPLE_STD}", "advantage.eps": f"paper, {place}: nothing is added"}
+
 
 ONLINE = [
     PolicyRecipe(
@@ -25,7 +53,8 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Williams (1992), doi:10.1007/BF00992696, eq. 11",
-        stated={**ROWS},
+        left_out="nothing",
+        stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
         name="remax",
@@ -34,31 +63,26 @@ ONLINE = [
         ratio=NONE,
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
-        source="Li et al. (ReMax), arXiv:2310.10505, as quoted",
-        stated={**ROWS},
+        source="Li et al. (ReMax), arXiv:2310.10505, by its authors' code (liziniu/ReMax 536ba49)",
+        left_out="what the authors' trainer adds: a KL that each token pays for itself alone (0.1 by default, 0.05 in "
+        "its scripts), a discount of 0.99, rewards cut at 5; it also takes the mean over tokens, not the sum",
+        stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
         name="rloo",
         about="REINFORCE on whole completions, each against the mean of its siblings; the KL is in the reward.",
-        reward_kl=Choice("per-sequence", estimator="k1", beta=0.05),
+        reward_kl=Choice("per-sequence", estimator="k1", beta=0.03),
         advantage=Choice("leave-one-out"),
         ratio=NONE,
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Ahmadian et al. (RLOO), arXiv:2402.14740v2, eq. 3 and section 2.3 (unnumbered)",
-        stated={"reward_kl.estimator": "eq. 3, as quoted", "reward_kl.beta": NOT_READ, **ROWS},
-    ),
-    PolicyRecipe(
-        name="rloo-token",
-        parent="rloo",
-        about="RLOO with tokens as the actions: each pays its own KL, and has its own ratio once the policy has moved.",
-        reward_kl=Choice("per-token", estimator="k1", beta=0.05),
-        advantage=Choice("leave-one-out"),
-        ratio=Choice("token"),
-        surrogate=Choice("importance"),
-        reduction=PER_SUM,
-        source="Ahmadian et al., arXiv:2402.14740v2, section 2.1 (what they compare RLOO with) and 2.3",
-        stated={"reward_kl.estimator": "eq. 3, as quoted", "reward_kl.beta": NOT_READ, **ROWS},
+        left_out="the second gradient step on each batch, which is taken without a ratio (appendix C, by an account)",
+        stated={
+            "reward_kl.estimator": "account, notes on v2 (lonj7798/mylearning_2026 c15d020, rloo.md): eq. 3",
+            "reward_kl.beta": f"{INDEX}: appendix C; by the account above for TL;DR, with 0.10 for Anthropic-HH",
+            **ROWS_NOT_FOUND,
+        },
     ),
     PolicyRecipe(
         name="opo",
@@ -67,8 +91,9 @@ ONLINE = [
         ratio=NONE,
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
-        source="Hao et al. (OPO), arXiv:2505.23585",
-        stated={"reduction.empty_rows": NOT_READ},
+        source="Hao et al. (OPO), arXiv:2505.23585, by its authors' code (microsoft/LMOps 4f2a9de)",
+        left_out="nothing, by the authors' README; their code takes verl 0.2's mean over tokens, not the sum",
+        stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
         name="otb",
@@ -77,8 +102,11 @@ ONLINE = [
         ratio=NONE,
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
-        source="Li et al. (optimal token baseline), arXiv:2602.07078v2, by its authors' documentation in verl",
-        stated={"reduction.empty_rows": NOT_READ},
+        source="Li et al. (optimal token baseline), arXiv:2602.07078v2, by its authors' documentation in verl b178a3c",
+        left_out="the square of the engine's ratio as a factor of the energies, where another program samples; the "
+        "rule of verl 0.9.1 for the end of a group's longest completion, whose advantage is the whole return there, "
+        "and 0 by the equation",
+        stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
         name="maxrl",
@@ -87,8 +115,9 @@ ONLINE = [
         ratio=NONE,
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
-        source="Tajwar et al. (MaxRL), arXiv:2602.02710v3, algorithm 1, as quoted",
-        stated={"reduction.empty_rows": NOT_READ},
+        source="Tajwar et al. (MaxRL), arXiv:2602.02710, algorithm 1",
+        left_out="nothing",
+        stated={**ROWS},
     ),
     PolicyRecipe(
         name="gpg",
@@ -98,6 +127,8 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=Choice("group-token-mean"),
         source="Chu et al. (GPG), arXiv:2504.02546v4, eq. 5-8, with F_norm = 1",
+        left_out="the least share of samples in groups with a signal, below which more is sampled (0.6 in the best run "
+        "of the authors' README)",
     ),
     PolicyRecipe(
         name="ppo",
@@ -110,35 +141,40 @@ ONLINE = [
         value=Choice("squared-error", coef=0.1, epsilon=0.2),
         reduction=Choice("token-mean"),
         source="Schulman et al., arXiv:1707.06347v2, eq. 7, 9; Ouyang et al. (InstructGPT), arXiv:2203.02155v1, eq. 2",
+        left_out="InstructGPT's pretraining gradients (PPO-ptx). lm-human-preferences, which five of these numbers are "
+        "from, also divides the token rewards by their deviation over the batch before GAE (mean kept), which no paper "
+        "says: its value clip of 0.2 is in such deviations, this one in reward units",
         stated={
-            "reward_kl.estimator": "InstructGPT eq. 2",
-            "reward_kl.beta": "InstructGPT, appendix C.4",
-            "advantage.gamma": 'InstructGPT, C.4: "No discount is applied when estimating the generalized advantage"',
-            "advantage.lam": "not stated; OpenAI's lm-human-preferences has 0.95",
-            "normalise.correction": "not stated; lm-human-preferences has the population variance",
-            "normalise.eps": "not stated; lm-human-preferences has 1e-8",
-            "surrogate.epsilon": 'InstructGPT, appendix C.4: "The PPO clip ratio is set to 0.2"',
-            "value.coef": "not stated; lm-human-preferences has 0.1",
-            "value.epsilon": "not stated; lm-human-preferences has 0.2",
+            "reward_kl.estimator": "paper, InstructGPT, eq. 2",
+            "reward_kl.beta": "paper, InstructGPT, appendix C.4",
+            "advantage.gamma": "paper, InstructGPT, appendix C.4: "
+            '"No discount is applied when estimating the generalized advantage"',
+            "advantage.lam": f"{LM_PREFERENCES}, train_policy.py; the paper does not say",
+            "normalise.correction": f"{LM_PREFERENCES}, utils/core.py: tf.nn.moments; the paper does not say",
+            "normalise.eps": f"{LM_PREFERENCES}, utils/core.py; the paper does not say",
+            "surrogate.epsilon": 'paper, InstructGPT, appendix C.4: "The PPO clip ratio is set to 0.2"',
+            "value.coef": f"{LM_PREFERENCES}, train_policy.py; the paper does not say",
+            "value.epsilon": f"{LM_PREFERENCES}, train_policy.py; the paper does not say",
         },
     ),
     PolicyRecipe(
         name="ppo-dual-clip",
         parent="ppo",
         about="PPO whose loss is bounded for bad tokens with a huge ratio.",
-        advantage=Choice("critic", gamma=1.0, lam=0.95),
+        advantage=Choice("critic", gamma=0.997, lam=0.95),
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, dual_clip=3.0),
-        value=Choice("squared-error", coef=0.5, epsilon=None),
+        value=Choice("squared-error", coef=1.0, epsilon=None),
         reduction=Choice("token-mean"),
         source="Ye et al., arXiv:1912.09729v3, eq. 5",
+        left_out="what belongs to the game: several action heads, and an entropy bonus in the group's later code",
         stated={
-            "advantage.gamma": NOT_READ,
-            "advantage.lam": NOT_READ,
-            "surrogate.epsilon": "quoted by others: system setup",
-            "surrogate.dual_clip": "quoted by others: system setup",
-            "value.coef": NOT_READ,
-            "value.epsilon": NOT_READ,
+            "advantage.gamma": f"{HOK}, which counts game frames: a language model has 1 (verl 0.9.1, OpenRLHF 0.11.2)",
+            "advantage.lam": HOK,
+            "surrogate.epsilon": HOK,
+            "surrogate.dual_clip": HOK,
+            "value.coef": f"{HOK_CODE}: half the squared error, without a factor",
+            "value.epsilon": f"{HOK_CODE}: no clip",
         },
     ),
     PolicyRecipe(
@@ -147,17 +183,18 @@ ONLINE = [
         about="No critic and no group: one sample a prompt, a KL per token in the reward, whitened over the batch.",
         reward_kl=Choice("per-token", estimator="k1", beta=0.01),
         advantage=Choice("reward"),
-        normalise=Choice("whiten", correction=1, eps=1e-8),
+        normalise=Choice("whiten", correction=0, eps=1e-8),
         ratio=Choice("token"),
         surrogate=CLIP,
         reduction=PER_ROW,
         source="Hu et al. (REINFORCE++), arXiv:2501.03262v9, eq. 1, 4 and 5",
+        left_out="rewards clipped and scaled (appendix B.2, without numbers); an advantage for the last token alone, "
+        "which appendix B.2 has against eq. 4; eps stands in the root here, beside the deviation in eq. 5",
         stated={
-            "reward_kl.estimator": "eq. 4, as quoted",
-            "reward_kl.beta": "not stated in v9; v1, table 1, as quoted: 0.01 (general)",
-            "normalise.correction": NOT_STATED,
-            "normalise.eps": "not stated: eq. 5 adds an eps to the deviation",
-            "surrogate.epsilon": "not stated in v9; v1, table 1, as quoted",
+            "reward_kl.estimator": "paper, eq. 4",
+            "reward_kl.beta": "authors' code, OpenRLHF 4e85648 (at v1), train_reinforce_llama_ray.sh; 1e-4 at v9",
+            **WHITEN_PLUS,
+            "surrogate.epsilon": f"{OPENRLHF}, the default of train_ppo_ray; the paper does not say",
             **ROWS,
         },
     ),
@@ -166,17 +203,18 @@ ONLINE = [
         parent="reinforce++",
         about="The group's mean as the baseline, then whitened over the batch; the KL (k2) in the loss.",
         advantage=Choice("group-mean"),
-        normalise=Choice("whiten", correction=1, eps=1e-8),
+        normalise=Choice("whiten", correction=0, eps=1e-8),
         ratio=Choice("token"),
         surrogate=CLIP,
         loss_kl=Choice("k2", beta=0.001),
         reduction=PER_ROW,
         source="Hu et al. (REINFORCE++ w/ Baseline), arXiv:2501.03262v9, eq. 6-8",
+        left_out="rewards clipped and scaled (appendix B.2, without numbers); eps stands in the root here, beside the "
+        "deviation in eq. 7",
         stated={
-            "normalise.correction": NOT_STATED,
-            "normalise.eps": "not stated: eq. 7 adds an eps to the deviation",
-            "surrogate.epsilon": "not stated in v9; v1, table 1, as quoted",
-            "loss_kl.beta": "not stated in v9; v1, table 1, as quoted: 0.001 (mathematics)",
+            **WHITEN_PLUS,
+            "surrogate.epsilon": f"{OPENRLHF}, the default of train_ppo_ray; the paper does not say",
+            "loss_kl.beta": f"{OPENRLHF}, train_reinforce_baseline_llama_ray_hybrid_engine.sh; 0.01 in _async.sh",
             **ROWS,
         },
     ),
@@ -189,10 +227,12 @@ ONLINE = [
         loss_kl=Choice("k3", beta=0.04),
         reduction=PER_ROW,
         source="Shao et al. (DeepSeekMath), arXiv:2402.03300v3, eq. 3 and 4, section 4.1.2",
+        left_out="a reward for each step of an answer (process supervision, section 4.1.3); the reference that follows "
+        "the policy from one iteration to the next (algorithm 1)",
         stated={
-            **NO_EPS,
-            "surrogate.epsilon": "not stated; with one update a batch the clip never acts",
-            "loss_kl.beta": 'section 4.2: "The KL coefficient is 0.04"',
+            **std_without_eps("section 4.1.2"),
+            "surrogate.epsilon": "not stated; 0.2 is PPO's. With one update a batch, as in section 4.2, it never acts",
+            "loss_kl.beta": 'paper, section 4.2: "The KL coefficient is 0.04"',
             **ROWS,
         },
     ),
@@ -204,7 +244,11 @@ ONLINE = [
         surrogate=CLIP,
         reduction=Choice("fixed-length", empty_rows="skipped"),
         source="Liu et al. (Dr. GRPO), arXiv:2503.20783v2, section 3.2 and listing 1",
-        stated={"surrogate.epsilon": "table 6, as quoted", **ROWS},
+        left_out="nothing",
+        stated={
+            "surrogate.epsilon": "authors' code, sail-sg/oat c1a074c, ppo.py; by an account of v2, table 6",
+            **ROWS,
+        },
     ),
     PolicyRecipe(
         name="dapo",
@@ -216,11 +260,13 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
         reduction=Choice("group-token-mean"),
         source="Yu et al. (DAPO), arXiv:2503.14476v2, eq. 8-13",
+        left_out="overlong filtering (section 3.4), without which, by the authors' page in verl (docs/algo/dapo.md at "
+        "b178a3c), the paper's best run was done",
         stated={
-            "penalty.cache": "section 4.1",
-            **NO_EPS,
-            "surrogate.epsilon": "section 4.1",
-            "surrogate.epsilon_high": "section 4.1",
+            "penalty.cache": 'paper, section 4.1: "additional 4,096 tokens as the soft punish cache"',
+            **std_without_eps("eq. 9"),
+            "surrogate.epsilon": "paper, section 4.1",
+            "surrogate.epsilon_high": "paper, section 4.1",
         },
     ),
     PolicyRecipe(
@@ -231,10 +277,12 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=3e-4, epsilon_high=4e-4),
         reduction=PER_ROW,
         source="Zheng et al. (GSPO), arXiv:2507.18071v2, eq. 5-7",
+        left_out='a KL term, which the paper omits from its equations "for brevity", without a coefficient',
         stated={
-            **NO_EPS,
-            "surrogate.epsilon": 'section 5.1: "the left and right clipping ranges in Equation (5) to 3e-4 and 4e-4"',
-            "surrogate.epsilon_high": "section 5.1, as above",
+            **std_without_eps("eq. 6"),
+            "surrogate.epsilon": "paper, section 5.1: "
+            '"the left and right clipping ranges in Equation (5) to 3e-4 and 4e-4"',
+            "surrogate.epsilon_high": "paper, section 5.1, as above",
             **ROWS,
         },
     ),
@@ -247,10 +295,11 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=3e-4, epsilon_high=4e-4),
         reduction=PER_ROW,
         source="Zheng et al. (GSPO), arXiv:2507.18071v2, eq. 13 and 14",
+        left_out='a KL term, which the paper omits from its equations "for brevity", without a coefficient',
         stated={
-            **NO_EPS,
-            "surrogate.epsilon": "section 5.1, of GSPO",
-            "surrogate.epsilon_high": "section 5.1, of GSPO",
+            **std_without_eps("eq. 6"),
+            "surrogate.epsilon": "paper, section 5.1, of GSPO",
+            "surrogate.epsilon_high": "paper, section 5.1, of GSPO",
             **ROWS,
         },
     ),
@@ -263,10 +312,11 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=2e-3, epsilon_high=2.5e-3),
         reduction=PER_SUM,
         source="Liu et al. (LUSPO), arXiv:2602.05261v1, eq. 7",
+        left_out="two parts of the reward (eq. 10): one for the format, and DAPO's price on long answers",
         stated={
-            **NO_EPS,
-            "surrogate.epsilon": 'section 5.1: "eps_low to 2 x 10^-3 and eps_high to 2.5 x 10^-3"',
-            "surrogate.epsilon_high": "section 5.1, as above",
+            **std_without_eps("eq. 5 and 6"),
+            "surrogate.epsilon": 'paper, section 5.1: "eps_low to 2 x 10^-3 and eps_high to 2.5 x 10^-3"',
+            "surrogate.epsilon_high": "paper, section 5.1, as above",
             **ROWS,
         },
     ),
@@ -278,22 +328,31 @@ ONLINE = [
         surrogate=Choice("gmpo", epsilon=0.4),
         reduction=PER_ROW,
         source="Zhao et al. (GMPO), arXiv:2507.20673v3, eq. 4 and algorithm 1",
-        stated={**NO_EPS, "surrogate.epsilon": "algorithm 1; section 4.1", **ROWS},
+        left_out="nothing",
+        stated={
+            **std_without_eps("below eq. 1"),
+            "surrogate.epsilon": "paper, algorithm 1 and section 4.1; so the authors' code, callsys/GMPO 205b2bf",
+            **ROWS,
+        },
     ),
     PolicyRecipe(
         name="cispo",
         parent="dapo",
-        about="The ratio, bounded from above, is a weight; every token keeps its gradient.",
+        about="The ratio, bounded from above, is a weight; every token keeps its gradient. The rest is DAPO's.",
+        penalty=Choice("overlong", cache=4096),
         groups=Choice("mixed"),
         advantage=GROUP_STD,
         ratio=Choice("token"),
         surrogate=Choice("cispo", epsilon=None, cap=5.0),
         reduction=Choice("group-token-mean"),
-        source="MiniMax (MiniMax-M1), arXiv:2506.13585, eq. 4 and 5",
+        source="MiniMax (MiniMax-M1), arXiv:2506.13585, eq. 4 and 5, section 3.1",
+        left_out="nothing",
         stated={
-            **NO_EPS,
-            "surrogate.epsilon": 'section 3.1: "we did not impose a lower bound on the IS weight"',
-            "surrogate.cap": "not stated; 5 is what ScaleRL and TRL's documentation take",
+            "penalty.cache": "not stated; DAPO's: section 3.1 takes "
+            '"the dynamic sampling and length penalty techniques from Yu et al. (2025)"',
+            **std_without_eps("eq. 2"),
+            "surrogate.epsilon": 'paper, section 3.1: "we did not impose a lower bound on the IS weight"',
+            "surrogate.cap": f"not stated; 5 as TRL's index of papers has it for ScaleRL ({INDEX[11:]})",
         },
     ),
     PolicyRecipe(
@@ -303,13 +362,14 @@ ONLINE = [
         ratio=Choice("token"),
         surrogate=Choice("sapo", tau_positive=1.0, tau_negative=1.05),
         reduction=PER_ROW,
-        source="Gao et al. (SAPO), arXiv:2511.20347v2, eq. 5 and 6, as quoted",
+        source="Gao et al. (SAPO), arXiv:2511.20347v2, eq. 5 and 6, by TRL 1.16.0",
+        left_out="nothing that an account of it has",
         stated={
-            "advantage.correction": NOT_READ,
-            "advantage.eps": NOT_READ,
-            "surrogate.tau_positive": "quoted by others",
-            "surrogate.tau_negative": "quoted by others",
-            "reduction.empty_rows": NOT_READ,
+            "advantage.correction": f"not found; {SAMPLE_STD}",
+            "advantage.eps": "not found; GRPO's equation has none",
+            "surrogate.tau_positive": SAPO_TAU,
+            "surrogate.tau_negative": SAPO_TAU,
+            **ROWS_NOT_FOUND,
         },
     ),
     PolicyRecipe(
@@ -322,9 +382,12 @@ ONLINE = [
         surrogate=Choice("vespo", k_positive=2.0, lambda_positive=3.0, k_negative=3.0, lambda_negative=2.0),
         reduction=PER_SUM,
         source="Shen et al. (VESPO), arXiv:2602.10693v3, eq. 20",
+        left_out="nothing of eq. 20, whose baseline is the group's mean and whose gradient is that of the whole "
+        "completion; the authors' scripts (FloyedShen/VESPO aa1f304) divide by the group's deviation and take the mean "
+        "over tokens",
         stated={
             **{
-                f"surrogate.{k}": 'section 4.1: "(c1,c2) = (2.0,3.0) for A>0 and (3.0,2.0) for A<0"'
+                f"surrogate.{k}": 'paper, section 4.1: "(c1,c2) = (2.0,3.0) for A>0 and (3.0,2.0) for A<0"'
                 for k in ("k_positive", "lambda_positive", "k_negative", "lambda_negative")
             },
             **ROWS,
@@ -337,13 +400,14 @@ ONLINE = [
         advantage=Choice("group-mean"),
         anchor=SAMPLER,
         ratio=Choice("token"),
-        surrogate=Choice("dppo", divergence="tv", epsilon=0.2, cap=20.0),
+        surrogate=Choice("dppo", divergence="tv", epsilon=0.2, cap=5.0),
         reduction=PER_SUM,
-        source="Qi et al. (DPPO, binary total variation), arXiv:2602.04879v3, eq. 12-14",
+        source="Qi et al. (DPPO, binary total variation), arXiv:2602.04879v3, eq. 12, 13 and 23",
+        left_out=DPPO_LEFT_OUT,
         stated={
-            "surrogate.divergence": "eq. 13 of two; the paper has both",
-            "surrogate.epsilon": "not read; verl's default",
-            "surrogate.cap": "not in the paper; verl's default",
+            "surrogate.divergence": "paper, eq. 13 of two",
+            "surrogate.epsilon": "paper, appendix E (delta; 0.15 with LoRA, and in the runs of appendix C.1)",
+            "surrogate.cap": DPPO_CAP,
             **ROWS,
         },
     ),
@@ -354,31 +418,35 @@ ONLINE = [
         advantage=Choice("group-mean"),
         anchor=SAMPLER,
         ratio=Choice("token"),
-        surrogate=Choice("dppo", divergence="kl", epsilon=0.2, cap=20.0),
+        surrogate=Choice("dppo", divergence="kl", epsilon=0.05, cap=5.0),
         reduction=PER_SUM,
-        source="Qi et al. (DPPO, binary KL), arXiv:2602.04879v3, eq. 12-14",
+        source="Qi et al. (DPPO, binary KL), arXiv:2602.04879v3, eq. 12, 14 and 23",
+        left_out=DPPO_LEFT_OUT,
         stated={
-            "surrogate.divergence": "eq. 14 of two; the paper has both",
-            "surrogate.epsilon": "not read; verl's default",
-            "surrogate.cap": "not in the paper; verl's default",
+            "surrogate.divergence": "paper, eq. 14 of two",
+            "surrogate.epsilon": "paper, appendices C.1 and E (delta)",
+            "surrogate.cap": DPPO_CAP,
             **ROWS,
         },
     ),
     PolicyRecipe(
         name="intellect-2",
         about="GRPO with the ratio bounded for bad tokens too (two-sided clip), for samples of an older policy.",
-        advantage=GROUP_STD,
+        groups=Choice("mixed"),
+        advantage=Choice("group-std", correction=1, eps=1e-6),
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, dual_clip=4.0),
         loss_kl=Choice("k3", beta=0.001),
         reduction=Choice("token-mean"),
-        source="Prime Intellect (INTELLECT-2), arXiv:2505.07291",
+        source="Prime Intellect (INTELLECT-2), arXiv:2505.07291, by its authors' code (prime-rl f906d22, May 2025)",
+        left_out="a price on missing the length that was asked for; an entropy bonus (0.001 by default in the authors' "
+        "code). That code divides by the tokens that a packed batch has room for, and not by those that it has",
         stated={
-            "advantage.correction": NOT_READ,
-            "advantage.eps": NOT_READ,
-            "surrogate.epsilon": "quoted by others",
-            "surrogate.dual_clip": "quoted by others: delta",
-            "loss_kl.beta": "quoted by others",
+            "advantage.correction": "authors' code, prime-rl f906d22, src/zeroband/inference/rewards.py: std(ddof=1)",
+            "advantage.eps": "authors' code, prime-rl f906d22, src/zeroband/inference/rewards.py",
+            "surrogate.epsilon": f"{INDEX}: section 4.1; so the authors' code",
+            "surrogate.dual_clip": f"{INDEX}: section 4.1 (delta); so the authors' code",
+            "loss_kl.beta": f"{INDEX}: section 4.1; in the authors' code none by default, and else without a gradient",
         },
     ),
     PolicyRecipe(
@@ -391,30 +459,35 @@ ONLINE = [
         loss_kl=Choice("k3-by-ratio", beta=0.001),
         reduction=PER_ROW,
         source="DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 7-9",
+        left_out="what lies outside the loss (section 3.1): the experts' routing and the sampling mask (top-p, top-k) "
+        "are kept from sampling to training",
         stated={
-            "surrogate.epsilon": NOT_STATED,
-            "sampler.limit": "not stated; TRL's example",
-            "loss_kl.beta": "not stated; TRL's example",
+            "surrogate.epsilon": "not stated; 0.2 is PPO's",
+            "sampler.limit": f"not stated; the starting point of TRL's index of papers ({INDEX[11:]})",
+            "loss_kl.beta": f"not stated; TRL's index of papers ({INDEX[11:]}) takes DeepSeek-R1's",
             **ROWS,
         },
     ),
     PolicyRecipe(
         name="tis",
         about="GRPO on samples of an inference engine: each token's weight truncated at 2.",
-        advantage=GROUP_STD,
+        advantage=Choice("group-std", correction=1, eps=1e-6),
         ratio=Choice("token"),
         surrogate=CLIP,
         sampler=Choice("weights", level="token", gate=None, low=None, high=2.0),
         reduction=Choice("token-mean"),
-        source='Yao et al. (TIS), "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025)',
+        source='Yao et al. (TIS), "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025), by '
+        "its authors' code (yaof20/verl 1e41334)",
+        left_out="the rest of the script's recipe, which is DAPO's: upper clip 0.28, mixed groups, a price on long "
+        "answers; and verl's dual clip, at 10",
         stated={
-            "advantage.correction": NOT_READ,
-            "advantage.eps": NOT_READ,
-            "surrogate.epsilon": NOT_READ,
-            "sampler.level": "quoted by others",
-            "sampler.gate": "quoted by others: truncated",
-            "sampler.low": "quoted by others: none",
-            "sampler.high": "not read; verl's default",
+            "advantage.correction": f"{TIS}, verl/trainer/ppo/core_algos.py: torch.std",
+            "advantage.eps": f"{TIS}, verl/trainer/ppo/core_algos.py",
+            "surrogate.epsilon": f"{TIS}, recipe/dapo/run_dapo_qwen2.5_32b_tis.sh, the lower one",
+            "sampler.level": f"{TIS}, verl/trainer/ppo/core_algos.py",
+            "sampler.gate": f"{TIS}, verl/trainer/ppo/core_algos.py: clamped, nothing is dropped",
+            "sampler.low": f"{TIS}, verl/trainer/ppo/core_algos.py: no lower bound",
+            "sampler.high": f"{TIS}, recipe/dapo/run_dapo_qwen2.5_32b_tis.sh",
         },
     ),
     PolicyRecipe(
@@ -425,16 +498,18 @@ ONLINE = [
         surrogate=CLIP,
         sampler=Choice("weights", level="token", gate="token", low=0.5, high=5.0),
         reduction=PER_ROW,
-        source="Ring-1T (IcePop), arXiv:2510.18855v2",
+        source="Ring-1T (IcePop), arXiv:2510.18855, eq. 1 and 2",
+        left_out="the KL of eq. 1, whose coefficient was 0.0 in the runs (section 2.3.4); the token budget of C3PO++ "
+        "(section 2.3.3)",
         stated={
-            "advantage.correction": NOT_READ,
-            "advantage.eps": NOT_READ,
-            "surrogate.epsilon": NOT_READ,
-            "sampler.level": "quoted by others",
-            "sampler.gate": "quoted by others: masked",
-            "sampler.low": "quoted by others",
-            "sampler.high": "quoted by others",
-            "reduction.empty_rows": NOT_READ,
+            "advantage.correction": f"not stated; {SAMPLE_STD}",
+            "advantage.eps": "not stated; GRPO's equation has none",
+            "surrogate.epsilon": "not stated; 0.2 is PPO's",
+            "sampler.level": "paper, eq. 1: a factor of each token",
+            "sampler.gate": "paper, eq. 2: 0 outside the bounds, of each token",
+            "sampler.low": 'paper, section 2.3.4: "alpha = 0.5, beta = 5"',
+            "sampler.high": "paper, section 2.3.4, as above",
+            **ROWS,
         },
     ),
 ]

@@ -1,0 +1,111 @@
+"""Published rows: each number says where it was seen, and the numbers do what their papers say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchstone.recipes import RECIPES, PolicyRecipe
+
+ROOT = Path(__file__).parent.parent
+ROWS = [row for row in RECIPES.values() if "@" not in row.name and isinstance(row, PolicyRecipe)]
+SEEN = ("paper, ", "authors' code, ", "framework, ", "account, ", "not stated; ", "not found; ")
+published = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def tokens(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def gradient(name: str, new: torch.Tensor, old: torch.Tensor, advantage: float) -> list[float]:
+    """Of a row's loss for one completion, by each token's log-prob."""
+    row, log_probs = RECIPES[name], new.log().requires_grad_()
+    given = {k: old.log() for k in ("old_log_probs", "sampler_log_probs", "ref_log_probs") if k in row.takes("loss")}
+    loss = row.loss(log_probs, tokens(advantage)[0], torch.ones_like(new, dtype=torch.bool), **given)
+    return torch.autograd.grad(loss.value, log_probs)[0][0].tolist()
+
+
+# ------------------------------------------------------------------------------------------------- where it was seen
+
+
+@published
+def test_every_number_says_of_which_kind_the_place_is_where_it_was_seen(row):
+    for number, place in row.stated.items():
+        assert place.startswith(SEEN), f"{number}: {place}"
+
+
+@published
+def test_a_row_says_what_its_source_has_and_it_leaves_out(row):
+    assert row.left_out and not row.left_out.endswith(".")
+
+
+@published
+def test_a_number_is_the_papers_only_where_the_paper_was_read(row):
+    text = (ROOT / "docs/sources.md").read_text()
+    known = {line for line in text.splitlines() if line.startswith("| ")}
+    for identifier in re.findall(r"arXiv:(\d{4}\.\d{5})|doi:(\S+?),", row.source):
+        entries = [line for line in known if next(filter(None, identifier)) in line]
+        assert entries, f"{identifier} is not in docs/sources.md"
+        read = any("paper read" in line for line in entries)
+        said = {place.split(",")[0].split(";")[0] for place in row.stated.values()}
+        assert read or not said & {"paper", "not stated"}, f"{row.name}: {said}, but not read"
+
+
+# ------------------------------------------------------------------------------------------------- what a number does
+
+
+def test_rloo_pays_003_for_a_nat():
+    """arXiv:2402.14740v2, appendix C, by TRL's index of papers: beta 0.03 on TL;DR."""
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    old = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64)
+    far = old - torch.tensor([[0.5, 0.5], [0.0, 0.0]], dtype=torch.float64)  # one nat below, in all
+    rewards = torch.zeros(1, 2, dtype=torch.float64)
+    earned = RECIPES["rloo"].advantages(rewards, mask, old_log_probs=old, ref_log_probs=far).advantages
+    torch.testing.assert_close(earned[:, 0], torch.tensor([-0.03, 0.03], dtype=torch.float64))
+
+
+def test_dppo_stops_a_token_that_has_moved_by_02_and_dppo_kl_at_005():
+    """arXiv:2602.04879v3, appendix E: delta 0.2 for total variation, 0.05 for the KL."""
+    old = tokens(0.5, 0.5, 0.5)
+    assert [g != 0 for g in gradient("dppo", tokens(0.6, 0.69, 0.71), old, 1.0)] == [True, True, False]
+    # KL(0.5 || p) is 0.0204 at 0.6, 0.0472 at 0.65, 0.0872 at 0.7
+    assert [g != 0 for g in gradient("dppo-kl", tokens(0.6, 0.65, 0.7), old, 1.0)] == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["dppo", "dppo-kl"])
+def test_dppo_weighs_a_token_by_its_ratio_up_to_5(name):
+    """arXiv:2602.04879v3, eq. 23 with C = 5 (appendix E): the gradient is -min(r, C) A."""
+    found = gradient(name, tokens(0.004, 0.006), tokens(0.001, 0.001), 1.0)
+    torch.testing.assert_close(tokens(*found), tokens(-4.0, -5.0))
+
+
+def test_cispo_has_dapos_length_penalty():
+    """arXiv:2506.13585, section 3.1: "the dynamic sampling and length penalty techniques from Yu et al. (2025)"."""
+    mask = torch.arange(5000).expand(2, -1) < torch.tensor([[10], [5000]])
+    tied = torch.ones(1, 2, dtype=torch.float64)
+    for name in ("dapo", "cispo"):
+        earned = RECIPES[name].advantages(tied, mask, max_length=5000).advantages
+        torch.testing.assert_close(earned[:, 0], torch.tensor([0.5, -0.5], dtype=torch.float64).mul(2**0.5))
+    assert RECIPES["cispo"].keep(tied).tolist() == [False]
+
+
+def test_intellect_2_samples_again_where_a_group_has_no_signal():
+    """prime-rl f906d22: ``ignore_zero_advantages``; (r - mean) / (std(ddof=1) + 1e-6)."""
+    rewards = torch.tensor([[0.0, 0.0], [0.0, 1e-6]], dtype=torch.float64)
+    row = RECIPES["intellect-2"]
+    assert row.keep(rewards).tolist() == [False, True]
+    earned = row.advantages(rewards, torch.ones(4, 1, dtype=torch.bool)).advantages.flatten()
+    half = 0.5e-6 / (1e-6 / 2**0.5 + 1e-6)
+    torch.testing.assert_close(earned, torch.tensor([0.0, 0.0, -half, half], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["reinforce++", "reinforce++-baseline"])
+def test_reinforce_plus_plus_divides_by_the_population_deviation(name):
+    """OpenRLHF 1bfcc33, experience_maker.py: the squares' mean over the tokens."""
+    rewards, mask = torch.tensor([[0.0, 3.0, 6.0, 7.0]], dtype=torch.float64), torch.ones(4, 2, dtype=torch.bool)
+    logs = dict.fromkeys(("old_log_probs", "ref_log_probs"), torch.zeros(4, 2, dtype=torch.float64))
+    row = RECIPES[name]
+    given = {k: v for k, v in logs.items() if k in row.takes("advantages")}
+    earned = row.advantages(rewards, mask, **given).advantages
+    torch.testing.assert_close(earned.square().mean().item(), 1.0, rtol=1e-7, atol=0)
