@@ -254,3 +254,22 @@ def test_the_map_draws_every_reduction():
     assert placed and set(placed) <= {e[side] for e in edges for side in ("start", "end")}, "a place without an arrow"
     assert (ROOT / "docs" / "map.md").read_text(encoding="utf-8") == of_map["page"](), "run make docs"
     assert of_map["digest"]().encode() in (ROOT / "docs" / "map.png").read_bytes(), "run make docs"
+
+
+def test_a_line_on_other_peoples_code_names_its_version_and_is_run():
+    """docs/pitfalls.md: a link is a thread, a commit or a release; what is said of a pinned release is run."""
+    lines = (ROOT / "requirements-frameworks.txt").read_text(encoding="utf-8")
+    names = {"TRL": "trl", "Liger": "liger-kernel", "SkyRL": "skyrl"}  # where the page's name is not the package's
+    pins = {name.lower(): version for name, version in re.findall(r"^([\w-]+)==(\S+)$", lines, re.M)}
+    pitfalls = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "frameworks" / "test_pitfalls.py").read_text(encoding="utf-8")
+    pinned = [f"{name} {pins[names.get(name, name).lower()]}" for name in ("TRL", "verl", "OpenRLHF", "Liger", "SkyRL")]
+    pinned += [f"{name} {pins[name]}" for name in ("torchrl", "torchtune")]
+    run = set()
+    for id_, said, links in re.findall(r'^\| <a id="\w+"></a>([CR]\d\d) \| (.*?) \| (.*?) \|', pitfalls, re.M):
+        titles = re.findall(r"\[([^\]]+)\]\(https", links)
+        assert all(re.search(r"#\d+$| \d+\.\d+\.\d+$| [0-9a-f]{7,9}$", title) for title in titles), (id_, titles)
+        run |= {id_} if any(release in f"{said} {links}" for release in pinned) else set()
+    names_of_tests = re.findall(r"^def test_((?:[CR]\d\d_)+)", tests, re.M)
+    tested = {id_ for name in names_of_tests for id_ in re.findall(r"[CR]\d\d", name)}
+    assert run == tested and len(run) > 30
