@@ -204,6 +204,7 @@ def test_cispo_2506_13585_eq_4_with_eq_2_and_5(seed):
             for t in tokens:
                 weight = min(math.exp((b.new[i, t] - b.old[i, t]).item()), cap)
                 objective += weight * a[i] * b.new[i, t] / total
+    # So short that DAPO's penalty on long answers, which the paper takes too, takes nothing off.
     row = of_the_row("cispo", b, a, max_length=20_480, old_log_probs=b.old, group_size=b.group)
     same(row, -objective / b.prompts, b)
 
@@ -236,6 +237,36 @@ def test_sapo_2511_20347v2_eq_5_with_eq_6(seed):
     same(of_the_row("sapo", b, a, old_log_probs=b.old), -objective / b.prompts, b)
 
 
+def binary_tv(mu, pi):
+    return abs(mu - pi)
+
+
+def binary_kl(mu, pi):
+    return mu * math.log(mu / pi) + (1 - mu) * math.log((1 - mu) / (1 - pi))
+
+
+DPPO = [("dppo", binary_tv, 0.2), ("dppo-kl", binary_kl, 0.05)]
+
+
+@pytest.mark.parametrize(("name", "divergence", "delta"), DPPO)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dppo_2602_04879v3_eq_23_with_eq_12_13_and_14(seed, name, divergence, delta):
+    """Paper, eqs. 12-14 and 23, appendix E (the scaling experiments): the anchor is the rollout policy mu (section
+    5.2), C is 5, delta 0.2 for TV and 0.05 for KL; A = R - mean without the deviation; the sum over a completion's
+    tokens, the mean over completions. The value is that of the authors' code (sail-sg/Stable-RL at c6af1d1): the
+    weight has no gradient."""
+    b = Batch(seed)
+    a = advantages_of(b, centred)
+    objective = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            mu, pi = math.exp(b.sampler[i, t].item()), math.exp(b.new[i, t].item())
+            away = (a[i] > 0 and pi > mu) or (a[i] < 0 and pi < mu)
+            kept = 0 if away and divergence(mu, pi) > delta else 1
+            objective += kept * min(pi / mu, 5.0) * a[i] * b.new[i, t]
+    same(of_the_row(name, b, a, sampler_log_probs=b.sampler), -objective / len(a), b)
+
+
 def k3(new, ref):
     return torch.exp(ref - new) - (ref - new) - 1
 
@@ -255,6 +286,12 @@ def test_intellect_2_2505_07291_as_its_code_has_it(seed):
             r = torch.exp(b.new[i, t] - b.old[i, t]).clamp(0, 4)
             loss += torch.max(-r * a[i], -clip(r, 0.8, 1.2) * a[i]) + 0.001 * k3(b.new[i, t], b.ref[i, t])
     same(of_the_row("intellect-2", b, a, old_log_probs=b.old, ref_log_probs=b.ref), loss / sum(b.lengths), b)
+
+
+def test_intellect_2_2505_07291_keeps_no_group_of_equal_rewards():
+    """Authors' code: `ignore_zero_advantages = true` in configs/training/intellect2_qwq.toml (prime-rl at dbab7f2)."""
+    rewards = torch.tensor([[1.0, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    assert RECIPES["intellect-2"].keep(rewards).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
