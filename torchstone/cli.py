@@ -17,8 +17,8 @@ usage: torchstone COMMAND [options]
 
   compare          REINFORCE, PPO, GRPO and DPO teach one small language model
                    the same task (about 3 minutes)
-  train METHOD     one run of reinforce, ppo, grpo or dpo, of the small model or
-                   of a Hugging Face model
+  train METHOD     one run of reinforce, ppo, grpo, dpo or distill, of the small
+                   model or of a Hugging Face model
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -38,6 +38,7 @@ examples
   torchstone train grpo --model FOLDER --task reasoning_gym:basic_arithmetic
   torchstone train grpo --model FOLDER --data prompts.jsonl --reward reward.py
   torchstone train dpo --model FOLDER --data pairs.jsonl
+  torchstone train distill --teacher runs/grpo-sort-0  a student of that run
   torchstone train --resume runs/grpo-sort-0      go on with a stopped run
   torchstone check my_losses.py:grpo_loss --objective grpo_loss
 

@@ -23,6 +23,8 @@ usage: torchstone train METHOD [options]
   grpo        each completion against the others of its prompt; no critic
   dpo         from pairs of a better and a worse completion; no sampling while
               it trains
+  distill     what a teacher thinks of each token that the student samples:
+              --teacher FOLDER, such as that of a finished run
   recipe      any policy-gradient row of torchstone recipes: --recipe gspo
 
 torchstone train METHOD --help explains every option of the method.
@@ -67,11 +69,13 @@ def _train(config: Any, resume: bool) -> int:
         bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
 
         def show(record: dict[str, Any]) -> bool:
-            note = "  ".join(f"{k} {record[k]:.3f}" for k in ("reward", "rewards/accuracies", "entropy") if k in record)
+            note = "  ".join(
+                f"{k} {record[k]:.3f}" for k in ("reward", "rewards/accuracies", "entropy", "kl") if k in record
+            )
             progress.update(bar, description=config.label, total=record["steps"], completed=record["step"], note=note)
-            if "eval_reward" in record:
-                held_out = f"held-out reward {record['eval_reward']:.3f}"
-                print(f"round {record['step']:>5}  {held_out}  {record['seconds']:6.1f} s")
+            told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher"}
+            if held_out := [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]:
+                print(f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s")
             return stop.is_set()
 
         try:

@@ -17,10 +17,19 @@ from typing import Any
 
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
-from torchstone.train.inputs import find_task
-from torchstone.train.options import Compare, DPOOptions, Online, RecipeOptions, Run, defaults, file_name
+from torchstone.train.inputs import find_task, load_teacher
+from torchstone.train.options import (
+    Compare,
+    DistillOptions,
+    DPOOptions,
+    Online,
+    RecipeOptions,
+    Run,
+    defaults,
+    file_name,
+)
 
-SLOWEST_FIRST = ("ppo", "dpo", "grpo", "reinforce")
+SLOWEST_FIRST = ("ppo", "dpo", "grpo", "distill", "reinforce")
 Show = Callable[[str, dict[str, Any]], None]  # (name of the run, its latest record)
 
 
@@ -32,6 +41,12 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     if min(options.seeds, options.samples, options.workers, len(options.names)) < 1:
         raise UserError("--seeds, --samples and --workers must be at least 1, and --methods name one method or more")
     find_task(Run(task=options.task))  # an unknown name is an error before anything is made
+    if "distill" in options.names and not options.teacher and "grpo" not in options.names:
+        raise UserError("distill learns from a teacher: add grpo to --methods, or give --teacher FOLDER")
+    if options.teacher and "distill" not in options.names:
+        raise UserError("--teacher is for distill: add it to --methods")
+    if options.teacher:
+        load_teacher(DistillOptions(teacher=options.teacher), "cpu")  # one that cannot be read is an error at once
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs = {name: [run_config(options, folder, name, seed) for seed in seeds] for name in options.names}
     for configs in runs.values():
@@ -53,8 +68,9 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()  # raises what the worker raised
-                waiting |= {pool.submit(_train, config) for config in jobs}
-                jobs = []  # all of them started from the one start model
+                ready = [config for config in jobs if not waits(config, folder)]
+                waiting |= {pool.submit(_train, config) for config in ready}
+                jobs = [config for config in jobs if config not in ready]
             with suppress(queue.Empty):
                 while True:  # the workers' messages arrive a little after them
                     show(*messages.get(timeout=0.1))
@@ -62,6 +78,12 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
         stop.set()  # after Ctrl-C or an error: the others finish their round, and save
         pool.shutdown(cancel_futures=True)
     return {method: [config.folder for config in configs] for method, configs in runs.items()}
+
+
+def waits(config: Run, folder: Path) -> bool:
+    """Whether its teacher is a run of this comparison that has not finished."""
+    teacher = Path(config.teacher) if isinstance(config, DistillOptions) and config.teacher else None
+    return teacher is not None and teacher.parent == folder and not (teacher / "model").exists()
 
 
 def _slowest_first(name: str) -> int:
@@ -75,6 +97,8 @@ def run_config(options: Compare, folder: Path, name: str, seed: int) -> Run:
         config, task=options.task, seed=seed, split=options.split, device="cpu",
         model=str(folder / "start"), out=folder / f"{file_name(name)}-{seed}", **options.changes(config),
     )  # fmt: skip
+    if isinstance(config, DistillOptions):
+        config = replace(config, teacher=options.teacher or str(folder / f"grpo-{seed}"))
     if isinstance(config, DPOOptions):
         return replace(config, samples=options.samples)
     assert isinstance(config, Online)

@@ -7,7 +7,8 @@ from typing import Any
 
 INK, MUTED, LINE = "#22303C", "#5B6873", "#C9D0D6"
 REINFORCE, PPO, GRPO, DPO = "#1F6FA8", "#C4570E", "#178A6B", "#9A3A78"
-PALETTE = [REINFORCE, PPO, GRPO, DPO, "#8A7500", INK]
+DISTILL = "#8A7500"
+PALETTE = [REINFORCE, PPO, GRPO, DPO, DISTILL, INK]
 STYLE: Any = {
     "font.family": ["serif", "DejaVu Serif"], "font.serif": ["Libertinus Serif", "STIXGeneral"],  # matplotlib has STIX
     "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone.terminal import UserError, near
-from torchstone.train.options import Run
+from torchstone.train.options import DistillOptions, GRPOOptions, Run
 from torchstone.train.tasks import Example, RewardFunction, Task, load_task, split_examples
 
 if TYPE_CHECKING:  # it imports torch, which reading a file does not need
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which reading a file does not need
 def find_task(config: Run) -> Task:
     """The task that the options name."""
     if config.data:
-        return task_from_file(config.data, config.reward)
+        return task_from_file(config.data, config.reward, alone=isinstance(config, DistillOptions))
     if config.task.startswith("reasoning_gym:"):
         task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
     else:
@@ -27,10 +27,14 @@ def find_task(config: Run) -> Task:
     return replace(task, reward=load_reward(config.reward)) if config.reward else task
 
 
-def task_from_file(data: Path, reward: str | None) -> Task:
-    """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected)."""
+def task_from_file(data: Path, reward: str | None, alone: bool) -> Task:
+    """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected).
+
+    Args:
+        alone: prompts without either will do.
+    """
     examples = read_jsonl(data)
-    if "chosen" not in examples[0] and reward is None:
+    if "chosen" not in examples[0] and reward is None and not alone:
         raise UserError(f"{data} has prompts without preferences: judge completions with --reward FILE.py:FUNCTION")
     held_out, examples = split_examples(examples)
     return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
@@ -110,8 +114,29 @@ def load_reward(spec: str) -> RewardFunction:
     return own[name]
 
 
-def load_policy(source: str, device: str, dtype: str) -> Policy:
-    """Load a folder in Hugging Face format, or a model of the hub."""
+def load_teacher(config: DistillOptions, device: str) -> Policy:
+    """The frozen model of ``--teacher``: of a finished run's folder, or whatever ``--model`` takes."""
+    if config.teacher is None:
+        grpo = GRPOOptions(task=config.task, data=config.data, reward=config.reward, model=config.model)
+        given = {"model": grpo.model, "data": grpo.data, "reward": grpo.reward}
+        given |= {"task": grpo.task} if grpo.data is None else {}
+        command = " ".join(f"--{name} {value}" for name, value in given.items() if value)
+        raise UserError(f"distill needs --teacher FOLDER: torchstone train grpo {command} makes one in {grpo.folder}")
+    folder = Path(config.teacher)
+    if not folder.is_dir():
+        runs = [str(f.parents[1]) for f in folder.parent.glob("*/model/config.json")]
+        there = f"; finished runs there: {', '.join(sorted(runs))}" if runs else ""
+        raise UserError(f"--teacher {folder}: no such folder{near(str(folder), runs)}{there}")
+    if (folder / "metrics.jsonl").exists() and not (folder / "model").exists():
+        raise UserError(
+            f"--teacher {folder}: that run has not finished; go on with: torchstone train --resume {folder}"
+        )
+    source = folder / "model" if (folder / "model").is_dir() else folder
+    return load_policy(str(source), device, config.dtype, "--teacher").requires_grad_(False)
+
+
+def load_policy(source: str, device: str, dtype: str, option: str = "--model") -> Policy:
+    """Load a folder in Hugging Face format, or a model of the hub; ``option`` is who named it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
@@ -131,4 +156,4 @@ def load_policy(source: str, device: str, dtype: str) -> Policy:
         beside = [str(f.parent) for f in folder.parent.glob("*/config.json")]
         choices = f"; folders with a model there: {', '.join(sorted(beside))}" if beside else ""
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise UserError(f"--model {source} cannot be loaded: {why}{near(source, beside)}{choices}") from e
+        raise UserError(f"{option} {source} cannot be loaded: {why}{near(source, beside)}{choices}") from e

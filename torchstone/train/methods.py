@@ -30,10 +30,11 @@ class Batch(Sliceable):
 
     mask: Bool[Tensor, "B T"]  # True where the policy chose the token; False in groups that the method leaves out
     old: Outputs  # of the policy that sampled
-    ref_log_probs: Float[Tensor, "B T"]  # of the frozen start model; the old ones where none is kept
+    ref_log_probs: Float[Tensor, "B T"]  # of the frozen start model, or the teacher; the old ones where there is none
     advantages: Any = None  # [B] or [B T]: what the log-probs, or their ratios, are multiplied with
     returns: Any = None  # [B T]: what was earned from this token on
     baseline: Any = None  # [B]: what a completion was expected to earn
+    teacher: Any = None  # its Reader, for a method that wants logits
 
 
 class Method:
@@ -218,5 +219,8 @@ def needed(**names: bool) -> Set[str]:
 
 def method_of(config: options.Online) -> Method:
     """The method that the options belong to."""
+    from torchstone.train.distill import Distill  # it builds on this file
+
     classes: dict[str, type[Method]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "recipe": Recipe}
+    classes["distill"] = Distill
     return classes[config.method](config)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.core import kl_k3, token_mean
+from torchstone.distill import jsd_exact
 from torchstone.ppo import explained_variance
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
@@ -16,27 +18,36 @@ from torchstone.train.rollout import Rollout, sample, slices
 from torchstone.train.tasks import Task, judge
 
 
-def of_round(method: Method, rewards: Tensor, rollout: Rollout, batch: Batch) -> dict[str, float]:
-    """The round's metrics that no loss knows, from its rewards [P G] and its samples."""
+def of_round(method: Method, rewards: Tensor | None, rollout: Rollout, batch: Batch) -> dict[str, float]:
+    """The round's metrics that no loss knows, from its rewards [P G], if there are any, and its samples."""
     old, mask = batch.old, rollout.mask  # of all groups, those that the method leaves out too
-    groups = rewards if rewards.shape[1] > 1 else rewards.T  # without groups: the round is one
-    metrics = {
-        "reward": rewards.mean(),
-        "reward_std": groups.std(1).mean(),
-        "frac_reward_zero_std": (groups.amax(1) == groups.amin(1)).float().mean(),
+    metrics = {} if rewards is None else of_rewards(rewards)
+    metrics |= {
         "entropy": token_mean(old.entropies, mask),
         "completions/mean_length": mask.sum(1).float().mean(),
         "completions/clipped_ratio": rollout.cut_off.float().mean(),
     }
-    if "ref_log_probs" in method.needs:
+    if {"ref_log_probs", "teacher_log_probs"} & method.needs:
         metrics["kl"] = token_mean(kl_k3(old.log_probs, batch.ref_log_probs, mask), mask)
     if "values" in method.needs and batch.returns is not None:
         metrics["explained_variance"] = explained_variance(old.values, batch.returns, mask)
     return {name: float(value) for name, value in metrics.items()}
 
 
-def held_out(config: Run, task: Task, policy: Policy) -> list[dict[str, Any]]:
-    """Sample each held-out prompt once, as in training: prompt, completion, tokens and, with a checker, reward."""
+def of_rewards(rewards: Tensor) -> dict[str, Tensor]:
+    """The mean reward, and how much rewards differ within a group; without groups, the round is one."""
+    groups = rewards if rewards.shape[1] > 1 else rewards.T
+    tied = groups.amax(1) == groups.amin(1)
+    return {
+        "reward": rewards.mean(), "reward_std": groups.std(1).mean(), "frac_reward_zero_std": tied.float().mean(),
+    }  # fmt: skip
+
+
+def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = None) -> list[dict[str, Any]]:
+    """Sample each held-out prompt once, as in training: prompt, completion, tokens and, with a checker, reward.
+
+    With a teacher, ``kl``: KL(policy || teacher) of the next token, in nats, added up over the completion's tokens.
+    """
     torch.manual_seed(config.seed)
     samples: list[dict[str, Any]] = []
     for piece in slices(0, min(config.eval_prompts, len(task.held_out)), config.micro_batch):
@@ -48,15 +59,30 @@ def held_out(config: Run, task: Task, policy: Policy) -> list[dict[str, Any]]:
         if task.reward:
             rewards = judge(task, examples, rollout.completions)
             found = [one | {"reward": reward} for one, reward in zip(found, rewards, strict=True)]
+        if teacher is not None:
+            kls = next_token_kl(policy, teacher, rollout, config.temperature)
+            found = [one | {"kl": kl} for one, kl in zip(found, kls.tolist(), strict=True)]
         samples += found
     return samples
 
 
+@torch.no_grad()
+def next_token_kl(policy: Policy, teacher: Policy, rollout: Rollout, temperature: float) -> Float[Tensor, " B"]:
+    """KL(policy || teacher) of the next token over the whole vocabulary, in nats, summed over each completion."""
+    logits, teacher_logits = (model.logits(*rollout.inputs) for model in (policy, teacher))
+    kl = jsd_exact(logits, teacher_logits, beta=1.0, temperature=temperature)  # [B T]
+    return kl.masked_fill(~rollout.mask, 0).sum(1)
+
+
 def of_samples(samples: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean reward, and the length in tokens of the completions that earned something, and nothing."""
+    """Mean reward, the length in tokens of completions that earned something, and nothing; KL to a teacher a token."""
+    judged = [one for one in samples if "reward" in one]
     columns = {
-        "eval_length/right": [one["tokens"] for one in samples if one["reward"] > 0],
-        "eval_length/wrong": [one["tokens"] for one in samples if one["reward"] <= 0],
-        "eval_reward": [one["reward"] for one in samples],
+        "eval_length/right": [one["tokens"] for one in judged if one["reward"] > 0],
+        "eval_length/wrong": [one["tokens"] for one in judged if one["reward"] <= 0],
+        "eval_reward": [one["reward"] for one in judged],
     }
-    return {name: sum(values) / len(values) for name, values in columns.items() if values}
+    means = {name: sum(values) / len(values) for name, values in columns.items() if values}
+    if samples and "kl" in samples[0]:
+        means["eval_kl"] = sum(one["kl"] for one in samples) / sum(one["tokens"] for one in samples)
+    return means

@@ -35,14 +35,17 @@ class Outputs(Sliceable):
     log_probs: Float[Tensor, "B T"]  # nats, of the distribution that is sampled
     entropies: Float[Tensor, "B T"]  # nats; without a gradient unless the policy's entropy_bonus is set
     values: Float[Tensor, "B T"]  # the critic's guess of the return, made before token t; 0 without a critic
+    logits: Any = None  # [B T V]: what token t was chosen by, if the policy's keep_logits is set
 
     @classmethod
     def cat(cls, parts: Sequence[Outputs], dim: int) -> Outputs:
         """Several in one: of further rows (dim 0) or of further tokens (dim 1)."""
-        return cls(*(torch.cat(column, dim) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        together: Any = (None if column[0] is None else torch.cat(column, dim) for column in columns)
+        return cls(*together)
 
     def detach(self) -> Outputs:
-        """The same as constants."""
+        """The same as constants, without the logits."""
         return Outputs(self.log_probs.detach(), self.entropies.detach(), self.values.detach())
 
 
@@ -55,6 +58,7 @@ class Policy(nn.Module):
         self.parameter_count: int = model.num_parameters()
         self.value_head: nn.Linear | None = None
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
+        self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
         eos = getattr(model.generation_config, "eos_token_id", None) or tokenizer.eos_token_id
         self.eos_ids: list[int] = [eos] if isinstance(eos, int) else list(eos or [])
         if not self.eos_ids:
@@ -113,9 +117,13 @@ class Policy(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_bonus):
             entropies = token_entropies(out.logits, temperature=temperature)
         if self.value_head is None:
-            return Outputs(log_probs, entropies, torch.zeros_like(log_probs))
+            return Outputs(log_probs, entropies, torch.zeros_like(log_probs), out.logits if self.keep_logits else None)
         states = out.hidden_states[-1][:, -tokens.shape[1] :]  # [B N H], each from before its token
         return Outputs(log_probs, entropies, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1))
+
+    def logits(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int) -> Float[Tensor, "B T V"]:
+        """The logits that the last T tokens of each row were, or could have been, chosen by."""
+        return self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T).logits
 
     def read_prompts(self, tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"], **options: Any) -> Any:
         """The model's output at the end of each prompt, and its cache; equal prompts side by side are read once."""
@@ -134,6 +142,11 @@ class Policy(nn.Module):
         positions = ((attention if padded else attention[:1]).long().cumsum(1) - 1).clamp(min=0)
         mask = {"attention_mask": attention.long()} if padded else {}
         return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it has a logit for: at least those of the tokenizer."""
+        return self.model.config.get_text_config().vocab_size
 
     def encode_prompts(self, prompts: Sequence[str], system: str | None = None) -> list[list[int]]:
         """Token ids, through the chat template where the tokenizer has one."""

@@ -1,4 +1,4 @@
-"""REINFORCE, PPO, GRPO and every recipe: one loop of seven stages. What differs is in ``methods.py``."""
+"""REINFORCE, PPO, GRPO, every recipe, distillation: one loop of seven stages. What differs is in ``methods.py``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torchstone.train.methods import Batch, method_of
 from torchstone.train.metrics import of_round
 from torchstone.train.model import Policy
 from torchstone.train.options import Online
-from torchstone.train.rollout import cut, outputs_of, sample
+from torchstone.train.rollout import Reader, cut, outputs_of, sample
 from torchstone.train.tasks import Task, judge, take
 
 
 def learn_online(config: Online, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of each round.
+    """Yield the metrics of each round. ``reference`` is frozen: the start model, or the teacher.
 
     P prompts with G completions each are B = P*G rows, row p*G+g, of S tokens; the last T are the completion's.
     """
     P, G, policy, method = config.prompts, config.group_size, learner.policy, method_of(config)
-    policy.entropy_bonus = "entropies" in method.needs
+    policy.entropy_bonus, policy.keep_logits = "entropies" in method.needs, "logits" in method.needs
     minibatches = cut(P * G, config.minibatches, config.micro_batch, unit=G if "group_size" in method.needs else 1)
     micro_batches = [rows for _, parts in minibatches for rows in parts]  # slices of rows
     on_policy = config.epochs == len(micro_batches) == 1  # then stage 3's log-probs are those of the update too
@@ -39,21 +39,22 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         # 2 rollout: tokens [B S], mask [B T]
         rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
 
-        # 3 log-probs [B T] before any update: of the policy that sampled, and of the frozen start
+        # 3 log-probs [B T] before any update: of the policy that sampled, and of the reference
         new = outputs_of(policy, rollout, config.temperature, micro_batches, gradient=on_policy)
         old = new.detach()
         ref = outputs_of(reference, rollout, config.temperature, micro_batches) if reference else old
 
-        # 4 rewards [P G]
+        # 4 rewards [P G]; 0 without a reward function, which only distillation can do without
         rewards = torch.tensor(judge(task, examples, rollout.completions), device=policy.device).view(P, G)
 
         # 5 advantages [B] or [B T], of the groups that the method keeps
         mask = rollout.mask & method.keep(rewards).repeat_interleave(G)[:, None]
+        teacher = Reader(reference, rollout) if reference else None
         greedy = None  # [P], for a method whose baseline is the reward of each prompt's most likely tokens
         if "greedy_rewards" in method.needs:
             likely = sample(policy, prompts[::G], config.max_new_tokens, temperature=0.0)
             greedy = torch.tensor(judge(task, examples[::G], likely.completions), device=policy.device)
-        batch = method.advantages(rewards, Batch(mask, old, ref.log_probs), greedy)
+        batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher), greedy)
 
         for minibatch, parts in minibatches * config.epochs:
             count = method.denominator(mask[minibatch])
@@ -65,4 +66,8 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
             # 7 update
             learner.update(config.max_grad_norm)
 
-        yield learner.end_round() | of_round(method, rewards, rollout, batch) | {"samples": learner.step * P * G}
+        yield (
+            learner.end_round()
+            | of_round(method, rewards if task.reward else None, rollout, batch)
+            | {"samples": learner.step * P * G}
+        )

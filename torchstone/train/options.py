@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # it imports torch, which reading the options does not need
     from torchstone.recipes import PolicyRecipe
 
-MethodName = Literal["reinforce", "ppo", "grpo", "dpo"]
+MethodName = Literal["reinforce", "ppo", "grpo", "dpo", "distill"]
+Signal = Literal["teacher-advantage", "k2", "k3", "jsd", "jsd-top-k"]  # what the teacher says of a token
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
 
 
@@ -155,11 +156,33 @@ class DPOOptions(Run):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillOptions(Online):
+    """Distillation: what a teacher thinks of each token that the student samples, in place of a reward."""
+
+    teacher: str | None = None  # Folder of a finished run, or of a model in Hugging Face format; same tokenizer
+    prompts: int = 256  # P, prompts in a round
+    group_size: int = 1  # G, completions of each prompt
+    signal: Signal = "teacher-advantage"  # What is learned from: sampled tokens, all of the vocabulary, its top k
+    gamma: float = 0.0  # teacher-advantage: 0 judges each token alone; above 0, what follows too, discounted
+    beta: float = 1.0  # jsd, jsd-top-k: 0 is KL(teacher || student), 1 KL(student || teacher); TRL: 0.5, between
+    k: int = 8  # jsd-top-k: tokens of the vocabulary that are compared one by one
+    of: Literal["teacher", "policy"] = "teacher"  # jsd-top-k: whose k most likely tokens; policy is the student
+    rest: Literal["tail", "renormalise", "drop"] = "tail"  # jsd-top-k: the others, as one more token, scaled away, left
+    reduction: Reduction = "token-mean"  # How tokens add up
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compare:
     """Pre-training and a supervised warm-up, then each method from there: a table, curves.png and data.csv."""
 
     task: str = "sort"  # Built in: sort, add, ramble
-    methods: tuple[MethodName, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in the order of the table
+    methods: tuple[MethodName, ...] = (
+        "reinforce",
+        "ppo",
+        "grpo",
+        "dpo",
+    )  # Which, in the order of the table; distill too
+    teacher: str | None = None  # Of distill; if left out, the grpo run of the same seed
     recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
     seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
     samples: int = 24_576  # Budget of a run in completions sampled; for dpo those that are ranked to make its pairs
@@ -193,6 +216,7 @@ METHODS: dict[str, type[Run]] = {
     "ppo": PPOOptions,
     "grpo": GRPOOptions,
     "dpo": DPOOptions,
+    "distill": DistillOptions,
     "recipe": RecipeOptions,
 }
 

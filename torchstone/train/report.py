@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.terminal import table, wrapped
-from torchstone.train.drawing import DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
+from torchstone.train.drawing import DISTILL, DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]
-COLOURS = {"reinforce": REINFORCE, "ppo": PPO, "grpo": GRPO, "dpo": DPO}
-NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
+COLOURS = {"reinforce": REINFORCE, "ppo": PPO, "grpo": GRPO, "dpo": DPO, "distill": DISTILL}
+NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO", "distill": "Distillation"}
 PANELS = {  # what a comparison of recipes shows: metric -> title, factor, its name in the table
     "eval_reward": ("held-out reward, %", 100, "reward, %"),
     "entropy": ("entropy, nats per token", 1, "entropy"),
@@ -67,7 +67,19 @@ def comparison_table(runs: dict[str, list[Path]], task: str) -> str:
         samples, seconds = (sum(records[-1][k] for records in ends) / len(ends) for k in ("samples", "seconds"))
         rows.append([NAMES[method], *cells, f"{samples:,.0f}", f"{seconds:.0f}"])
     numbers = ["before", "after", "samples", "seconds"]
-    return table(["method", *numbers], rows, right=numbers) + f"\n{task}: reward on held-out prompts, {note}"
+    told = f"{task}: reward on held-out prompts, {note}"
+    return "\n".join([table(["method", *numbers], rows, right=numbers), told, *cost_of_teacher(runs)])
+
+
+def cost_of_teacher(runs: dict[str, list[Path]]) -> list[str]:
+    """What the samples of a distillation do not count, in a sentence; none if there is no distillation."""
+    if "distill" not in runs:
+        return []
+    teacher = Path(json.loads((runs["distill"][0] / "config.json").read_text(encoding="utf-8"))["teacher"])
+    if teacher.parent != runs["distill"][0].parent:
+        return [wrapped(f"Distillation learns from {teacher}: what that took is not counted.")]
+    samples = read_records(teacher)[-1]["samples"]
+    return [wrapped(f"Distillation learns from the GRPO run of its seed, whose {samples:,} samples are not counted.")]
 
 
 def plot_comparison(runs: dict[str, list[Path]], task: str, samples: int, file: Path) -> None:
@@ -95,6 +107,8 @@ def plot_curves(curves: dict[str, list[Curve]], task: str, samples: int, file: P
     lines = f"Thin: {seeds} seeds. Bold: their mean." if seeds > 1 else "One seed."
     if "dpo" in curves:
         lines += "\nDPO, dashed, samples everything first:\nits line is the share of its training done."
+    if "distill" in curves:
+        lines += "\nDistillation has a trained teacher:\nits line leaves out what that took."
     place = {"transform": axes.transAxes, "va": "top", "linespacing": 1.35}
     axes.text(0.6, 0.32, "A demonstration, not a ranking.", fontweight="bold", **place)
     axes.text(0.6, 0.25, lines, color=MUTED, **place)
@@ -196,12 +210,13 @@ def plot_run(folder: Path, title: str) -> Path:
     """One panel for each thing worth watching in a run."""
     plt = pyplot()
     records = read_records(folder)
+    other = "teacher" if any("eval_kl" in r for r in records) else "start"
     panels = [
         ("reward", {"eval_reward": "held out", "reward": "sampled"}),
         ("pairs ranked right, share", {"rewards/accuracies": ""}),
         ("implicit reward", {"rewards/margins": "margin", "rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
         ("entropy, nats per token", {"entropy": ""}),
-        ("KL to the start, nats per token", {"kl": ""}),
+        (f"KL to the {other}, nats per token", {"kl": "sampled", "eval_kl": "held out"}),
         ("clipped, share", {"clip_ratio/low_mean": "low", "clip_ratio/high_mean": "high"}),
         ("completion length, tokens", {"completions/mean_length": ""}),
         ("groups without signal, share", {"frac_reward_zero_std": ""}),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchstone.core import completion_mask
@@ -28,6 +28,25 @@ class Rollout(Sliceable):
     def inputs(self) -> tuple[Tensor, Tensor, int]:
         """What the policy's forward pass wants."""
         return self.tokens, self.attention, self.mask.shape[1]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A frozen policy before a rollout: ``reader[rows].logits()`` is what it says of those rows, made when asked for.
+
+    The logits of a whole round would be the vocabulary's size times its log-probs.
+    """
+
+    policy: Policy
+    rollout: Rollout
+
+    def __getitem__(self, rows: slice) -> Reader:
+        return Reader(self.policy, self.rollout[rows])
+
+    @torch.no_grad()
+    def logits(self) -> Float[Tensor, "B T V"]:
+        """At the positions of the completions' tokens. Constants."""
+        return self.policy.logits(*self.rollout.inputs)
 
 
 @torch.no_grad()
@@ -80,7 +99,8 @@ def outputs_of(
 ) -> Outputs:
     """Stage 3: what the policy says about all rows, one micro-batch at a time; constants, unless ``gradient``."""
     with torch.set_grad_enabled(gradient):
-        return Outputs.cat([policy(*rollout[rows].inputs, temperature) for rows in micro_batches], dim=0)
+        parts = (policy(*rollout[rows].inputs, temperature) for rows in micro_batches)
+        return Outputs.cat([part if gradient else part.detach() for part in parts], dim=0)
 
 
 def cut(rows: int, minibatches: int, micro_batch: int, unit: int) -> list[tuple[slice, list[slice]]]:

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 
 from torchstone.terminal import UserError
-from torchstone.train.checks import check_options, check_task
-from torchstone.train.inputs import find_task, load_policy, read_jsonl
+from torchstone.train.checks import check_lesson, check_options, check_task
+from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import METHODS, DPOOptions, Online, Run
-from torchstone.train.start import make_start
+from torchstone.train.options import METHODS, DistillOptions, DPOOptions, Online, Run
+from torchstone.train.start import make_start, untrained
 from torchstone.train.tasks import Example, Task
 
 Report = Callable[[dict[str, Any]], bool]
@@ -48,13 +48,14 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
     if checkpoint.exists() and not resume:
         raise UserError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
     task = find_task(config)
-    policy = first_policy(config, task, resume)
+    teacher = load_teacher(config, usable_device(config.device)) if isinstance(config, DistillOptions) else None
+    policy = first_policy(config, task, teacher, resume)
 
     started = time.perf_counter()
-    learner, rounds, steps = prepare(config, task, policy, resume)
+    learner, rounds, steps = prepare(config, task, policy, teacher, resume)
     if resume and checkpoint.exists():
         learner.load_state_dict(torch.load(checkpoint, map_location=policy.device, weights_only=True))
-    journal = Journal(config, task, learner, steps, report, started - rewind(folder, learner.step))
+    journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step))
     if learner.step == 0:
         journal.write({"step": 0, "samples": 0})
     for metrics in rounds:
@@ -63,12 +64,15 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
     return folder
 
 
-def first_policy(config: Run, task: Task, resume: bool) -> Policy:
+def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) -> Policy:
     """The model of ``--model``, or the small one, made here or by the run that goes on; and the folder of the run."""
     device, start = usable_device(config.device), config.folder / "start"
     source = config.model or (str(start) if resume and start.exists() else "")
-    policy = load_policy(source, device, config.dtype) if source else make_start(config, task, device)
-    check_task(config, task, policy)
+    policy = load_policy(source, device, config.dtype) if source else untrained(config, task, device)
+    check_task(config, task, policy, teacher)
+    policy = policy if source else make_start(config, task, device)
+    if teacher:
+        check_lesson(config, task, policy, teacher)
     config.folder.mkdir(parents=True, exist_ok=True)
     if not source:
         save_model(policy, start)
@@ -77,7 +81,9 @@ def first_policy(config: Run, task: Task, resume: bool) -> Policy:
     return policy
 
 
-def prepare(config: Run, task: Task, policy: Policy, resume: bool) -> tuple[Learner, Rounds, int]:
+def prepare(
+    config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool
+) -> tuple[Learner, Rounds, int]:
     """The learner, its rounds, and how many they are."""
     if isinstance(config, DPOOptions):
         pairs = make_pairs(config, task, policy, resume)
@@ -86,7 +92,7 @@ def prepare(config: Run, task: Task, policy: Policy, resume: bool) -> tuple[Lear
         return learner, learn_offline(config, pairs, learner, steps), steps
     assert isinstance(config, Online)
     needs = method_of(config).needs
-    reference = copy.deepcopy(policy).requires_grad_(False) if "ref_log_probs" in needs else None
+    reference = copy.deepcopy(policy).requires_grad_(False) if "ref_log_probs" in needs else teacher
     if "values" in needs:
         policy.add_critic()
     learner = Learner(policy)
@@ -111,6 +117,7 @@ class Journal:
     config: Run
     task: Task
     learner: Learner
+    teacher: Policy | None
     steps: int
     report: Report
     started: float  # on the clock; earlier by the seconds that were used before an interruption
@@ -133,10 +140,10 @@ class Journal:
 
     def evaluate(self) -> dict[str, float]:
         """The metrics of held-out prompts; eight of the samples go to completions.jsonl."""
-        samples = held_out(self.config, self.task, self.learner.policy)
+        samples = held_out(self.config, self.task, self.learner.policy, self.teacher)
         texts = [{"step": self.learner.step, **one} for one in samples[:8]]
         append(self.config.folder / "completions.jsonl", texts)
-        return of_samples(samples) if samples and self.task.reward else {}
+        return of_samples(samples)
 
 
 def usable_device(name: str) -> str:

@@ -18,11 +18,9 @@ Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be 
 
 def make_start(config: Run, task: Task, device: str) -> Policy:
     """A small model after pre-training on raw text and a supervised warm-up on a few demonstrations."""
-    torch.manual_seed(config.seed)
+    policy = untrained(config, task, device)
     pretrain_steps = task.start_steps[0] if config.pretrain_steps is None else config.pretrain_steps
     warmup_steps = task.start_steps[1] if config.warmup_steps is None else config.warmup_steps
-    longest = max(len(example["prompt"]) for example in task.examples + task.held_out) + len(config.system or "") + 1
-    policy = small_policy(task.alphabet, longest + config.max_new_tokens, device)
     written = [example.get("answer", example.get("chosen", "")) for example in task.examples]
 
     if task.raw_lines:  # several lines on each training prompt; held-out prompts are in none of them
@@ -39,6 +37,13 @@ def make_start(config: Run, task: Task, device: str) -> Policy:
         answers = policy.encode_completions([str(written[i]) for i in shown])
         imitate(policy, list(zip(prompts, answers, strict=True)), warmup_steps, 1e-3, config.seed)
     return policy
+
+
+def untrained(config: Run, task: Task, device: str) -> Policy:
+    """The small model for the task's characters and its longest prompt, at random."""
+    torch.manual_seed(config.seed)
+    longest = max(len(example["prompt"]) for example in task.examples + task.held_out) + len(config.system or "") + 1
+    return small_policy(task.alphabet, longest + config.max_new_tokens, device)
 
 
 def imitate(policy: Policy, pairs: list[Pair], steps: int, lr: float, seed: int, size: int = 64) -> None:

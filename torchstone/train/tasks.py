@@ -26,12 +26,12 @@ HELD_OUT = 1000  # examples of a built-in task kept from training: this many to 
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts with a checkable reward (REINFORCE, PPO, GRPO, DPO) or preference pairs (DPO)."""
+    """Prompts with a checkable reward, preference pairs (DPO), or prompts alone (distillation)."""
 
     name: str
     examples: list[Example]  # to train on
     held_out: list[Example]  # to evaluate on; never trained on
-    reward: RewardFunction | None = None  # None: examples of preference pairs
+    reward: RewardFunction | None = None  # None: preference pairs, or prompts for a teacher
     raw_lines: RawLines | None = None  # examples -> a line of text on each, to pre-train the small model on
     alphabet: str = PRINTABLE  # the small model's characters
     start_steps: tuple[int, int] = (400, 7)  # of pre-training, of warm-up: enough for a weak start
@@ -121,9 +121,9 @@ BUILT_IN: dict[str, tuple[Callable[[], list[Example]], RawLines, tuple[int, int]
 
 
 def judge(task: Task, examples: list[Example], completions: list[str]) -> list[float]:
-    """The reward of each completion, by the task's function; an error of it shows a prompt and a completion."""
+    """The reward of each completion, by the task's function, or 0; an error of it shows a prompt and a completion."""
     if task.reward is None:
-        raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
+        return [0.0] * len(examples)
     columns = {key: [example[key] for example in examples] for key in examples[0] if key != "prompt"}
     at = _at(examples[0], completions[0])
     try:
