@@ -162,6 +162,7 @@ class DistillOptions(Online):
     teacher: str | None = None  # Folder of a finished run, or of a model in Hugging Face format; same tokenizer
     prompts: int = 256  # P, prompts in a round
     group_size: int = 1  # G, completions of each prompt
+    minibatches: int = 4  # Optimizer steps in a pass; after a round's first, samples weigh pi / pi_old
     signal: Signal = "teacher-advantage"  # What is learned from: sampled tokens, all of the vocabulary, its top k
     gamma: float = 0.0  # teacher-advantage: 0 judges each token alone; above 0, what follows too, discounted
     beta: float = 1.0  # jsd, jsd-top-k: 0 is KL(teacher || student), 1 KL(student || teacher); TRL: 0.5, between
