@@ -177,12 +177,7 @@ class Compare:
     """Pre-training and a supervised warm-up, then each method from there: a table, curves.png and data.csv."""
 
     task: str = "sort"  # Built in: sort, add, ramble
-    methods: tuple[MethodName, ...] = (
-        "reinforce",
-        "ppo",
-        "grpo",
-        "dpo",
-    )  # Which, in the order of the table; distill too
+    methods: tuple[MethodName, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in this order; there is distill too
     teacher: str | None = None  # Of distill; if left out, the grpo run of the same seed
     recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
     seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
