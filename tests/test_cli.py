@@ -46,7 +46,7 @@ def without(*packages: str, command: str) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=env)
 
 
-HELPS = ["", "compare", "train", "train grpo", "recipes", "check", "identify", "peers", "cost"]
+HELPS = ["", "compare", "train", "train grpo", "train distill", "recipes", "check", "identify", "peers", "cost"]
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -82,13 +82,14 @@ def test_a_closed_pipe_ends_a_command_in_silence(command):
     assert not error and process.wait(60) in (0, 141), error
 
 
-@pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", "dpo"])
+@pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", "dpo", "distill"])
 def test_each_method_explains_its_own_options(method, capsys):
     with pytest.raises(SystemExit) as end:
         main(["train", method, "--help"])
     out = capsys.readouterr().out
     assert end.value.code == 0 and "--max-new-tokens" in out and "--task" in out
     assert ("--lam" in out) == (method == "ppo") and ("--pairs" in out) == (method == "dpo")
+    assert ("--teacher" in out) == ("--signal" in out) == (method == "distill")
     assert ("--baseline" in out) == (method == "reinforce") and ("--divide-by-std" in out) == (method == "grpo")
 
 
@@ -107,6 +108,10 @@ def test_each_method_explains_its_own_options(method, capsys):
         (["compare", "--resume", "nowhere"], "--resume nowhere: no comparison there"),
         (["train", "grpo", "--device", "gpu"], "--device gpu cannot be used here"),
         (["compare", "--seeds", "0"], "must be at least 1"),
+        (["compare", "--methods", "ppo", "distill"], "add grpo to --methods, or give --teacher FOLDER"),
+        (["compare", "--teacher", "runs/grpo-sort-0"], "--teacher is for distill: add it to --methods"),
+        (["compare", "--methods", "distill", "--teacher", "nowhere"], "--teacher nowhere: no such folder"),
+        (["train", "distill"], "distill needs --teacher FOLDER: torchstone train grpo --task sort makes one in runs/"),
         (["compare", "--recipes", "gspo,grop"], "--recipe grop: "),
         (["compare", "--recipes", "gspo,grop"], "(did you mean 'grpo'"),
         (["compare", "--recipes", "grpo", "ipo"], "--recipe ipo: ipo learns from preference pairs, and this loop from"),
@@ -201,12 +206,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 
 def test_compare_runs_all_methods_and_goes_on_where_it_stopped(tmp_path):
     out = tmp_path / "c"
-    done = run("compare", "--quick", "--samples", "512", "--out", str(out), "--workers", "2")
+    methods = ["distill", *Compare().methods]  # the student waits for its teacher
+    done = run("compare", "--quick", "--samples", "512", "--out", str(out), "--workers", "2", "--methods", *methods)
     assert done.returncode == 0, done.stderr
-    for name in ("REINFORCE", "PPO", "GRPO", "DPO"):
+    for name in ("REINFORCE", "PPO", "GRPO", "DPO", "Distillation"):
         assert name in done.stdout and name in (out / "table.txt").read_text()
     assert (out / "curves.png").stat().st_size > 10_000
-    before = [read_records(out / f"{m}-0")[0]["eval_reward"] for m in ("reinforce", "ppo", "grpo", "dpo")]
+    told = "Distillation learns from the GRPO run of its seed, whose 512 samples are not counted."
+    assert told in " ".join((out / "table.txt").read_text().split())
+    assert json.loads((out / "distill-0" / "config.json").read_text())["teacher"] == str(out / "grpo-0")
+    before = [read_records(out / f"{m}-0")[0]["eval_reward"] for m in methods]
     assert len(set(before)) == 1 and before[0] > 0.1  # one start for all
     assert main(["compare", "--quick", "--out", str(out)]) == 1
     first = (out / "ppo-0" / "metrics.jsonl").read_text()

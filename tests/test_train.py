@@ -21,11 +21,21 @@ from torchstone.train import online
 from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import Batch, method_of
+from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Outputs, Policy, small_policy
 from torchstone.train.offline import add_reference, encode, pair_log_probs, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, PPOOptions, RecipeOptions, ReinforceOptions, Run
-from torchstone.train.rollout import Rollout, as_rollout, outputs_of, sample, slices
+from torchstone.train.options import (
+    METHODS,
+    DistillOptions,
+    DPOOptions,
+    GRPOOptions,
+    PPOOptions,
+    RecipeOptions,
+    ReinforceOptions,
+    Run,
+)
+from torchstone.train.rollout import Reader, Rollout, as_rollout, outputs_of, sample, slices
 from torchstone.train.run import Interrupted, load_config, train
 from torchstone.train.start import make_start
 from torchstone.train.tasks import HELD_OUT, Task, exact_match, judge, load_task, take
@@ -34,6 +44,7 @@ TINY = {"pretrain_steps": 3, "warmup_steps": 2, "eval_prompts": 16, "device": "c
 TINY_ROUNDS = {"steps": 4, "prompts": 8, "group_size": 4, "eval_every": 2}
 ROUNDS = {m: TINY_ROUNDS for m in ("reinforce", "ppo", "grpo")} | {
     "dpo": {"samples": 256, "pairs": 16, "eval_every": 2},
+    "distill": TINY_ROUNDS | {"signal": "jsd"},
     "recipe": TINY_ROUNDS | {"recipe": "dapo:penalty.cache=2+loss_kl=k3+loss_kl.beta=0.1"},
 }
 
@@ -579,6 +590,164 @@ def test_dots_before_the_answer_mean_nothing():
     assert len({row["answer"].count(".") for row in rows}) > 5
 
 
+# ------------------------------------------------------------------------------------------------ distillation
+
+
+def a_teacher(characters: str, context: int, spread: float = 0.2) -> Policy:
+    """A small model at random that is sure of some tokens."""
+    torch.manual_seed(2)
+    policy = small_policy(characters, context, "cpu")
+    for p in policy.parameters():
+        torch.nn.init.normal_(p, std=spread)
+    return policy.requires_grad_(False)
+
+
+SIGNALS = {
+    "teacher-advantage": {"gamma": 0.5},
+    "k2": {},
+    "k3": {},
+    "jsd": {"beta": 0.5},
+    "jsd-top-k": {"beta": 0.3, "k": 3, "of": "policy", "rest": "drop"},
+}
+
+
+def distilled(config: DistillOptions) -> tuple[list[dict], Policy]:
+    torch.manual_seed(7)
+    student = small_policy("0123>", 12, "cpu")
+    return list(learn_online(config, COPY, Learner(student), a_teacher("0123>", 12))), student
+
+
+def by_hand(config: DistillOptions, log_p, log_q, tokens, lengths) -> torch.Tensor:
+    """What the tokens lose on policy, one after the other; log_p, log_q are whole distributions [B T V]."""
+    total = 0.0
+    for row, length in enumerate(lengths):
+        for t in range(length):
+            p, q = log_p[row, t].exp(), log_q[row, t].exp()
+            v = tokens[row, t]
+            if config.signal == "teacher-advantage":
+                later = [log_q[row, s, tokens[row, s]] - log_p[row, s, tokens[row, s]] for s in range(t, length)]
+                total -= sum(config.gamma**i * d.item() for i, d in enumerate(later)) * log_p[row, t, v]
+            elif config.signal == "k2":
+                total += (log_p[row, t, v] - log_q[row, t, v]) ** 2 / 2
+            elif config.signal == "k3":
+                u = log_q[row, t, v] - log_p[row, t, v]
+                total += u.exp() - 1 - u
+            else:
+                among = p.topk(3).indices if config.signal == "jsd-top-k" else range(len(p))
+                for w in among:
+                    m = config.beta * q[w] + (1 - config.beta) * p[w]
+                    total += config.beta * q[w] * (q[w] / m).log() + (1 - config.beta) * p[w] * (p[w] / m).log()
+    return total
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_each_signal_has_the_gradient_of_its_sum_written_out(signal):
+    config = DistillOptions(signal=signal, temperature=0.7, **SIGNALS[signal])
+    method, (student, teacher) = method_of(config), (a_teacher("0123>", 12, s).double() for s in (0.1, 0.3))
+    student.requires_grad_(True).keep_logits = "logits" in method.needs
+    rollout = sample(student, student.encode_prompts(["0>", "21>", "3>"]), 3, 0.7)
+    new, ref = (p(*rollout.inputs, 0.7) for p in (student, teacher))
+    batch = method.advantages(
+        torch.zeros(3, 1), Batch(rollout.mask, new.detach(), ref.log_probs, teacher=Reader(teacher, rollout))
+    )
+    count = method.denominator(rollout.mask)
+    log_p, log_q = ((p.logits(*rollout.inputs) / 0.7).log_softmax(-1) for p in (student, teacher))
+    wanted = (
+        by_hand(config, log_p, log_q, rollout.tokens[:, -rollout.mask.shape[1] :], rollout.mask.sum(1).tolist()) / count
+    )
+    gradients = [torch.autograd.grad(x, student.parameters()) for x in (method.loss(new, batch, count).value, wanted)]
+    assert max(g.abs().max() for g in gradients[1]) > 0.001
+    for a, b in zip(*gradients, strict=True):  # transformers takes the norms' gradients in float32
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("signal", ["teacher-advantage", "jsd"])
+def test_a_student_comes_close_to_its_teacher(signal):
+    sizes = {"prompts": 32, "minibatches": 1, "max_new_tokens": 3, "lr": 5e-3}
+    records, _ = distilled(DistillOptions(signal=signal, steps=20, **sizes))
+    assert sum(r["kl"] for r in records[-3:]) / 3 < 0.2 * records[0]["kl"], [r["kl"] for r in records]
+    assert {"reward", "frac_reward_zero_std"} <= records[0].keys()
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_micro_batches_of_a_distillation_add_up(signal):
+    sizes = {"prompts": 12, "max_new_tokens": 3, "steps": 1, "epochs": 2, "minibatches": 2, "lr": 1e-3}
+    sizes |= {"signal": signal, **SIGNALS[signal]}
+    (whole, a), (parts, b) = (distilled(DistillOptions(micro_batch=n, **sizes)) for n in (32, 5))
+    assert parts[0] == pytest.approx(whole[0], rel=1e-3, abs=1e-6)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
+
+
+def test_the_held_out_kl_is_that_of_whole_distributions():
+    student, teacher = a_teacher("0123>", 12, 0.1), a_teacher("0123>", 12)
+    task = Task("copy", [], COPY.examples)
+    samples = held_out(DistillOptions(max_new_tokens=3, temperature=0.5), task, student, teacher)
+    torch.manual_seed(0)  # which samples the same
+    rollout = sample(student, student.encode_prompts([one["prompt"] for one in samples]), 3, 0.5)
+    log_p, log_q = ((p.logits(*rollout.inputs) / 0.5).log_softmax(-1) for p in (student, teacher))
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)[rollout.mask]
+    assert len(kl) == sum(one["tokens"] for one in samples) and kl.mean() > 0.1
+    assert of_samples(samples) == {"eval_kl": pytest.approx(kl.mean().item(), rel=1e-5)}
+    assert samples[1]["kl"] == pytest.approx(
+        kl[rollout.mask[:1].sum() :][: samples[1]["tokens"]].sum().item(), rel=1e-5
+    )
+
+
+def test_prompts_alone_are_enough_for_distillation(tmp_path, llama):
+    """Own model, own teacher, no reward: there is a KL to the teacher and no reward to report."""
+    teacher = load_policy(str(llama), "cpu", "float32")
+    for p in teacher.parameters():
+        torch.nn.init.normal_(p, std=0.25)
+    teacher.save(tmp_path / "teacher")
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"say {c}"}) + "\n" for c in "abcdefghijkl"))
+    options = {"model": str(llama), "data": data, "device": "cpu", "steps": 2, "prompts": 4, "max_new_tokens": 5}
+    folder = train(DistillOptions(teacher=str(tmp_path / "teacher"), out=tmp_path / "run", **options))
+    records = without_seconds(folder / "metrics.jsonl")
+    assert all("eval_kl" in r and "eval_reward" not in r and "reward" not in r for r in records)
+    assert records[1]["kl"] > 0.01
+    with pytest.raises(UserError, match=r"prompts without preferences: judge completions with --reward"):
+        train(GRPOOptions(out=tmp_path / "other", **options))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "options", "says"),
+    [
+        (None, {}, "distill needs --teacher FOLDER: torchstone train grpo --task sort makes one in runs/grpo-sort-0"),
+        (None, {"data": "data.jsonl"}, "grpo --data .* --reward FILE.py makes one in runs/grpo-data-0"),
+        ("nowhere", {}, "--teacher .*nowhere: no such folder"),
+        ("empty", {}, "--teacher .*empty holds no model: config.json is missing"),
+        ("stopped", {}, "--teacher .*stopped: that run has not finished; go on with: torchstone train --resume"),
+        ("ramble", {}, "--teacher .*ramble has 17 tokens, the student 16; choose one of the student's family"),
+        ("swapped", {}, "has another tokenizer: token 11 is '9' there, '8' for the student"),
+        ("end", {}, "ends a completion with .'<pad>'., the student with .'<eos>'."),
+        ("same", {"max_new_tokens": 9}, "7 tokens, then --max-new-tokens 9, in the teacher's context of 15"),
+        ("same", {"model": "same"}, "--teacher .*same predicts what the student predicts: there is nothing to learn"),
+        ("same", {"signal": "jsd", "gamma": 1.0}, "--gamma belongs to --signal teacher-advantage"),
+        ("same", {"k": 3}, "--k belongs to --signal jsd-top-k; with --signal teacher-advantage it would change"),
+        ("same", {"signal": "jsd-top-k", "k": 17}, "--k must be at most the vocabulary's 16, got 17"),
+        ("same", {"signal": "jsd", "beta": 1.5}, "--beta must be from 0 to 1 for distill, got 1.5"),
+    ],
+)
+def test_what_no_student_can_learn_from_is_said_before_any_work(tmp_path, teacher, options, says):
+    characters = {"ramble": "0123456789+=>.", "swapped": "0123456798+=>"}
+    policy = small_policy(characters.get(teacher, "0123456789+=>"), 15, "cpu")
+    policy.eos_ids = [0] if teacher == "end" else [1]
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    if teacher in ("empty", "stopped"):
+        (tmp_path / teacher).mkdir()
+        (tmp_path / teacher / ("metrics.jsonl" if teacher == "stopped" else "note.txt")).touch()
+    elif teacher not in (None, "nowhere"):
+        policy.save(tmp_path / teacher)
+    paths = {"data": tmp_path / "data.jsonl"} if "data" in options else {}
+    paths |= {"model": str(tmp_path / teacher)} if "model" in options else {}
+    config = DistillOptions(out=tmp_path / "run", **{"max_new_tokens": 7} | options | paths)
+    with pytest.raises(UserError, match=says):
+        train(dataclasses.replace(config, teacher=teacher and str(tmp_path / teacher)))
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------------------- runs, and resuming them
 
 
@@ -586,10 +755,13 @@ def without_seconds(file: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", "dpo", "recipe"])
+@pytest.mark.parametrize("method", ["reinforce", "ppo", "grpo", "dpo", "distill", "recipe"])
 def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path, method):
     (tmp_path / "r.py").write_text("def reward(prompts, completions, **columns): return [len(c) for c in completions]")
     more = {"reward": str(tmp_path / "r.py")} | ({} if method == "recipe" else {"beta": 0.5})
+    if method == "distill":
+        a_teacher(load_task("sort").alphabet, 16).save(tmp_path / "teacher")
+        more["teacher"] = str(tmp_path / "teacher")
     config = METHODS[method](out=tmp_path / "a", **TINY | ROUNDS[method] | more)
     train(config)
     whole = without_seconds(tmp_path / "a" / "metrics.jsonl")

@@ -111,7 +111,7 @@ def check_task(config: Run, task: Task, policy: Policy, teacher: Policy | None =
 
 def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> None:
     """A teacher that counts other tokens than the student, or the same ones otherwise. Raises UserError."""
-    name, then = f"--teacher {config.teacher}", "choose one of the student's family, or another --model"
+    name, then = f"--teacher {config.teacher}", "choose one of the student's family, or another student with --model"
     if teacher.vocabulary != policy.vocabulary:
         raise UserError(f"{name} has {teacher.vocabulary} tokens, the student {policy.vocabulary}; {then}")
     theirs, ours = teacher.tokenizer, policy.tokenizer

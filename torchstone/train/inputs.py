@@ -115,11 +115,11 @@ def load_reward(spec: str) -> RewardFunction:
 
 
 def load_teacher(config: DistillOptions, device: str) -> Policy:
-    """The frozen model of ``--teacher``: of a finished run's folder, or whatever ``--model`` takes."""
+    """The frozen model of ``--teacher``: of a finished run's folder, or of one in Hugging Face format."""
     if config.teacher is None:
-        grpo = GRPOOptions(task=config.task, data=config.data, reward=config.reward, model=config.model)
-        given = {"model": grpo.model, "data": grpo.data, "reward": grpo.reward}
-        given |= {"task": grpo.task} if grpo.data is None else {}
+        grpo = GRPOOptions(task=config.task, data=config.data, seed=config.seed)
+        given: dict[str, Any] = {"model": config.model, "seed": config.seed}
+        given |= {"data": grpo.data, "reward": config.reward or "FILE.py"} if grpo.data else {"task": grpo.task}
         command = " ".join(f"--{name} {value}" for name, value in given.items() if value)
         raise UserError(f"distill needs --teacher FOLDER: torchstone train grpo {command} makes one in {grpo.folder}")
     folder = Path(config.teacher)
@@ -132,6 +132,8 @@ def load_teacher(config: DistillOptions, device: str) -> Policy:
             f"--teacher {folder}: that run has not finished; go on with: torchstone train --resume {folder}"
         )
     source = folder / "model" if (folder / "model").is_dir() else folder
+    if not (source / "config.json").exists():
+        raise UserError(f"--teacher {folder} holds no model: config.json is missing")
     return load_policy(str(source), device, config.dtype, "--teacher").requires_grad_(False)
 
 

@@ -20,7 +20,7 @@ class Run:
     """What all methods share."""
 
     task: str = "sort"  # Built in: sort, add, ramble. Or reasoning_gym:NAME, or reasoning_gym:NAME,option=value,...
-    data: Path | None = None  # JSONL instead of a task: prompts (and columns) for --reward, or preference pairs for dpo
+    data: Path | None = None  # JSONL instead of a task: prompts (and columns for --reward); preference pairs for dpo
     reward: str | None = None  # file.py or file.py:function with f(prompts, completions, **columns) -> list[float]
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
     system: str | None = None  # System prompt, such as "Answer with the number only."
@@ -157,18 +157,24 @@ class DPOOptions(Run):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(Online):
-    """Distillation: what a teacher thinks of each token that the student samples, in place of a reward."""
+    """Distillation: what a teacher thinks of each token that the student samples, in place of a reward.
+
+    A task's reward is only reported. To make a teacher: torchstone train grpo, then --teacher runs/grpo-sort-0.
+    Signals: teacher-advantage is the policy gradient, with log pi_T - log pi of each sampled token as its advantage;
+    k2 and k3 are estimates of the KL, back-propagated (k3 pulls as KL(teacher || student) does); jsd is the divergence
+    over the whole vocabulary, jsd-top-k over k of its tokens.
+    """
 
     teacher: str | None = None  # Folder of a finished run, or of a model in Hugging Face format; same tokenizer
     prompts: int = 256  # P, prompts in a round
     group_size: int = 1  # G, completions of each prompt
     minibatches: int = 4  # Optimizer steps in a pass; after a round's first, samples weigh pi / pi_old
-    signal: Signal = "teacher-advantage"  # What is learned from: sampled tokens, all of the vocabulary, its top k
+    signal: Signal = "teacher-advantage"  # What is learned from, as above
     gamma: float = 0.0  # teacher-advantage: 0 judges each token alone; above 0, what follows too, discounted
     beta: float = 1.0  # jsd, jsd-top-k: 0 is KL(teacher || student), 1 KL(student || teacher); TRL: 0.5, between
     k: int = 8  # jsd-top-k: tokens of the vocabulary that are compared one by one
     of: Literal["teacher", "policy"] = "teacher"  # jsd-top-k: whose k most likely tokens; policy is the student
-    rest: Literal["tail", "renormalise", "drop"] = "tail"  # jsd-top-k: the others, as one more token, scaled away, left
+    rest: Literal["tail", "renormalise", "drop"] = "tail"  # jsd-top-k: the others: one token, scaled away, left out
     reduction: Reduction = "token-mean"  # How tokens add up
 
 
