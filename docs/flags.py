@@ -35,6 +35,7 @@ FAMILIES = {  # in reading order; the first part of an equation's tag
     "PPO": "PPO",
     "GRPO": "GRPO",
     "DPO": "DPO and reward models",
+    "DISTILL": "On-policy distillation",
 }
 KINDS = {"bug": "Bugs", "variant": "Variants", "edge": "Edges"}
 HEADER = "| flag | what it is; *what it does to your run*; objectives that have it | seen |\n|---|---|---|\n"

@@ -246,7 +246,7 @@ def test_every_flag_is_used_and_every_pitfall_exists(name):
 
 # --------------------------------------------------------------------------------------------- torchstone's own numbers
 
-MODULES = ["core", *(f + v for f in ("reinforce", "ppo", "grpo", "dpo") for v in ("", ".variants"))]
+MODULES = ["core", *(f + v for f in ("reinforce", "ppo", "grpo", "dpo") for v in ("", ".variants")), "distill"]
 BUILT_IN = {
     "max_likelihood_advantages": {"eps": "0"}
 }  # settings that torchstone's function does not have, and its value

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from torchstone import core
 from torchstone.conformance.calling import PER_ROW, Calling
-from torchstone.conformance.signature import AGGREGATIONS, FILLERS, Signature
+from torchstone.conformance.signature import AGGREGATIONS, BESIDE_TEACHER, FILLERS, WORDS, Signature, words
 from torchstone.conformance.vectors import Argument, Case
 from torchstone.grpo.variants import group_token_mean
 
 NO_BOUND = {"dual_clip": 1e9, "value_epsilon": 1e9}  # for a function that has no None for it
-FILLED = {"ref_log_probs": "log_probs", "old_log_probs": "log_probs"}  # an argument that this case has no need of
+FILLED = {"ref_log_probs": "log_probs"}  # an argument that this case has no need of
 
 
 def array(x: Any, argument: Argument, precision: str) -> Tensor:
@@ -94,6 +94,9 @@ def _constant(x: Any) -> Any:
 
 def _as_asked(theirs: str, ours: str, value: Any, case: Case) -> Any:
     """A setting as the function wants it: the name of a reduction or an estimator as the function itself."""
+    named = WORDS.get("_".join(words(theirs)))
+    if named is not None:
+        return named.get(value, value)
     if ours == "reduce":
         return AGGREGATIONS.get(value, value) if theirs != "reduce" else reduction(case)
     if ours == "kl" and isinstance(value, str):
@@ -114,6 +117,9 @@ def reduction(case: Case) -> Callable[[Any, Any], Any]:
 def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
     if what == "gamma_beta_ratio":
         return case.settings["gamma"] / case.settings["beta"]
+    if what == "labels":  # a token's id where it counts, and -100, as transformers has it, where it does not
+        mask = values["mask"]
+        return torch.where(mask, 0, -100) if isinstance(mask, Tensor) else mask * 100 - 100
     if what == "group_size":
         return len(next(x for k, x in case.inputs.items() if k == "rewards")[0])
     other = next(values[k] for k in ("old_log_probs", "ref_log_probs") if k in values)
@@ -124,11 +130,13 @@ def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
 
 
 def _filler(ours: str, values: dict[str, Any], calling: Calling) -> Any:
-    neutral = FILLERS[ours]
-    if neutral == "0":
-        return 0.0
+    neutral = (FILLERS | BESIDE_TEACHER)[ours]
+    if neutral in ("0", "1"):
+        return float(neutral)
     like = next(x for x in values.values() if getattr(x, "ndim", 0) == 2)
     if neutral == "all True":
         ones = _ones(_constant(like))
         return ones if calling.mask == "float" else ones > 0
+    if neutral == "zeros":
+        return 0 * _ones(_constant(like))
     return _constant(values.get(neutral, values.get("log_probs", like)))

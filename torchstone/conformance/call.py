@@ -19,7 +19,7 @@ from torchstone.conformance.result import Outcome
 from torchstone.conformance.returns import Found, defined, differentiated, read, shape_of
 from torchstone.conformance.signature import Signature
 from torchstone.conformance.target import Overtime, describe, limited
-from torchstone.conformance.vectors import Case, Vectors
+from torchstone.conformance.vectors import Case, Vectors, leaves
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,23 @@ class Trial:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), limited(self.time_limit):
                 warnings.simplefilter("ignore")
-                return (_by_row if self.calling.rewards == "row" else _call)(self, case, precision)
+                found = (_by_row if self.calling.rewards == "row" else _call)(self, case, precision)
+                return _without_held(found, self.vectors)
         except Overtime as e:
             return Outcome("timeout", detail=str(e))
         except KeyboardInterrupt:
             raise
         except (Exception, SystemExit) as e:
             return Outcome("refused", detail=describe(e))
+
+
+def _without_held(outcome: Outcome, vectors: Vectors) -> Outcome:
+    """What callers hold constant has no gradient to compare; only whether one flows there is kept."""
+    if outcome.gradients is None or not vectors.held:
+        return outcome
+    moved = tuple(k for k in vectors.held for g in [outcome.gradients.get(k)] if any(x != 0 for _, x in leaves(g)))
+    gradients = {k: g for k, g in outcome.gradients.items() if k not in vectors.held}
+    return replace(outcome, gradients=gradients, moved=moved)
 
 
 def _by_row(trial: Trial, case: Case, precision: str) -> Outcome:

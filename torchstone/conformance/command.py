@@ -27,6 +27,7 @@ FAMILIES = {
     "PPO": "ppo",
     "GRPO": "grpo",
     "DPO": "dpo and reward models",
+    "DISTILL": "distill",
 }
 
 CHECK = """\

@@ -30,7 +30,7 @@ def diagnose(
         search: look for combinations of alternatives too.
     """
     failed = [r for r in results if r.status in BAD]
-    found = [*_other_settings(trial.vectors, built_in, len(cases), accept)]
+    found = [*_other_settings(trial.vectors, built_in, len(cases), accept), *_not_held(trial.vectors, cases, outcomes)]
     if not failed:
         return found, []
     ran = [c for c in cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
@@ -62,6 +62,19 @@ def _other_settings(
             yield Diagnosis(
                 (label,), "variant", cases, cases, (f"{setting.about} It is {value} here.",), (),
                 accepted=label in accept or name in accept or str(value) in accept,
+            )  # fmt: skip
+
+
+def _not_held(vectors: Vectors, cases: Iterable[Case], outcomes: Mapping[int, Outcome]) -> Iterable[Diagnosis]:
+    """A gradient flows into what callers hold constant: accepted, since those who do so lose nothing by it."""
+    ran = [o for c in cases if (o := outcomes.get(c.id)) is not None and o.kind == "numbers"]
+    for name in dict.fromkeys(vectors.held.values()):
+        hit = [o for o in ran if any(vectors.held[k] == name for k in o.moved)]
+        if hit:
+            flag = vectors.flags[name]
+            yield Diagnosis(
+                (name,), "variant", len(hit), len(ran), (flag.about,), (flag.effect,), flag.links, flag.pitfalls,
+                accepted=True,
             )  # fmt: skip
 
 

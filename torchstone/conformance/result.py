@@ -26,6 +26,7 @@ class Outcome:
     reduced: str = ""
     single: bool = False  # all numbers are float32 numbers
     changed: tuple[str, ...] = ()  # inputs that it changed in place
+    moved: tuple[str, ...] = ()  # arguments that callers hold constant, and into which a gradient flows
 
 
 @dataclass(frozen=True)

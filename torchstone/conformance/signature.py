@@ -17,6 +17,7 @@ from torchstone.conformance.vectors import Vectors
 # fmt: off
 WHOSE = {  # words that say whose log-prob, value or reward it is
     "ref": "ref reference base init initial frozen anchor logq logqs",
+    "teacher": "teacher expert",
     "sampler": "sampler vllm inference infer engine",
     "old": "old prev previous behavior behaviour behave rollout mu generation fixed before",
     "chosen": "chosen win winner winning w preferred pos positive good accepted better",
@@ -43,8 +44,9 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "epsilon_high": "epsilon_high clip_high eps_high cliprange_high clip_ratio_high clip_eps_high clip_range_high "
                     "high_clip clip_epsilon_high eps_clip_high epsilon_upper",
     "dual_clip": "dual_clip clip_ratio_c dual_clip_c delta",
-    "beta": "beta kl_coef kl_beta kl_weight kl_ctl kl_loss_coef kl_penalty_coef init_kl_coef beta_kl kl_penalty",
-    "gamma": "gamma discount discount_factor",
+    "beta": "beta kl_coef kl_beta kl_weight kl_ctl kl_loss_coef kl_penalty_coef init_kl_coef beta_kl kl_penalty "
+            "distillation_alpha jsd_beta js_beta gkd_beta jsd_coef skew kl_direction direction kl_type divergence",
+    "gamma": "gamma discount discount_factor kl_discount_factor kl_discount",
     "lam": "lam lambda lambd lmbda gae_lambda gae_lam lamb",
     "eps": "eps epsilon std_eps adv_eps",
     "temperature": "temperature temp tau t",
@@ -65,8 +67,22 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "delta": "delta margin",
     "eos_id": "eos_id eos_token_id eos",
     "keep_mean": "keep_mean",
+    "k": "k topk top_k distillation_topk num_topk n_top",
+    "of": "of topk_of topk_source support",
+    "rest": "rest add_tail distillation_add_tail loss_add_tail tail",
 }
 # fmt: on
+WORDS: dict[
+    str, dict[Any, Any]
+] = {  # what a setting's values are called where they have names: their parameter -> our value -> their word
+    "kl_direction": {0.0: "forward", 1.0: "reverse"},
+    "direction": {0.0: "forward", 1.0: "reverse"},
+    "kl_type": {0.0: "forward", 1.0: "reverse"},
+    "divergence": {0.0: "forward_kl", 1.0: "reverse_kl", 0.5: "jsd"},
+    "add_tail": {"tail": True, "renormalise": False},
+    "distillation_add_tail": {"tail": True, "renormalise": False},
+    "loss_add_tail": {"tail": True, "renormalise": False},
+}
 AGGREGATIONS = {  # loss_agg_mode, as verl names them
     "token_mean": "token-mean",
     "sequence_sum": "seq-mean-token-sum",
@@ -128,7 +144,13 @@ class Signature:
         """Can this argument or setting of ours be passed at all?"""
         inner = self.constructor is not None and self.constructor.expresses(ours)
         by_ratio = ours == "gamma" and "gamma_beta_ratio" in self.derived.values()
-        return inner or by_ratio or ours in (*self.arguments.values(), *self.settings.values())
+        by_labels = ours == "mask" and "labels" in self.derived.values()
+        return inner or by_ratio or by_labels or ours in (*self.arguments.values(), *self.settings.values())
+
+    def can_say(self, ours: str, value: Any) -> bool:
+        """Is there a word for this value, where the setting is passed by words?"""
+        theirs = next((t for t, o in self.settings.items() if o == ours), "")
+        return value in WORDS.get("_".join(words(theirs)), (value,))
 
     def names(self) -> dict[str, str]:
         """Their name -> ours, those of the constructor first."""
@@ -136,13 +158,15 @@ class Signature:
         return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
 
 
-DERIVED = ("log_ratios", "ratios", "group_size", "gamma_beta_ratio")
+DERIVED = ("log_ratios", "ratios", "group_size", "gamma_beta_ratio", "labels")
 # What a parameter that the objective does not know may be given without changing it.
 FILLERS = {
     "ref_log_probs": "log_probs", "old_log_probs": "log_probs", "sampler_log_probs": "old_log_probs",
     "beta": "0", "entropy_coef": "0", "value_coef": "0", "label_smoothing": "0",
-    "mask": "all True", "chosen_mask": "all True", "rejected_mask": "all True",
+    "mask": "all True", "chosen_mask": "all True", "rejected_mask": "all True", "teacher_weight": "1",
 }  # fmt: skip
+# The same of what comes beside a teacher: its weight, and the task's own advantages or rewards.
+BESIDE_TEACHER = {"advantages": "zeros", "rewards": "zeros", "returns": "zeros"}
 
 
 def read_signature(
@@ -205,8 +229,9 @@ def _matched(
             kinds[kind][p.name] = ours
         else:
             left.append(p)
+    weights = [p.name for p in left if p.default is not p.empty and _weight_of_teacher(p.name, vectors)]
     unknown = [p.name for p in left if p.default is p.empty]
-    fillers = {name: filler for name in unknown if (filler := _neutral(name))}
+    fillers = {name: filler for name in [*unknown, *weights] if (filler := _neutral(name, vectors))}
     unknown = [name for name in unknown if name not in fillers]
     tensors = [k for k in vectors.arguments if k not in kinds["arguments"].values()]
     required = [k for k in tensors if all(k in case.inputs for case in vectors.cases)]
@@ -220,15 +245,29 @@ def _matched(
         kinds["derived"],
         fillers=fillers,
         values={p.name: settings[p.name] for p in parameters if p.name in settings},
-        defaults=tuple(p.name for p in left if p.default is not p.empty),
+        defaults=tuple(p.name for p in left if p.default is not p.empty and p.name not in fillers),
         optional=frozenset(p.name for p in parameters if p.default is not p.empty),
         positional=tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
     )
 
 
-def _neutral(name: str) -> str | None:
+def _neutral(name: str, vectors: Vectors) -> str | None:
     """What a parameter is, that the objective does not know, but that has a neutral value."""
-    return next((k for k in [role(name), *setting(name)] if k in FILLERS), None)
+    known = FILLERS | (BESIDE_TEACHER if _has_teacher(vectors) else {})
+    if _weight_of_teacher(name, vectors):
+        return "teacher_weight"
+    return next((k for k in [role(name), *setting(name)] if k in known), None)
+
+
+def _has_teacher(vectors: Vectors) -> bool:
+    return any(k.startswith("teacher_") for k in vectors.arguments)
+
+
+def _weight_of_teacher(name: str, vectors: Vectors) -> bool:
+    """Is it what a teacher's term is multiplied by? An objective of this term alone has no name for it."""
+    said = words(name)
+    weighs = bool({"coef", "weight", "penalty", "ctl"} & set(said)) and setting(name) in ([], ["beta"])
+    return _has_teacher(vectors) and (weighs or ("beta" not in vectors.settings and said == ["beta"]))
 
 
 def _ask(unknown: list[str], arguments: list[str], settings: list[str]) -> str:
@@ -253,10 +292,13 @@ def _match(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], use
         return "arguments", p.name
     if p.name in vectors.settings and p.name not in used:
         return "settings", p.name
+    weight = _weight_of_teacher(p.name, vectors)
     for ours in setting(p.name):
-        if ours in vectors.settings and ours not in used:
+        if ours in vectors.settings and ours not in used and not _of_torch(p, ours) and not weight:
             return "settings", ours
     guess = role(p.name)
+    if guess == "targets" and "mask" in vectors.arguments and _has_teacher(vectors):
+        return ("", "") if "mask" in used else ("derived", "labels")
     for ours in _near_roles(guess):
         if ours in vectors.arguments and ours not in used:
             return "arguments", ours
@@ -273,12 +315,19 @@ def _match(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], use
     return "", ""
 
 
+def _of_torch(p: inspect.Parameter, ours: str) -> bool:
+    """Is it a reduction by torch's names? It stays at its default: they do not say what is averaged over what."""
+    return ours == "reduce" and p.default in ("batchmean", "mean", "sum", "none")
+
+
 def _near_roles(guess: str | None) -> list[str]:
     """What a role may be called in an objective that has another word for it."""
     others = {
-        "ref_log_probs": ["old_log_probs"],
+        "ref_log_probs": ["teacher_log_probs", "old_log_probs"],
         "old_log_probs": ["ref_log_probs", "sampler_log_probs"],
         "sampler_log_probs": ["old_log_probs"],
+        "teacher_log_probs": ["ref_log_probs"],
+        "teacher_logits": ["ref_logits"],
         "rewards": ["scores"],
         "chosen_rewards": ["chosen_log_probs"],
         "rejected_rewards": ["rejected_log_probs"],
@@ -287,6 +336,6 @@ def _near_roles(guess: str | None) -> list[str]:
         "advantages": ["returns"],
         "values": ["old_values", "baseline", "x"],
         "log_probs": ["x"],
-        "ref_logits": [],
+        "ref_logits": ["teacher_logits"],
     }
     return [] if guess is None else [guess, *others.get(guess, [])]

@@ -41,6 +41,8 @@ def applies(case: Case, signature: Signature, vectors: Vectors, without: bool = 
     """
     if case.settings.get("denominator") is not None and not signature.expresses("denominator"):
         return False
+    if not all(signature.can_say(ours, value) for ours, value in case.settings.items()):
+        return False
     for name, x in case.inputs.items():
         if without and name.startswith("ref_"):
             continue

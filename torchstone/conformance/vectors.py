@@ -95,6 +95,19 @@ class Vectors:
         """The alternatives: variants and bugs that have a name."""
         return [name for name, flag in self.flags.items() if flag.kind != "edge"]
 
+    @cached_property
+    def held(self) -> dict[str, str]:
+        """Arguments that callers hold constant, and the variant in which a gradient flows there: harmless, but said."""
+        variants = [n for n in self.named if n.endswith("not_detached") and self.flags[n].kind == "variant"]
+        return {
+            k: name
+            for name in variants
+            for case in self.cases
+            if case.expected is not None and name in case.alternatives
+            for k, g in case.alternatives[name].gradients.items()
+            if g != case.expected.gradients[k]
+        }
+
 
 def leaves(x: Any, at: str = "") -> Iterator[tuple[str, float]]:
     """Every number of a nested list or dict, with its place; None is left out."""

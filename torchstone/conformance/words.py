@@ -17,6 +17,8 @@ def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
         return f"{' '.join(d.about)} ({cases})", effects
     if d.kind == "edge":
         return f"it fails {cases} with {names}:", [*d.about, *effects, *sees]
+    if d.accepted and not d.cases and "=" not in d.names[0]:
+        return f"no failure, but there is {names} {cases}:", [*d.about, *effects, *sees]
     if len(d.names) == 1 and "=" in d.names[0]:
         return f"your numbers are those of {names} {cases}:", [*d.about, *effects, *sees]
     if len(d.names) == 1:
@@ -69,11 +71,11 @@ def verdict(report: Report) -> tuple[bool, str]:
         few = f" (only these: {left} were left out)" if left > len(worst) else ""
         return True, f"all {count(len(worst), 'case')} that can be asked match{few}{more}"
     if report.passed:
-        named = listed([n for d in report.diagnoses if d.accepted for n in d.names])
+        named = listed([n for d in report.diagnoses if d.accepted and d.cases for n in d.names])
         return True, f"{failed} of {count(len(worst), 'case')} differ, all of them as accepted: {named}"
     if broken(report):
         return False, "it gave nothing that could be compared"
-    known = [n for d in report.diagnoses for n in d.names]
+    known = [n for d in report.diagnoses if d.cases or not d.accepted for n in d.names]
     if not failed:
         return False, f"all {count(len(worst), 'case')} that can be asked match, but it has {listed(known)}"
     more = f": {listed(known)}" if known and len(known) < 5 else ""

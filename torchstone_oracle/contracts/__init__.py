@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 
 from ..contract import Objective
 
-FAMILIES = ("core", "reinforce", "ppo", "grpo", "dpo")
+FAMILIES = ("core", "reinforce", "ppo", "grpo", "dpo", "distill")
 
 
 def found() -> Iterator[Objective]:

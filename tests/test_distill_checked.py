@@ -1,0 +1,342 @@
+"""The checker on losses of distillation as people write them: right ones pass, wrong ones are caught and named."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Categorical, kl_divergence
+
+from torchstone import conformance
+from torchstone.conformance.signature import role, setting
+
+# What plain code forgets: NaN under the mask (its gradient), logits of -inf, batches without a token.
+FORGOTTEN = {
+    "nan_under_mask", "mask_multiplied", "multiplied_by_mask", "zero_times_inf", "minus_inf_logits", "all_masked",
+    "zero_over_zero", "infinite_divergence", "extreme_logits",
+}  # fmt: skip
+
+
+def mixed(student_logits, teacher_logits, beta, temperature):
+    """log pi, log pi_T, log M, as TRL's generalized_jsd_loss has them."""
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    b = torch.tensor(beta, dtype=student.dtype)
+    return student, teacher, torch.stack([student + torch.log1p(-b), teacher + torch.log(b)]).logsumexp(0)
+
+
+def terms(student_logits, teacher_logits, beta, temperature=1.0):
+    student, teacher, mixture = mixed(student_logits, teacher_logits, beta, temperature)
+    if beta == 0:
+        return F.kl_div(student, teacher, reduction="none", log_target=True)
+    if beta == 1:
+        return F.kl_div(teacher, student, reduction="none", log_target=True)
+    to_teacher = F.kl_div(mixture, teacher, reduction="none", log_target=True)
+    return beta * to_teacher + (1 - beta) * F.kl_div(mixture, student, reduction="none", log_target=True)
+
+
+def masked_mean(x, mask):
+    return torch.where(mask.bool(), x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- right
+
+
+def gkd(student_logits, teacher_logits, labels=None, beta=0.5, temperature=1.0, reduction="batchmean",
+        num_items_in_batch=None):  # fmt: skip
+    jsd = terms(student_logits, teacher_logits, beta, temperature)
+    if labels is not None:
+        jsd = jsd[labels != -100]
+    if num_items_in_batch is not None:
+        return jsd.sum() / num_items_in_batch
+    count = (labels != -100).sum().clamp_min(1) if labels is not None else jsd.size(0)
+    return jsd.sum() / count if reduction == "batchmean" else jsd.sum()
+
+
+class DistillationLoss(torch.nn.Module):
+    def __init__(self, jsd_beta=0.5, tau=1.0):
+        super().__init__()
+        self.beta, self.tau = jsd_beta, tau
+
+    def forward(self, logits, teacher_logits, completion_mask):
+        keep = completion_mask.bool()[..., None]
+        chosen = (torch.where(keep, z, torch.zeros_like(z)) for z in (logits, teacher_logits))
+        return masked_mean(terms(*chosen, self.beta, self.tau).sum(-1), completion_mask)
+
+
+def forward_kl(logits_s, logits_t):
+    return kl_divergence(Categorical(logits=logits_t), Categorical(logits=logits_s))
+
+
+def hinton_without_t2(student_logits, teacher_logits, T):
+    return F.kl_div((student_logits / T).log_softmax(-1), (teacher_logits / T).softmax(-1), reduction="none").sum(-1)
+
+
+def by_direction(logits, ref_logits, kl_direction="reverse"):
+    student, teacher = Categorical(logits=logits), Categorical(logits=ref_logits)
+    return kl_divergence(student, teacher) if kl_direction == "reverse" else kl_divergence(teacher, student)
+
+
+def sdpo_top_k(student_logits, teacher_logits, *, distillation_topk, distillation_alpha, distillation_add_tail):
+    at = student_logits.topk(distillation_topk, dim=-1).indices
+    student, teacher = ((z - z.logsumexp(-1, keepdim=True)).gather(-1, at) for z in (student_logits, teacher_logits))
+    if distillation_add_tail:
+        student, teacher = (torch.cat([x, (1 - x.exp().sum(-1, keepdim=True)).log()], -1) for x in (student, teacher))
+    return terms(student, teacher, distillation_alpha).sum(-1)
+
+
+def verl_top_k(student_logits, teacher_logits, topk):
+    teacher, at = teacher_logits.log_softmax(-1).topk(topk, dim=-1)
+    student = student_logits.log_softmax(-1).gather(-1, at)
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
+def tinker(sampled_logprobs, teacher_logprobs, mask, kl_penalty_coef, kl_discount_factor):
+    advantages = torch.zeros_like(sampled_logprobs)
+    for row, keep in enumerate(mask.bool()):
+        penalty = -kl_penalty_coef * (sampled_logprobs[row, keep] - teacher_logprobs[row, keep]).detach()
+        running, out = 0.0, []
+        for x in reversed(penalty.tolist()):
+            running = x + kl_discount_factor * running
+            out.append(running)
+        advantages[row, keep] = advantages.new_tensor(out[::-1])
+    return advantages
+
+
+def slime(advantages, student_log_probs, teacher_log_probs, opd_kl_coef=1.0):
+    return advantages - opd_kl_coef * (student_log_probs - teacher_log_probs)
+
+
+def sampled_token(logprobs, teacher_logprobs, response_mask):
+    logprobs, teacher_logprobs = (torch.where(response_mask, x, 0.0) for x in (logprobs, teacher_logprobs))
+    return masked_mean((logprobs - teacher_logprobs).detach() * logprobs, response_mask)
+
+
+def prime_rl(trainer_logprobs, inference_logprobs, teacher_logprobs, loss_mask, teacher_tau=1.0):
+    x, mu, t = (torch.where(loss_mask, v, 0.0) for v in (trainer_logprobs, inference_logprobs, teacher_logprobs))
+    return -masked_mean((x - mu).exp() * teacher_tau * (t - x.detach()), loss_mask)
+
+
+RIGHT = [
+    (gkd, "jsd_loss"), (DistillationLoss, "jsd_loss"), (forward_kl, "jsd_exact"), (hinton_without_t2, "jsd_exact"),
+    (by_direction, "jsd_exact"), (sdpo_top_k, "jsd_top_k"), (verl_top_k, "jsd_top_k"), (tinker, "teacher_advantages"),
+    (slime, "teacher_advantages"), (sampled_token, "distill_loss"), (prime_rl, "distill_loss"),
+]  # fmt: skip
+
+
+def names(report):
+    return {name for d in report.diagnoses if not d.accepted for name in d.names}
+
+
+@pytest.mark.parametrize(("function", "objective"), RIGHT, ids=lambda x: getattr(x, "__name__", ""))
+def test_right_ones_pass_but_for_what_plain_code_forgets(function, objective):
+    report = conformance.check(function, objective)
+    assert names(report) <= FORGOTTEN and not report.unexplained, (names(report), report.unexplained[:2])
+    assert sum(r.status == "pass" for r in report.results) >= 8
+
+
+# ---------------------------------------------------------------------------------------------------------------- wrong
+
+
+def beta_weighs_the_student(student_logits, teacher_logits, labels=None, beta=0.5, temperature=1.0):
+    jsd = terms(teacher_logits, student_logits, beta, temperature)[labels != -100]
+    return jsd.sum() / (labels != -100).sum().clamp_min(1)
+
+
+def forward_called_reverse(student_logits, teacher_logits, kl_direction="reverse"):
+    p, q = (z.log_softmax(-1) for z in (student_logits, teacher_logits))
+    input, target = (p, q) if kl_direction == "reverse" else (q, p)
+    return F.kl_div(input, target, log_target=True, reduction="none").sum(-1)
+
+
+def kl_towards_mixture(student_logits, teacher_logits, beta):
+    student, teacher, m = mixed(student_logits, teacher_logits, beta, 1.0)
+    if beta in (0, 1):
+        return (-1) ** int(beta) * (student - teacher).mul((student if beta == 0 else teacher).exp()).sum(-1)
+    return beta * (m.exp() * (m - teacher)).sum(-1) + (1 - beta) * (m.exp() * (m - student)).sum(-1)
+
+
+def no_log_target(student_logits, teacher_logits):
+    return F.kl_div(student_logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="none").sum(-1)
+
+
+def softmax_into_kl_div(student_logits, teacher_logits, T=1.0):
+    return F.kl_div((student_logits / T).softmax(-1), (teacher_logits / T).softmax(-1), reduction="none").sum(-1)
+
+
+def elementwise_mean(student_logits, teacher_logits, mask):
+    keep = mask.bool()
+    target = teacher_logits[keep].softmax(-1)
+    return F.kl_div(student_logits[keep].log_softmax(-1), target, reduction="mean") if keep.any() else 0 * target.sum()
+
+
+def hinton(student_logits, teacher_logits, T):
+    soft = F.softmax(teacher_logits / T, dim=-1)
+    return T**2 * (soft * (soft.log() - F.log_softmax(student_logits / T, dim=-1))).sum(-1)
+
+
+def only_the_student_is_softened(student_logits, teacher_logits, temperature):
+    return kl_divergence(Categorical(logits=teacher_logits), Categorical(logits=student_logits / temperature))
+
+
+def mean_of_logs(student_logits, teacher_logits, beta):
+    p, q = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    if beta in (0, 1):
+        return terms(p, q, beta).sum(-1)
+    m = torch.lerp(p, q, beta)
+    return (beta * q.exp() * (q - m) + (1 - beta) * p.exp() * (p - m)).sum(-1)
+
+
+def nothing_at_the_ends(student_logits, teacher_logits, beta):
+    p, q = student_logits.softmax(-1), teacher_logits.softmax(-1)
+    m = beta * q + (1 - beta) * p
+    entropy = lambda x: -torch.special.xlogy(x, x).sum(-1)  # noqa: E731
+    return entropy(m) - beta * entropy(q) - (1 - beta) * entropy(p)
+
+
+def softmax_before_categorical(student_logits, teacher_logits, beta, temperature):
+    probs = [(z / temperature).softmax(-1) for z in (student_logits, teacher_logits)]
+    return terms(*probs, beta).sum(-1)
+
+
+def labels_not_used(student_logits, teacher_logits, labels=None, beta=0.5):
+    return terms(student_logits, teacher_logits, beta).sum(-1).mean()
+
+
+def off_by_one(student_logits, teacher_logits, mask, beta=0.5):
+    moved = torch.cat([teacher_logits[:, 1:], teacher_logits[:, :1]], dim=1)
+    return masked_mean(terms(student_logits, moved, beta).sum(-1), mask)
+
+
+def cross_entropy_for_both(student_logits, teacher_logits, beta):
+    p, q = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    if beta in (0, 1):
+        a, b = (q, p) if beta == 0 else (p, q)
+        return F.cross_entropy(b.flatten(0, 1), a.exp().flatten(0, 1), reduction="none").view(b.shape[:2])
+    m = (beta * q.exp() + (1 - beta) * p.exp()).log()
+    return -(beta * q.exp() + (1 - beta) * p.exp()).mul(m).sum(-1)
+
+
+def clamped_top_k(student_logits, teacher_logits, topk):
+    return verl_top_k(student_logits, teacher_logits, topk).clamp_min(0.0)
+
+
+def forgot_the_gather(student_logits, teacher_logits, topk):
+    p, q = (z.log_softmax(-1).topk(topk).values for z in (student_logits, teacher_logits))
+    return (q.exp() * (q - p)).sum(-1)
+
+
+def teacher_renormalised(student_logits, teacher_logits, topk):
+    q, at = teacher_logits.topk(topk)
+    q = q.log_softmax(-1)
+    return F.kl_div(student_logits.log_softmax(-1).gather(-1, at), q, reduction="none", log_target=True).sum(-1)
+
+
+def verl_k3(log_prob, ref_log_prob, response_mask):
+    u = torch.where(response_mask, ref_log_prob - log_prob, 0.0)
+    return masked_mean(torch.expm1(u) - u, response_mask)
+
+
+def k3_in_the_reward(logprobs, teacher_logprobs, loss_mask):
+    u = torch.where(loss_mask, teacher_logprobs - logprobs, 0.0).detach()
+    return masked_mean((u.exp() - u - 1) * torch.where(loss_mask, logprobs, 0.0), loss_mask)
+
+
+def mean_log_ratio(student_logps, teacher_logps, mask):
+    return (torch.where(mask, student_logps - teacher_logps.detach(), 0.0)).sum() / mask.sum().clamp(min=1)
+
+
+def maximised(logprobs, teacher_logprobs, mask):
+    gain = torch.where(mask, teacher_logprobs - logprobs, 0.0).detach()
+    return masked_mean(gain * torch.where(mask, logprobs, 0.0), mask)
+
+
+def not_held(logprobs, teacher_logprobs, mask):
+    logprobs, teacher_logprobs = (torch.where(mask, x, 0.0) for x in (logprobs, teacher_logprobs))
+    return -masked_mean((teacher_logprobs - logprobs) * logprobs, mask)
+
+
+def stale_log_ratio(trainer_logprobs, inference_logprobs, teacher_logprobs, loss_mask):
+    x, mu, t = (torch.where(loss_mask, v, 0.0) for v in (trainer_logprobs, inference_logprobs, teacher_logprobs))
+    return -masked_mean((x - mu).exp() * (t - mu), loss_mask)
+
+
+def tinker_over_gaps(sampled_logprobs, teacher_logprobs, mask, kl_penalty_coef, kl_discount_factor):
+    d = -kl_penalty_coef * torch.where(mask.bool(), sampled_logprobs - teacher_logprobs, 0.0).detach()
+    t = torch.arange(d.shape[1], dtype=d.dtype)
+    weights = torch.tril(torch.as_tensor(kl_discount_factor, dtype=d.dtype) ** (t[:, None] - t).clamp(min=0))
+    return d @ weights
+
+
+def cumsum_of_the_past(logprobs, teacher_logprobs, mask, gamma):
+    d = torch.where(mask, teacher_logprobs - logprobs, 0.0).detach()
+    out = torch.zeros_like(d)
+    for row, keep in enumerate(mask):
+        chosen = d[row, keep]
+        t = torch.arange(len(chosen))
+        out[row, keep] = torch.tril(torch.as_tensor(gamma, dtype=d.dtype) ** (t[:, None] - t).clamp(min=0)) @ chosen
+    return out
+
+
+def penalty_never_negative(student_log_probs, teacher_log_probs, opd_kl_coef):
+    return -opd_kl_coef * F.relu(student_log_probs - teacher_log_probs)
+
+
+WRONG = [
+    (beta_weighs_the_student, "jsd_loss", "teacher_and_policy_swapped"),
+    (forward_called_reverse, "jsd_exact", "teacher_and_policy_swapped|ends_exchanged|kl_arguments_swapped"),
+    (kl_towards_mixture, "jsd_exact", "kl_arguments_swapped"),
+    (no_log_target, "jsd_exact", "log_target_missing"),
+    (softmax_into_kl_div, "jsd_exact", "probabilities_as_input"),
+    (elementwise_mean, "jsd_loss", "mean_over_vocabulary"),
+    (hinton, "jsd_exact", "times_temperature_squared"),
+    (only_the_student_is_softened, "jsd_exact", "temperature_on_policy_alone"),
+    (mean_of_logs, "jsd_exact", "mixture_of_logs"),
+    (nothing_at_the_ends, "jsd_exact", "formula_at_the_ends"),
+    (softmax_before_categorical, "jsd_exact", "softmax_twice"),
+    (labels_not_used, "jsd_loss", "mask_ignored"),
+    (off_by_one, "jsd_loss", "teacher_one_later"),
+    (cross_entropy_for_both, "jsd_exact", "cross_entropy"),
+    (clamped_top_k, "jsd_top_k", "clamped_at_0"),
+    (forgot_the_gather, "jsd_top_k", "each_its_own_tokens"),
+    (teacher_renormalised, "jsd_top_k", "teacher_renormalised_alone"),
+    (verl_k3, "distill_loss", "k3_back_propagated"),
+    (k3_in_the_reward, "distill_loss", "k3_as_advantage"),
+    (mean_log_ratio, "distill_loss", "k1_back_propagated"),
+    (maximised, "distill_loss", "loss_negated"),
+    (not_held, "distill_loss", "advantage_not_detached"),
+    (stale_log_ratio, "distill_loss", "signal_of_the_sampler"),
+    (tinker_over_gaps, "teacher_advantages", "gaps_cost_discount"),
+    (cumsum_of_the_past, "teacher_advantages", "from_the_left"),
+    (penalty_never_negative, "teacher_advantages", "penalty_clamped_at_0"),
+]
+
+
+@pytest.mark.parametrize(("function", "objective", "name"), WRONG, ids=lambda x: getattr(x, "__name__", ""))
+def test_wrong_ones_are_caught_and_named(function, objective, name):
+    report = conformance.check(function, objective, search=False)
+    assert not report.passed and names(report) & {*name.split("|")}, (names(report), report.unexplained[:2])
+
+
+# ------------------------------------------------------------------------------------------------------------ the names
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("student_logits", "logits"), ("teacher_logits", "teacher_logits"), ("student_log_probs", "log_probs"),
+     ("teacherLogprobs", "teacher_log_probs"), ("sampled_logprobs", "log_probs"), ("labels", "targets")],
+)  # fmt: skip
+def test_the_names_of_distillation_are_understood(name, ours):
+    assert role(name) == ours
+
+
+def test_the_numbers_of_distillation_are_understood():
+    for name, ours in (("distillation_topk", "k"), ("kl_direction", "beta"), ("kl_discount_factor", "gamma")):
+        assert ours in setting(name)
+
+
+def test_a_teacher_that_is_not_detached_is_said_and_no_failure():
+    report = conformance.check(by_direction, "jsd_exact")
+    assert [d.names for d in report.diagnoses if d.accepted] == [("teacher_not_detached",)]
+    detached = conformance.check(
+        lambda logits, teacher_logits: by_direction(logits, teacher_logits.detach()), "jsd_exact"
+    )
+    assert not [d for d in detached.diagnoses if d.accepted]
