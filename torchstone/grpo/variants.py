@@ -289,7 +289,7 @@ def dppo_surrogate(
     Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
     Raises ValueError: a shape or dtype is wrong; ``divergence`` is unknown; an epsilon is negative; ``cap`` is not
         positive.
-    Source: Qi et al. (DPPO, binary forms), arXiv:2602.04879v3, eq. 12-14; the cap as in verl 0.9.1.
+    Source: Qi et al. (DPPO, binary forms), arXiv:2602.04879v3, eq. 12-14; the cap is C of eq. 23.
     """
     require(divergence in ("tv", "kl"), "divergence", "'tv' or 'kl'", divergence)
     epsilon_high = epsilon if epsilon_high is None else epsilon_high

@@ -395,7 +395,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="dppo",
-        parent="dr_grpo",
+        parent="vespo",
         about="A trust region around each token's probability, in place of one around its ratio.",
         advantage=Choice("group-mean"),
         anchor=SAMPLER,
