@@ -47,6 +47,9 @@ Each of these is a row below, run against that version. None is called wrong her
   OpenRLHF pays it in the reward by default, in GRPO and Dr. GRPO too. verl has none unless asked.
 - **PPO and GRPO in verl** have a dual clip at 3 unless it is turned off.
 - **GPG in verl** counts completions whose reward is not 0; the paper counts groups that teach something.
+- **"Reverse KL"** by default is k3 back-propagated in verl's YAML and in TorchRL: its gradient is forward KL's
+  ([distillation.md](distillation.md) has all of them).
+- **SDPO in TRL** rescales the k likeliest tokens, by TRL's own index of papers; its authors keep the rest as one more.
 - **`label_smoothing` with DPO's default loss** is not read by TRL and Liger: cDPO there is DPO, without a warning.
 - **IPO** is on sums by the letter of its paper and in OpenRLHF, per token in TRL: the same beta is another loss.
 - **SimPO in TRL and Liger** adds supervised learning unless it is turned off; its beta is a twentieth of the paper's.

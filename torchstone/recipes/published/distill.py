@@ -28,7 +28,7 @@ DISTILL = [
         source='Lu & Thinking Machines Lab, "On-Policy Distillation" (2025), by tinker-cookbook at 9dfcc3a, '
         "tinker_cookbook/distillation/train_on_policy.py:54-125, 146-154",
         stated={
-            "signal.gamma": f"{COOKBOOK}: kl_discount_factor 0.0",
+            "signal.gamma": f"{COOKBOOK}: kl_discount_factor 0.0; the post's pseudocode has discount 0",
             "reduction.empty_rows": "not found; the service sums over the tokens that it is sent",
         },
     ),
