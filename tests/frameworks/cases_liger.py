@@ -112,4 +112,4 @@ CASES = {
         f"{name}@{VERSION}": Case(partial(on_pairs, **knobs), ("pairs",), note=FLOAT32) for name, knobs in PAIRS.items()
     },
 }
-SAME = {f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "nca", "apo_zero", "apo_down", "kto")}
+SAME = {f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "apo_zero", "apo_down", "kto")}

@@ -159,6 +159,4 @@ CASES = {
         note="The odds are float32 (orpo_trainer.py:691-692).",
     ),
 }
-SAME = {
-    f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "nca", "apo_zero", "apo_down", "kto", "aot", "aot_unpaired")
-}
+SAME = {f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "apo_zero", "apo_down", "kto")}

@@ -50,10 +50,10 @@ def distillation(batch: DistillBatch, **knobs: Any) -> Output:
         return Output(*value_and_grads(loss, logits=logits))
 
 
-def gkd(batch: DistillBatch, **knobs: Any) -> Output:
-    """GKDTrainer.compute_loss. With gradient accumulation TRL gives the count of the batch's tokens."""
+def gkd(batch: DistillBatch, kind: str = "GKD", **knobs: Any) -> Output:
+    """GKDTrainer.compute_loss, or GOLDTrainer's, with the count of the batch's tokens, as transformers gives it."""
     logits = leaf(batch.logits)
-    trainer = load.trainer("GKD", logits, batch.teacher_logits, **knobs)
+    trainer = load.trainer(kind, logits, batch.teacher_logits, **knobs)
     loss = trainer.compute_loss(trainer.model, with_prompt(batch), num_items_in_batch=batch.mask.sum())
     return Output(*value_and_grads(loss, logits=logits))
 
@@ -85,7 +85,9 @@ def iw_opd(batch: DistillBatch, rollout: bool = True, **knobs: Any) -> Output:
 TOP_K: dict[str, Any] = {"distillation_mode": "topk_logits", "distillation_topk": 100}
 SETTINGS = {
     "opd-exact": (distillation, {}),
+    "opd-forward": (distillation, {"beta": 0.0}),
     "gkd": (gkd, {}),
+    "gold": (partial(gkd, kind="GOLD"), {}),
     "opd": (partial(self_distillation, kind="SDPO"), {}),
     "sdpo": (partial(self_distillation, kind="SDPO"), {**TOP_K, "distillation_alpha": 0.5}),
     "sdpo-tail": (

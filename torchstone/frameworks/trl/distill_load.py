@@ -16,7 +16,7 @@ from torchstone.frameworks.trl import load
 CHUNKED = ("trl.kernels.chunked_divergence", "trl.kernels.chunked_logprob")
 COPIED = """
     beta temperature lmbda seq_kd distillation_objective iw_opd_gamma iw_opd_epsilon reverse_kl_top_1_mode loss_top_k
-    loss_add_tail use_teacher_server num_loss_tokens_to_skip
+    loss_add_tail use_teacher_server num_loss_tokens_to_skip use_uld_loss
 """
 
 
@@ -55,7 +55,7 @@ class _Doors:
 
 
 def trainer(kind: str, logits: Tensor, teacher_logits: Tensor, **knobs: Any) -> Any:
-    """A trainer of ``kind`` "Distillation", "GKD", "SDPO", "SDFT" or "IWOPD" whose models have these logits."""
+    """A trainer of ``kind`` "Distillation", "GKD", "GOLD", "SDPO", "SDFT" or "IWOPD" whose models have these logits."""
     made = load._made(kind, _Doors, knobs, COPIED)
     made.model, made.teacher_model = Model(logits), Model(teacher_logits)
     made.use_teacher_server = False

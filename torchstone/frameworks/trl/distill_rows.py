@@ -30,6 +30,23 @@ DISTILL = [
         source=f"{EXPERIMENTAL}/gkd/gkd_trainer.py:237-342 (GKDConfig())",
     ),
     DistillRecipe(
+        name=f"opd-forward@{VERSION}",
+        about="DistillationTrainer with beta=0.0: forward KL over the vocabulary, a mean over the tokens of the batch.",
+        signal=Choice("jsd", beta=0.0, temperature=1.0),
+        reduction=TOKENS,
+        left_out="nothing",
+        source="trl/trainer/distillation_trainer.py:101-217, 1791-1922 (DistillationConfig(beta=0.0))",
+    ),
+    DistillRecipe(
+        name=f"gold@{VERSION}",
+        about="GOLDTrainer's default, where both models have one tokenizer: the temperature is in the loss too, 0.9.",
+        signal=Choice("jsd", beta=0.5, temperature=0.9),
+        reduction=TOKENS,
+        left_out="completions of the data set, half of all by default (lmbda); the loss between two tokenizers "
+        "(use_uld_loss)",
+        source=f"{EXPERIMENTAL}/gold/gold_trainer.py:2248-2345, 2502-2540 (GOLDConfig())",
+    ),
+    DistillRecipe(
         name=f"opd@{VERSION}",
         about="SDPOTrainer's default loss (distillation_mode='sampled_token'): the log-ratio of the present policy.",
         signal=Choice("teacher-advantage", gamma=0.0),

@@ -22,14 +22,9 @@ from torchstone.frameworks.loading import default_dtype, quiet
 from torchstone.frameworks.registry import theirs
 
 EXPERIMENTAL = {
-    "GMPO": "gmpo",
-    "CPO": "cpo",
-    "ORPO": "orpo",
-    "GKD": "gkd",
-    "SDPO": "sdpo",
-    "SDFT": "sdft",
+    "GMPO": "gmpo", "CPO": "cpo", "ORPO": "orpo", "GKD": "gkd", "GOLD": "gold", "SDPO": "sdpo", "SDFT": "sdft",
     "IWOPD": "iw_opd",
-}
+}  # fmt: skip
 HOMES = {kind: f"trl.experimental.{room}" for kind, room in EXPERIMENTAL.items()}
 
 

@@ -12,7 +12,7 @@ PER_SUM = Choice("sequence-sum", empty_rows="skipped")
 COOKBOOK = "authors' code, tinker-cookbook at 9dfcc3a"
 SDPO = "authors' code, lasgroup/SDPO at 0e6d510"
 INDEX = "framework, TRL's index of papers at f2cd577"
-SKIPPED = "not stated; a completion without a chosen token has no mean"
+SKIPPED = "not found; a completion without a chosen token has no mean"
 
 DISTILL = [
     DistillRecipe(
@@ -131,7 +131,7 @@ DISTILL = [
             "sampler.gate": "account, of eq. 8: 0 outside the bounds",
             "sampler.low": "framework, NeMo-RL at 7ea279a, recipes/llm/mopd-qwen3-1.7b-3n8g-megatron-pack.yaml",
             "sampler.high": "framework, NeMo-RL at 7ea279a, recipes/llm/mopd-qwen3-1.7b-3n8g-megatron-pack.yaml",
-            "reduction.empty_rows": "not found; a completion without a chosen token has no mean",
+            "reduction.empty_rows": SKIPPED,
         },
     ),
     DistillRecipe(
