@@ -48,6 +48,15 @@ def test_GRPO_2_equal_rewards_give_exactly_zero(reward, size, eps, dtype):
         assert (advantages == 0).all()
 
 
+@pytest.mark.parametrize(("size", "reward", "off"), [(8, 0.7, 2**-24), (15, 0.98, 2**-22)])
+@pytest.mark.parametrize("eps", [1e-9, 1e-8, 1e-6, 1e-4])
+def test_GRPO_2_equal_rewards_by_the_plain_formula_get_a_rounding_error_over_eps(size, reward, off, eps):
+    r = torch.full((2, size), reward)
+    plain = (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + eps)
+    assert plain.abs().flatten().tolist() == pytest.approx([off / eps] * 2 * size)
+    assert not group_advantages(r, divide_by_std=True, correction=1, eps=eps).any()
+
+
 def test_GRPO_2_unscored_members_get_zero_and_enter_no_statistic():
     rewards = tensor([[nan, 1.0, 3.0, 5.0], [nan, nan, nan, 0.7], [nan, 0.7, 0.7, 0.7]], dtype=f64)
     advantages = group_advantages(rewards, scored=~rewards.isnan(), **GRPO)

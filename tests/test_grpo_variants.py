@@ -2,6 +2,7 @@
 
 import math
 
+import enumeration as tiny
 import pytest
 import torch
 from torch import nan, tensor
@@ -212,6 +213,31 @@ def test_GRPO_13_the_two_divergences_by_hand_and_a_token_on_the_bound_stays():
             assert divergence == "kl" or kept[1] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("log_p", "log_q"), [(-1e-7, -0.02), (-3e-7, -0.01), (-1e-6, -2e-6), (-0.02, -1e-7), (-2, -1)])
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_GRPO_13_near_probability_1_float32_drops_the_tokens_that_float64_drops(log_p, log_q, factor):
+    p, q = math.exp(log_p), math.exp(log_q)
+    distance = q * (log_q - log_p) + math.expm1(log_q) * math.log(math.expm1(log_p) / math.expm1(log_q))
+    for dtype in (torch.float32, f64):
+        new, old, A = (
+            tensor([[log_p]], dtype=dtype),
+            tensor([[log_q]], dtype=dtype),
+            tensor([p - q], dtype=dtype).sign(),
+        )
+        limits = {"epsilon": factor * distance, "cap": 5.0}
+        loss = dppo_surrogate(new, old, A, new < 0, divergence="kl", **limits)
+        assert bool(loss.any()) == (factor > 1)
+
+
+def test_GRPO_13_where_a_probability_rounds_to_1_the_divergence_is_finite():
+    """log p = 0 in float32 says 1 - p < 6e-8: from q = 1 - 1.2e-7 the divergence is below 3e-8 or so, not inf."""
+    sure, every = tensor([[0.0]], requires_grad=True), torch.ones(1, 1, dtype=torch.bool)
+    for log_q, weight in ((-1.2e-7, 1.0), (-1e-3, 1.001), (-0.1, 0.0), (0.0, 1.0)):
+        old = tensor([[log_q]])
+        loss = dppo_surrogate(sure, old, tensor([1.0]), every, divergence="kl", epsilon=0.05, cap=5.0)
+        assert slopes(loss, sure) == pytest.approx([-weight], abs=1e-6)
+
+
 def test_GRPO_14_value_of_k3_gradient_of_k2():
     every = torch.ones(1, 5, dtype=torch.bool)
     u = tensor([[-3.0, -0.5, 0.0, 0.5, 3.0]], dtype=f64, requires_grad=True)
@@ -236,6 +262,23 @@ def test_GRPO_15_expects_the_kl_and_its_gradient_on_samples_of_any_policy(kl, on
     torch.testing.assert_close(*gradients)
     plain = torch.autograd.grad((log_q.exp() * kl_k3(log_p[:, None], log_ref[:, None], every)[:, 0]).sum(), z)[0]
     assert (plain - gradients[1]).norm() > 0.05 * gradients[1].norm()
+
+
+def test_GRPO_15_is_right_given_the_prefix_and_is_not_the_kl_of_the_sequences():
+    theta, old, ref = tiny.parameters(0), tiny.parameters(1).detach(), tiny.parameters(2).detach()
+    new, drawn, of_ref = (tiny.log_probs(x) for x in (theta, old, ref))
+    found = tiny.expected(old)(ratio_weighted_kl(new, drawn, of_ref, tiny.mask), tiny.mask)
+    log_p, log_ref = torch.log_softmax(theta, -1), torch.log_softmax(ref, -1)
+    per_prefix = (log_p.exp() * (log_p - log_ref)).sum(-1)  # KL after each prefix
+    visits = torch.zeros(len(per_prefix), dtype=f64)  # how often pi_old is there
+    weights = tiny.probabilities(old)[:, None].expand(tiny.mask.shape)
+    visits.index_add_(0, tiny.states[tiny.mask], weights[tiny.mask])
+    given_the_prefix = (visits * per_prefix).sum()
+    sequences = (tiny.probabilities(theta) * (new - of_ref).masked_fill(~tiny.mask, 0).sum(1)).sum()
+    torch.testing.assert_close(found, given_the_prefix)
+    torch.testing.assert_close(tiny.gradient(found, theta), tiny.gradient(given_the_prefix, theta))
+    true = tiny.gradient(sequences, theta)
+    assert abs(found - sequences) > 0.05 and (tiny.gradient(found, theta) - true).norm() > 0.1 * true.norm()
 
 
 def test_GRPO_15_k2_is_no_kl_to_weigh():

@@ -36,6 +36,19 @@ def test_PPO_12_expects_the_policy_gradient_of_the_present_policy_under_the_samp
     torch.testing.assert_close(estimate, true)
 
 
+@pytest.mark.parametrize(("sampler", "token_error"), [(0, 0.0), (1, 0.3)])
+def test_PPO_12_is_unbiased_at_the_sampler_alone_and_the_ratio_of_the_whole_completion_everywhere(sampler, token_error):
+    theta, old = tiny.parameters(0), tiny.parameters(sampler).detach()
+    new, drawn, A = tiny.log_probs(theta), tiny.log_probs(old), tiny.rewards().sum(1)
+    true = tiny.gradient(-(tiny.probabilities(theta) * A).sum(), theta)
+    by_token = tiny.expected(old)(importance_surrogate(new, drawn, A, tiny.mask), tiny.mask)
+    off = (tiny.gradient(by_token, theta) - true).norm() / true.norm()
+    assert off < 1e-14 if sampler == 0 else off > token_error
+    ratio = (new - drawn).masked_fill(~tiny.mask, 0).sum(1).exp()
+    whole = tiny.gradient(-(tiny.probabilities(old) * ratio * A).sum(), theta)
+    torch.testing.assert_close(whole, true)
+
+
 def test_PPO_13_levels_by_hand():
     torch.testing.assert_close(weights(level="token", gate=None), rows([2, 0.5, 1, 0], [3, 0, 0.1, 0]))
     torch.testing.assert_close(weights(level="sequence", gate=None), rows([1, 1, 1, 0], [0.3, 0, 0.3, 0]))

@@ -1,11 +1,13 @@
 """What the rows of verl and OpenRLHF say beside their numbers, and OpenRLHF's reward model losses."""
 
 import inspect
+import math
 from typing import Any
 
 import cases_openrlhf
 import cases_verl
 import pytest
+import torch
 from batch import leaf, policy_batch, preference_batch, value_and_grads
 from cases import BATCHES
 from test_dialects import SEEDS, differs, far, per_token, run
@@ -35,6 +37,21 @@ def test_logexp_does_not_read_the_margin() -> None:
     batch = preference_batch(0)
     rewards = (batch.chosen_rewards, batch.rejected_rewards)
     assert openrlhf.log_exp(*rewards, margin=batch.margins) == openrlhf.log_exp(*rewards)
+
+
+@pytest.mark.parametrize("gating", ("binary_kl", "tv"))
+def test_openrlhf_can_drop_tokens_and_rows_by_the_binary_kl_or_tv_to_the_engine(gating: str) -> None:
+    """Engine 0.5, trainer 0.7 and 0.5: the first token is 0.2 away, or 0.5 log(0.5 / 0.7) + 0.5 log(0.5 / 0.3) nats."""
+    engine, trainer = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.7, 0.5]]).log()
+    distance = 0.2 if gating == "tv" else 0.5 * math.log(25 / 21)
+    ones = torch.ones(1, 2)
+    for level, first in (("token", distance), ("seq", distance / 2)):
+        for factor in (0.99, 1.01):
+            how = {"is_correction_threshold": (0.0, factor * first), "is_correction_gating": gating}
+            loss = openrlhf.module(openrlhf.LOSS).PolicyLoss(is_correction_level=level, **how)
+            found = float(loss(trainer, trainer, ones, ones, rollout_log_probs=engine)[0])
+            kept = {0.99: 1.0 if level == "token" else 0.0, 1.01: 1.4 + 1.0}[factor]
+            assert found == pytest.approx(-kept / 2)
 
 
 FLOAT32 = [name for name, case in cases_verl.CASES.items() if case.rtol > 1e-10]

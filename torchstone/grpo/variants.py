@@ -286,7 +286,8 @@ def dppo_surrogate(
             ``epsilon_high`` is ``epsilon`` if None.
         cap: bound of the ratio as a weight.
 
-    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False. 1 - p and 1 - q count as
+        no less than eps / 2 of the dtype, 6e-8 in float32: the KL form is finite where p rounds to 1.
     Raises ValueError: a shape or dtype is wrong; ``divergence`` is unknown; an epsilon is negative; ``cap`` is not
         positive.
     Source: Qi et al. (DPPO, binary forms), arXiv:2602.04879v3, eq. 12-14; the cap is C of eq. 23.
@@ -300,7 +301,8 @@ def dppo_surrogate(
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
     log_p, log_q = (x.detach() for x in select(mask, log_probs=log_probs, old_log_probs=old_log_probs))
     p, q = log_p.exp(), log_q.exp()
-    d = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+    not_p, not_q = ((-x.expm1()).clamp(min=torch.finfo(x.dtype).eps / 2) for x in (log_p, log_q))
+    d = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + not_q * (not_q / not_p).log()
     raised, lowered = (d > epsilon_high) & (p > q), (d > epsilon) & (p < q)
     keep = ~torch.where(positive, raised, lowered)
     return keep * ratios.clamp(max=cap) * reinforce_surrogate(log_probs, advantages, mask)
@@ -334,12 +336,13 @@ def ratio_weighted_kl(
     *,
     kl: Callable[[Tensor, Tensor, Tensor], Tensor] = kl_k3,
 ) -> Float[Tensor, "B T"]:
-    """An estimate of KL(pi || pi_ref) from tokens that an *older* policy sampled, right in value and in gradient.
+    """An estimate of KL(pi || pi_ref) from tokens of an *older* policy: right in value and gradient, given the prefix.
 
         rho_t KL_t,    with gradient through rho_t                                       (GRPO.15)
 
     On tokens of pi_old the plain k3 is biased. On tokens of pi itself its gradient is that of KL(pi_ref || pi); here
-    the ratio's own gradient turns it into that of KL(pi || pi_ref), on policy too.
+    the ratio's own gradient turns it into that of KL(pi || pi_ref), on policy too. The prefixes stay as pi_old drew
+    them, so that over completions of several tokens it is neither the KL of the sequences nor its gradient.
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.

@@ -19,9 +19,12 @@ def importance_surrogate(
     advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B T"]:
-    """The loss per token that PPO clips, without the clip: unbiased one step from the sampling policy, and no brake.
+    """The loss per token that PPO clips, without the clip: nothing holds the ratio.
 
         L_t = -rho_t A_t,    rho_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t)    (PPO.12)
+
+    At pi = pi_old its gradient is the policy gradient. Away from it the prefixes stay as pi_old drew them: rho_t is
+    exact for completions of one token, and biased for longer ones; the ratio of the whole completion is exact.
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.

@@ -351,7 +351,8 @@ LOSS_KLS = {
         "Reports k3, pulls along the gradient of KL(policy || reference).",
     ),
     "k3-by-ratio": Option(
-        loss_kl_by_ratio, "Pulls along the gradient of KL(policy || reference), also on samples of an older policy."
+        loss_kl_by_ratio,
+        "Pulls along the gradient of KL(policy || reference), also on samples of an older policy, given the prefix.",
     ),
 }
 VALUES = {
