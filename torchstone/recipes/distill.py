@@ -84,7 +84,7 @@ SIGNALS = {
     ),
     "k3-advantage": Option(
         k3_advantage,
-        "Every token pays k3, which is never below 0: as a policy gradient it is that of no KL, and may go uphill.",
+        "Every token pays k3: a policy gradient that lowers KL(policy || teacher) less the other KL, and may go uphill.",
     ),
     "k1": Option(partial(estimate, kl_k1), "On average no pull at all: the expected gradient is 0."),
     "k2": Option(
