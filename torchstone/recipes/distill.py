@@ -84,7 +84,7 @@ SIGNALS = {
     ),
     "k3-advantage": Option(
         k3_advantage,
-        "Every token pays k3: as a policy gradient that lowers one KL less the other, and may lead away from the teacher.",
+        "Every token pays k3: as a policy gradient that lowers one KL less the other, and may go uphill.",
     ),
     "k1": Option(partial(estimate, kl_k1), "On average no pull at all: the expected gradient is 0."),
     "k2": Option(
