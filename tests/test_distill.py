@@ -521,6 +521,20 @@ def test_DISTILL_3_excluded_tokens_add_nothing_even_among_the_k(rest, beta):
         assert gradient.isfinite().all() and (gradient[..., shut] == 0).all()
 
 
+def test_DISTILL_3_a_tail_that_one_of_them_does_not_have():
+    """The policy takes only the two tokens of K, the teacher others too; then the other way round."""
+    z, t = double([[[0.0, 0.0, -torch.inf]]]), double([[[1.0, 1.0, 0.0]]])
+    kept, left = math.e / (2 * math.e + 1), 1 / (2 * math.e + 1)
+    how = {"k": 2, "of": "teacher", "rest": "tail", "temperature": 1.0}
+    close(jsd_top_k(z, t, beta=1.0, **how), double([[math.log(0.5 / kept)]]))
+    assert jsd_top_k(z, t, beta=0.0, **how).item() == torch.inf
+    m = (kept + 0.5) / 2, left / 2
+    to_policy = math.log(0.5 / m[0]) / 2
+    to_teacher = (2 * kept * math.log(kept / m[0]) + left * math.log(left / m[1])) / 2
+    close(jsd_top_k(z, t, beta=0.5, **how), double([[to_policy + to_teacher]]))
+    close(jsd_top_k(t, z, beta=0.0, **(how | {"of": "policy"})), double([[math.log(0.5 / kept)]]))
+
+
 @pytest.mark.parametrize("beta", BETAS)
 def test_DISTILL_3_the_temperature_divides_both_logits(beta):
     z, t = pair()
@@ -595,6 +609,17 @@ def test_DISTILL_5_the_loss_is_the_reduced_divergence():
     assert float(loss.metrics["entropy"]) == pytest.approx(entropies[mask].mean().item())
 
 
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_DISTILL_5_what_lies_under_the_mask_enters_no_arithmetic(beta):
+    """Neither model's NaN is met on the way back, not even where it would be thrown away later."""
+    mask = torch.tensor([[True, False, True, True]] * 3)
+    z, t = (x.masked_fill(~mask[..., None], math.nan).requires_grad_() for x in pair())
+    with torch.autograd.detect_anomaly():
+        jsd_loss(z, t, mask, reduce=token_mean, beta=beta, temperature=1.0).value.backward()
+    assert z.grad.isfinite().all() and t.grad is None
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 TOP_K = {"k": 2, "of": "teacher", "rest": "tail", "beta": 0.5, "temperature": 1.0}
@@ -637,8 +662,9 @@ def test_a_teacher_with_another_vocabulary_is_named(unchecked):
             assert str(error.value) == (
                 f"teacher_logits: expected a floating-point tensor of shape [3, 4, 7], got float64 {shape}"
             )
-        with pytest.raises(ValueError, match=r"^logits: expected a floating-point tensor"):
-            function(z[0], t[0], *arguments, beta=0.5, temperature=1.0, **how)
+        for policy, teacher in ((z[0], t[0]), (z.tolist(), t), (None, t), (z.long(), t)):
+            with pytest.raises(ValueError, match=r"^logits: expected a floating-point tensor"):
+                function(policy, teacher, *arguments, beta=0.5, temperature=1.0, **how)
     with pytest.raises(ValueError, match=r"^logits: expected .* of shape \[3, 3, 7\], got float64 \[3, 4, 7\]"):
         jsd_loss(z, t, every[:, :3], reduce=token_mean, beta=0.5, temperature=1.0)
 
@@ -657,6 +683,7 @@ def test_what_published_code_disagrees_on_has_no_default():
         assert {p.name for p in parameters if p.default is not p.empty} <= {"old_log_probs"}
 
 
+@pytest.mark.filterwarnings("ignore:reduction")
 def test_what_torchs_kl_div_means():
     """Its first argument is the second of the KL, and "mean" divides by the vocabulary too."""
     (z, t), every = pair(), torch.ones(3, 4, dtype=torch.bool)
