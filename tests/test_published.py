@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchstone.recipes import RECIPES
+from torchstone.recipes import RECIPES, page
 
 ROOT = Path(__file__).parent.parent
 ROWS = [row for row in RECIPES.values() if "@" not in row.name]
@@ -35,9 +35,15 @@ def test_every_number_says_of_which_kind_the_place_is_where_it_was_seen(row):
         assert place.startswith(SEEN), f"{number}: {place}"
 
 
-@published
+@pytest.mark.parametrize("row", RECIPES.values(), ids=lambda row: row.name)
 def test_a_row_says_what_its_source_has_and_it_leaves_out(row):
     assert row.left_out and not row.left_out.endswith(".")
+
+
+def test_the_page_says_what_each_framework_has_beside_its_rows():
+    lines = re.findall(r"^- Left out of (.*)'s: (.*)\.$", page.markdown(), re.MULTILINE)
+    versions = {row.name.partition("@")[2] for row in RECIPES.values()} - {""}
+    assert lines and all(name in versions and text for name, text in lines)
 
 
 @published

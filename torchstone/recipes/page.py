@@ -80,7 +80,8 @@ def markdown() -> str:
 
 def left_out(dialects: list[Recipe]) -> list[str]:
     """What each framework has beside these rows, once."""
-    said = {(row.name.partition("@")[2], row.left_out): None for row in dialects if row.left_out != "nothing"}
+    rows = [row for row in dialects if "@" in row.name and row.left_out != "nothing"]
+    said = dict.fromkeys((row.name.partition("@")[2], row.left_out) for row in rows)
     return [*(f"- Left out of {framework}'s: {text}." for framework, text in said), ""]
 
 

@@ -157,6 +157,7 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=0.2),
         reduction=PER_ROW,
         source="trl/trainer/rloo_trainer.py:1647-1708, 1794-1861 (RLOOConfig())",
+        left_out=LEFT_OUT,
     ),
 ]
 
