@@ -1,4 +1,4 @@
-"""A second reading of published rows: each equation written out by hand from its source, without a look at the row.
+"""The published rows from REINFORCE to DAPO, read a second time: each equation by hand from its source, the row unseen.
 
 Every test goes from rewards to advantages to the loss's value and gradient, in float64, in plain loops that read like
 the equation, and compares with the row of that name at 1e-10. The docstring says what was read: the paper's text, its
@@ -417,3 +417,109 @@ def test_dapo_2503_14476v2_eq_13_soft_overlong_punishment():
     mask = torch.arange(limit + 1) < torch.tensor(lengths)[:, None]
     ours = row.advantages(rewards, mask, max_length=limit).advantages
     torch.testing.assert_close(ours, paper[:, None] * mask, rtol=1e-10, atol=1e-10)
+
+
+@SEEDS
+def test_rloo_2402_14740v2_eq_3_and_section_2_3_leave_one_out(seed):
+    """RLOO: R(x,y) = r(x,y) - beta log pi/pi_ref (eq. 3), each against the mean of the other k - 1 (section 2.3).
+
+    Read: an account checked against v2 (beta 0.03 for TL;DR, Appendix C); TRL's index of papers has 0.03 too.
+    """
+    batch, row, beta = Batch(seed), RECIPES["rloo"], 0.03
+    shaped, advantage = {}, {}
+    for p, g, i in batch.rows():
+        log_ratio = (batch.old - batch.ref)[i, : batch.lengths[i]].sum()
+        shaped[p, g] = batch.scores[p, g] - beta * log_ratio
+    for p, g, i in batch.rows():
+        advantage[i] = shaped[p, g] - mean([shaped[p, j] for j in range(batch.G) if j != g])
+    ours = row.advantages(batch.scores, batch.mask, old_log_probs=batch.old, ref_log_probs=batch.ref).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, policy_gradient(batch, advantage), batch.new)
+
+
+@SEEDS
+def test_reinforce_plus_plus_2501_03262v9_eq_1_4_and_5(seed):
+    """REINFORCE++: A_t = r - beta sum_{i >= t} KL(i) (eq. 4), normalised over the batch (eq. 5), in PPO's clip (eq. 1).
+
+    Read: an account checked against v9 and v1 (epsilon 0.2, beta 0.01: v1, Table 1). Equation 1 takes the mean over a
+    completion's tokens, then over completions. Equation 5's deviation is over n in the authors' OpenRLHF (3c3be62,
+    experience_maker.py), and floored at 1e-8 there; the paper's epsilon has no value: 1e-8 under the root here.
+    """
+    batch, row, beta = Batch(seed), RECIPES["reinforce++"], 0.01
+    raw = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for p, g, i in batch.rows():
+        for t in range(batch.lengths[i]):
+            raw[i, t] = batch.scores[p, g] - beta * (batch.old - batch.ref)[i, t : batch.lengths[i]].sum()
+    center = mean(tokens(batch, raw))
+    deviation = torch.sqrt(mean([(a - center) ** 2 for a in tokens(batch, raw)]) + 1e-8)
+    advantage = (raw - center) / deviation
+
+    ours = row.advantages(batch.scores, batch.mask, old_log_probs=batch.old, ref_log_probs=batch.ref).advantages
+    same(
+        lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old).value,
+        lambda lp: completion_means(batch, lp, advantage, 0.2),
+        batch.new,
+    )
+
+
+def completion_means(batch: Batch, log_probs: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+    """-(1/B) sum_i (1/|o_i|) sum_t min( r A, clip(r) A )."""
+    completions = []
+    for i, length in enumerate(batch.lengths):
+        ratio = [torch.exp(log_probs[i, t] - batch.old[i, t]) for t in range(length)]
+        completions.append(mean([-clipped(ratio[t], advantage[i, t], epsilon, epsilon) for t in range(length)]))
+    return mean(completions)
+
+
+@SEEDS
+def test_reinforce_plus_plus_baseline_2501_03262v9_eq_6_7_and_8(seed):
+    """REINFORCE++ w/ baseline: A' = r - the group's mean (eq. 6), over the batch's deviation (7), less lambda k2 (8).
+
+    J_k2 = E[ (log pi/pi_ref)^2 / 2 ], with gradient. lambda is not in the paper; 1e-3 is in the script of the authors'
+    OpenRLHF of the day before v9 (1bfcc33, train_reinforce_baseline_llama_ray_hybrid_engine.sh). Read: v9, and
+    an account of it.
+    """
+    batch, row, weight = Batch(seed), RECIPES["reinforce++-baseline"], 1e-3
+    raw = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for p, g, i in batch.rows():
+        raw[i, : batch.lengths[i]] = batch.scores[p, g] - mean(list(batch.scores[p]))
+    center = mean(tokens(batch, raw))
+    deviation = torch.sqrt(mean([(a - center) ** 2 for a in tokens(batch, raw)]) + 1e-8)
+    advantage = (raw - center) / deviation
+
+    def paper(log_probs: Tensor) -> Tensor:
+        k2 = []
+        for i, length in enumerate(batch.lengths):
+            k2.append(mean([(log_probs[i, t] - batch.ref[i, t]) ** 2 / 2 for t in range(length)]))
+        return completion_means(batch, log_probs, advantage, 0.2) + weight * mean(k2)
+
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    same(
+        lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old, ref_log_probs=batch.ref).value,
+        paper,
+        batch.new,
+    )
+
+
+@SEEDS
+def test_dual_clip_1912_09729_advantages(seed):
+    """gamma 0.997, lambda 0.95: the same authors' Honor of Kings Arena (2209.08483, Appendix G); code: gamma 0.995."""
+    batch, row = Batch(seed), RECIPES["ppo-dual-clip"]
+    raw = gae(batch, token_rewards(batch, 0.0), gamma=0.997, lam=0.95)
+    ours = row.advantages(batch.scores, batch.mask, values=batch.values)
+    torch.testing.assert_close(ours.advantages, raw, rtol=1e-10, atol=1e-10)
+
+
+@SEEDS
+def test_dual_clip_1912_09729_the_critic(seed):
+    """0.5 mean (return - value)^2, weight 1 (tencent-ailab/hok_env c6e0029, aiarena/1v1/common/algorithm_torch.py)."""
+    batch, row = Batch(seed), RECIPES["ppo-dual-clip"]
+    returns, nothing = batch.ref, torch.zeros_like(batch.ref)
+
+    def paper(values: Tensor) -> Tensor:
+        pairs = zip(tokens(batch, returns), tokens(batch, values), strict=True)
+        return 0.5 * mean([(r - v) ** 2 for r, v in pairs])
+
+    def loss(values: Tensor) -> Tensor:
+        return row.loss(batch.new, nothing, batch.mask, old_log_probs=batch.old, values=values, returns=returns).value
+
+    same(loss, paper, batch.new_values)

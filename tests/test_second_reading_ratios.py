@@ -1,4 +1,4 @@
-"""The published rows written out a second time, by hand, from their sources: plain loops, one equation each.
+"""The published rows from GSPO to IcePop, read a second time: each equation by hand from its source, in plain loops.
 
 Nothing here knows how a row is built. A test takes the rewards to advantages, a loss and its gradient as the equation
 in its name says, in float64, and compares all three with the row. The numbers are the source's; where the source states
