@@ -280,7 +280,23 @@ def penalty_never_negative(student_log_probs, teacher_log_probs, opd_kl_coef):
     return -opd_kl_coef * F.relu(student_log_probs - teacher_log_probs)
 
 
+def squared_error(logprobs, teacher_logprobs, mask):
+    return F.mse_loss(logprobs[mask], teacher_logprobs[mask]) if mask.any() else 0 * logprobs.sum()
+
+
+def matched_logits(student_logits, teacher_logits):
+    return F.mse_loss(student_logits, teacher_logits, reduction="none").mean(-1)
+
+
+@torch.no_grad()
+def without_a_gradient(student_logits, teacher_logits, mask):
+    return masked_mean(kl_divergence(*(Categorical(logits=z) for z in (student_logits, teacher_logits))), mask)
+
+
 WRONG = [
+    (squared_error, "distill_loss", "square_back_propagated"),
+    (matched_logits, "jsd_exact", "mean_square_of_logits"),
+    (without_a_gradient, "jsd_loss", "detached"),
     (beta_weighs_the_student, "jsd_loss", "teacher_and_policy_swapped"),
     (forward_called_reverse, "jsd_exact", "teacher_and_policy_swapped|ends_exchanged|kl_arguments_swapped"),
     (kl_towards_mixture, "jsd_exact", "kl_arguments_swapped"),

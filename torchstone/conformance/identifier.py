@@ -97,7 +97,7 @@ def _bad(report: Report) -> set[int]:
 def _unused(report: Report) -> list[str]:
     """What the function takes and this objective does not know."""
     vectors = load(report.objective)
-    known = {*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size"}
+    known = {*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size", "labels", "teacher_weight"}
     return [ours for ours in report.signature.values() if ours not in known]
 
 

@@ -182,15 +182,15 @@ def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
     names = ("log_probs", "values", "entropies") if isinstance(row, PolicyRecipe) else PAIRS[:2]
     free = {k: tensors[k].requires_grad_() for k in names}
     if isinstance(row, PolicyRecipe):
-        loss = row.loss(**tensors, max_length=len(batch["mask"][0]), group_size=4)
+        used = {k: x for k, x in tensors.items() if k in (*row.ALWAYS, *row.takes())}
+        loss = row.loss(**used, max_length=len(batch["mask"][0]), group_size=4)
     else:
         assert isinstance(row, PreferenceRecipe)
         one = torch.ones(len(batch[PAIRS[0]]), 1, dtype=torch.bool)
-        loss = row.loss(
-            tensors[PAIRS[0]][:, None], tensors[PAIRS[1]][:, None], one, one,
-            ref_chosen_log_probs=tensors[PAIRS[2]][:, None], ref_rejected_log_probs=tensors[PAIRS[3]][:, None],
-            reference_point=0.0, weights=torch.linspace(0.5, 1.5, len(one), dtype=torch.float64),
-        )  # fmt: skip
+        more: dict[str, Any] = {f"ref_{k}": tensors[f"ref_{k}"][:, None] for k in PAIRS[:2]}
+        more |= {"reference_point": 0.0, "weights": torch.linspace(0.5, 1.5, len(one), dtype=torch.float64)}
+        used = {k: x for k, x in more.items() if k in row.takes()}
+        loss = row.loss(tensors[PAIRS[0]][:, None], tensors[PAIRS[1]][:, None], one, one, **used)
     slopes = torch.autograd.grad(loss.value, list(free.values()), allow_unused=True)
     gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(free.items(), slopes, strict=True)}
     return {"loss": loss.value.item(), "gradients": {k: g.tolist() for k, g in gradients.items()}}

@@ -43,7 +43,7 @@ def matched(
     batch = _batch(case, inputs, signature, vectors)
     free = replace(trial, vectors=_all_free(vectors, inputs))
     calls = [_Ask(t, case, tuple(inputs)) for t in (free, trial)]
-    declared = tuple(k for k in inputs if vectors.arguments[k].gradient)
+    declared = tuple(k for k in inputs if vectors.arguments[k].gradient and k not in vectors.held)
     return first_that_runs(calls, batch), batch, _shapes(inputs, batch, vectors), declared
 
 
@@ -74,7 +74,8 @@ class _Ask:
 def _all_free(vectors: Vectors, inputs: Mapping[str, Any]) -> Vectors:
     """The objective with a gradient asked of every tensor of floats, to see where one flows."""
     free = {k: bool(a.kind == "float" and a.shape and k in inputs) for k, a in vectors.arguments.items()}
-    return replace(vectors, arguments={k: replace(a, gradient=free[k]) for k, a in vectors.arguments.items()})
+    arguments = {k: replace(a, gradient=free[k]) for k, a in vectors.arguments.items()}
+    return replace(vectors, arguments=arguments, flags={})  # without its variants nothing counts as held constant
 
 
 def _batch(case: Case, inputs: Mapping[str, Any], signature: Signature, vectors: Vectors) -> Batch:

@@ -131,7 +131,7 @@ TOP_K = {
 SHARED = without(
     ALTERNATIVES, "ends_exchanged", "always_half", "kl_weights_missing", "policy_term_missing", "teacher_term_missing",
     "mixture_at_half", "mixture_of_logits", "softmax_twice_of_teacher", "teacher_not_normalised", "times_temperature",
-    "teacher_one_earlier", "teacher_of_another_row",
+    "teacher_one_earlier", "teacher_of_another_row", "mean_square_of_logits", "mean_square_of_log_probs",
 )  # fmt: skip
 
 CASES = (

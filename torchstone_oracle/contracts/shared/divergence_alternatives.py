@@ -308,6 +308,29 @@ NORMALISATIONS: dict[str, Alternative] = {
 }
 
 
+def mean_square(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: Step) -> Dual:
+    return total((p - t) * (p - t) for p, t in zip(policy, teacher, strict=True)) / len(policy)
+
+
+SQUARES: dict[str, Alternative] = {
+    "mean_square_of_logits": variant(
+        "The mean squared difference of logits, whatever beta is.",
+        "No divergence: logits are only known up to a constant, and unlikely tokens count like likely ones.",
+        {
+            "normalise": lambda z: [dual(x) for x in z],
+            "normalise_teacher": lambda z: [dual(x) for x in z],
+            "divergence": mean_square,
+        },
+        links=(HINTON,),
+    ),
+    "mean_square_of_log_probs": variant(
+        "The mean squared difference of log-probs, whatever beta is.",
+        "No divergence: unlikely tokens count like likely ones.",
+        {"divergence": mean_square},
+    ),
+}
+
+
 def one_later(inputs: Inputs, b: int, t: int) -> Logs:
     row = inputs["teacher_logits"][b]
     return row[(t + 1) % len(row)]
@@ -361,4 +384,4 @@ RESULTS: dict[str, Alternative] = {
         pitfalls=("C20",),
     ),
 }  # fmt: skip
-ALTERNATIVES = DIRECTIONS | LOGS | TEMPERATURES | NORMALISATIONS | RESULTS
+ALTERNATIVES = DIRECTIONS | RESULTS | LOGS | TEMPERATURES | NORMALISATIONS | SQUARES

@@ -53,6 +53,12 @@ SURROGATES: dict[str, Alternative] = {
         {"surrogate": lambda p, q, a, o: absolute(p - stop(q))},
         links=(VERL,),
     ),
+    "square_back_propagated": variant(
+        "The squared log-ratio is the loss, without the half of k2.",
+        "Twice the gradient of k2: twice the learning rate.",
+        {"surrogate": lambda p, q, a, o: (p - stop(q)) * (p - stop(q))},
+        pitfalls=("C33",),
+    ),
     "advantage_not_detached": bug(
         "A gradient flows through the advantage too.",
         "A term log pi times its own gradient is added: the policy is pulled towards certainty or away from it.",
