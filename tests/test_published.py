@@ -1,5 +1,6 @@
 """Published rows: each number says where it was seen, and the numbers do what their papers say."""
 
+import math
 import re
 from pathlib import Path
 
@@ -115,3 +116,8 @@ def test_reinforce_plus_plus_divides_by_the_population_deviation(name):
     given = {k: v for k, v in logs.items() if k in row.takes("advantages")}
     earned = row.advantages(rewards, mask, **given).advantages
     torch.testing.assert_close(earned.square().mean().item(), 1.0, rtol=1e-7, atol=0)
+
+
+def test_exo_smooths_the_label_by_exp_minus_10():
+    """haozheji/exact-optimization a8ab360, src/align_stage/loss.py: ``log_epsilon = -10``."""
+    assert math.log(RECIPES["exo"].objective.numbers["label_smoothing"]) == pytest.approx(-10, abs=1e-4)

@@ -273,7 +273,7 @@ def test_exo_2402_00856_eq_16(seed: int) -> None:
 
     def equation(p: Pairs) -> Tensor:
         f = torch.stack(log_ratios(p), 1).mul(0.1).softmax(1)
-        r = torch.tensor([1 - 4.5e-5, 4.5e-5], dtype=torch.float64)
+        r = torch.tensor([1 - 4.54e-5, 4.54e-5], dtype=torch.float64)
         return (f * (f / r).log()).sum(1).mean()
 
     agree("exo", seed, equation)

@@ -193,12 +193,13 @@ PAIRS = [
         name="exo",
         about="The KL of DPO the other way round.",
         log_prob=SUM,
-        objective=Choice("exo", beta=0.1, label_smoothing=4.5e-5),
+        objective=Choice("exo", beta=0.1, label_smoothing=4.54e-5),
         source="Ji et al. (EXO), arXiv:2402.00856, eq. 16 by TRL's account",
         left_out="more than two completions of a prompt, and the form that takes a reward model's scores",
         stated={
             "objective.beta": "authors' code, exp/imdb_exp/train_exo.sh at a8ab360; 0.5 in tldr_exp and hh_exp",
-            "objective.label_smoothing": "authors' code, src/align_stage/loss.py at a8ab360: log eps = -10",
+            "objective.label_smoothing": "authors' code, src/align_stage/loss.py at a8ab360: log eps = -10, beside 0 "
+            "for log(1 - eps); TRL 1.16.0 says that the paper recommends 1e-3",
         },
     ),
     PreferenceRecipe(
