@@ -124,7 +124,7 @@ TOP_K = {
         "A divergence below 0, as with the rest left out, is set to 0.",
         "No gradient in just these positions, where the policy has more mass on the k tokens than the teacher.",
         {"result": lambda value, size, tau: maximum(value, 0)},
-        pitfalls=("C38",),
+        pitfalls=("C80",),
         links=(f"{VERL}/issues/7856",),
     ),
 }  # fmt: skip

@@ -48,14 +48,14 @@ DIRECTIONS: dict[str, Alternative] = {
         "Teacher and policy have changed places; the same as beta and 1 - beta exchanged.",
         "What was to seek one of the teacher's modes covers them all, or the reverse.",
         {"divergence": lambda p, t, beta, kl, mix: distill.jsd(t, p, beta, kl, mix)},
-        pitfalls=("C32",),
-        links=("https://github.com/THUDM/slime/issues/2254", f"{TRL}/pull/4935"),
+        pitfalls=("C32", "C82"),
+        links=("https://github.com/THUDM/slime/pull/2254",),
     ),
     "ends_exchanged": bug(
         "beta 0 and beta 1 have changed places; between them all is right.",
         "What is called reverse KL is the forward one.",
         {"divergence": lambda p, t, beta, kl, mix: distill.jsd(p, t, 1 - beta if beta in (0, 1) else beta, kl, mix)},
-        pitfalls=("C32",),
+        pitfalls=("C32", "C82"),
     ),
     "formula_at_the_ends": bug(
         "The formula of the mixture is used at beta 0 and 1 too, where it is 0.",
@@ -217,7 +217,7 @@ LOGS: dict[str, Alternative] = {
         "The term of each token is held at 0 or above.",
         "The terms below 0 are what makes the sum a divergence: without them there is a gradient at the optimum.",
         {"kl": clamped},
-        pitfalls=("C38",),
+        pitfalls=("C80",),
     ),
     "weights_detached": bug(
         "The probabilities that weigh the log-ratios are held constant.",

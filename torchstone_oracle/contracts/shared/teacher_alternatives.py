@@ -42,7 +42,7 @@ SIGNALS: dict[str, Alternative] = {
         "Tokens that the teacher dislikes are reinforced: the policy runs away from the teacher.",
         {"signal": of_k1(lambda k: k)},
         pitfalls=("C30", "C32"),
-        links=(f"{SLIME}/issues/2254",),
+        links=(f"{SLIME}/pull/2254",),
     ),
     "k2_as_advantage": bug(
         "-k2 as the advantage: minus half the squared log-ratio.",
@@ -66,7 +66,7 @@ SIGNALS: dict[str, Alternative] = {
         "The penalty log pi - log pi_T is held at 0 or above: a KL is not negative.",
         "Its samples are: tokens that the teacher would say more often are not reinforced.",
         {"signal": of_k1(lambda k: -maximum(k, 0))},
-        pitfalls=("C38",),
+        pitfalls=("C80",),
     ),
     "only_good": bug(
         "max(log pi_T - log pi, 0) as the advantage.",
