@@ -1,5 +1,6 @@
 """Recipes: every row runs, says where its numbers stand, and is the composition of functions that it claims to be."""
 
+import inspect
 import json
 import math
 import re
@@ -611,6 +612,36 @@ def test_a_row_in_one_line_is_what_it_does_differently_from_another():
             columns = {d.at.partition(".")[0] for d in table.differences(known, row)}
             told = words(name).removeprefix(f"{known.name} with ").split("; ") if columns else []
             assert len(told) == len(columns), name
+
+
+@pytest.mark.parametrize("kind", table.KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_said_of_a_tensor_has_the_shape_that_the_row_takes(kind):
+    told = 0
+    for stage in kind.STAGES:
+        for name, parameter in inspect.signature(getattr(kind, stage)).parameters.items():
+            shapes = re.findall(r"Tensor, '([^']+)'", str(parameter.annotation))
+            if name in TENSORS and shapes:
+                told += 1
+                assert all(f"[{shape.strip()}]" in TENSORS[name] for shape in shapes), (name, shapes, TENSORS[name])
+    assert told
+
+
+def test_what_is_said_of_preference_rows_is_true_of_those_that_say_it():
+    batch = dict(zip(("chosen_log_probs", "rejected_log_probs"), -torch.rand(2, 4, 3).double(), strict=True))
+    batch |= {f"ref_{name}": -torch.rand(4, 3).double() for name in batch}
+    masks = dict.fromkeys(("chosen_mask", "rejected_mask"), torch.ones(4, 3, dtype=torch.bool))
+    shuffled = {k: x.roll(1, 0) if "rejected" in k else x for k, x in batch.items()}
+    for name in ("aot", "aot_unpaired"):  # where other pairs give the same loss, no margin of a pair is compared
+        row = RECIPES[name]
+        paired = abs(row.loss(**batch, **masks).value - row.loss(**shuffled, **masks).value) > 1e-9
+        assert paired == (name == "aot") and (paired or "margin" not in row.effect("objective"))
+    # the rejected falls three times as fast in theta: the chosen falls with it, although it is trained on too
+    theta = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
+    long, masks = torch.ones(1, 100).double(), {k: torch.ones(1, 100, dtype=torch.bool) for k in masks}
+    row, pair = RECIPES["iterative-rpo"], (theta * long, 3 * theta * long)
+    ref = {"ref_chosen_log_probs": pair[0].detach(), "ref_rejected_log_probs": pair[1].detach()}
+    (slope,) = torch.autograd.grad(row.loss(*pair, **masks, **ref).value, theta)
+    assert slope > 0 and "cannot" not in row.effect("sft")
 
 
 def test_the_page_in_the_docs_is_in_step():

@@ -45,9 +45,9 @@ TENSORS = {
     "denominator": "tokens or rows of the whole batch",
     "x": "a loss per token [B T]",
     **{
-        f"{ref}{side}_log_probs": f"log pi{'_ref' * bool(ref)}(y | x) of the {side} completions [N]"
-        for ref in ("", "ref_")
-        for side in ("chosen", "rejected")
+        f"{ref}{side}_log_probs": f"log-probs of the {side} completions' tokens{under} [N {length}]"
+        for ref, under in (("", ""), ("ref_", " under the frozen reference"))
+        for side, length in (("chosen", "T"), ("rejected", "U"))
     },
     "weights": "a weight for each pair [N]",
     "reference_point": "KTO's reference point, a scalar",

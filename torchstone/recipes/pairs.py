@@ -79,7 +79,9 @@ OBJECTIVES = {
     "bco": Option(dpo.bco_loss, "Two separate judgements, good and bad, in place of a comparison."),
     "sppo": Option(dpo.sppo_loss, "Each log-ratio is pulled to how often the completion wins."),
     "discopop": Option(dpo.discopop_loss, "Logistic for wrong pairs, exponential for right ones."),
-    "sorted-logistic": Option(dpo.aot_loss, "The distribution of margins is to be better, not each pair."),
+    "sorted-logistic": Option(
+        dpo.aot_loss, "Sorted values are compared: the distribution is to be better, not each pair."
+    ),
 }
 
 
@@ -96,8 +98,8 @@ COLUMNS = {
     "log_prob": LOG_PROBS,
     "objective": OBJECTIVES,
     "sft": {
-        "none": Option(nothing, "Only the comparison teaches: both likelihoods may fall together."),
-        "chosen": Option(sft, "The chosen completion's own likelihood is raised too, so that it cannot fall."),
+        "none": Option(nothing, "The objective alone teaches: where it allows it, both likelihoods may fall together."),
+        "chosen": Option(sft, "The chosen completion's own likelihood is raised too, against its fall."),
     },
 }
 NUMBERS = {
