@@ -114,8 +114,9 @@ def source(link: str) -> tuple[str, str]:
     if github and github[1] not in NAMES:
         raise ValueError(f"{link}: give {github[1]} a name in docs/flags.py, if it is the right repository")
     paper = re.fullmatch(r"https://arxiv\.org/(?:abs|pdf)/([\w./-]+)", link)
+    release = re.search(r"/tree/v?([\w.]+)$", link)
     if github or paper:
-        return (NAMES[github[1]] if github else f"arXiv:{paper[1]}"), link
+        return " ".join([NAMES[github[1]], *([release[1]] if release else [])]) if github else f"arXiv:{paper[1]}", link
     return (link.split("/")[2], link) if link.startswith("http") else (plain(link), "")
 
 

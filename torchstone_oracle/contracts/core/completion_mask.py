@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import core
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
-from ..shared.common import EDGES, TRL, Settings, Steps, bug, variant
+from ..shared.common import EDGES, TRL, TRL_1_16_0, Settings, Steps, bug, variant
 from ..shared.logits import Ids
 
 
@@ -136,7 +136,7 @@ OBJECTIVE = Objective(
             "Completions without an end token are masked throughout.",
             "Answers that were cut off are neither rewarded nor punished.",
             {"row": truncated_dropped},
-            links=(TRL, "https://arxiv.org/abs/2503.14476"),
+            links=(TRL_1_16_0, "https://arxiv.org/abs/2503.14476"),
         ),
         "inverted": bug(
             "True and False are swapped.",

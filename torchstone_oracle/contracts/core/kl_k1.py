@@ -31,7 +31,7 @@ OBJECTIVE = estimator(
             "It reports -1, not 0, where nothing has moved.",
             {"kl": minus_ratio},
             pitfalls=("C35",),
-            links=(OPENRLHF,),
+            links=(f"{OPENRLHF}/commit/feeb0283",),
         ),
         "k2_gradient": straight_through("k1", k1_value_k2_gradient),
     },

@@ -8,7 +8,7 @@ from ... import core
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
 from ...core import Mask
 from ...numbers import Dual, dual, maximum, mean, sqrt, total
-from ..shared.common import EDGES, MASK, NAN, OPENRLHF, VERL, Settings, Steps, bug, full, hidden, marks, variant
+from ..shared.common import EDGES, MASK, NAN, OPENRLHF_0_11_2, VERL, Settings, Steps, bug, full, hidden, marks, variant
 from ..shared.means import GAPS, RAGGED, X_SQUARE, X, entries
 
 
@@ -65,13 +65,13 @@ WHITEN_ALTERNATIVES = {
         "eps is added to the deviation, not to the variance.",
         "No difference unless all are nearly equal; then the same eps damps less.",
         {"deviation": lambda variance, eps: sqrt(variance) + eps},
-        links=("https://github.com/vwxyzjn/cleanrl",),
+        links=("https://github.com/vwxyzjn/cleanrl/tree/fe8d8a0",),
     ),
     "variance_floor": variant(
         "The variance is at least eps, instead of eps being added to it.",
         "No difference unless all are nearly equal.",
         {"deviation": lambda variance, eps: sqrt(maximum(variance, eps))},
-        links=(OPENRLHF,),
+        links=(OPENRLHF_0_11_2,),
     ),
     "divided_by_variance": bug(
         "Divided by the variance: the root is missing.",

@@ -7,7 +7,7 @@ from typing import Any
 from ... import dpo
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
 from ...numbers import Dual, exp, log, mp, stop, total
-from ..shared.common import EDGES, OPENRLHF, Settings, Steps, bug, variant
+from ..shared.common import EDGES, OPENRLHF_0_11_2, Settings, Steps, bug, variant
 
 
 def preferences(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
@@ -35,7 +35,8 @@ EDGES_OF_PAIRS = {
     "with_margin": Flag("edge", "A margin for each pair.", "Clear and close preferences are treated alike.",
                         pitfalls=("C79", "R20")),
     "extreme_margin": Flag("edge", "Rewards 120 and 1000 apart: loss and gradient stay finite.",
-                           "log(1 + exp(120)) is inf in float32, and its gradient NaN.", (OPENRLHF,), ("C68", "R20")),
+                           "log(1 + exp(120)) is inf in float32, and its gradient NaN.", (OPENRLHF_0_11_2,),
+                           ("C68", "R20")),
     "no_pairs": Flag("edge", "A batch without pairs: the loss is 0, with gradient 0.",
                      "0 / 0 gives NaN, and the model is lost.", pitfalls=("C61", "C79")),
     "micro_batch": EDGES["micro_batch"],
@@ -63,7 +64,8 @@ OBJECTIVE = Objective(
             {"order": lambda win, lose: (lose, win)}, pitfalls=("C76",)),
         "margin_ignored": bug(
             "The margin is accepted and not used.", "Clear and close preferences are treated alike.",
-            {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, 0)}, pitfalls=("C79", "R20"), links=(OPENRLHF,)),
+            {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, 0)}, pitfalls=("C79", "R20"),
+            links=(OPENRLHF_0_11_2,)),
         "margin_added": bug(
             "The margin is added to the difference.", "The clearer the preference, the smaller the gradient.",
             {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, -stop(m))}, pitfalls=("C79",)),
@@ -72,7 +74,7 @@ OBJECTIVE = Objective(
             {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, 0) + stop(m)}, pitfalls=("C79",)),
         "log_of_one_plus_exp": bug(
             "log(1 + exp(-h)) in two steps.", "A pair that is far on the wrong side gives inf and a NaN gradient.",
-            {"fit": overflowing}, pitfalls=("C68", "R20"), links=(OPENRLHF,)),
+            {"fit": overflowing}, pitfalls=("C68", "R20"), links=(OPENRLHF_0_11_2,)),
         "probability": variant(
             "1 - sigmoid(h), without a logarithm.", "Pairs that are badly wrong have almost no gradient.",
             {"fit": lambda win, lose, m: 1 - exp(-dpo.bradley_terry(win, lose, m))}),

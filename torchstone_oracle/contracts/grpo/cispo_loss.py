@@ -8,7 +8,7 @@ from ... import grpo
 from ...contract import Alternative, Argument, Flag, Group, Objective, Setting, Step
 from ...numbers import Dual, bounded_exp, clip, dual, minimum, stop
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
-from ..shared.common import OPEN_INSTRUCT, VERL, Settings, full, plus, without
+from ..shared.common import OPEN_INSTRUCT, VERL_0_9_1, Settings, full, plus, without
 
 
 def cispo(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
@@ -120,9 +120,9 @@ CISPO_SURROGATES = {
     "lower_bound_added": Alternative(
         Flag(
             "variant",
-            "The weight has a lower bound of 0.8, which MiniMax-M1 leaves out (verl).",
+            "The weight has a lower bound of 0.8, which MiniMax-M1 leaves out (verl 0.9.1, by its default).",
             "Tokens that have become rare keep a large weight.",
-            (VERL,),
+            (VERL_0_9_1,),
             ("C23",),
         ),
         {"surrogate": cispo_with(epsilon=lambda s: 0.2)},

@@ -8,7 +8,22 @@ from typing import Any
 from ... import grpo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
 from ...numbers import Dual, dual, mean, mp, sqrt, stop
-from ..shared.common import EDGES, NAN, OPENRLHF, PRIME_RL, RLHF_BOOK, TRL, VERL, Marks, Matrix, Row, Settings, chosen
+from ..shared.common import (
+    EDGES,
+    NAN,
+    OPENRLHF,
+    OPENRLHF_0_11_2,
+    PRIME_RL,
+    RLHF_BOOK_A66B0BF,
+    TRL,
+    TRL_1_16_0,
+    VERL_0_9_1,
+    Marks,
+    Matrix,
+    Row,
+    Settings,
+    chosen,
+)
 
 
 def advantages_of_groups(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> dict[str, Any]:
@@ -172,9 +187,9 @@ GROUP_ALTERNATIVES = {
     "batch_deviation": Alternative(
         Flag(
             "variant",
-            "The group's mean, and the deviation of the whole batch (TRL's scale_rewards=batch).",
+            "The group's mean, and the deviation of the whole batch (scale_rewards=batch in TRL 1.16.0).",
             "Easy and hard prompts keep their weight relative to one another.",
-            (TRL,),
+            (TRL_1_16_0,),
         ),
         {"deviation": batch_deviation},
     ),
@@ -332,7 +347,7 @@ GROUP_EDGES = {
         "edge",
         "Equal rewards whose float32 mean is not exactly one of them, such as 8 times 0.1.",
         "A rounding error divided by a small eps: a random push of all samples of the group, in one direction.",
-        (OPENRLHF, VERL, RLHF_BOOK),
+        (OPENRLHF_0_11_2, VERL_0_9_1, RLHF_BOOK_A66B0BF),
         ("C42", "R03"),
     ),
     "unscored": Flag(
@@ -346,7 +361,7 @@ GROUP_EDGES = {
         "edge",
         "One sample a prompt has nothing to be compared with: an error.",
         "NaN, the raw reward, or a run that silently trains on nothing.",
-        (f"{OPENRLHF}/pull/1250", VERL),
+        (f"{OPENRLHF}/pull/1250", VERL_0_9_1),
         ("C43", "R11", "R12"),
     ),
     "rows_equal_columns": EDGES["rows_equal_columns"],

@@ -6,7 +6,7 @@ from ... import core, ppo
 from ...contract import Alternative, Argument, Flag, Group, Objective
 from ...numbers import bounded_exp, stop
 from ..shared import policy, policy_cases, policy_kl
-from ..shared.common import EDGES, OPEN_INSTRUCT
+from ..shared.common import EDGES, OPEN_INSTRUCT_E6C3044
 from .kl_k3_with_k2_gradient import KL_RIGHT, PLAIN_K3, kl_per_token
 from .sequence_log_ratios import row_cases
 
@@ -43,9 +43,9 @@ OBJECTIVE = Objective(
         "k1_weighted": Alternative(
             Flag(
                 "variant",
-                "The ratio times k1 (open-instruct's estimator 3).",
+                "The ratio times k1 (estimator 3 of open-instruct e6c3044).",
                 "The same expectation and gradient on average, and noisier.",
-                (OPEN_INSTRUCT,),
+                (OPEN_INSTRUCT_E6C3044,),
             ),
             {"kl": lambda p, q, u: bounded_exp(u) * core.k1(p, q)},
         ),

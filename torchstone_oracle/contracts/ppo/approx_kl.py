@@ -9,7 +9,18 @@ from ... import core, ppo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Step
 from ...numbers import bounded_exp, dual, mean, stop, total
 from ..shared import policy, policy_reductions
-from ..shared.common import CONSTANT_LOG_PROBS, MASK, OPENRLHF, TRL, VERL, Matrix, Settings, entries
+from ..shared.common import (
+    CONSTANT_LOG_PROBS,
+    FORMER_PPO_OF_TRL,
+    MASK,
+    OPENRLHF,
+    OPENRLHF_0_11_2,
+    TORCHRL_0_14_1,
+    VERL_0_9_1,
+    Matrix,
+    Settings,
+    entries,
+)
 from .clipped_surrogate import TOKEN_CASES
 
 APPROX_KLS = {
@@ -18,12 +29,17 @@ APPROX_KLS = {
             "variant",
             "mean(log pi_old - log pi) is reported (k1).",
             "Noisier, and sometimes negative.",
-            (VERL, OPENRLHF),
+            (VERL_0_9_1, OPENRLHF_0_11_2),
         ),
         {"approx_kl": lambda u: -stop(u)},
     ),
     "half_square_as_approx_kl": Alternative(
-        Flag("variant", "Half the squared log-ratio is reported (k2).", "Close to the KL while that is small.", (TRL,)),
+        Flag(
+            "variant",
+            "Half the squared log-ratio is reported (k2).",
+            "Close to the KL while that is small.",
+            (FORMER_PPO_OF_TRL,),
+        ),
         {"approx_kl": lambda u: stop(u * u / 2)},
     ),
     "negative_ratio_as_approx_kl": Alternative(
@@ -77,7 +93,7 @@ MEANS = {
             "bug",
             "Padding counts as 0 in the mean.",
             "The curve falls when completions get shorter.",
-            (TRL, "https://github.com/pytorch/rl"),
+            (FORMER_PPO_OF_TRL, TORCHRL_0_14_1),
             ("C36",),
         ),
         {"mean": lambda x, marks: total(v for row in entries(x, marks) for v in row) / (len(x) * len(x[0]))},

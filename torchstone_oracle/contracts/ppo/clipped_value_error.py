@@ -9,7 +9,7 @@ from ... import ppo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
 from ...numbers import Dual, absolute, clip, dual, maximum, minimum, stop
 from ..shared import policy_cases
-from ..shared.common import EDGES, MASK, NAN, Marks, Settings, full, hidden
+from ..shared.common import EDGES, MASK, NAN, TORCHRL_0_14_1, Marks, Settings, full, hidden
 from .clipped_surrogate import MASK_MULTIPLIED
 
 
@@ -72,9 +72,9 @@ VALUE_ERRORS = {
     "smooth_l1": Alternative(
         Flag(
             "variant",
-            "Smooth L1 in place of the square, without a clip (torchrl).",
+            "Smooth L1 in place of the square, without a clip (torchrl 0.14.1).",
             "Errors above 1 pull with constant force.",
-            ("https://github.com/pytorch/rl",),
+            (TORCHRL_0_14_1,),
         ),
         {"error": lambda v, o, r, e: square(v - r) / 2 if absolute(v - r) < 1 else absolute(v - r) - dual("0.5")},
     ),

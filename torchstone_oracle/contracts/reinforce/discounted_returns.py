@@ -177,7 +177,7 @@ OBJECTIVE = Objective(
             "With one score at the end, only the last token is trained.",
             {"row": reward_alone},
             pitfalls=("C50",),
-            links=(RLHF_BOOK,),
+            links=(f"{RLHF_BOOK}/pull/216",),
         ),
         "from_the_left": bug(
             "Rewards so far instead of rewards to go.",

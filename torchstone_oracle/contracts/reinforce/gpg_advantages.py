@@ -8,7 +8,7 @@ from typing import Any
 from ... import core, reinforce
 from ...contract import Flag, Step
 from ...numbers import Dual, mpf
-from ..shared.common import VERL, Row, Settings, bug, variant
+from ..shared.common import VERL_0_9_1, Row, Settings, bug, variant
 from ..shared.groups import (
     BATCH_MEAN,
     DIVIDED_BY_STD,
@@ -66,7 +66,7 @@ OBJECTIVE = group_objective(
             "alpha is the number of samples by that of samples whose reward is not 0.",
             "With rewards 0 or 1 it is one over the mean reward; with rewards 1 or -1 it is 1.",
             {"group": scaled(over_nonzero)},
-            links=(VERL,),
+            links=(VERL_0_9_1,),
         ),
         "alpha_of_hopeless_groups": bug(
             "Only groups without a success are taken out of the count, not those that are all right.",

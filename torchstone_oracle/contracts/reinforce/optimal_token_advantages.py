@@ -9,7 +9,7 @@ from ... import reinforce
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
 from ...core import Mask
 from ...numbers import Dual, stop, total
-from ..shared.common import EDGES, MASK, NAN, VERL, Row, Settings, Steps, bug, full, hidden, marks, variant
+from ..shared.common import EDGES, MASK, NAN, VERL_0_9_1, Row, Settings, Steps, bug, full, hidden, marks, variant
 from .discounted_returns import chosen_only
 
 
@@ -138,7 +138,7 @@ OBJECTIVE = Objective(
             "Where one row of a group is left, its advantage is its whole return, not 0.",
             "The ends of the longest completions are reinforced whenever the reward is above 0.",
             {"column": last_row_kept},
-            links=(VERL,),
+            links=(VERL_0_9_1,),
         ),
         "ended_rows_counted": bug(
             "The weighted sum is divided by the number of rows, not by the sum of the weights.",

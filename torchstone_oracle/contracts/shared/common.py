@@ -30,6 +30,12 @@ LIGER = "https://github.com/linkedin/Liger-Kernel"
 OPEN_INSTRUCT = "https://github.com/allenai/open-instruct"
 PRIME_RL = "https://github.com/PrimeIntellect-ai/prime-rl"
 RLHF_BOOK = "https://github.com/natolambert/rlhf-book"
+TRL_1_16_0, FORMER_PPO_OF_TRL = f"{TRL}/tree/v1.16.0", f"{TRL}/tree/f2cd577"
+VERL_0_9_1 = "https://github.com/verl-project/verl/tree/v0.9.1"
+OPENRLHF_0_11_2, OPENRLHF_0_11_1 = f"{OPENRLHF}/tree/v0.11.2", f"{OPENRLHF}/tree/v0.11.1"
+TORCHRL_0_14_1 = "https://github.com/pytorch/rl/tree/v0.14.1"
+OPEN_INSTRUCT_E6C3044 = f"{OPEN_INSTRUCT}/tree/e6c3044"
+RLHF_BOOK_A66B0BF = f"{RLHF_BOOK}/tree/a66b0bf"
 WILLIAMS = "Williams, 1992, doi:10.1007/BF00992696"
 
 EDGES = {
@@ -91,7 +97,7 @@ EDGES = {
         "Equal numbers whose mean in float32 is not that number, such as 0.1 eight times: exactly 0 is right.",
         "The rounding error of the mean, divided by a tiny deviation or eps, becomes an advantage of any size: the "
         "whole group is pushed the same way by chance.",
-        (OPENRLHF, RLHF_BOOK),
+        (OPENRLHF_0_11_2, RLHF_BOOK_A66B0BF),
         ("C42", "R03"),
     ),
     "group_of_one": Flag(
@@ -99,7 +105,7 @@ EDGES = {
         "One sample a prompt has no siblings to be compared with: it must be refused.",
         "Unrefused it gives the raw reward, which drifts with the reward's mean; 0, so that nothing is trained; or "
         "NaN, and the model is lost.",
-        (f"{OPENRLHF}/issues/1250", VERL, RLHF_BOOK),
+        (f"{OPENRLHF}/issues/1250", VERL_0_9_1, RLHF_BOOK_A66B0BF),
         ("C43", "R11", "R12"),
     ),
     "unscored": Flag(

@@ -17,8 +17,11 @@ from .common import (
     NAN,
     OPEN_INSTRUCT,
     OPENRLHF,
+    OPENRLHF_0_11_2,
     RLHF_BOOK,
+    RLHF_BOOK_A66B0BF,
     VERL,
+    VERL_0_9_1,
     bug,
     full,
     hidden,
@@ -54,7 +57,7 @@ def swapped(kl: Step) -> Alternative:
         "The mean is no longer KL(policy || reference); as a price in the reward, k1 pays for leaving.",
         {"kl": kl},
         pitfalls=("C32", "R01"),
-        links=(RLHF_BOOK,),
+        links=(RLHF_BOOK_A66B0BF,),
     )
 
 
@@ -64,7 +67,7 @@ def straight_through(name: str, kl: Step) -> Alternative:
         "The value is reported as before; as a loss term the gradient is that of KL(policy || reference).",
         {"kl": kl},
         pitfalls=("C33",),
-        links=(VERL,),
+        links=(VERL_0_9_1,),
     )
 
 
@@ -94,7 +97,7 @@ IS = {
         "It is |log-ratio|.",
         "Not an estimate of the KL: its mean is of first order where the KL is of second, so it pulls hard close by.",
         {"kl": absolute_k1},
-        links=(VERL,),
+        links=(VERL_0_9_1,),
     ),
 }
 CLAMPED = variant(
@@ -102,7 +105,7 @@ CLAMPED = variant(
     "Beyond, the gradient is 0: just where the policy is furthest from the reference, nothing pulls it back.",
     {"result": lambda kl: clip(kl, -10, 10)},
     pitfalls=("C38", "R06"),
-    links=(VERL, OPENRLHF),
+    links=(VERL_0_9_1, OPENRLHF_0_11_2),
 )
 DETACHED = bug(
     "No gradient flows through it.",
@@ -123,14 +126,14 @@ ESTIMATOR_EDGES = EDGES | {
         "Log-ratios of 2^-12, as after one small step: exp(u) - 1 - u loses all its digits in float32; expm1(u) - u "
         "keeps half of them.",
         "The reported KL is negative or 0 at the start of a run.",
-        (RLHF_BOOK,),
+        (f"{RLHF_BOOK}/pull/525",),
         ("C38",),
     ),
     "on_policy": Flag(
         "edge",
         "Policy and reference are the same: the estimate is exactly 0.",
         "A run seems to start away from its reference.",
-        (OPENRLHF,),
+        (f"{OPENRLHF}/commit/feeb0283",),
         ("C35",),
     ),
 }

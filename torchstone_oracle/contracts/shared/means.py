@@ -15,8 +15,10 @@ from .common import (
     MASK,
     NAN,
     OPEN_INSTRUCT,
+    OPEN_INSTRUCT_E6C3044,
     PRIME_RL,
     TRL,
+    TRL_1_16_0,
     VERL,
     Settings,
     Steps,
@@ -134,7 +136,7 @@ ALL_ROWS = variant(
     "Rows without a token are counted too.",
     "Every row that is masked out scales the others down.",
     {"denominator": lambda denominator, mask: len(mask) if denominator is None else denominator},
-    links=(TRL, OPEN_INSTRUCT),
+    links=(TRL_1_16_0, OPEN_INSTRUCT_E6C3044),
 )
 NO_TOKENS = bug(
     "0 / 0 where no token counts.",

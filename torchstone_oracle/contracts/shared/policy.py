@@ -15,7 +15,20 @@ from typing import Any
 from ... import core, ppo
 from ...contract import Argument, Flag, Inputs, Setting, Step
 from ...numbers import Dual, dual, stop
-from .common import CONSTANT_LOG_PROBS, EDGES, LOG_PROBS, MASK, OPENRLHF, TRL, VERL, Marks, Matrix, Row, Settings
+from .common import (
+    CONSTANT_LOG_PROBS,
+    EDGES,
+    LOG_PROBS,
+    MASK,
+    OPENRLHF_0_11_2,
+    TRL,
+    VERL,
+    VERL_0_9_1,
+    Marks,
+    Matrix,
+    Row,
+    Settings,
+)
 
 
 def places(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> list[list[tuple[Dual, Dual, Dual, Dual]]]:
@@ -165,7 +178,7 @@ POLICY_EDGES = {
         "edge",
         "A log-ratio to the reference of 3 nats: k3 is above 10.",
         "Where the value is clamped, the pull back to the reference is gone.",
-        (VERL, OPENRLHF),
+        (VERL_0_9_1, OPENRLHF_0_11_2),
         ("R06",),
     ),
 }

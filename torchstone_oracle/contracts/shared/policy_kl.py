@@ -5,7 +5,19 @@ from __future__ import annotations
 from ... import core
 from ...contract import Alternative, Flag, Step
 from ...numbers import Dual, bounded_exp, clip, dual, mean, stop
-from .common import OPEN_INSTRUCT, OPENRLHF, RLHF_BOOK, TRL, VERL, Marks, Matrix, Settings
+from .common import (
+    OPEN_INSTRUCT,
+    OPENRLHF,
+    OPENRLHF_0_11_2,
+    RLHF_BOOK,
+    RLHF_BOOK_A66B0BF,
+    TRL,
+    VERL,
+    VERL_0_9_1,
+    Marks,
+    Matrix,
+    Settings,
+)
 
 
 def k1(p: Dual, q: Dual, u: Dual) -> Dual:
@@ -71,7 +83,7 @@ ALTERNATIVES = {
             "bug",
             "Policy and reference are swapped in k3.",
             "The mean is no longer KL(policy || reference), and tokens that the reference prefers are hardly restored.",
-            (RLHF_BOOK, "https://github.com/DLR-RM/stable-baselines3/issues/419"),
+            (RLHF_BOOK_A66B0BF, "https://github.com/DLR-RM/stable-baselines3/issues/419"),
             ("C32", "R01"),
         ),
         {"kl": reversed_k3},
@@ -81,7 +93,7 @@ ALTERNATIVES = {
             "bug",
             "The value of k3 is clamped to [-10, 10].",
             "The gradient is 0 exactly where the policy is furthest from the reference.",
-            (VERL, OPENRLHF),
+            (VERL_0_9_1, OPENRLHF_0_11_2),
             ("R06", "C38"),
         ),
         {"kl": clamped_k3},
@@ -89,8 +101,8 @@ ALTERNATIVES = {
     "ratio_weighted_kl": Alternative(
         Flag(
             "variant",
-            "k3 times the ratio to the old policy, with gradient (DeepSeek-V3.2; TRL's default).",
-            "Right on samples of an older policy, and its gradient is that of KL(policy || reference).",
+            "k3 times the ratio to the old policy, with gradient (DeepSeek-V3.2; the default of TRL 1.16.0).",
+            "Right, given the prefix, on an older policy's samples; its gradient is that of KL(policy || reference).",
             ("https://arxiv.org/abs/2512.02556", f"{TRL}/issues/4638"),
             ("C33",),
         ),
@@ -99,9 +111,9 @@ ALTERNATIVES = {
     "k3_with_k2_gradient": Alternative(
         Flag(
             "variant",
-            "The value of k3 with the gradient of k2 (verl's k3+).",
+            "The value of k3 with the gradient of k2 (k3+ in verl 0.9.1).",
             "The reported KL is k3's, the pull is that of k2.",
-            (VERL,),
+            (VERL_0_9_1,),
             ("C33",),
         ),
         {"kl": k3_moving_as_k2},
@@ -150,7 +162,7 @@ ALTERNATIVES = {
             "bug",
             "The KL is averaged over all entries, the padding included.",
             "The pull depends on how much padding there is, and on what lies in it.",
-            ("https://github.com/pytorch/rl", f"{RLHF_BOOK}/pull/216"),
+            ("https://github.com/pytorch/rl/commit/e538fdc1b", f"{RLHF_BOOK}/pull/216"),
             ("C36",),
         ),
         {"kl_reduce": kl_over_all},
@@ -158,9 +170,9 @@ ALTERNATIVES = {
     "kl_token_mean": Alternative(
         Flag(
             "variant",
-            "The KL is a token mean, however the rest is reduced (OpenRLHF).",
+            "The KL is a token mean, however the rest is reduced (OpenRLHF 0.11.2).",
             "beta weighs long completions more than the surrogate does.",
-            (OPENRLHF,),
+            (OPENRLHF_0_11_2,),
         ),
         {"kl_reduce": kl_token_mean},
     ),

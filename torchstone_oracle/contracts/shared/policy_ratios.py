@@ -8,7 +8,7 @@ from ... import ppo
 from ...contract import Alternative, Flag, Inputs
 from ...numbers import Dual, dual, mean, sqrt, stop, total
 from . import policy
-from .common import OPEN_INSTRUCT, TRL, VERL, Row, Settings, chosen
+from .common import OPEN_INSTRUCT, TRL, TRL_1_16_0, VERL, Row, Settings, chosen
 
 
 def new_as_old(inputs: Inputs, b: int) -> Row:
@@ -124,9 +124,9 @@ LEVELS = {
     "sequence_product": Alternative(
         Flag(
             "variant",
-            "One ratio a sequence, the product of its tokens' (TRL's RLOO).",
+            "One ratio a sequence, the product of its tokens' (RLOO in TRL 1.16.0).",
             "Exact, and of a variance that grows with every token: nearly all long completions are clipped.",
-            (TRL,),
+            (TRL_1_16_0,),
         ),
         {"level": sequence_product},
     ),

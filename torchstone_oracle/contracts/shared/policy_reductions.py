@@ -6,7 +6,7 @@ from ... import core
 from ...contract import Alternative, Flag
 from ...numbers import Dual, dual, mean, total
 from . import policy
-from .common import OPEN_INSTRUCT, TRL, VERL, Marks, Matrix, Settings, entries
+from .common import OPEN_INSTRUCT, TRL, TRL_1_16_0, VERL, Marks, Matrix, Settings, entries
 
 
 def token_mean(x: Matrix, marks: Marks, settings: Settings) -> Dual:
@@ -148,7 +148,7 @@ BUGS = {
             "variant",
             "A row without a chosen token counts in the mean over rows.",
             "Every other completion is scaled down when one is filtered out.",
-            (TRL,),
+            (TRL_1_16_0,),
             ("C61",),
         ),
         {"reduce": empty_rows_counted},

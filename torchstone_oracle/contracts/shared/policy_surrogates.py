@@ -6,7 +6,7 @@ from ... import ppo
 from ...contract import Alternative, Flag
 from ...numbers import Dual, bounded_exp, clip, dual, exp, maximum, minimum, stop
 from . import policy
-from .common import TRL, VERL, Settings
+from .common import TRL, VERL_0_9_1, Settings
 
 
 def bounds(settings: Settings) -> tuple[Dual, Dual]:
@@ -157,9 +157,9 @@ ALTERNATIVES = {
     "dual_clip": Alternative(
         Flag(
             "variant",
-            "A second bound, c = 3, for bad tokens (dual-clip PPO). verl's default, under the name of PPO's clip.",
+            "A second bound, c = 3, for bad tokens (dual-clip PPO); under the name of PPO's clip in verl 0.9.1.",
             "Bad tokens that have become more than 3 times as likely are no longer corrected.",
-            ("https://arxiv.org/abs/1912.09729", VERL),
+            ("https://arxiv.org/abs/1912.09729", VERL_0_9_1),
             ("R18",),
         ),
         {"surrogate": dual_clip},
@@ -196,7 +196,7 @@ ALTERNATIVES = {
             "bug",
             "exp is missing: the log-ratio is used as if it were the ratio.",
             "On policy the 'ratio' is 0, which is far below the clip: bad tokens are never punished.",
-            ("https://github.com/pytorch/rl",),
+            ("https://github.com/pytorch/rl/pull/2021",),
             ("C17",),
         ),
         {"surrogate": log_ratio_as_ratio},
