@@ -7,6 +7,8 @@ from torch.distributions import Categorical, kl_divergence
 
 from torchstone import conformance
 from torchstone.conformance.signature import role, setting
+from torchstone.core import sequence_sum
+from torchstone.grpo.variants import dppo_surrogate
 
 # What plain code forgets: NaN under the mask (its gradient), logits of -inf, batches without a token.
 FORGOTTEN = {
@@ -356,3 +358,14 @@ def test_a_teacher_that_is_not_detached_is_said_and_no_failure():
         lambda logits, teacher_logits: by_direction(logits, teacher_logits.detach()), "jsd_exact"
     )
     assert not [d for d in detached.diagnoses if d.accepted]
+
+
+def test_a_divergence_that_is_the_objectives_own_is_no_direction():
+    """DPPO has a setting "divergence" of its own, "tv" or "kl"; beside a teacher the word names a KL."""
+
+    def dppo(log_probs, old_log_probs, advantages, mask, divergence, epsilon, epsilon_high, cap):
+        kept = {"divergence": divergence, "epsilon": epsilon, "epsilon_high": epsilon_high, "cap": cap}
+        losses = dppo_surrogate(log_probs, old_log_probs, advantages, mask, **kept)
+        return sequence_sum(losses, mask)
+
+    assert conformance.check(dppo, "dppo_loss").passed

@@ -149,8 +149,8 @@ class Signature:
 
     def can_say(self, ours: str, value: Any) -> bool:
         """Is there a word for this value, where the setting is passed by words?"""
-        theirs = next((t for t, o in self.settings.items() if o == ours), "")
-        return value in WORDS.get("_".join(words(theirs)), (value,))
+        theirs = "_".join(words(next((t for t, o in self.settings.items() if o == ours), "")))
+        return theirs == ours or value in WORDS.get(theirs, (value,))
 
     def names(self) -> dict[str, str]:
         """Their name -> ours, those of the constructor first."""

@@ -84,6 +84,11 @@ def cispo_loss(**policy: Any) -> Tensor:
 # --------------------------------------------------------------------------------------------------------- distillation
 
 
+@peer("KL, k3", "kl_k3", f"{DISTILLATION}:k3_kl_token_estimate", "target_log_prob = ref_log_probs, without gradient")
+def kl_k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
+    return theirs(f"{DISTILLATION}:k3_kl_token_estimate")(ref_log_probs.detach(), log_probs)
+
+
 def distillation_loss(log_probs: Tensor, teacher_log_probs: Tensor, mask: Tensor, **settings: Any) -> Tensor:
     """``DistillationLoss.forward`` on the sampled tokens' log-probs; no model is asked, no history tokenised."""
     tensordict = importlib.import_module("tensordict")

@@ -195,3 +195,32 @@ def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, centre:
         trainer = preference_trainer("Reward", model, center_rewards_coefficient=centre or None)
         found: Tensor = trainer.compute_loss(model, inputs)
     return found
+
+
+# --------------------------------------------------------------------------------------------------------- distillation
+
+GKD = "trl.experimental.gkd.gkd_trainer:GKDTrainer.generalized_jsd_loss"
+TOP_K = "trl.experimental.sdpo.loss_utils:compute_topk_self_distillation_loss"
+
+
+@peer("generalised JSD", "jsd_exact", GKD, 'reduction="none", summed over the vocabulary; the teacher detached')
+def jsd_exact(logits: Tensor, teacher_logits: Tensor, beta: float, temperature: float) -> Tensor:
+    knobs: dict[str, Any] = {"beta": float(beta), "temperature": temperature, "reduction": "none"}
+    return theirs(GKD)(logits, teacher_logits.detach(), **knobs).sum(-1)
+
+
+def top_k(add_tail: bool) -> Callable[..., Tensor]:
+    """The divergence of SDPO and SDFT on the policy's k likeliest tokens, with the rest as one more or rescaled."""
+
+    def jsd_top_k(logits: Tensor, teacher_logits: Tensor, k: int, beta: float, temperature: float) -> Tensor:
+        both = (logits / temperature, teacher_logits.detach() / temperature)
+        knobs: dict[str, Any] = {"distillation_topk": k, "distillation_alpha": float(beta)}
+        found: Tensor = theirs(TOP_K)(*both, **knobs, distillation_add_tail=add_tail)
+        return found
+
+    return jsd_top_k
+
+
+for _tail in (True, False):
+    _using = f"distillation_add_tail={_tail}; the teacher detached"
+    peer("JSD of the policy's top k", "jsd_top_k", TOP_K, _using)(top_k(_tail))
