@@ -47,6 +47,16 @@ def test_the_page_says_what_each_framework_has_beside_its_rows():
     assert lines and all(name in versions and text for name, text in lines)
 
 
+def test_reinforce_names_the_baseline_that_its_equation_has():
+    """Williams (1992), eq. 11: (r - b) times the sum of the eligibilities."""
+    assert "baseline b" in RECIPES["reinforce"].left_out
+
+
+def test_mopd_says_that_the_outcome_is_added_by_default():
+    """arXiv:2601.02780v1, before eq. 9: "By default, we combine the advantages of MOPD with other types"."""
+    assert "by default (eq. 9)" in RECIPES["mopd"].left_out and "by accounts" not in RECIPES["mopd"].source
+
+
 @published
 def test_a_number_is_the_papers_only_where_the_paper_was_read(row):
     text = (ROOT / "docs/sources.md").read_text()

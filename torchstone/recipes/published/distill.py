@@ -122,13 +122,13 @@ DISTILL = [
         surrogate=Choice("policy-gradient"),
         sampler=Choice("policy-weights", level="token", gate="token", low=0.2, high=5.0),
         reduction=PER_ROW,
-        left_out="the outcome's advantage of eq. 9, whose weight was not found (outcome added); which teacher a "
-        "prompt has is the caller's",
-        source="Xiaomi (MiMo-V2-Flash), arXiv:2601.02780, eq. 7 and 8, by accounts",
+        left_out="the outcome's advantage, which is added by default (eq. 9), at a weight that is not stated (outcome "
+        "added); which teacher a prompt has is the caller's",
+        source="Xiaomi (MiMo-V2-Flash), arXiv:2601.02780v1, eq. 7 and 8",
         stated={
-            "signal.gamma": "account, of eq. 8: each token's own log-ratio",
-            "sampler.level": "account, of eq. 8",
-            "sampler.gate": "account, of eq. 8: 0 outside the bounds",
+            "signal.gamma": "paper, eq. 8: each token's own log-ratio",
+            "sampler.level": "paper, eq. 8",
+            "sampler.gate": "paper, eq. 8: 0 outside the bounds, which the paper does not state",
             "sampler.low": "framework, NeMo-RL at 7ea279a, recipes/llm/mopd-qwen3-1.7b-3n8g-megatron-pack.yaml",
             "sampler.high": "framework, NeMo-RL at 7ea279a, recipes/llm/mopd-qwen3-1.7b-3n8g-megatron-pack.yaml",
             "reduction.empty_rows": SKIPPED,

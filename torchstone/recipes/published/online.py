@@ -53,7 +53,7 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Williams (1992), doi:10.1007/BF00992696, eq. 11",
-        left_out="nothing",
+        left_out="the baseline b of eq. 11, which is 0 here, and a learning rate for each weight",
         stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
