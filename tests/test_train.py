@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.core import sequence_mean, sequence_sum, token_mean
-from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.recipes import RECIPES, PolicyRecipe, find
+from torchstone.recipes.published.distill import DISTILL
 from torchstone.terminal import UserError
 from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
@@ -30,6 +31,7 @@ from torchstone.train.options import (
     DistillOptions,
     DPOOptions,
     GRPOOptions,
+    Online,
     PPOOptions,
     RecipeOptions,
     ReinforceOptions,
@@ -611,7 +613,7 @@ SIGNALS = {
 }
 
 
-def distilled(config: DistillOptions) -> tuple[list[dict], Policy]:
+def distilled(config: Online) -> tuple[list[dict], Policy]:
     torch.manual_seed(7)
     student = small_policy("0123>", 12, "cpu")
     return list(learn_online(config, COPY, Learner(student), a_teacher("0123>", 12))), student
@@ -679,6 +681,30 @@ def test_micro_batches_of_a_distillation_add_up(signal):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("recipe", [row.name for row in DISTILL])
+def test_every_published_distillation_runs(recipe):
+    changes = ":signal.k=3" if "k" in find(recipe).signal.numbers else ""  # of a small vocabulary
+    sizes = {"prompts": 6, "group_size": 2, "minibatches": 1, "steps": 2, "max_new_tokens": 3}
+    records, _ = distilled(RecipeOptions(recipe=recipe + changes, **sizes))
+    assert all(math.isfinite(v) for record in records for v in record.values())
+    assert min(record["grad_norm"] for record in records) > 0 and records[0]["kl"] > 0.01
+
+
+def test_a_distillation_of_the_same_choices_is_the_row():
+    sizes = {"prompts": 6, "group_size": 2, "minibatches": 2, "epochs": 2, "steps": 2, "max_new_tokens": 3, "lr": 3e-3}
+    pairs = {
+        "opd-exact": DistillOptions(signal="jsd", **sizes),
+        "opd-k3": DistillOptions(signal="k3", **sizes),
+        "gkd": DistillOptions(signal="jsd", beta=0.5, reduction="sequence-mean", **sizes),
+        "opd:signal=teacher-advantage+signal.gamma=0": DistillOptions(reduction="sequence-sum", **sizes),
+    }
+    for recipe, options in pairs.items():
+        (one, a), (other, b) = distilled(RecipeOptions(recipe=recipe, **sizes)), distilled(options)
+        assert one[1] == pytest.approx({k: other[1][k] for k in one[1]}, rel=2e-3, abs=1e-6), recipe
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
+
+
 def test_the_held_out_kl_is_that_of_whole_distributions():
     student, teacher = a_teacher("0123>", 12, 0.1), a_teacher("0123>", 12)
     task = Task("copy", [], COPY.examples)
@@ -727,6 +753,10 @@ def test_prompts_alone_are_enough_for_distillation(tmp_path, llama):
         ("same", {"signal": "jsd", "gamma": 1.0}, "--gamma belongs to --signal teacher-advantage"),
         ("same", {"k": 3}, "--k belongs to --signal jsd-top-k; with --signal teacher-advantage it would change"),
         ("same", {"signal": "jsd-top-k", "k": 17}, "--k must be at most the vocabulary's 16, got 17"),
+        ("same", {"recipe": "opd-topk-tail"}, "--recipe opd-topk-tail: signal.k must be at most the vocabulary's 16"),
+        ("same", {"recipe": "grpo"}, "--recipe grpo: it has no teacher: leave --teacher out"),
+        ("same", {"recipe": "opd:outcome=added+outcome.coef=1"}, "--recipe opd:outcome.*advantages"),
+        (None, {"recipe": "opd"}, "opd needs --teacher FOLDER: torchstone train grpo --task sort makes one"),
         ("same", {"signal": "jsd", "beta": 1.5}, "--beta must be from 0 to 1 for distill, got 1.5"),
     ],
 )
@@ -742,7 +772,8 @@ def test_what_no_student_can_learn_from_is_said_before_any_work(tmp_path, teache
         policy.save(tmp_path / teacher)
     paths = {"data": tmp_path / "data.jsonl"} if "data" in options else {}
     paths |= {"model": str(tmp_path / teacher)} if "model" in options else {}
-    config = DistillOptions(out=tmp_path / "run", **{"max_new_tokens": 7} | options | paths)
+    kind = RecipeOptions if "recipe" in options else DistillOptions
+    config = kind(out=tmp_path / "run", **{"max_new_tokens": 7} | options | paths)
     with pytest.raises(UserError, match=says):
         train(dataclasses.replace(config, teacher=teacher and str(tmp_path / teacher)))
     assert not (tmp_path / "run").exists()

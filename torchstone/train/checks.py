@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -73,14 +75,19 @@ def check_recipe(config: RecipeOptions) -> None:
     """A round on two empty groups: what the recipe lacks, or cannot be given here, is said before any work."""
     G, why = config.group_size, ""
     try:
-        method = methods.Recipe(config)
-        cache = method.recipe.penalty.numbers.get("cache") or 0
-        if cache > config.max_new_tokens:  # type: ignore[operator]
+        method = methods.method_of(config)
+        assert isinstance(method, methods.Recipe)
+        if config.teacher and not config.has_teacher:
+            raise ValueError("it has no teacher: leave --teacher out")
+        cache = method.recipe.penalty.numbers.get("cache") or 0 if not config.has_teacher else 0
+        if cache > config.max_new_tokens:
             why = f"; its cache is longer than a completion: raise --max-new-tokens, or write {config.recipe}"
             why += f"{'+' if ':' in config.recipe else ':'}penalty.cache={max(1, config.max_new_tokens // 5)}"
         rewards, mask = torch.zeros(2, G), torch.ones(2 * G, 1, dtype=torch.bool)
-        outputs = Outputs(*torch.zeros(3, 2 * G, 1))
-        batch = method.advantages(rewards, Batch(mask, outputs, outputs.log_probs), rewards[:, 0])
+        logits = torch.zeros(2 * G, 1, method.recipe.signal.numbers.get("k", 2)) if config.has_teacher else None
+        outputs = replace(Outputs(*torch.zeros(3, 2 * G, 1)), logits=logits)
+        teacher = SimpleNamespace(logits=lambda: logits)
+        batch = method.advantages(rewards, Batch(mask, outputs, outputs.log_probs, teacher=teacher), rewards[:, 0])
         method.loss(outputs, batch, 1)
     except ValueError as e:
         raise UserError(f"--recipe {config.recipe}: {e}{why}") from e
@@ -88,7 +95,7 @@ def check_recipe(config: RecipeOptions) -> None:
 
 def check_task(config: Run, task: Task, policy: Policy, teacher: Policy | None = None) -> None:
     """Data that the method cannot learn from, and texts that the model (or its teacher) cannot read: a UserError."""
-    if task.reward is None and not isinstance(config, DPOOptions | DistillOptions):
+    if task.reward is None and not (isinstance(config, DPOOptions) or config.has_teacher):
         raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
     if teacher is not None:
         check_teacher(config, task, policy, teacher)
@@ -127,8 +134,13 @@ def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> N
     for text in (example["prompt"] for example in task.examples[:100]):
         if theirs(text)["input_ids"] != ours(text)["input_ids"]:
             raise UserError(f"{name} has another tokenizer: it cuts {text[:60]!r} into other tokens; {then}")
-    if config.signal == "jsd-top-k" and config.k > policy.vocabulary:
-        raise UserError(f"--k must be at most the vocabulary's {policy.vocabulary}, got {config.k}")
+    if isinstance(config, RecipeOptions):
+        row: Any = config.find()
+        option, k = f"--recipe {config.recipe}: signal.k", row.signal.numbers.get("k", 1)
+    else:
+        option, k = "--k", config.k if config.signal == "jsd-top-k" else 1
+    if k > policy.vocabulary:
+        raise UserError(f"{option} must be at most the vocabulary's {policy.vocabulary}, got {k}")
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone.core import Loss, kl_k2, kl_k3
@@ -12,7 +13,7 @@ from torchstone.core.reduce import Count
 from torchstone.core.result import mean_of
 from torchstone.distill import distill_loss, jsd_loss, jsd_top_k
 from torchstone.train import options
-from torchstone.train.methods import Batch, Method, needed
+from torchstone.train.methods import Batch, Method, Recipe, needed
 from torchstone.train.model import Outputs
 
 
@@ -46,3 +47,32 @@ class Distill(Method):
             return jsd_loss(logits, teacher_logits, mask, reduce=reduce, **numbers)
         losses = jsd_top_k(logits, teacher_logits, k=c.k, of=c.of, rest=c.rest, **numbers)
         return Loss(reduce(losses, mask), {"jsd": mean_of(losses, mask)})
+
+
+class DistillRow(Recipe):
+    """A distillation of the table of recipes: it makes every choice itself."""
+
+    @property
+    def needs(self) -> Set[str]:
+        """The teacher's log-probs, for the metric ``kl`` at least; both models' logits if the row says so."""
+        return needed(teacher_log_probs=True, logits="logits" in self.recipe.needs())
+
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+        """All groups."""
+        return Method.keep(self, rewards)
+
+    def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
+        """None beforehand: the row's signal is in its loss."""
+        return batch
+
+    def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
+        """The row's own loss of some rows."""
+        old, taken = batch.old.log_probs, self.recipe.takes("loss")
+        known: dict[str, Any] = {
+            "log_probs": new.log_probs, "teacher_log_probs": batch.ref_log_probs, "logits": new.logits,
+            "teacher_logits": batch.teacher.logits() if "teacher_logits" in taken else None, "old_log_probs": old,
+            "sampler_log_probs": old,  # the program that samples is the one that trains
+            "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
+        }  # fmt: skip
+        used = {name: known[name] for name in taken if name in known}
+        return self.recipe.loss(batch.mask, **used, denominator=count)

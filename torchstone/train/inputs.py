@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchstone.terminal import UserError, near
-from torchstone.train.options import DistillOptions, GRPOOptions, Run
+from torchstone.train.options import GRPOOptions, Run
 from torchstone.train.tasks import Example, RewardFunction, Task, load_task, split_examples
 
 if TYPE_CHECKING:  # it imports torch, which reading a file does not need
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which reading a file does not need
 def find_task(config: Run) -> Task:
     """The task that the options name."""
     if config.data:
-        return task_from_file(config.data, config.reward, alone=isinstance(config, DistillOptions))
+        return task_from_file(config.data, config.reward, alone=config.has_teacher)
     if config.task.startswith("reasoning_gym:"):
         task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
     else:
@@ -114,14 +114,16 @@ def load_reward(spec: str) -> RewardFunction:
     return own[name]
 
 
-def load_teacher(config: DistillOptions, device: str) -> Policy:
+def load_teacher(config: Any, device: str) -> Policy:
     """The frozen model of ``--teacher``: of a finished run's folder, or of one in Hugging Face format."""
     if config.teacher is None:
         grpo = GRPOOptions(task=config.task, data=config.data, seed=config.seed)
         given: dict[str, Any] = {"model": config.model, "seed": config.seed}
         given |= {"data": grpo.data, "reward": config.reward or "FILE.py"} if grpo.data else {"task": grpo.task}
         command = " ".join(f"--{name} {value}" for name, value in given.items() if value)
-        raise UserError(f"distill needs --teacher FOLDER: torchstone train grpo {command} makes one in {grpo.folder}")
+        raise UserError(
+            f"{config.label} needs --teacher FOLDER: torchstone train grpo {command} makes one in {grpo.folder}"
+        )
     folder = Path(config.teacher)
     if not folder.is_dir():
         runs = [str(f.parents[1]) for f in folder.parent.glob("*/model/config.json")]

@@ -170,7 +170,8 @@ class Recipe(Method):
     config: options.RecipeOptions
 
     def __init__(self, config: options.RecipeOptions):
-        self.config, self.recipe = config, config.find()
+        self.config = config
+        self.recipe: Any = config.find()
 
     @property
     def needs(self) -> Set[str]:
@@ -219,8 +220,8 @@ def needed(**names: bool) -> Set[str]:
 
 def method_of(config: options.Online) -> Method:
     """The method that the options belong to."""
-    from torchstone.train.distill import Distill  # it builds on this file
+    from torchstone.train.distill import Distill, DistillRow  # they build on this file
 
     classes: dict[str, type[Method]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "recipe": Recipe}
-    classes["distill"] = Distill
+    classes |= {"distill": Distill} | ({"recipe": DistillRow} if config.has_teacher else {})
     return classes[config.method](config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # it imports torch, which reading the options does not need
     from torchstone.recipes import PolicyRecipe
+    from torchstone.recipes.distill import DistillRecipe
 
 MethodName = Literal["reinforce", "ppo", "grpo", "dpo", "distill"]
 Signal = Literal["teacher-advantage", "k2", "k3", "jsd", "jsd-top-k"]  # what the teacher says of a token
@@ -49,6 +50,11 @@ class Run:
     def label(self) -> str:
         """What a person calls this kind of run."""
         return self.method
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether it learns from a teacher, and needs no reward."""
+        return False
 
     @property
     def folder(self) -> Path:
@@ -123,6 +129,7 @@ class RecipeOptions(Online):
     """Any policy-gradient row of the table of recipes, as it stands or with changes."""
 
     recipe: str = "grpo"  # Such as gspo, or grpo:surrogate.epsilon_high=0.28+advantage=group-mean
+    teacher: str | None = None  # For a distillation, such as opd: folder of a finished run, or of a model
     minibatches: int = 4  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
 
     @property
@@ -130,12 +137,20 @@ class RecipeOptions(Online):
         """The recipe, as it was written."""
         return self.recipe
 
-    def find(self) -> PolicyRecipe:
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the row is a distillation."""
+        from torchstone.recipes.distill import DistillRecipe
+
+        return isinstance(self.find(), DistillRecipe)
+
+    def find(self) -> PolicyRecipe | DistillRecipe:
         """The recipe of that name. Raises ValueError: there is none, or it learns from pairs."""
         from torchstone.recipes import PolicyRecipe, find
+        from torchstone.recipes.distill import DistillRecipe
 
         found = find(self.recipe)
-        if not isinstance(found, PolicyRecipe):
+        if not isinstance(found, PolicyRecipe | DistillRecipe):
             raise ValueError(
                 f"{self.recipe} learns from preference pairs, and this loop from samples and their rewards"
             )
@@ -176,6 +191,11 @@ class DistillOptions(Online):
     of: Literal["teacher", "policy"] = "teacher"  # jsd-top-k: whose k most likely tokens; policy is the student
     rest: Literal["tail", "renormalise", "drop"] = "tail"  # jsd-top-k: the others: one token, scaled away, left out
     reduction: Reduction = "token-mean"  # How tokens add up
+
+    @property
+    def has_teacher(self) -> bool:
+        """Always."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

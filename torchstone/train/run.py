@@ -23,7 +23,7 @@ from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import METHODS, DistillOptions, DPOOptions, Online, Run
+from torchstone.train.options import METHODS, DPOOptions, Online, Run
 from torchstone.train.start import make_start, untrained
 from torchstone.train.tasks import Example, Task
 
@@ -48,7 +48,7 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
     if checkpoint.exists() and not resume:
         raise UserError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
     task = find_task(config)
-    teacher = load_teacher(config, usable_device(config.device)) if isinstance(config, DistillOptions) else None
+    teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
     policy = first_policy(config, task, teacher, resume)
 
     started = time.perf_counter()
