@@ -41,16 +41,17 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     if min(options.seeds, options.samples, options.workers, len(options.names)) < 1:
         raise UserError("--seeds, --samples and --workers must be at least 1, and --methods name one method or more")
     find_task(Run(task=options.task))  # an unknown name is an error before anything is made
-    if "distill" in options.names and not options.teacher and "grpo" not in options.names:
-        raise UserError("distill learns from a teacher: add grpo to --methods, or give --teacher FOLDER")
-    if options.teacher and "distill" not in options.names:
-        raise UserError("--teacher is for distill: add it to --methods")
-    if options.teacher:
-        load_teacher(DistillOptions(teacher=options.teacher), "cpu")  # one that cannot be read is an error at once
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs = {name: [run_config(options, folder, name, seed) for seed in seeds] for name in options.names}
     for configs in runs.values():
         check_options(configs[0])
+    students = [name for name, configs in runs.items() if configs[0].has_teacher]
+    if students and not options.teacher and "grpo" not in options.names:
+        raise UserError(f"{students[0]} learns from a teacher: compare it with grpo, or give --teacher FOLDER")
+    if options.teacher and not students:
+        raise UserError("--teacher is for distill, and nothing else that is compared has one")
+    if options.teacher:
+        load_teacher(runs[students[0]][0], "cpu")  # one that cannot be read is an error at once
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(json.dumps({**asdict(options), "out": str(folder)}), encoding="utf-8")
 
@@ -82,8 +83,8 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
 
 def waits(config: Run, folder: Path) -> bool:
     """Whether its teacher is a run of this comparison that has not finished."""
-    teacher = Path(config.teacher) if isinstance(config, DistillOptions) and config.teacher else None
-    return teacher is not None and teacher.parent == folder and not (teacher / "model").exists()
+    teacher = config.teacher if isinstance(config, DistillOptions | RecipeOptions) else None
+    return teacher is not None and Path(teacher).parent == folder and not (Path(teacher) / "model").exists()
 
 
 def _slowest_first(name: str) -> int:
@@ -97,7 +98,7 @@ def run_config(options: Compare, folder: Path, name: str, seed: int) -> Run:
         config, task=options.task, seed=seed, split=options.split, device="cpu",
         model=str(folder / "start"), out=folder / f"{file_name(name)}-{seed}", **options.changes(config),
     )  # fmt: skip
-    if isinstance(config, DistillOptions):
+    if isinstance(config, DistillOptions | RecipeOptions) and config.has_teacher:
         config = replace(config, teacher=options.teacher or str(folder / f"grpo-{seed}"))
     if isinstance(config, DPOOptions):
         return replace(config, samples=options.samples)

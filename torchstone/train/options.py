@@ -142,7 +142,10 @@ class RecipeOptions(Online):
         """Whether the row is a distillation."""
         from torchstone.recipes.distill import DistillRecipe
 
-        return isinstance(self.find(), DistillRecipe)
+        try:
+            return isinstance(self.find(), DistillRecipe)
+        except ValueError:  # check_options says what is wrong with it
+            return False
 
     def find(self) -> PolicyRecipe | DistillRecipe:
         """The recipe of that name. Raises ValueError: there is none, or it learns from pairs."""
@@ -204,7 +207,7 @@ class Compare:
 
     task: str = "sort"  # Built in: sort, add, ramble
     methods: tuple[MethodName, ...] = ("reinforce", "ppo", "grpo", "dpo")  # Which, in this order; there is distill too
-    teacher: str | None = None  # Of distill; if left out, the grpo run of the same seed
+    teacher: str | None = None  # Of distill, or of rows such as opd; if left out, the grpo run of the same seed
     recipes: tuple[str, ...] = ()  # In place of methods, rows of the table: grpo,dr_grpo,grpo:advantage=group-mean
     seeds: int = 3  # Runs of each; a seed decides all that comes after the start model
     samples: int = 24_576  # Budget of a run in completions sampled; for dpo those that are ranked to make its pairs

@@ -73,10 +73,12 @@ def comparison_table(runs: dict[str, list[Path]], task: str) -> str:
 
 def cost_of_teacher(runs: dict[str, list[Path]]) -> list[str]:
     """What the samples of a distillation do not count, in a sentence; none if there is no distillation."""
-    if "distill" not in runs:
+    first = [json.loads((folders[0] / "config.json").read_text(encoding="utf-8")) for folders in runs.values()]
+    teachers = {config["teacher"] for config in first if config.get("teacher")}
+    if not teachers:
         return []
-    teacher = Path(json.loads((runs["distill"][0] / "config.json").read_text(encoding="utf-8"))["teacher"])
-    if teacher.parent != runs["distill"][0].parent:
+    teacher = Path(teachers.pop())
+    if teacher.parent != next(iter(runs.values()))[0].parent:
         return [wrapped(f"Distillation learns from {teacher}: what that took is not counted.")]
     samples = read_records(teacher)[-1]["samples"]
     return [wrapped(f"Distillation learns from the GRPO run of its seed, whose {samples:,} samples are not counted.")]
@@ -134,7 +136,8 @@ def recipes_table(runs: dict[str, list[Path]], task: str) -> str:
     names = [f"{i}  {name}" for i, name in enumerate(runs, start=1)]
     told = wrapped(f"{task}: end of the run, {note}. 2 - 1: what 2 has more than 1, seed by seed.")
     sums = range(len(ends), len(rows))
-    return "\n".join([table(["recipe", *numbers], rows, right=numbers, sums=sums), *names, told])
+    shown = table(["recipe", *numbers], rows, right=numbers, sums=sums)
+    return "\n".join([shown, *names, told, *cost_of_teacher(runs)])
 
 
 def last_of(folder: Path, metric: str) -> float:
@@ -210,13 +213,15 @@ def plot_run(folder: Path, title: str) -> Path:
     """One panel for each thing worth watching in a run."""
     plt = pyplot()
     records = read_records(folder)
-    other = "teacher" if any("eval_kl" in r for r in records) else "start"
+    other, kls = "start", {"kl": ""}
+    if any("eval_kl" in r for r in records):
+        other, kls = "teacher", {"eval_kl": "held out", "kl": "sampled"}
     panels = [
         ("reward", {"eval_reward": "held out", "reward": "sampled"}),
         ("pairs ranked right, share", {"rewards/accuracies": ""}),
         ("implicit reward", {"rewards/margins": "margin", "rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
         ("entropy, nats per token", {"entropy": ""}),
-        (f"KL to the {other}, nats per token", {"kl": "sampled", "eval_kl": "held out"}),
+        (f"KL to the {other}, nats per token", kls),
         ("clipped, share", {"clip_ratio/low_mean": "low", "clip_ratio/high_mean": "high"}),
         ("completion length, tokens", {"completions/mean_length": ""}),
         ("groups without signal, share", {"frac_reward_zero_std": ""}),
@@ -230,7 +235,7 @@ def plot_run(folder: Path, title: str) -> Path:
         ends = []
         for (key, label), colour in zip(keys.items(), (REINFORCE, MUTED, PPO), strict=False):
             if points := [(r["step"], r[key]) for r in records if key in r]:
-                style = {"marker": "o", "markersize": 3, "zorder": 3} if key == "eval_reward" else {}
+                style = {"marker": "o", "markersize": 3, "zorder": 3} if key.startswith("eval_") else {}
                 axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, **style)
                 ends.append((points[-1][1], label, colour))
         axes.set_title(name, fontsize=11)
