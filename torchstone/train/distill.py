@@ -55,7 +55,7 @@ class DistillRow(Recipe):
     @property
     def needs(self) -> Set[str]:
         """The teacher's log-probs, for the metric ``kl`` at least; both models' logits if the row says so."""
-        return needed(teacher_log_probs=True, logits="logits" in self.recipe.needs())
+        return {"teacher_log_probs"} | ({"logits", "group_size"} & set(self.recipe.needs()))
 
     def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
         """All groups."""

@@ -66,8 +66,5 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
             # 7 update
             learner.update(config.max_grad_norm)
 
-        yield (
-            learner.end_round()
-            | of_round(method, rewards if task.reward else None, rollout, batch)
-            | {"samples": learner.step * P * G}
-        )
+        told = of_round(method, rewards if task.reward else None, rollout, batch)
+        yield learner.end_round() | told | {"samples": learner.step * P * G}
