@@ -21,7 +21,7 @@ UNIT = Unit(
     how="run",
     micro_batches="summed",
     ranks="averaged",
-    wants="GRPOTrainer: the sum over the rank's micro-batch, divided by the step's whole count over the number of ranks",
+    wants="GRPOTrainer: the sum over the micro-batch, divided by the count of the whole step over the number of ranks",
 )
 PAIRS = Unit(
     framework="trl",
