@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchstone.recipes import RECIPES, page
+from torchstone.recipes import RECIPES, find, page
 
 ROOT = Path(__file__).parent.parent
 ROWS = [row for row in RECIPES.values() if "@" not in row.name]
@@ -39,6 +39,20 @@ def test_every_number_says_of_which_kind_the_place_is_where_it_was_seen(row):
 @pytest.mark.parametrize("row", RECIPES.values(), ids=lambda row: row.name)
 def test_a_row_says_what_its_source_has_and_it_leaves_out(row):
     assert row.left_out and not row.left_out.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("opo", ("over the whole batch", "mean over tokens")),  # microsoft/LMOps 4f2a9de: "optimal_batch"
+        ("maxrl", ("1e-6", "mean over tokens")),  # tajwarfahim/maxrl c0698eb: epsilon; loss_agg_mode of its scripts
+        ("dppo", ("eq. 15, 16", "no cap and a threshold of 0.15")),  # arXiv:2602.04879v3, appendix C.1
+        ("dppo-kl", ("eq. 15, 16", "no cap")),  # there the threshold of the KL is 0.05, as here
+    ],
+)
+def test_a_row_names_what_the_authors_code_or_another_run_has_otherwise(name, says):
+    assert all(text in RECIPES[name].left_out for text in says)
+    assert ("0.15" in RECIPES[name].left_out) == (name == "dppo")
 
 
 def test_the_page_says_what_each_framework_has_beside_its_rows():
@@ -131,3 +145,30 @@ def test_reinforce_plus_plus_divides_by_the_population_deviation(name):
 def test_exo_smooths_the_label_by_exp_minus_10():
     """haozheji/exact-optimization a8ab360, src/align_stage/loss.py: ``log_epsilon = -10``."""
     assert math.log(RECIPES["exo"].objective.numbers["label_smoothing"]) == pytest.approx(-10, abs=1e-4)
+
+
+def test_sapo_leaves_ever_less_of_the_ratios_gradient_though_a_tokens_own_grows_at_first():
+    """arXiv:2511.20347v2, eq. 6, by accounts: f'(rho) = sech^2(tau (rho - 1) / 2); by a log-prob it is rho f'(rho)."""
+    old = tokens(0.1)
+    ratios = [1.0, 1.5, 2.06, 3.4, 3.5, 5.0]
+    own = [-gradient("sapo", tokens(0.1 * r), old, 1.0)[0] for r in ratios]
+    left = [g / r for g, r in zip(own, ratios, strict=True)]
+    assert left == sorted(left, reverse=True) and left[0] == pytest.approx(1)
+    assert own[:3] == sorted(own[:3]) and own[2] == pytest.approx(1.5747, abs=1e-4) and own[3] > 1 > own[4]
+    assert "Ever less of the ratio's gradient" in RECIPES["sapo"].effect("surrogate")
+
+
+def test_no_baseline_has_no_variance_where_rewards_of_both_signs_make_all_gradients_equal():
+    """Two actions of probability 1/2 with the rewards 1 and -1: every sample has the same gradient."""
+    found = {}
+    for name in ("reinforce", "reinforce:advantage=leave-one-out"):
+        row, samples = find(name), []
+        for pair in ([0, 0], [0, 1], [1, 0], [1, 1]):
+            logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+            log_probs, mask = logits.log_softmax(0)[pair][:, None], torch.ones(2, 1, dtype=torch.bool)
+            earned = row.advantages(torch.tensor([[1.0 - 2 * a for a in pair]], dtype=torch.float64), mask)
+            samples.append(torch.autograd.grad(row.loss(log_probs, earned.advantages, mask).value, logits)[0])
+        found[name] = torch.stack(samples)
+    none, others = found.values()
+    torch.testing.assert_close(none.mean(0), others.mean(0))
+    assert none.var(0).sum() == 0 < others.var(0).sum() and "largest" not in RECIPES["reinforce"].effect("advantage")

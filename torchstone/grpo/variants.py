@@ -151,11 +151,12 @@ def sapo_surrogate(
     tau_positive: float,
     tau_negative: float,
 ) -> Float[Tensor, "B T"]:
-    """A soft gate in place of the clip: the further the ratio is from 1, the smaller the gradient, and never quite 0.
+    """A soft gate in place of the clip: the further the ratio is from 1, the less of its gradient is left, and never 0.
 
         L_t = -f(rho_t) A_t,    f(rho) = (4 / tau) sigmoid(tau (rho - 1))                         (GRPO.10)
 
-    tau is tau_positive where A_t > 0 and tau_negative elsewhere. At rho = 1 the slope of f is 1, whatever tau is.
+    tau is tau_positive where A_t > 0 and tau_negative elsewhere. At rho = 1 the slope of f is 1, whatever tau is. By
+    its log-prob a token has rho f'(rho) A_t: at tau = 1 that grows to 1.57 A_t at rho = 2.06, and falls from there.
 
     Args:
         log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.

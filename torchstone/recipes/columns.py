@@ -114,7 +114,9 @@ def clip_advantages(advantages: Tensor, *, limit: float) -> Tensor:
 
 
 ADVANTAGES = {
-    "reward": Option(lambda rewards, scored=None: rewards, "No baseline: right on average, with the largest variance."),
+    "reward": Option(
+        lambda rewards, scored=None: rewards, "No baseline: right on average, often with a large variance."
+    ),
     "batch-mean": Option(
         batch_mean, "What beats the batch's mean reward is raised: easy prompts are raised as a whole."
     ),
@@ -328,7 +330,9 @@ SURROGATES = {
         ),
     ),
     "cispo": Option(grpo.cispo_surrogate, "The clip bounds a token's weight; no token loses its gradient.", ("token",)),
-    "sapo": Option(grpo.sapo_surrogate, "The gradient fades as the ratio leaves 1, in place of a hard clip."),
+    "sapo": Option(
+        grpo.sapo_surrogate, "Ever less of the ratio's gradient is left as the ratio leaves 1, in place of a hard clip."
+    ),
     "gmpo": Option(
         grpo.gmpo_surrogate, "The geometric mean of clipped ratios: single outliers hardly count.", ("own",)
     ),

@@ -33,10 +33,7 @@ WHITEN_PLUS = {
     "normalise.correction": f"{OPENRLHF}, experience_maker.py: n; the paper does not say",
     "normalise.eps": f"{OPENRLHF}, experience_maker.py, as the least variance; the paper does not say",
 }
-DPPO_LEFT_OUT = (
-    "the distance over the top k tokens (eq. 15, 16); the runs of appendix C.1, which have no cap and a threshold of "
-    "0.15 for total variation"
-)
+DPPO_LEFT_OUT = "the distance over the top k tokens (eq. 15, 16); the runs of appendix C.1, which have no cap"
 
 
 def std_without_eps(place: str) -> dict[str, str]:
@@ -92,7 +89,8 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Hao et al. (OPO), arXiv:2505.23585, by its authors' code (microsoft/LMOps 4f2a9de)",
-        left_out="nothing, by the authors' README; their code takes verl 0.2's mean over tokens, not the sum",
+        left_out="the same baseline over the whole batch, which the authors' code has beside this one; that code is "
+        "for verl 0.2, which takes the mean over tokens, not the sum",
         stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
@@ -116,7 +114,8 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Tajwar et al. (MaxRL), arXiv:2602.02710, algorithm 1",
-        left_out="nothing",
+        left_out="nothing of algorithm 1; the authors' code (tajwarfahim/maxrl c0698eb) adds 1e-6 to the mean reward "
+        "that it divides by, and takes verl's mean over tokens, not the sum",
         stated={**ROWS},
     ),
     PolicyRecipe(
@@ -169,7 +168,8 @@ ONLINE = [
         source="Ye et al., arXiv:1912.09729v3, eq. 5",
         left_out="what belongs to the game: several action heads, and an entropy bonus in the group's later code",
         stated={
-            "advantage.gamma": f"{HOK}, which counts game frames: a language model has 1 (verl 0.9.1, OpenRLHF 0.11.2)",
+            "advantage.gamma": f"{HOK}: a half-life of 46 seconds there; 0.995 in its code (tencent-ailab/hok_env "
+            "c6e0029); for language models verl 0.9.1 and OpenRLHF 0.11.2 have 1",
             "advantage.lam": HOK,
             "surrogate.epsilon": HOK,
             "surrogate.dual_clip": HOK,
@@ -403,7 +403,7 @@ ONLINE = [
         surrogate=Choice("dppo", divergence="tv", epsilon=0.2, cap=5.0),
         reduction=PER_SUM,
         source="Qi et al. (DPPO, binary total variation), arXiv:2602.04879v3, eq. 12, 13 and 23",
-        left_out=DPPO_LEFT_OUT,
+        left_out=f"{DPPO_LEFT_OUT} and a threshold of 0.15",
         stated={
             "surrogate.divergence": "paper, eq. 13 of two",
             "surrogate.epsilon": "paper, appendix E (delta; 0.15 with LoRA, and in the runs of appendix C.1)",
