@@ -580,8 +580,29 @@ def test_a_difference_is_explained_for_the_rows_that_are_compared():
     assert "critic" in effect("ppo", "value", "epsilon") and "probability" in effect("dppo", "surrogate", "epsilon")
     assert "nearly equal advantages" in effect("ppo", "normalise", "eps")
     assert "1 / (2 beta)" in effect("ipo", "objective", "beta") and "sharpens" in effect("simpo", "objective", "beta")
+    assert "A ratio is 1" in effect("grpo", "anchor") and "A ratio" not in effect("reinforce", "anchor")
+    assert "wrong answers" in effect("grpo", "reduction") and "wrong" not in effect("gkd", "reduction")
+    assert "the policy gradient" in effect("reinforce", "reduction") and "gradient" not in effect("opd", "reduction")
     found = {d.at: d.effects for d in table.differences(RECIPES["grpo"], find("gspo:loss_kl.beta=0.04+loss_kl=k3"))}
     assert len(found["surrogate.epsilon"]) == 2  # each row's own sentence
+
+
+def test_gpg_of_verl_is_divided_by_the_share_of_rewards_that_are_not_0():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    row = find("gpg@verl-0.9.1")
+    same(row.advantages(rewards, torch.ones(4, 1, dtype=torch.bool)).advantages[:, 0], (rewards - 0.25)[0] / 0.25)
+    assert row.effect("advantage").startswith("Divided by the share of rewards that are not 0")
+
+
+def test_one_sample_of_the_teachers_advantage_may_lead_uphill_and_the_mean_of_all_does_not():
+    g = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(50, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    log_p, log_q = logits.requires_grad_().log_softmax(1), teacher.log_softmax(1)
+    (uphill,) = torch.autograd.grad((log_p.exp() * (log_p - log_q)).sum(), logits, retain_graph=True)
+    step = lambda y: torch.autograd.grad(((log_q - log_p).detach() * log_p)[:, y].sum(), logits, retain_graph=True)[0]  # noqa: E731
+    raised = torch.stack([(step(y) * uphill).sum(1) for y in range(3)], 1)
+    assert (raised > 1e-6).any() and ((raised * log_p.exp()).sum(1) < 0).all()
+    assert "on average" in find("opd-sequence").effect("signal")
 
 
 @pytest.mark.parametrize("ratio", ("token", "sequence", "product"))

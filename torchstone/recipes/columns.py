@@ -122,7 +122,8 @@ ADVANTAGES = {
     ),
     "group-mean": Option(
         partial(group_advantages, divide_by_std=False, correction=0, eps=0.0),
-        "Each completion against the others of its prompt; the gradient is 1 - 1/G times the true one.",
+        "Each completion against its prompt's mean, itself included: that alone makes the gradient 1 - 1/G of the true "
+        "one.",
     ),
     "group-std": Option(
         partial(group_advantages, divide_by_std=True),
@@ -150,7 +151,8 @@ ADVANTAGES = {
     ),
     "group-mean-by-nonzero": Option(
         over_nonzero_share,
-        "Scaled up by the share of rewards that are not 0: the rarer success is in the batch, the larger the step.",
+        "Divided by the share of rewards that are not 0: of 0s and 1s, the rarer success is in the batch, the larger "
+        "the step.",
     ),
     "max-likelihood": Option(
         reinforce.max_likelihood_advantages,
@@ -276,11 +278,14 @@ def over_max_length(x: Tensor, mask: Tensor, max_length: int, denominator: Any =
 
 ANCHORS = {
     "trainer": Option(
-        at_the_trainer, "A ratio is 1 when the update begins: the trainer's own log-probs are the old ones."
+        at_the_trainer,
+        "A ratio is 1 when the update begins: the trainer's own log-probs are the old ones.",
+        beside={"none": "Where the policy before the update counts, it is the trainer's own."},
     ),
     "sampler": Option(
         at_the_sampler,
         "A ratio is taken to the engine that sampled: its age and its rounding both count, from the first step on.",
+        beside={"none": "Where the policy before the update counts, it is the engine that sampled."},
     ),
 }
 RATIOS = {

@@ -75,12 +75,12 @@ def added(x: Tensor, advantages: Tensor, mask: Tensor, *, coef: float) -> Tensor
 SIGNALS = {
     "teacher-advantage": Option(
         of_policy,
-        "A token earns the teacher's log-ratio: as a policy gradient that lowers KL(policy || teacher), for any "
-        "sample.",
+        "A token earns the teacher's log-ratio: as a policy gradient that lowers KL(policy || teacher), on average "
+        "over samples.",
     ),
     "old-teacher-advantage": Option(
         of_old_policy,
-        "As teacher-advantage, of the policy before the update: within one of several steps it does not move.",
+        "As teacher-advantage, of the anchor's log-probs: it stays the same in every step of an update.",
     ),
     "k3-advantage": Option(
         k3_advantage,
@@ -159,6 +159,13 @@ SAMPLERS = {
         policy_weights, "Each token weighs its ratio of the present policy to the engine that sampled, within bounds."
     ),
 }
+REDUCTIONS = columns.REDUCTIONS | {  # there is no right answer or wrong one here, and not every signal is a log-prob
+    name: columns.REDUCTIONS[name]._replace(effect=effect)
+    for name, effect in {
+        "sequence-mean": "Every completion weighs the same, so a token of a long one weighs less.",
+        "sequence-sum": "A completion counts by the sum over its tokens: all weigh the same, so long ones weigh more.",
+    }.items()
+}
 
 COLUMNS = {
     "anchor": ANCHORS,
@@ -169,7 +176,7 @@ COLUMNS = {
     "ratio": RATIOS,
     "surrogate": SURROGATES,
     "sampler": SAMPLERS,
-    "reduction": columns.REDUCTIONS,
+    "reduction": REDUCTIONS,
 }
 NUMBERS = {
     "gamma": "above 0 a token also answers for what follows it: at 1 the whole completion's KL falls, with more noise",
