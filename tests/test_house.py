@@ -273,3 +273,16 @@ def test_a_line_on_other_peoples_code_names_its_version_and_is_run():
     names_of_tests = re.findall(r"^def test_((?:[CR]\d\d_)+)", tests, re.M)
     tested = {id_ for name in names_of_tests for id_ in re.findall(r"[CR]\d\d", name)}
     assert run == tested and len(run) > 30
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "torchstone").glob("*/*.md")), ids=lambda p: f"{p.parent.name}-{p.stem}"
+)
+def test_every_row_of_choices_names_the_release_or_the_commit(page):
+    """In a table under *Choices* a name of other people's code is followed by a version, once in its row."""
+    names = "TRL|verl|OpenRLHF|Liger|torchrl|torchtune|open-instruct|rlhf-book|prime-rl|nanochat|CleanRL|authors' code"
+    _, _, section = page.read_text(encoding="utf-8").partition("\n## Choices")
+    for row in re.findall(r"^\|.*", section.partition("\n## ")[0], re.M):
+        said = set(re.findall(rf"(?<![\w/-])({names})(?![\w-])", row))
+        dated = set(re.findall(rf"({names})(?:'s former PPO)? (?:\d+\.\d+\.\d+|[0-9a-f]{{7}})\b", row))
+        assert said == dated, (row, said - dated)
