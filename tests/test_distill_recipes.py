@@ -6,8 +6,10 @@ from functools import partial
 import pytest
 import torch
 
+from torchstone.distill import jsd_top_k
 from torchstone.recipes import RECIPES, Choice, DistillRecipe, find
 from torchstone.recipes.choices import TENSORS
+from torchstone.reinforce import reinforce_surrogate
 
 ROWS = [row for row in RECIPES.values() if isinstance(row, DistillRecipe)]
 PUBLISHED = [row for row in ROWS if "@" not in row.name]
@@ -323,3 +325,16 @@ def test_a_bound_cuts_an_advantage_and_stops_a_loss():
     stopped = run(find("opd-k3:bound=clamp+bound.limit=1"), b)[1]["log_probs"] == 0
     assert ((k3 > 1) & b["mask"]).any()
     assert (stopped == ((k3 > 1) | ~b["mask"])).all()
+
+
+def test_a_kl_of_k_tokens_as_an_advantage_teaches_nothing():
+    """The number is the same whichever token was sampled: over the policy's samples its gradient is 0."""
+    logits, teacher = (x[:1, :1].expand(V, 1, V).clone() for x in (batch()["logits"], batch()["teacher_logits"]))
+    top = {"k": 10, "of": "policy", "rest": "renormalise", "beta": 1.0, "temperature": 1.0}
+    penalty = jsd_top_k(logits, teacher, **top)
+    p, all_tokens = logits[0, 0].softmax(-1), torch.arange(V)
+    log_probs = logits.requires_grad_().log_softmax(-1).gather(-1, all_tokens[:, None, None])[..., 0]
+    losses = reinforce_surrogate(log_probs, -penalty, torch.ones(V, 1, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad((p[:, None] * losses).sum(), logits)
+    assert penalty[0, 0] > 0.1 and gradient.abs().max() > 1e-3
+    same(gradient.sum(0), torch.zeros(1, V, dtype=torch.float64))
