@@ -369,3 +369,17 @@ def test_a_divergence_that_is_the_objectives_own_is_no_direction():
         return sequence_sum(losses, mask)
 
     assert conformance.check(dppo, "dppo_loss").passed
+
+
+def test_identify_names_rows_of_distillation():
+    def k3_called_reverse(student_logprobs, teacher_logprobs, mask):
+        u = teacher_logprobs - student_logprobs
+        return (u.exp() - 1 - u)[mask].mean()
+
+    def halfway(student_logits, teacher_logits, mask):
+        student, teacher, mixture = mixed(student_logits, teacher_logits, 0.5, 1.0)
+        both = teacher.exp() * (teacher - mixture) + student.exp() * (student - mixture)
+        return (0.5 * both.sum(-1))[mask].mean()
+
+    assert {"opd-k3", "opd-k3@verl-0.9.1"} <= {m.name for m in conformance.identify(k3_called_reverse).exact}
+    assert "gkd@trl-1.16.0" in {m.name for m in conformance.identify(halfway).exact}

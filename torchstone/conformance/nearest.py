@@ -15,11 +15,12 @@ from torchstone.conformance.calling import Calling
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.signature import Signature, read_signature
 from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, leaves
-from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
+from torchstone.recipes import RECIPES, DistillRecipe, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes.choices import Choice, Recipe, show
 
 EQUAL = 1e-6  # relative distance below which two losses are the same
 PAIRS = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
+FREE = ("log_probs", "logits", *PAIRS[:2], "values", "entropies")  # what a gradient flows into
 REDUCTIONS = {"sequence-mean": "sequence_mean", "sequence-sum": "sequence_sum"}
 
 
@@ -53,7 +54,7 @@ class Asked:
 
 def recipes(asked: Asked) -> Iterable[Match]:
     """Every row whose loss this function could be, with its distance; and rows with one choice changed."""
-    for kind in (PolicyRecipe, PreferenceRecipe):
+    for kind in (PolicyRecipe, PreferenceRecipe, DistillRecipe):
         rows = [row for row in RECIPES.values() if isinstance(row, kind)]
         found = [m for row in rows if (m := _match(row, asked))]
         yield from found
@@ -92,7 +93,7 @@ def _match(row: Recipe, asked: Asked) -> Match | None:
         wanted = _right(row, batch)
     except ValueError:
         return None
-    if not {"log_probs", "chosen_log_probs"} & set(signature.arguments.values()):
+    if not {"log_probs", "chosen_log_probs", "logits"} & set(signature.arguments.values()):
         return None
     distance = _distance(asked, signature, vectors, wanted)
     if distance is None:
@@ -106,7 +107,7 @@ def _match(row: Recipe, asked: Asked) -> Match | None:
 def _numbers(row: Recipe) -> dict[str, Any]:
     """The row's numbers, by the names of our settings."""
     numbers: dict[str, Any] = {}
-    for at in ("ratio", "surrogate", "sampler", "objective"):
+    for at in ("signal", "ratio", "surrogate", "sampler", "objective"):
         numbers |= dict(getattr(row, at, Choice("")).numbers)
     reduce = REDUCTIONS.get(getattr(row, "reduction", Choice("")).name, "token_mean")
     numbers = {**numbers, "reduce": reduce, "epsilon_high": numbers.get("epsilon_high")}
@@ -119,10 +120,9 @@ def _numbers(row: Recipe) -> dict[str, Any]:
 
 def _vectors(row: Recipe, batch: Mapping[str, Any], numbers: Mapping[str, Any]) -> Vectors:
     """The row as an objective of one case without right numbers."""
-    free = ("log_probs", *PAIRS[:2], "values", "entropies")
+    shapes = {k: " ".join("BTV"[: torch.tensor(x).ndim]) for k, x in batch.items()}
     arguments = {
-        k: Argument("B T" if isinstance(x[0], list) else "B", "", "bool" if k.endswith("mask") else "float", k in free)
-        for k, x in batch.items()
+        k: Argument(shape, "", "bool" if k.endswith("mask") else "float", k in FREE) for k, shape in shapes.items()
     }
     case = Case(0, "", (), "valid", batch, numbers, None, None, {}, {})
     settings = {k: Setting("", True, ()) for k in numbers}
@@ -173,15 +173,18 @@ def _batch(row: Recipe) -> dict[str, Any]:
     batch |= {"advantages": normal(n), "mask": mask}
     batch |= {name: normal(n, t) for name in ("values", "old_values", "returns")}
     batch["entropies"] = normal(n, t).abs()
+    if isinstance(row, DistillRecipe):
+        batch["teacher_log_probs"] = log_probs + 0.5 * normal(n, t)
+        batch |= {name: normal(n, t, 101) for name in ("logits", "teacher_logits")}
+        batch = {k: x for k, x in batch.items() if k in row.takes() or k == "mask"}
     return {k: x.tolist() for k, x in batch.items()}
 
 
 def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The row's own loss and gradients."""
     tensors = {k: torch.tensor(x, dtype=torch.bool if k.endswith("mask") else torch.float64) for k, x in batch.items()}
-    names = ("log_probs", "values", "entropies") if isinstance(row, PolicyRecipe) else PAIRS[:2]
-    free = {k: tensors[k].requires_grad_() for k in names}
-    if isinstance(row, PolicyRecipe):
+    free = {k: x.requires_grad_() for k, x in tensors.items() if k in FREE}
+    if isinstance(row, PolicyRecipe | DistillRecipe):
         used = {k: x for k, x in tensors.items() if k in (*row.ALWAYS, *row.takes())}
         loss = row.loss(**used, max_length=len(batch["mask"][0]), group_size=4)
     else:
