@@ -25,7 +25,8 @@ usage: torchstone train METHOD [options]
               it trains
   distill     what a teacher thinks of each token that the student samples:
               --teacher FOLDER, such as that of a finished run
-  recipe      any policy-gradient row of torchstone recipes: --recipe gspo
+  recipe      any row of torchstone recipes that learns from samples:
+              --recipe gspo, or --recipe opd-exact --teacher FOLDER
 
 torchstone train METHOD --help explains every option of the method.
 """

@@ -126,7 +126,7 @@ class GRPOOptions(Online):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Online):
-    """Any policy-gradient row of the table of recipes, as it stands or with changes."""
+    """Any row of the table of recipes that learns from samples, as it stands or with changes."""
 
     recipe: str = "grpo"  # Such as gspo, or grpo:surrogate.epsilon_high=0.28+advantage=group-mean
     teacher: str | None = None  # For a distillation, such as opd: folder of a finished run, or of a model
