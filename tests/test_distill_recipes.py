@@ -307,6 +307,14 @@ def test_a_row_is_what_its_source_says(name):
         same(gradient, torch.zeros_like(gradient) if expected is None else expected)
 
 
+def test_iw_opd_of_trl_compares_the_teacher_with_the_engine_that_sampled():
+    """IWOPDTrainer._compute_iw_opd_loss: ``rollout_logprobs``, which vLLM reported."""
+    row, b = find("iw-opd@trl-1.16.0"), batch()
+    assert "sampler_log_probs" in row.needs() and "old_log_probs" not in row.takes()
+    moved = b | {"sampler_log_probs": b["sampler_log_probs"] + 0.1}
+    assert run(row, moved)[0] != run(row, b)[0]
+
+
 def test_the_tasks_advantage_is_added_to_the_teachers():
     row, b = find("mopd:outcome=added+outcome.coef=0.5+sampler=none"), batch()
     _, gradients, _ = run(row, b)

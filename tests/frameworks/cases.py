@@ -93,8 +93,8 @@ def distill_with_an_empty_row(seed: int) -> DistillBatch:
 def a_teacher_that_agrees(seed: int) -> DistillBatch:
     """All log-ratios to the teacher near 1e-9, so that what is added to their sum shows."""
     batch = distill_batch(seed)
-    teacher = batch.logits + 1e-9 * batch.teacher_logits
-    return replace(batch, teacher_logits=teacher, old_log_probs=batch.sampled(batch.logits))
+    teacher, now = batch.logits + 1e-9 * batch.teacher_logits, batch.sampled(batch.logits)
+    return replace(batch, teacher_logits=teacher, old_log_probs=now, sampler_log_probs=now)
 
 
 def a_policy_that_is_surer(seed: int) -> DistillBatch:

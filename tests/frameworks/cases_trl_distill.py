@@ -72,12 +72,12 @@ def self_distillation(batch: DistillBatch, kind: str, **knobs: Any) -> Output:
 
 
 def iw_opd(batch: DistillBatch, rollout: bool = True, **knobs: Any) -> Output:
-    """IWOPDTrainer.compute_loss; ``rollout``: with the log-probs of a vLLM rollout, which are the batch's old ones."""
+    """IWOPDTrainer.compute_loss; ``rollout``: with the log-probs that vLLM reported."""
     logits = leaf(batch.logits)
     trainer = load.trainer("IWOPD", logits, batch.teacher_logits, **knobs)
     inputs = with_prompt(batch)
     if rollout:
-        inputs["rollout_logprobs"] = torch.cat([torch.zeros(len(batch.ids), 1), batch.old_log_probs], 1)
+        inputs["rollout_logprobs"] = torch.cat([torch.zeros(len(batch.ids), 1), batch.sampler_log_probs], 1)
     loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=batch.mask.sum())
     return Output(*value_and_grads(loss, logits=logits))
 

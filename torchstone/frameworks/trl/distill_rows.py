@@ -92,6 +92,7 @@ DISTILL = [
         name=f"iw-opd@{VERSION}",
         about="IWOPDTrainer's default, on a vLLM rollout, whose log-probs the teacher is compared with; no ratio, no "
         "clip.",
+        anchor=Choice("sampler"),
         signal=Choice("old-teacher-advantage", gamma=0.0),
         weight=Choice("prefix", gamma=0.5, eps=1e-8),
         surrogate=Choice("policy-gradient"),
