@@ -239,6 +239,9 @@ def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
     batch = pairs()
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
     known = {**batch, "reference_point": torch.tensor(0.3), "weights": torch.ones(6, dtype=torch.float64)}
+    if "reference_point" not in row.takes():
+        with pytest.raises(ValueError, match=r"reference_point: .* does not use it in loss, .*; got 0\.3$"):
+            row.loss(**own, **used(row, "loss", known), reference_point=0.3)
     for name in known.keys() - own.keys() - set(row.takes()):
         with pytest.raises(ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in loss")):
             row.loss(**own, **used(row, "loss", known), **{name: known[name]})

@@ -200,11 +200,13 @@ class Recipe:
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
         used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
-            if isinstance(given, Tensor) and tensor in TENSORS.keys() - used and not tensor.endswith("denominator"):
+            value = isinstance(given, Tensor) or (tensor == "reference_point" and given is not None)
+            if value and tensor in TENSORS.keys() - used and not tensor.endswith("denominator"):
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
+                got = f"a tensor of shape {list(given.shape)}" if isinstance(given, Tensor) else given
                 raise ValueError(
                     f"{tensor}: the recipe {self.name} does not use it in {stage}, expected None: takes({stage!r}) "
-                    f"is {known}; got a tensor of shape {list(given.shape)}"
+                    f"is {known}; got {got}"
                 )
 
     def takes(self, stage: str = "loss") -> list[str]:

@@ -165,8 +165,8 @@ class PreferenceRecipe(Recipe):
             sft_denominator: tokens ("token") or completions of the whole batch, for the supervised term.
 
         Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
-        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
-            the row would ignore (``takes()`` names those that it uses).
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor or a
+            ``reference_point`` is given that the row would ignore (``takes()`` names those that it uses).
         """
         tokens = {
             "chosen_log_probs": (chosen_log_probs, chosen_mask),
