@@ -590,6 +590,16 @@ def test_a_difference_is_explained_for_the_rows_that_are_compared():
     assert len(found["surrogate.epsilon"]) == 2  # each row's own sentence
 
 
+def test_gspo_token_clips_only_the_tokens_whose_advantage_points_where_the_completion_went():
+    log_probs = torch.full((1, 2), 0.1, dtype=torch.float64, requires_grad=True)
+    advantages, mask = torch.tensor([[1.0, -1.0]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    row = RECIPES["gspo-token"]
+    loss = row.loss(log_probs, advantages, mask, old_log_probs=torch.zeros(1, 2, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(loss.value, log_probs)
+    assert gradient[0, 0] == 0 and gradient[0, 1] > 0
+    assert "as a whole" not in row.effect("surrogate") and "its tokens whose advantage" in row.effect("surrogate")
+
+
 def test_gpg_of_verl_is_divided_by_the_share_of_rewards_that_are_not_0():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     row = find("gpg@verl-0.9.1")

@@ -332,7 +332,11 @@ SURROGATES = {
         "A token that has moved far enough in its advantage's direction gets no gradient.",
         beside=whole(
             "A completion that has moved far enough in its advantage's direction gets no gradient, as a whole."
-        ),
+        )
+        | {
+            "sequence-token": "Where a completion has moved far enough, its tokens whose advantage points that way get "
+            "no gradient."
+        },
     ),
     "cispo": Option(grpo.cispo_surrogate, "The clip bounds a token's weight; no token loses its gradient.", ("token",)),
     "sapo": Option(

@@ -29,7 +29,8 @@ DISTILL = [
         "tinker_cookbook/distillation/train_on_policy.py:54-125, 146-154",
         stated={
             "signal.gamma": f"{COOKBOOK}: kl_discount_factor 0.0; the post's pseudocode has discount 0",
-            "reduction.empty_rows": "not found; the service sums over the tokens that it is sent",
+            "reduction.empty_rows": "not found; the service sums over the tokens that it is sent (metric loss:sum), "
+            "without a count of completions",
         },
     ),
     DistillRecipe(
