@@ -153,7 +153,8 @@ COMPUTE = f"{MAKER}:RemoteExperienceMaker.compute_advantages_and_returns"
 
 
 @peer("group advantages (GRPO, Dr. GRPO)", "group_advantages", COMPUTE, 'estimator="group_norm" or "dr_grpo"',
-      "Eight equal rewards of 0.1 get -0.83 each in float32: the mean's rounding error over its epsilon of 1e-9. "
+      "Eight equal rewards of 0.1 get -0.83 each in float32, and -7.5 where there are two groups: the mean's rounding "
+      "error over an epsilon of 1e-9, and over a deviation of that size or 0. "
       "Its command line refuses groups of one.")  # fmt: skip
 def group_advantages(rewards: Tensor, divide_by_std: bool) -> Tensor:
     return _of_one_token(rewards, "group_norm" if divide_by_std else "dr_grpo")
