@@ -66,6 +66,13 @@ def test_reinforce_names_the_baseline_that_its_equation_has():
     assert "baseline b" in RECIPES["reinforce"].left_out
 
 
+@pytest.mark.parametrize("name", ["reinforce++", "reinforce++-baseline"])
+def test_reinforce_plus_plus_says_that_its_authors_take_another_mean(name):
+    """OpenRLHF 1bfcc33, models/loss.py: ``token_level_loss`` is True by default; v9, eq. 1: 1 / |o|."""
+    row = RECIPES[name]
+    assert row.reduction.name == "sequence-mean" and "code takes the mean over tokens" in row.left_out
+
+
 def test_mopd_says_that_the_outcome_is_added_by_default():
     """arXiv:2601.02780v1, before eq. 9: "By default, we combine the advantages of MOPD with other types"."""
     assert "by default (eq. 9)" in RECIPES["mopd"].left_out and "by accounts" not in RECIPES["mopd"].source

@@ -30,7 +30,8 @@ def token_mean(
         mask: True at the tokens that count.
         denominator: N, in tokens. Default: counted in ``mask``. At 0 the result is 0.
     Raises ValueError: a shape or dtype is wrong; ``denominator`` is negative.
-    Source: DAPO, arXiv:2503.14476v2, eq. 12 (token-level loss).
+    Source: DAPO's token-level loss as its authors' page in verl has it (b178a3c, docs/algo/dapo.md); by eq. 12 of
+        arXiv:2503.14476v2 it is taken within each group (``group_token_mean``).
     """
     (x,) = select(mask, x=x)
     return _divide(x.sum(), mask.count_nonzero() if denominator is None else denominator)

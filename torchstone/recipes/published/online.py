@@ -189,7 +189,8 @@ ONLINE = [
         reduction=PER_ROW,
         source="Hu et al. (REINFORCE++), arXiv:2501.03262v9, eq. 1, 4 and 5",
         left_out="rewards clipped and scaled (appendix B.2, without numbers); an advantage for the last token alone, "
-        "which appendix B.2 has against eq. 4; eps stands in the root here, beside the deviation in eq. 5",
+        "which appendix B.2 has against eq. 4; eps stands in the root here, beside the deviation in eq. 5. The "
+        "authors' code takes the mean over tokens, where eq. 1 has that of each completion",
         stated={
             "reward_kl.estimator": "paper, eq. 4",
             "reward_kl.beta": "authors' code, OpenRLHF 4e85648 (at v1), train_reinforce_llama_ray.sh; 1e-4 at v9",
@@ -210,7 +211,7 @@ ONLINE = [
         reduction=PER_ROW,
         source="Hu et al. (REINFORCE++ w/ Baseline), arXiv:2501.03262v9, eq. 6-8",
         left_out="rewards clipped and scaled (appendix B.2, without numbers); eps stands in the root here, beside the "
-        "deviation in eq. 7",
+        "deviation in eq. 7. The authors' code takes the mean over tokens, where eq. 1 has that of each completion",
         stated={
             **WHITEN_PLUS,
             "surrogate.epsilon": f"{OPENRLHF}, the default of train_ppo_ray; the paper does not say",
