@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,22 @@ def test_options_are_read_into_their_fields():
     assert read_options("x", PPOOptions, PPOOptions(), ["--value-epsilon", "None"]).value_epsilon is None
     assert not read_options("x", GRPOOptions, GRPOOptions(), ["--no-divide-by-std"]).divide_by_std
     assert read_options("x", GRPOOptions, GRPOOptions(lr=1e-5), []) == GRPOOptions(lr=1e-5)
+
+
+def test_the_help_of_an_option_is_the_comment_behind_it_on_whichever_line_it_ends(capsys):
+    with pytest.raises(SystemExit):
+        read_options("x", Folded, Folded(), ["--help"])
+    assert "how many" in (out := capsys.readouterr().out) and "which # of them" in out
+
+
+@dataclass
+class Folded:
+    """Two options."""
+
+    number: int = 3  # how many
+    name: str = " ".join(
+        ["one", "two"],
+    )  # which # of them
 
 
 def test_train_writes_metrics_samples_a_picture_and_a_model(tmp_path, capsys):

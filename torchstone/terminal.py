@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import inspect
 import os
@@ -93,8 +94,14 @@ def read_options(command: str, kind: type[Options], default: Options, arguments:
 
 def _comments(kind: type) -> dict[str, str]:
     """The comment behind each field, a base class's where the class itself has none."""
-    sources = [inspect.getsource(base) for base in reversed(kind.__mro__[:-1])]
-    return {name: text for source in sources for name, text in re.findall(r"(?m)^    (\w+): .*?  # (.+)$", source)}
+    found: dict[str, str] = {}
+    for source in (inspect.getsource(base) for base in reversed(kind.__mro__[:-1])):
+        (tree,), lines = ast.parse(source).body, source.splitlines()
+        for field in ast.walk(tree):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.end_lineno:
+                _, mark, text = lines[field.end_lineno - 1].rpartition("  # ")
+                found |= {field.target.id: text} if mark else {}
+    return found
 
 
 def _reading(hint: Any, value: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 INK, MUTED, LINE = "#22303C", "#5B6873", "#C9D0D6"
 REINFORCE, PPO, GRPO, DPO = "#1F6FA8", "#C4570E", "#178A6B", "#9A3A78"
-DISTILL = "#8A7500"
+DISTILL = "#806000"
 PALETTE = [REINFORCE, PPO, GRPO, DPO, DISTILL, INK]
 STYLE: Any = {
     "font.family": ["serif", "DejaVu Serif"], "font.serif": ["Libertinus Serif", "STIXGeneral"],  # matplotlib has STIX
