@@ -247,6 +247,42 @@ def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
             row.loss(**own, **used(row, "loss", known), **{name: known[name]})
 
 
+@preference_rows
+@pytest.mark.parametrize("count", [6, torch.tensor(6)])
+def test_a_count_for_a_supervised_term_that_a_preference_row_has_not_is_refused(row, count):
+    if row.sft.name == "none":
+        with pytest.raises(ValueError, match=r"sft_denominator: .* does not use it in loss, .*; got "):
+            prefer(row, pairs(), sft_denominator=count)
+    else:
+        assert prefer(row, pairs(), sft_denominator=count)[0].isfinite()
+
+
+def test_the_sentences_on_a_preference_row_are_true_of_it():
+    def effect(name, at, number=""):
+        return RECIPES[name].effect(at, number)
+
+    # cDPO pulls a pair back beyond log(0.9 / 0.1); DPO never does
+    assert "unless labels are smoothed" in effect("cdpo", "objective")
+    # CPO asks for no margin; ORPO has no beta; SLiC and CPO sum log-probs and have no log-ratio
+    assert "with a margin" not in effect("cpo", "objective")
+    assert "beta is on another scale" not in effect("orpo", "log_prob")
+    assert not any("log-ratio" in effect(name, "log_prob") for name in ("slic", "cpo", "dpo"))
+    # a logistic comparison is never satisfied
+    assert "is enough" not in effect("simpo", "objective", "beta")
+
+
+def test_nca_pulls_the_chosen_reward_to_log_2_and_the_rejected_one_down():
+    r_w = torch.tensor([math.log(2)], dtype=torch.float64, requires_grad=True)
+    r_l = torch.tensor([-3.0], dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(1, dtype=torch.float64)
+    row = RECIPES["nca"]
+    row.run("objective", {
+        "chosen_log_probs": r_w / 0.01, "rejected_log_probs": r_l / 0.01,
+        "ref_chosen_log_probs": zero, "ref_rejected_log_probs": zero,
+    }).value.backward()  # fmt: skip
+    assert abs(r_w.grad.item()) < 1e-12 and r_l.grad.item() > 0
+
+
 def test_deepseek_v3_2_drops_what_has_left_the_engine_that_sampled():
     """Two completions of 3 tokens, the trainer's log-probs -1 before and after, the engine's -0.2 in the second."""
     log_probs, old = (torch.full((2, 3), -1.0, dtype=torch.float64) for _ in range(2))
@@ -357,10 +393,8 @@ def test_preference_micro_batches_add_up_unless_the_row_sorts_the_batch(row):
     batch = pairs()
     value, gradients, _ = prefer(row, batch)
     count = int(batch["chosen_mask"].sum()) if row.sft.numbers.get("mean") == "token" else 6
-    halves = [
-        prefer(row, {k: v[rows] for k, v in batch.items()}, denominator=6, sft_denominator=count)
-        for rows in (slice(0, 2), slice(2, 6))
-    ]
+    counts = {"denominator": 6} | ({"sft_denominator": count} if "sft_denominator" in row.takes() else {})
+    halves = [prefer(row, {k: v[rows] for k, v in batch.items()}, **counts) for rows in (slice(0, 2), slice(2, 6))]
     same(halves[0][0] + halves[1][0], value)
     for i in (0, 1):
         same(torch.cat([half[1][i] for half in halves]), gradients[i])

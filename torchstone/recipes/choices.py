@@ -200,8 +200,8 @@ class Recipe:
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
         used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
-            value = isinstance(given, Tensor) or (tensor == "reference_point" and given is not None)
-            if value and tensor in TENSORS.keys() - used and not tensor.endswith("denominator"):
+            number = tensor in ("reference_point", "sft_denominator") and given is not None
+            if (isinstance(given, Tensor) or number) and tensor in TENSORS.keys() - used and tensor != "denominator":
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
                 got = f"a tensor of shape {list(given.shape)}" if isinstance(given, Tensor) else given
                 raise ValueError(

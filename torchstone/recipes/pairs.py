@@ -20,10 +20,12 @@ from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
 
 LOG_PROBS = {
     "sum": Option(
-        partial(sequence_log_probs, average=False), "Long completions have large log-ratios, and so large gradients."
+        partial(sequence_log_probs, average=False),
+        "Every token counts in full, so a long completion moves more than a short one.",
     ),
     "mean": Option(
-        partial(sequence_log_probs, average=True), "Per token: length has no say, and beta is on another scale."
+        partial(sequence_log_probs, average=True),
+        "Per token: length has no say, and a beta or a margin meant for sums does not fit.",
     ),
 }
 
@@ -54,7 +56,10 @@ def with_reference(
 
 
 OBJECTIVES = {
-    "logistic": Option(dpo_loss, "Every pair pushes, the less the better it is ranked already; no margin is enough."),
+    "logistic": Option(
+        dpo_loss,
+        "Every pair pushes, the less the better it is ranked already; unless labels are smoothed, no margin is enough.",
+    ),
     "robust": Option(dpo.robust_dpo_loss, "Corrects the logistic loss for a known share of flipped labels."),
     "squared": Option(dpo.ipo_loss, "The margin is pulled to a finite value, from above too."),
     "hinge": Option(partial(with_reference, dpo.hinge_loss), "Pairs apart by the margin have no gradient at all."),
@@ -63,7 +68,7 @@ OBJECTIVES = {
         "Pairs apart by the margin have no gradient at all; nothing holds the policy to a reference.",
     ),
     "logistic-free": Option(
-        dpo.simpo_loss, "The log-prob itself is the reward, with a margin; nothing holds the policy to a reference."
+        dpo.simpo_loss, "The log-prob itself is the reward; the comparison holds the policy to no reference."
     ),
     "odds-ratio": Option(dpo.orpo_loss, "Odds in place of probabilities, beside supervised learning; no reference."),
     "kto": Option(kto_on_pairs, "Each completion alone is a gain or a loss; far-off ones of either kind stop pushing."),
@@ -74,7 +79,8 @@ OBJECTIVES = {
     "weighted-logistic": Option(dpo.wpo_loss, "Pairs that the policy itself would not have written count less."),
     "exo": Option(dpo.exo_loss, "The KL of the logistic loss the other way round: it seeks one mode."),
     "nca": Option(
-        dpo.nca_loss, "Each reward's own value is fitted, so that the chosen one's likelihood does not fall."
+        dpo.nca_loss,
+        "Each reward has a value of its own: the chosen one's is pulled to log 2, the rejected one's down.",
     ),
     "bco": Option(dpo.bco_loss, "Two separate judgements, good and bad, in place of a comparison."),
     "sppo": Option(dpo.sppo_loss, "Each log-ratio is pulled to how often the completion wins."),
@@ -107,9 +113,10 @@ NUMBERS = {
     "squared.beta": "larger pulls the margin to a smaller value, 1 / (2 beta)",
     "sppo.beta": "larger pulls each log-ratio to a smaller value",
     **dict.fromkeys(
-        ("hinge.beta", "hinge-free.beta", "logistic-free.beta"),
+        ("hinge.beta", "hinge-free.beta"),
         "larger sharpens the comparison: a smaller margin of log-probs is enough",
     ),
+    "logistic-free.beta": "larger sharpens the comparison: its push fades at a smaller margin of log-probs",
     "label_smoothing": "the share of labels taken to be wrong: above 0 the margin has a finite optimum",
     "flip_rate": "the known share of flipped labels",
     "delta": "the margin that is enough, in reward units",
@@ -162,11 +169,12 @@ class PreferenceRecipe(Recipe):
             reference_point: z of KTO, in nats: ``kto_reference_point`` of mismatched pairs, or 0.
             weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
             denominator: pairs in the whole batch, for micro-batches.
-            sft_denominator: tokens ("token") or completions of the whole batch, for the supervised term.
+            sft_denominator: tokens ("token") or completions of the whole batch, for a supervised term of its own.
 
         Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
-        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor or a
-            ``reference_point`` is given that the row would ignore (``takes()`` names those that it uses).
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor, a
+            ``reference_point`` or an ``sft_denominator`` is given that the row would ignore (``takes()`` names those
+            that it uses).
         """
         tokens = {
             "chosen_log_probs": (chosen_log_probs, chosen_mask),
@@ -175,7 +183,8 @@ class PreferenceRecipe(Recipe):
             "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask),
         }
         constants = {"reference_point": reference_point, "weights": weights, "denominator": denominator}
-        self.check("loss", {name: x for name, (x, _) in tokens.items()} | constants)
+        counts = {"sft_denominator": sft_denominator}
+        self.check("loss", {name: x for name, (x, _) in tokens.items()} | constants | counts)
         whole = {
             name: self.run("log_prob", {"log_probs": x, "mask": mask})
             for name, (x, mask) in tokens.items()
@@ -183,5 +192,5 @@ class PreferenceRecipe(Recipe):
         }
         loss: Loss = self.run("objective", whole | constants)
         supervised = {"chosen_log_probs": chosen_log_probs, "chosen_mask": chosen_mask}
-        extra: Loss | None = self.run("sft", supervised | {"sft_denominator": sft_denominator})
+        extra: Loss | None = self.run("sft", supervised | counts)
         return loss if extra is None else Loss(loss.value + extra.value, loss.metrics | extra.metrics)
