@@ -117,7 +117,40 @@ def prime_rl(trainer_logprobs, inference_logprobs, teacher_logprobs, loss_mask, 
     return -masked_mean((x - mu).exp() * teacher_tau * (t - x.detach()), loss_mask)
 
 
+class ReverseKL(torch.nn.Module):
+    """As torchtune has it: labels, and an ignore_index of its own."""
+
+    def __init__(self, ignore_index=-100):
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, student_logits, teacher_logits, labels):
+        keep = labels != self.ignore_index
+        return kl_divergence(Categorical(logits=student_logits[keep]), Categorical(logits=teacher_logits[keep])).mean()
+
+
+def of_log_probs(student_logprobs, teacher_logprobs, beta=0.5):
+    """Log-probs of the whole vocabulary in place of logits, as ms-swift passes them."""
+    return terms(student_logprobs, teacher_logprobs, beta).sum(-1)
+
+
+def temperature_written_in(student_logits, teacher_logits, beta):
+    return terms(student_logits, teacher_logits, beta, 2.0).sum(-1)
+
+
+def top_k_rescaled(student_logits, teacher_logits, loss_top_k, beta=0.5):
+    at = student_logits.topk(loss_top_k, dim=-1).indices
+    return terms(student_logits.gather(-1, at), teacher_logits.gather(-1, at), beta).sum(-1)
+
+
+def verl_k1(old_log_prob, teacher_log_prob, response_mask):
+    """The policy's own log-probs under the name that they have before the update."""
+    return torch.where(response_mask, teacher_log_prob - old_log_prob, 0.0).detach()
+
+
 RIGHT = [
+    (temperature_written_in, "jsd_exact"), (of_log_probs, "jsd_exact"), (ReverseKL, "jsd_loss"),
+    (top_k_rescaled, "jsd_top_k"), (verl_k1, "teacher_advantages"),
     (gkd, "jsd_loss"), (DistillationLoss, "jsd_loss"), (forward_kl, "jsd_exact"), (hinton_without_t2, "jsd_exact"),
     (by_direction, "jsd_exact"), (sdpo_top_k, "jsd_top_k"), (verl_top_k, "jsd_top_k"), (tinker, "teacher_advantages"),
     (slime, "teacher_advantages"), (sampled_token, "distill_loss"), (prime_rl, "distill_loss"),
@@ -295,7 +328,43 @@ def without_a_gradient(student_logits, teacher_logits, mask):
     return masked_mean(kl_divergence(*(Categorical(logits=z) for z in (student_logits, teacher_logits))), mask)
 
 
+def torchtune_forward(student_logits, teacher_logits, labels, ignore_index=-100):
+    product = (teacher_logits.softmax(-1) * student_logits.log_softmax(-1)).sum(-1)
+    return -masked_mean(product, labels != ignore_index)
+
+
+def hinton_of_labels(student_logits, teacher_logits, labels, temperature=2.0):
+    return masked_mean(hinton(student_logits, teacher_logits, temperature), labels != -100)
+
+
+def policy_to_mixture(student_logits, teacher_logits, beta):
+    if beta in (0, 1):
+        return terms(student_logits, teacher_logits, beta).sum(-1)
+    student, _, m = mixed(student_logits, teacher_logits, beta, 1.0)
+    return (student.exp() * (student - m)).sum(-1)
+
+
+def ratio_to_teacher(log_probs, teacher_log_probs, old_log_probs, mask):
+    advantages = torch.where(mask, teacher_log_probs - log_probs, 0.0).detach()
+    return -masked_mean(torch.where(mask, log_probs - teacher_log_probs.detach(), 0.0).exp() * advantages, mask)
+
+
+def tinker_sum(target_logprobs, sampling_logprobs, teacher_logprobs, mask):
+    advantages = torch.where(mask, teacher_logprobs - target_logprobs, 0.0).detach()
+    return -(torch.where(mask, target_logprobs - sampling_logprobs, 0.0).exp() * advantages).sum()
+
+
+def teacher_before(logprobs, teacher_logprobs, mask):
+    return sampled_token(logprobs, teacher_logprobs.roll(1, dims=1), mask)
+
+
 WRONG = [
+    (torchtune_forward, "jsd_loss", "cross_entropy"),
+    (hinton_of_labels, "jsd_loss", "times_temperature_squared"),
+    (policy_to_mixture, "jsd_exact", "skew_reverse_kl"),
+    (ratio_to_teacher, "distill_loss", "ratio_to_the_teacher"),
+    (tinker_sum, "distill_loss", "summed"),
+    (teacher_before, "distill_loss", "teacher_one_earlier"),
     (squared_error, "distill_loss", "square_back_propagated"),
     (matched_logits, "jsd_exact", "mean_square_of_logits"),
     (without_a_gradient, "jsd_loss", "detached"),
@@ -349,6 +418,23 @@ def test_the_names_of_distillation_are_understood(name, ours):
 def test_the_numbers_of_distillation_are_understood():
     for name, ours in (("distillation_topk", "k"), ("kl_direction", "beta"), ("kl_discount_factor", "gamma")):
         assert ours in setting(name)
+
+
+def test_what_has_no_temperature_is_compared_at_1():
+    """Whatever is wrong with it: at 2 it would be called wrong because it leaves the temperature out."""
+
+    def weights_equal(student_logits, teacher_logits, beta=0.5):
+        if beta in (0, 1):
+            return terms(student_logits, teacher_logits, beta).sum(-1)
+        student, teacher, m = mixed(student_logits, teacher_logits, beta, 1.0)
+        return (1 - beta) * (teacher.exp() * (teacher - m) + student.exp() * (student - m)).sum(-1)
+
+    report = conformance.check(weights_equal, "jsd_exact", search=False)
+    assert not report.passed and report.built_in == {"temperature": 1.0}
+
+
+def test_advantages_that_must_have_no_gradient_are_not_said_to_lack_one():
+    assert not [n for n in conformance.check(verl_k1, "teacher_advantages").notes if n.startswith("no gradients")]
 
 
 def test_a_teacher_that_is_not_detached_is_said_and_no_failure():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from torchstone import core
 from torchstone.conformance.calling import PER_ROW, Calling
-from torchstone.conformance.signature import AGGREGATIONS, BESIDE_TEACHER, FILLERS, WORDS, Signature, words
+from torchstone.conformance.signature import (
+    AGGREGATIONS,
+    BESIDE_TEACHER,
+    FILLERS,
+    NORMALISED,
+    WORDS,
+    Signature,
+    words,
+)
 from torchstone.conformance.vectors import Argument, Case
 from torchstone.grpo.variants import group_token_mean
 
@@ -120,6 +129,8 @@ def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
     if what == "labels":  # a token's id where it counts, and -100, as transformers has it, where it does not
         mask = values["mask"]
         return torch.where(mask, 0, -100) if isinstance(mask, Tensor) else mask * 100 - 100
+    if what in NORMALISED:
+        return _log_softmax(values[NORMALISED[what]])
     if what == "group_size":
         return len(next(x for k, x in case.inputs.items() if k == "rewards")[0])
     other = next(values[k] for k in ("old_log_probs", "ref_log_probs") if k in values)
@@ -127,6 +138,14 @@ def _derive(what: str, values: dict[str, Any], case: Case) -> Any:
     if what == "log_ratios":
         return log_ratios
     return log_ratios.exp() if isinstance(log_ratios, Tensor) else math.e**log_ratios
+
+
+def _log_softmax(logits: Any) -> Any:
+    if isinstance(logits, Tensor):
+        return logits.log_softmax(-1)
+    shifted = logits - logits.max(-1, keepdims=True)
+    numpy = sys.modules["numpy" if type(logits).__module__ == "numpy" else "jax.numpy"]
+    return shifted - numpy.log(numpy.exp(shifted).sum(-1, keepdims=True))
 
 
 def _filler(ours: str, values: dict[str, Any], calling: Calling) -> Any:

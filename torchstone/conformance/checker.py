@@ -147,7 +147,7 @@ def _short(outcome: Outcome) -> str:
 def _notes(trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], results: list[Result]) -> Iterable[str]:
     ran = [o for c in cases if (o := outcomes.get(c.id)) is not None and o.kind == "numbers"]
     vectors = trial.vectors
-    differentiable = any(a.gradient for a in vectors.arguments.values())
+    differentiable = any(a.gradient and k not in vectors.held for k, a in vectors.arguments.items())
     if differentiable and ran and all(o.gradients is None for o in ran):
         why = "NumPy has none" if trial.calling.arrays == "numpy" else "no gradient flows from what it returns"
         yield f"no gradients: {why}, so only values were compared. Half of the proof is missing."

@@ -18,7 +18,7 @@ from torchstone.conformance.vectors import Vectors
 WHOSE = {  # words that say whose log-prob, value or reward it is
     "ref": "ref reference base init initial frozen anchor logq logqs",
     "teacher": "teacher expert",
-    "sampler": "sampler vllm inference infer engine",
+    "sampler": "sampler sampling vllm inference infer engine",
     "old": "old prev previous behavior behaviour behave rollout mu generation fixed before",
     "chosen": "chosen win winner winning w preferred pos positive good accepted better",
     "rejected": "rejected reject lose loser losing l dispreferred neg negative bad worse",
@@ -67,7 +67,8 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "delta": "delta margin",
     "eos_id": "eos_id eos_token_id eos",
     "keep_mean": "keep_mean",
-    "k": "k topk top_k distillation_topk num_topk n_top",
+    "k": "k topk top_k distillation_topk distillation_top_k distill_topk distill_top_k loss_topk loss_top_k kl_topk "
+         "kl_top_k teacher_topk teacher_top_k num_topk num_top_k n_top",
     "of": "of topk_of topk_source support",
     "rest": "rest add_tail distillation_add_tail loss_add_tail tail",
 }
@@ -145,7 +146,14 @@ class Signature:
         inner = self.constructor is not None and self.constructor.expresses(ours)
         by_ratio = ours == "gamma" and "gamma_beta_ratio" in self.derived.values()
         by_labels = ours == "mask" and "labels" in self.derived.values()
-        return inner or by_ratio or by_labels or ours in (*self.arguments.values(), *self.settings.values())
+        by_log_probs = f"log_softmax({ours})" in self.derived.values()
+        return (
+            inner
+            or by_ratio
+            or by_labels
+            or by_log_probs
+            or ours in (*self.arguments.values(), *self.settings.values())
+        )
 
     def can_say(self, ours: str, value: Any) -> bool:
         """Is there a word for this value, where the setting is passed by words?"""
@@ -158,7 +166,10 @@ class Signature:
         return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
 
 
-DERIVED = ("log_ratios", "ratios", "group_size", "gamma_beta_ratio", "labels")
+NORMALISED = {  # log-probs of the whole vocabulary, for an objective of logits
+    f"log_softmax({logits})": logits for logits in ("logits", "ref_logits", "teacher_logits")
+}
+DERIVED = ("log_ratios", "ratios", "group_size", "gamma_beta_ratio", "labels", *NORMALISED)
 # What a parameter that the objective does not know may be given without changing it.
 FILLERS = {
     "ref_log_probs": "log_probs", "old_log_probs": "log_probs", "sampler_log_probs": "old_log_probs",
@@ -231,6 +242,10 @@ def _matched(
             left.append(p)
     weights = [p.name for p in left if p.default is not p.empty and _weight_of_teacher(p.name, vectors)]
     unknown = [p.name for p in left if p.default is p.empty]
+    own = [name for name in unknown if role(name) in ("old_log_probs", "sampler_log_probs")]
+    if own and _has_teacher(vectors) and "log_probs" in set(vectors.arguments) - {*kinds["arguments"].values()}:
+        kinds["arguments"][own[0]] = "log_probs"  # beside a teacher's alone they are the policy's
+        unknown.remove(own[0])
     fillers = {name: filler for name in [*unknown, *weights] if (filler := _neutral(name, vectors))}
     unknown = [name for name in unknown if name not in fillers]
     tensors = [k for k in vectors.arguments if k not in kinds["arguments"].values()]
@@ -297,6 +312,10 @@ def _match(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], use
         if ours in vectors.settings and ours not in used and not _of_torch(p, ours) and not weight:
             return "settings", ours
     guess = role(p.name)
+    if words(p.name)[:1] == ["ignore"]:  # ignore_index: the number that labels have where nothing counts
+        return "", ""
+    if (logits := _normalised(guess, vectors, used)) is not None:
+        return "derived", f"log_softmax({logits})"
     if guess == "targets" and "mask" in vectors.arguments and _has_teacher(vectors):
         return ("", "") if "mask" in used else ("derived", "labels")
     for ours in _near_roles(guess):
@@ -313,6 +332,14 @@ def _match(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, str], use
     ):
         return "derived", guess.removeprefix("ref_")
     return "", ""
+
+
+def _normalised(guess: str | None, vectors: Vectors, used: set[str]) -> str | None:
+    """The logits whose log-probs it is, of the whole vocabulary: in an objective that has no log-probs of tokens."""
+    if not (guess or "").endswith("log_probs") or any(k.endswith("log_probs") for k in vectors.arguments):
+        return None
+    near = _near_roles((guess or "").replace("log_probs", "logits"))
+    return next((k for k in near if k in vectors.arguments and k not in used), None)
 
 
 def _of_torch(p: inspect.Parameter, ours: str) -> bool:

@@ -10,7 +10,7 @@ from ..shared import policy, policy_reductions, teacher
 from ..shared.common import CONSTANT_LOG_PROBS, MASK, without
 from ..shared.policy_surrogates import LOSS_NEGATED
 from ..shared.teacher_alternatives import BATCHES, DISCOUNTS, OTHERS, SIGNALS, TEACHER_NOT_DETACHED
-from ..shared.teacher_losses import KL_METRICS, SAMPLERS_SIGNAL, SURROGATES
+from ..shared.teacher_losses import KL_METRICS, SAMPLERS_SIGNAL, SUMMED, SURROGATES
 
 OWN, SAMPLED = teacher.usual(sampled=False), teacher.usual(sampled=True)
 
@@ -37,11 +37,12 @@ OBJECTIVE = Objective(
     steps=teacher.LOSS_STEPS,
     alternatives={
         **policy_reductions.VARIANTS,
+        "summed": SUMMED,
         **{k: policy_reductions.BUGS[k] for k in ("padded_width", "unmasked_mean", "mask_multiplied", "zero_over_zero",
                                                   "empty_rows_counted")},
         **without(SIGNALS, "wrong_direction", "half", "bits"),
         **without(DISCOUNTS, "multiplied_by_mask", "one_minus_gamma"),
-        **without(OTHERS, "teacher_one_earlier"),
+        **OTHERS,
         **BATCHES,
         **without(SURROGATES, "advantage_negated"),
         "loss_negated": LOSS_NEGATED,

@@ -112,6 +112,12 @@ DIRECTIONS: dict[str, Alternative] = {
         {"divergence": inside(lambda p, t, beta, kl, mix: kl(t, mix(p, t, beta)))},
         links=(DISTILLM,),
     ),
+    "skew_reverse_kl": variant(
+        "KL(policy || M) with weight 1: the skewed reverse KL of DistiLLM, with its weights in M.",
+        "Close to KL(policy || teacher), and finite.",
+        {"divergence": inside(lambda p, t, beta, kl, mix: kl(p, mix(p, t, beta)))},
+        links=(DISTILLM,),
+    ),
     "mixed_kl": variant(
         "(1 - beta) KL(teacher || policy) + beta KL(policy || teacher): no mixture at all.",
         "Unbounded, unlike the divergence that it stands for.",

@@ -71,7 +71,8 @@ ARGUMENTS = {
 SOURCE = ("Agarwal et al., On-Policy Distillation of Language Models (GKD), arXiv:2306.13649",)
 BETA = Setting("0 is KL(teacher || policy), 1 is KL(policy || teacher), between them the generalised Jensen-Shannon "
                "divergence.", (0.5, 0.0, 1.0, 0.1, 0.9), free=True)  # fmt: skip
-TEMPERATURE = Setting("Both logits are divided by it; the result is not multiplied by its square.", (1.0, 0.5, 2.0))
+TEMPERATURE = Setting("Both logits are divided by it; the result is not multiplied by its square.", (1.0, 0.5, 2.0),
+                      free=True)  # fmt: skip
 
 DIVERGENCE_EDGES = LOGIT_EDGES | {
     "minus_inf_logits": Flag(

@@ -8,6 +8,7 @@ from typing import Any
 from ... import core
 from ...contract import Alternative, Step
 from ...numbers import Dual, absolute, bounded_exp, clip, dual, exp, mean, minimum, stop
+from . import policy_reductions
 from .common import bug, variant
 from .teacher_alternatives import SLIME, TINKER, TORCHRL, VERL
 
@@ -97,6 +98,11 @@ SURROGATES: dict[str, Alternative] = {
         "The step goes the wrong way.",
         {"surrogate": lambda p, q, a, o: -a * (p if o is None else bounded_exp(stop(o) - p))},
     ),
+    "ratio_to_the_teacher": bug(
+        "pi / pi_T in place of pi / pi_old.",
+        "Tokens that the teacher would not say weigh most, however they were sampled.",
+        {"surrogate": lambda p, q, a, o: -a * bounded_exp(p - stop(q))},
+    ),
     "log_ratio_as_ratio": bug(
         "exp is missing: the log-ratio to the old policy is used as the ratio.",
         "The gradient is right on policy only; the value is 0 there.",
@@ -132,6 +138,13 @@ SAMPLERS_SIGNAL = variant(
     "The advantages of stale samples say where the old policy was wrong.",
     {"signal": lambda p, q, o: q - (stop(p) if o is None else stop(o))},
     links=(TINKER, SLIME),
+)
+SUMMED = variant(
+    "The sum over all chosen tokens: nothing is divided.",
+    "The gradient grows with the batch.",
+    {"reduce": policy_reductions.plain_sum},
+    pitfalls=("C08", "R07"),
+    links=(TINKER,),
 )
 KL_METRICS: dict[str, Alternative] = {
     "kl_metric_negated": bug("log pi_T - log pi is reported as the KL.", "The KL to the teacher seems to be below 0.",
