@@ -469,3 +469,12 @@ def test_identify_names_rows_of_distillation():
 
     assert {"opd-k3", "opd-k3@verl-0.9.1"} <= {m.name for m in conformance.identify(k3_called_reverse).exact}
     assert "gkd@trl-1.16.0" in {m.name for m in conformance.identify(halfway).exact}
+
+
+def test_identify_tells_the_whole_vocabulary_from_its_k_likeliest_tokens_and_the_rest_as_one():
+    def reverse(student_logits, teacher_logits, mask):
+        student, teacher, _ = mixed(student_logits, teacher_logits, 0.5, 1.0)
+        return (student.exp() * (student - teacher)).sum(-1)[mask].mean()
+
+    names = {m.name for m in conformance.identify(reverse).exact}
+    assert "opd-exact" in names and not any(name.startswith("opd-topk-tail") for name in names)

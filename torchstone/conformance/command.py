@@ -254,6 +254,7 @@ def _print_identification(found: Any) -> None:
     near = [m for m in found.near if m.kind == "objective" or m.distance < FAR]
     if not found.exact and not near:
         print(wrapped(f"{bold(found.target)} is near nothing in the table"))
+        return
     for title, colour, matches in (("equals", "green", found.exact), ("is nearest to", "yellow", near)):
         for given in dict.fromkeys(m.given for m in matches):
             by = f", called with {', '.join(given)}," if given else ""
@@ -270,7 +271,9 @@ def _print_identification(found: Any) -> None:
 
 def _detail(m: Any) -> str:
     """What a match differs in, how far it is, and what else is known of it."""
-    far = m.distance and not m.differs and m.kind != "objective"
+    from torchstone.conformance.nearest import EQUAL
+
+    far = m.distance > EQUAL and not m.differs and m.kind != "objective"
     told = [f"but {', '.join(m.differs)}"] if m.differs else []
     told += [f"{m.distance:.2g} of the loss and its gradient apart"] if far else []
     return "; ".join([*told, *([m.detail] if m.detail else [])])

@@ -60,7 +60,7 @@ def identify(
     if not exact and not near:
         raise TargetError(reason)
     exact.sort(key=lambda m: (m.kind != "objective", len(m.given), len(m.differs)))
-    notes = () if exact else ("It equals nothing in the table; what is nearest stands below.",)
+    notes = () if exact else ("It equals nothing in the table.",)
     name = target or getattr(function, "__qualname__", None) or type(function).__name__
     return Identification(name, tuple(exact), tuple(near), notes)
 

@@ -175,7 +175,7 @@ def _batch(row: Recipe) -> dict[str, Any]:
     batch["entropies"] = normal(n, t).abs()
     if isinstance(row, DistillRecipe):
         batch["teacher_log_probs"] = log_probs + 0.5 * normal(n, t)
-        batch |= {name: normal(n, t, 101) for name in ("logits", "teacher_logits")}
+        batch |= {name: normal(n, t, 110) for name in ("logits", "teacher_logits")}
         batch = {k: x for k, x in batch.items() if k in row.takes() or k == "mask"}
     return {k: x.tolist() for k, x in batch.items()}
 
