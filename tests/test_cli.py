@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from torchstone.cli import main
+from torchstone.recipes import RECIPES
 from torchstone.terminal import read_options, styled, table, unstyled, wrapped
 from torchstone.train.options import Compare, GRPOOptions, PPOOptions, Run
 from torchstone.train.report import at, interval, read_records
@@ -71,6 +72,13 @@ def test_tables_fit_80_columns_and_need_torch_and_jaxtyping_only(command):
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert not re.search(r"-$", done.stdout, re.M)  # no word is broken
+
+
+def test_every_row_of_the_table_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in RECIPES:
+        assert main(["recipes", name]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, name
 
 
 @pytest.mark.parametrize("command", [*(f"{c} --help" for c in HELPS), "recipes --json", *TABLES])
