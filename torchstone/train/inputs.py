@@ -157,7 +157,7 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model") -
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
         return Policy(model.to(device), tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        beside = [str(f.parent) for f in folder.parent.glob("*/config.json")]
+        beside = [str(f.parent) for f in folder.parent.glob("*/config.json") if f.parent != folder]
         choices = f"; folders with a model there: {', '.join(sorted(beside))}" if beside else ""
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         raise UserError(f"{option} {source} cannot be loaded: {why}{near(source, beside)}{choices}") from e
