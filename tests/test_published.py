@@ -61,6 +61,41 @@ def test_the_page_says_what_each_framework_has_beside_its_rows():
     assert lines and all(name in versions and text for name, text in lines)
 
 
+@pytest.mark.parametrize(
+    ("name", "says", "says_not"),
+    [
+        ("ppo-kl@verl-0.9.1", "log-ratios are cut", ("GSPO", "GMPO", "k3", "a group of one", "1e-6")),  # no groups, k1
+        ("reinforce++@verl-0.9.1", "log-ratios are cut", ("GSPO", "GMPO", "k3", "a group of one", "1e-6")),
+        ("gmpo@verl-0.9.1", "a group of one", ("are cut",)),  # core_algos.py:1973 is a comment
+        (
+            "cispo@verl-0.9.1",
+            "a group of one",
+            ("gradient 0",),
+        ),  # 2079-2084: the weight is within 0.8 and 1.2, detached
+        ("gspo@verl-0.9.1", "is cut at 10", ("-20",)),  # 1590
+        ("grpo-kl+@verl-0.9.1", "k3 at 10", ("k3 at 10, with gradient 0",)),  # 2211-2213: k2's gradient is not cut
+        ("rloo@verl-0.9.1", "a group of one", ("rounding",)),
+        ("dapo@verl-0.9.1", "a group of one", ("rounding",)),  # groups of equal rewards are dropped
+        ("tis@openrlhf-0.11.2", "up to about 1 in place of 0", ("GSPO", "whitening")),  # group_norm is not whitened
+        ("reinforce++@openrlhf-0.11.2", "whitening", ("GSPO", "after the baseline", "rounding")),
+        ("gspo@openrlhf-0.11.2", "rewards are clipped", ("log-ratios",)),  # loss.py:189-196
+        ("lite-ppo@trl-1.16.0", "above 20", ("rounding",)),
+        ("tis@trl-1.16.0", "divided by 1e-4", ()),
+        ("cispo@trl-1.16.0", "divided by 1e-4", ("tangent",)),  # the weight is capped at 0.2, detached
+        ("gspo@liger-0.8.5", "above 20", ()),  # exp has no bound there either: grpo_loss.py:155
+        ("dapo@liger-0.8.5", "divided by 1e-4", ()),
+    ],
+)
+def test_a_dialect_names_what_its_own_lines_do_and_no_other_rows(name, says, says_not):
+    text = RECIPES[name].left_out
+    assert says in text and not any(other in text for other in says_not)
+
+
+def test_the_page_names_the_rows_that_a_remark_on_a_framework_is_about():
+    assert "is cut at 10, with gradient 0 beyond (in `gspo`)." in page.markdown()
+    assert "cut at -20 and 20, with gradient 0 beyond (in" not in page.markdown().split("## Pref")[0]
+
+
 def test_reinforce_names_the_baseline_that_its_equation_has():
     """Williams (1992), eq. 11: (r - b) times the sum of the eligibilities."""
     assert "baseline b" in RECIPES["reinforce"].left_out

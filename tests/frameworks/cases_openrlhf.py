@@ -144,7 +144,7 @@ def dpo(
     ipo: bool = False,
     nll_loss_coef: float = 0.0,
 ) -> Output:
-    """DPOTrainer.concatenated_forward (openrlhf/trainer/dpo_trainer.py:306-328) and DPOLoss (models/loss.py:329-371).
+    """DPOTrainer.concatenated_forward (openrlhf/trainer/dpo_trainer.py:306-328) and DPOLoss (models/loss.py:329-364).
 
     The sum `loss + nll * nll_loss_coef` is dpo_trainer.py:175-179, which stands inside the training loop and is written
     here again. The NLL is the mean over rows of each chosen completion's mean.

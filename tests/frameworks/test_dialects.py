@@ -10,6 +10,8 @@ The cases stand in `cases_*.py`, one file a framework; cases.py has their form:
 
 import importlib
 import inspect
+import re
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -215,3 +217,17 @@ def test_a_completion_without_a_reward_counts_as_in_trl(name: str) -> None:
     expected = CASES[f"{name}@trl-1.16.0"].run(batch)
     found = run(RECIPES[f"{name}@trl-1.16.0"], batch, {**expected.given, "scored": scored})
     assert differs(found, expected, batch.mask, 1e-10) == []
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "@" in name])
+def test_the_lines_that_a_row_names_are_in_its_framework(name: str) -> None:
+    found = re.findall(r"([\w/]+\.py):(\d+(?:-\d+)?(?:, \d+(?:-\d+)?)*)", RECIPES[name].source)
+    site = Path(sysconfig.get_paths()["purelib"])
+    package = site / found[0][0].partition("/")[0]
+    assert found
+    for file, ranges in found:
+        path = site / file if "/" in file else next(package.rglob(file))  # a bare name: told in full before
+        lines = path.read_text().splitlines()
+        for span in ranges.split(", "):
+            first, _, last = span.partition("-")
+            assert int(first) <= int(last or first) <= len(lines), f"{file}:{span} of {len(lines)} lines"

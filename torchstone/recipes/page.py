@@ -79,10 +79,27 @@ def markdown() -> str:
 
 
 def left_out(dialects: list[Recipe]) -> list[str]:
-    """What each framework has beside these rows, once."""
-    rows = [row for row in dialects if "@" in row.name and row.left_out != "nothing"]
-    said = dict.fromkeys((row.name.partition("@")[2], row.left_out) for row in rows)
-    return [*(f"- Left out of {framework}'s: {text}." for framework, text in said), ""]
+    """What each framework has beside these rows, once, and in which of them."""
+    told: dict[str, dict[str, list[str]]] = {}
+    rows: dict[str, list[str]] = {}
+    for row in dialects:
+        name, at, framework = row.name.partition("@")
+        if not at:
+            continue
+        rows.setdefault(framework, []).append(name)
+        for text in row.left_out.split("; ") if row.left_out != "nothing" else []:
+            told.setdefault(framework, {}).setdefault(text, []).append(name)
+    return [*(f"- Left out of {framework}'s: {text}{where(names, rows[framework])}."
+              for framework, texts in told.items() for text, names in texts.items()), ""]  # fmt: skip
+
+
+def where(names: list[str], rows: list[str]) -> str:
+    """The rows that a sentence is about, by what is shorter: those, or the others."""
+    others = [name for name in rows if name not in names]
+    if not others:
+        return ""
+    few, word = (names, "in") if len(names) <= len(others) else (others, "not in")
+    return f" ({word} {', '.join(f'`{name}`' for name in few)})"
 
 
 def choices() -> str:

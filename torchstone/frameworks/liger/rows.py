@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchstone.frameworks.trl.rows import like
+from torchstone.frameworks.trl.rows import left_out, like
 from torchstone.recipes.choices import Choice, Recipe
 
 VERSION = "liger-0.8.5"
@@ -20,7 +20,8 @@ CAST = "the head's log-probs are cast to float32"
 def online(name: str, settings: str, about: str | None = None, **choices: Choice) -> Recipe:
     """LigerFusedLinearGRPOLoss with these settings: TRL's row with Liger's KL, and these choices."""
     source = f"{FOLDER}/grpo_loss.py:101-267 (LigerFusedLinearGRPOLoss({settings}))"
-    return like(name, f"{name}@{VERSION}", source, CAST, about, **{"loss_kl": KL, **choices})
+    row: Any = like(name, f"{name}@{VERSION}", source, CAST, about, **{"loss_kl": KL, **choices})
+    return row.but(left_out=f"{CAST}; {left_out(row)}")
 
 
 ONLINE = [

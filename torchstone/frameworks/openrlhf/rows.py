@@ -11,19 +11,33 @@ from torchstone.recipes.online import PolicyRecipe
 from torchstone.recipes.pairs import PreferenceRecipe
 
 VERSION = "openrlhf-0.11.2"
-MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:226-421", "openrlhf/models/loss.py"
+MAKER, LOSS = "openrlhf/trainer/ppo_utils/experience_maker.py:237-421", "openrlhf/models/loss.py"
 KL, NONE = Choice("per-token", estimator="k1", beta=0.01), Choice("none")
 WHITEN = Choice("whiten", correction=0, eps=0.0)
 CLIP = Choice("clip", epsilon=0.2)
-LEFT_OUT = (
-    "rewards are clipped to -10 and 10 after the baseline; log-ratios are cut at -20 and 20 (GSPO: nowhere), every KL "
-    "estimate at -10 and 10, with gradient 0 beyond; whitening floors the variance at 1e-8 and adds nothing to it"
-)
 CRITIC = {
     "advantage": Choice("critic", gamma=1.0, lam=1.0),
     "normalise": WHITEN,
     "value": Choice("squared-error", coef=1.0, epsilon=0.5),
 }
+
+
+def left_out(row: PolicyRecipe) -> str:
+    """What OpenRLHF does beside these choices."""
+    own = row.advantage.name in ("critic", "reward")
+    said = ["rewards are clipped to -10 and 10" + ("" if own else " after the baseline")]
+    if row.ratio.name == "token":
+        said.append("log-ratios are cut at -20 and 20, with gradient 0 beyond")
+    if row.reward_kl.name != "none":
+        said.append("a token's KL is cut at -10 and 10")
+    if row.loss_kl.name != "none":
+        said.append("the KL is cut at 10, with gradient 0 beyond")
+    if row.normalise.name == "whiten":
+        said.append("whitening floors the variance at 1e-8 and adds nothing to it")
+    if row.advantage.name == "group-std" and row.groups.name == "all":
+        said.append("equal rewards leave rounding over its own deviation: up to about 1 in place of 0")
+    return "; ".join(said)
+
 
 GRPO = PolicyRecipe(
     name=f"grpo@{VERSION}",
@@ -33,21 +47,20 @@ GRPO = PolicyRecipe(
     ratio=Choice("token"),
     surrogate=CLIP,
     reduction=Choice("token-mean"),
-    source=f"{MAKER}; {LOSS}:75-259 (algo.advantage.estimator=group_norm)",
-    left_out=LEFT_OUT,
+    source=f"{MAKER}; {LOSS}:11-39, 116-259 (algo.advantage.estimator=group_norm)",
 )
 
 
 def online(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """train_ppo_ray with these settings, and its defaults."""
-    source = f"{MAKER}; {LOSS}:75-259 ({settings})"
+    source = f"{MAKER}; {LOSS}:11-39, 116-259 ({settings})"
     return GRPO.but(name=f"{name}@{VERSION}", about=about, source=source, **choices)
 
 
 def critic(name: str, settings: str, about: str, **choices: Choice) -> PolicyRecipe:
     """PPO with a critic."""
     row = online(name, settings, about, **CRITIC, **choices)
-    return row.but(source=row.source.replace("75-259", "75-298"))
+    return row.but(source=row.source.replace("116-259", "116-298"))
 
 
 def sampler(name: str, settings: str, about: str, gate: str | None) -> PolicyRecipe:
@@ -155,7 +168,7 @@ def pairs(name: str, settings: str, about: str, objective: Choice, sft: Choice =
         log_prob=Choice("sum"),
         objective=objective,
         sft=sft,
-        source=f"{LOSS}:329-371; openrlhf/trainer/dpo_trainer.py:165-179, 306-383 ({settings})",
+        source=f"{LOSS}:329-364; openrlhf/trainer/dpo_trainer.py:165-179, 306-383 ({settings})",
         left_out="nothing",
     )
 
@@ -179,4 +192,4 @@ PAIRS = [
     ),
 ]
 
-ROWS: list[Recipe] = [*ONLINE, *PAIRS]
+ROWS: list[Recipe] = [*(row.but(left_out=left_out(row)) for row in ONLINE), *PAIRS]

@@ -13,18 +13,27 @@ GRPO, DPO = "trl/trainer/grpo_trainer.py:2759-2814, 3020-3290", "trl/trainer/dpo
 
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
 PER_SUM = Choice("sequence-sum", empty_rows="counted")
-LEFT_OUT = "the overflow of exp at log-ratios above 88 in float32, where a row goes on as a tangent"
+OVERFLOW = "exp itself at log-ratios above 20, up to its overflow above 88 in float32, where a row goes on as a tangent"
 SFT = Choice("chosen", coef=1.0, mean="token")
+
+
+def left_out(row: PolicyRecipe) -> str:
+    """What TRL's policy losses do beside these choices."""
+    capped = row.surrogate.name in ("cispo", "vespo") and row.loss_kl.name == "none"
+    said = [] if capped else [OVERFLOW]
+    if row.advantage.name == "group-std":
+        said.append("equal rewards may leave what rounding leaves, divided by 1e-4, in place of 0")
+    return "; ".join(said) or "nothing"
+
 
 DAPO = PolicyRecipe(
     name=f"dapo@{VERSION}",
-    about="GRPOTrainer's default: of DAPO only the mean over tokens; equal rewards may leave rounding / 1e-4, not 0.",
+    about="GRPOTrainer's default: of DAPO only the mean over tokens.",
     advantage=Choice("group-std", correction=1, eps=1e-4),
     ratio=Choice("token"),
     surrogate=Choice("clip", epsilon=0.2),
     reduction=Choice("token-mean"),
     source=f"{GRPO} (GRPOConfig())",
-    left_out=LEFT_OUT,
 )
 
 
@@ -146,7 +155,7 @@ ONLINE = [
         ratio=Choice("own"),
         surrogate=Choice("gmpo", epsilon=0.4),
         reduction=PER_ROW,
-        source="trl/experimental/gmpo/gmpo_trainer.py:43-155 (GMPOConfig())",
+        source="trl/trainer/grpo_trainer.py:2759-2814; trl/experimental/gmpo/gmpo_trainer.py:43-155 (GMPOConfig())",
     ),
     PolicyRecipe(
         name=f"rloo@{VERSION}",
@@ -157,7 +166,6 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=0.2),
         reduction=PER_ROW,
         source="trl/trainer/rloo_trainer.py:1647-1708, 1794-1861 (RLOOConfig())",
-        left_out=LEFT_OUT,
     ),
 ]
 
@@ -309,7 +317,7 @@ PAIRS = [
     ),
 ]
 
-ROWS: list[Recipe] = [*ONLINE, *PAIRS]
+ROWS: list[Recipe] = [*(row.but(left_out=left_out(row)) for row in ONLINE), *PAIRS]
 BY_NAME = {row.name.partition("@")[0]: row for row in ROWS}
 
 

@@ -65,7 +65,7 @@ DISTILL = [
         bound=Choice("floor"),
         reduction=TOKENS,
         left_out=LEFT_OUT,
-        source=f"{LOSSES}:305-368; verl/trainer/distillation/fsdp/losses.py:72-160 (distillation.yaml, "
+        source=f"{LOSSES}:305-368; verl/trainer/distillation/fsdp/losses.py:66-149 (distillation.yaml, "
         "loss_mode=forward_kl_topk)",
     ),
 ]

@@ -19,10 +19,28 @@ CRITIC = {
     "value": Choice("squared-error", coef=1.0, epsilon=0.5),
 }
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
-LEFT_OUT = (
-    "log-ratios are cut at -20 and 20 (GSPO: at 10, GMPO: nowhere) and the KL k3 at 10, with gradient 0 beyond; a "
-    "group of one keeps its raw reward; equal rewards leave what rounding leaves, divided by 1e-6, in place of 0"
-)
+CUT = "log-ratios are cut at -20 and 20, with gradient 0 beyond"
+
+
+def left_out(row: PolicyRecipe) -> str:
+    """What verl does beside these choices."""
+    said = []
+    if row.surrogate.name in ("clip", "sapo"):  # of cispo the weight is within its bounds long before; gmpo is not cut
+        whole = "the mean log-ratio of a completion is cut at 10, with gradient 0 beyond"
+        said.append(CUT if row.ratio.name == "token" else whole)
+    elif row.surrogate.name == "dppo":
+        said.append("the log-ratio in a weight is cut at -20")
+    if row.sampler.name != "none":
+        said.append("the log of a weight for the engine's samples is cut at -20 and 20")
+    if row.loss_kl.name != "none":
+        gradient = "" if row.loss_kl.name == "k3-k2-gradient" else ", with gradient 0 beyond"
+        said.append(f"the KL's log-ratio is cut at -20 and 20 and k3 at 10{gradient}")
+    if row.advantage.name.startswith(("group-", "leave-one-out", "length-weighted")):
+        said.append("a group of one keeps its raw reward")
+    if row.advantage.name == "group-std" and row.groups.name == "all":
+        said.append("equal rewards leave what rounding leaves, divided by 1e-6, in place of 0")
+    return "; ".join(said) or "nothing"
+
 
 GRPO = PolicyRecipe(
     name=f"grpo@{VERSION}",
@@ -32,7 +50,6 @@ GRPO = PolicyRecipe(
     surrogate=DUAL_CLIP,
     reduction=Choice("token-mean"),
     source=f"{ALGOS}:267-331, 1285-1376 (adv_estimator=grpo)",
-    left_out=LEFT_OUT,
 )
 
 
@@ -234,4 +251,4 @@ ONLINE = [
     ),
 ]
 
-ROWS: list[Recipe] = [*ONLINE]
+ROWS: list[Recipe] = [row.but(left_out=left_out(row)) for row in ONLINE]
