@@ -214,3 +214,23 @@ def test_no_baseline_has_no_variance_where_rewards_of_both_signs_make_all_gradie
     none, others = found.values()
     torch.testing.assert_close(none.mean(0), others.mean(0))
     assert none.var(0).sum() == 0 < others.var(0).sum() and "largest" not in RECIPES["reinforce"].effect("advantage")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ppo", "entropy bonus (eq. 9)"),
+        ("luspo", "times 0.3 (eq. 11)"),
+        ("remax", "the difference of the two rewards"),
+        ("otb", "mean over tokens"),
+        ("deepseek-v3.2", "for each domain"),
+        ("iw-opd", "an entropy bonus, a KL in the reward"),
+        ("opd-k3", "use_task_rewards"),
+    ],
+)
+def test_what_the_source_adds_to_the_objective_is_named(name, says):
+    assert says in RECIPES[name].left_out
+
+
+def test_gmpo_s_range_is_where_the_paper_sets_it():
+    assert "section 3;" in RECIPES["gmpo"].stated["surrogate.epsilon"]  # (ii), "Clipping wider"; 4.1 has no threshold

@@ -611,7 +611,7 @@ def test_a_difference_is_explained_for_the_rows_that_are_compared():
     whole = "gspo:ratio=product+surrogate.epsilon=0.2"
     assert "a token of a long one weighs less" in effect("grpo", "reduction") == effect("gspo", "reduction")
     assert "none weighs less" in effect(whole, "reduction")
-    assert "A token that has moved" in effect("grpo", "surrogate") and "as a whole" in effect("gspo", "surrogate")
+    assert "A token that has moved" in effect("grpo", "surrogate") and "A completion" in effect("gspo", "surrogate")
     assert "tokens fall" in effect("grpo", "surrogate", "epsilon")
     assert "completions fall" in effect("gspo", "surrogate", "epsilon")
     assert "critic" in effect("ppo", "value", "epsilon") and "probability" in effect("dppo", "surrogate", "epsilon")
@@ -622,6 +622,48 @@ def test_a_difference_is_explained_for_the_rows_that_are_compared():
     assert "the policy gradient" in effect("reinforce", "reduction") and "gradient" not in effect("opd", "reduction")
     found = {d.at: d.effects for d in table.differences(RECIPES["grpo"], find("gspo:loss_kl.beta=0.04+loss_kl=k3"))}
     assert len(found["surrogate.epsilon"]) == 2  # each row's own sentence
+
+
+def test_an_anchor_is_told_where_one_of_two_rows_takes_nothing_from_it():
+    found = {d.at: d for d in table.differences(RECIPES["mopd"], find("iw-opd@trl-1.16.0"))}
+    assert found["anchor"].values == ("none", "sampler") and "present policy" in found["anchor"].effects[0]
+    assert "the engine that sampled" in found["anchor"].effects[1]
+    assert "to the present policy" in found["signal"].effects[0]
+    found = {d.at: d for d in table.differences(RECIPES["vespo"], RECIPES["reinforce"])}
+    assert found["anchor"].values == ("sampler", "none") and "No ratio" in found["anchor"].effects[1]
+    assert "anchor" not in {d.at for d in table.differences(RECIPES["mopd"], RECIPES["opd-sequence"])}
+    assert "anchor" not in table.in_words(RECIPES["mopd"], RECIPES)
+
+
+def test_an_upper_bound_that_is_none_is_told_as_the_lower_one_only_where_it_is():
+    in_full = lambda row, number="epsilon_high": table.in_full(RECIPES[row], "surrogate", number)  # noqa: E731
+    assert in_full("cispo") == "none"  # its cap is the bound
+    assert in_full("dppo") == "0.2 (none: as epsilon)" and in_full("grpo") == "0.2 (none: as epsilon)"
+    assert in_full("gmpo") == "0.4 (none: as epsilon)"
+
+
+def test_a_ratio_of_the_whole_completion_is_not_clipped_as_a_whole_where_its_tokens_have_their_own_advantages():
+    row = find("gspo@openrlhf-0.11.2")  # its KL is in each token's reward
+    log_probs = torch.full((1, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    mask, old = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.float64)
+    for advantages, pushed in (([[1.0, -1.0]], True), ([[1.0, 1.0]], False)):
+        loss = row.loss(log_probs, torch.tensor(advantages, dtype=torch.float64), mask, old_log_probs=old)
+        (gradient,) = torch.autograd.grad(loss.value, log_probs)
+        assert gradient[0, 0] == gradient[0, 1] and bool(gradient[0, 0] != 0) == pushed
+    told = [row.effect(at) for at in ("ratio", "surrogate")] + [row.effect("surrogate", "epsilon")]
+    assert not [text for text in told if "as a whole" in text]
+    assert "pushed alike" in told[0] and "where its tokens share one" in told[1]
+
+
+def test_a_gate_at_another_level_than_the_weights_does_not_drop_by_the_weight():
+    row = find("seq-mask-tis@openrlhf-0.11.2")  # weights of tokens, a gate at the completion's mean
+    numbers = row.sampler.numbers
+    ratio = 2 * numbers["high"]
+    sampler = torch.tensor([[-math.log(ratio), math.log(ratio)]], dtype=torch.float64)  # one too rare, one too often
+    old, mask = torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
+    weights = row.option("sampler").run(old, sampler, mask, **numbers)
+    assert weights[0].tolist() == pytest.approx([ratio, 1 / ratio])  # beyond the bound, and kept
+    assert "dropped where there is a gate" not in row.effect("sampler", "high") + row.effect("sampler", "low")
 
 
 def test_gspo_token_clips_only_the_tokens_whose_advantage_points_where_the_completion_went():
@@ -678,6 +720,7 @@ def test_a_row_in_one_line_is_what_it_does_differently_from_another():
         assert (known is None) == (name in table.ROOTS), name
         if known is not None:
             columns = {d.at.partition(".")[0] for d in table.differences(known, row)}
+            columns -= {"anchor"} if "anchor" in row.COLUMNS and not row.inputs("anchor") else set()
             told = words(name).removeprefix(f"{known.name} with ").split("; ") if columns else []
             assert len(told) == len(columns), name
 

@@ -289,12 +289,15 @@ ANCHORS = {
     ),
 }
 RATIOS = {
-    "none": Option(no_ratio, "On policy: the samples count as the present policy's own."),
+    "none": Option(
+        no_ratio,
+        "On policy: the samples count as the present policy's own, unless the sampler's weights say otherwise.",
+    ),
     "token": Option(token_ratio, "Each token has a ratio of its own."),
     "own": Option(token_ratio, "The surrogate makes one ratio of the completion's tokens itself."),
     "sequence": Option(
         partial(sequence_ratio, False),
-        "One ratio a completion, the geometric mean: it is clipped, or kept, as a whole.",
+        "One ratio a completion, the geometric mean: all its tokens are pushed alike.",
     ),
     "sequence-token": Option(
         partial(sequence_ratio, True), "One ratio a completion decides, and each token moves by its own advantage."
@@ -308,7 +311,8 @@ SAMPLERS = {
     "none": Option(nothing, "No weight or mask for samples beside the ratio."),
     "weights": Option(
         ppo.importance_weights,
-        "Tokens that the sampler drew too often weigh less, up to a bound or not at all beyond it.",
+        "What the sampler drew too often weighs less, and what it drew too rarely more; beyond a bound weights are "
+        "cut, or tokens dropped.",
     ),
     "off-policy-mask": Option(
         off_policy_mask,
@@ -331,7 +335,8 @@ SURROGATES = {
         clip,
         "A token that has moved far enough in its advantage's direction gets no gradient.",
         beside=whole(
-            "A completion that has moved far enough in its advantage's direction gets no gradient, as a whole."
+            "A completion that has moved far enough in an advantage's direction gets no gradient from it: none at all "
+            "where its tokens share one."
         )
         | {
             "sequence-token": "Where a completion has moved far enough, its tokens whose advantage points that way get "
@@ -442,9 +447,9 @@ NUMBERS = {
         f"clip.{number} {ratio}": text
         for ratio in ("sequence", "sequence-token", "product")
         for number, text in {
-            "epsilon": "larger lets completions fall (and, without an epsilon_high, rise) further, each as a whole",
-            "epsilon_high": "larger lets completions rise further, each as a whole",
-            "dual_clip": "bounds the loss of a completion with A < 0 at this multiple of |A|",
+            "epsilon": "larger lets completions fall (and, without an epsilon_high, rise) further",
+            "epsilon_high": "larger lets completions rise further",
+            "dual_clip": "bounds what an A < 0 puts into the loss of a completion at this multiple of |A|",
         }.items()
     },
     "cispo.epsilon": "a token weighs at least 1 - epsilon; none is no lower bound",
@@ -475,6 +480,6 @@ NUMBERS = {
     "empty_rows": "whether completions without a chosen token enlarge the denominator",
     "level": "whether a token or a completion is weighed",
     "gate": "where the decision to drop is taken; none truncates, and drops nothing",
-    "low": "a smaller weight is raised to it, or dropped where there is a gate",
-    "high": "a larger weight is cut to it, or dropped where there is a gate",
+    "low": "a smaller weight is raised to it; with a gate, what is smaller there is dropped",
+    "high": "a larger weight is cut to it; with a gate, what is larger there is dropped",
 }

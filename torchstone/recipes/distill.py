@@ -75,8 +75,8 @@ def added(x: Tensor, advantages: Tensor, mask: Tensor, *, coef: float) -> Tensor
 SIGNALS = {
     "teacher-advantage": Option(
         of_policy,
-        "A token earns the teacher's log-ratio: as a policy gradient that lowers KL(policy || teacher), on average "
-        "over samples.",
+        "A token earns the teacher's log-ratio to the present policy: as a policy gradient that lowers KL(policy || "
+        "teacher), on average over samples.",
     ),
     "old-teacher-advantage": Option(
         of_old_policy,
@@ -96,7 +96,7 @@ SIGNALS = {
     ),
     "jsd": Option(
         jsd_exact,
-        "Every token of the vocabulary teaches, without the noise of sampling; beta 1 is KL(policy || teacher).",
+        "Every token of the vocabulary teaches, without the noise of the sampled one; beta 1 is KL(policy || teacher).",
     ),
     "jsd-top-k": Option(
         jsd_top_k, "As jsd, on the k likeliest tokens: what becomes of the others decides what the minimum is."

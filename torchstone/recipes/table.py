@@ -34,6 +34,10 @@ KINDS: dict[type[Recipe], tuple[str, str]] = {  # the word in the data, and the 
 }
 PLACES = {"reward_kl": "reward, ", "loss_kl": "loss, ", "anchor": "anchored at the "}
 SILENT = {"none", "all", "trainer"}
+UNANCHORED: dict[type[Recipe], str] = {  # what is said of the anchor where nothing is taken from there
+    PolicyRecipe: "No ratio is taken, so no policy before the update counts in one.",
+    DistillRecipe: "No ratio is taken, and the signal is that of the present policy.",
+}
 
 
 class Difference(NamedTuple):
@@ -56,10 +60,11 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
     found = []
     for at in a.COLUMNS:
         one, two = getattr(a, at), getattr(b, at)
-        if at == "anchor" and not (a.inputs(at) and b.inputs(at)):
-            continue  # one of them takes no ratio: where it would be anchored says nothing
+        if at == "anchor" and not (a.inputs(at) or b.inputs(at)):
+            continue  # neither of them looks at the policy before the update
         if one.name != two.name:
-            found.append(Difference(at, (str(one), str(two)), (a.effect(at), b.effect(at))))
+            (value_a, effect_a), (value_b, effect_b) = told(a, at), told(b, at)
+            found.append(Difference(at, (value_a, value_b), (effect_a, effect_b)))
             continue
         for number in a.option(at).numbers:
             if show(value(a, at, number)) != show(value(b, at, number)):
@@ -67,6 +72,13 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
                 effects = dict.fromkeys((a.effect(at, number), b.effect(at, number)))
                 found.append(Difference(f"{at}.{number}", values, tuple(effects)))
     return found
+
+
+def told(recipe: Recipe, at: str) -> tuple[str, str]:
+    """A row's choice in a column, and what it does to the update of this row."""
+    if at == "anchor" and not recipe.inputs(at):
+        return "none", UNANCHORED[type(recipe)]
+    return str(getattr(recipe, at)), recipe.effect(at)
 
 
 def value(recipe: Recipe, at: str, number: str) -> Number:
@@ -78,7 +90,8 @@ def value(recipe: Recipe, at: str, number: str) -> Number:
 def in_full(recipe: Recipe, at: str, number: str) -> str:
     """A number as text: an ``epsilon_high`` that is none stands for ``epsilon``, and is told as that."""
     own = value(recipe, at, number)
-    if number == "epsilon_high" and own is None and recipe.option(at).numbers.get("cap") is None:
+    other = recipe.option(at).numbers.get("cap", 0) is None  # of "cispo": a cap may stand in its place
+    if number == "epsilon_high" and own is None and not other:
         return f"{show(value(recipe, at, 'epsilon'))} (none: as epsilon)"
     return show(own)
 
@@ -150,9 +163,11 @@ def in_words(recipe: Recipe, recipes: Mapping[str, Recipe]) -> str:
     changed: dict[str, list[str]] = {}
     for difference in differences(known, recipe):
         at, _, number = difference.at.partition(".")
-        told = changed.setdefault(at, [])
+        if at == "anchor" and not recipe.inputs(at):
+            continue  # told by the ratio, or by the signal
+        numbers = changed.setdefault(at, [])
         if number:
-            told.append(brief(number, value(recipe, at, number), first=False))
+            numbers.append(brief(number, value(recipe, at, number), first=False))
     texts = [change(at, recipe, numbers) for at, numbers in changed.items()]
     return f"{known.name} with {'; '.join(texts)}" if texts else f"as {known.name}"
 

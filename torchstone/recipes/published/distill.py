@@ -97,7 +97,7 @@ DISTILL = [
         "gradient.",
         signal=Choice("k3"),
         reduction=TOKENS,
-        left_out="nothing",
+        left_out="the policy loss of the task's own rewards, which verl adds by default (use_task_rewards)",
         source="no paper: verl 0.9.1 (distillation.yaml) and TorchRL 0.14.1 (DistillationLoss) by default",
     ),
     DistillRecipe(
@@ -169,7 +169,8 @@ DISTILL = [
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, dual_clip=3.0),
         reduction=TOKENS,
-        left_out="not known: the paper could not be had",
+        left_out="what TRL's index names beside the clip, without numbers: an entropy bonus, a KL in the reward, one "
+        "beside it, and a correction for the engine that sampled. The paper could not be had",
         source="Xie et al. (IW-OPD), arXiv:2606.22600, algorithm 1, by TRL's index of papers and TRL 1.16.0",
         stated={
             "signal.gamma": f"{INDEX}: sampled-token distillation, each token's own",

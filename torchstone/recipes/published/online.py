@@ -62,7 +62,8 @@ ONLINE = [
         reduction=PER_SUM,
         source="Li et al. (ReMax), arXiv:2310.10505, by its authors' code (liziniu/ReMax 536ba49)",
         left_out="what the authors' trainer adds: a KL that each token pays for itself alone (0.1 by default, 0.05 in "
-        "its scripts), a discount of 0.99, rewards cut at 5; it also takes the mean over tokens, not the sum",
+        "its scripts), a discount (0.99 in its scripts), the difference of the two rewards cut at 5; it also takes the "
+        "mean over tokens, not the sum",
         stated={**ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
@@ -101,7 +102,8 @@ ONLINE = [
         surrogate=POLICY_GRADIENT,
         reduction=PER_SUM,
         source="Li et al. (optimal token baseline), arXiv:2602.07078v2, by its authors' documentation in verl b178a3c",
-        left_out="the square of the engine's ratio as a factor of the energies, where another program samples; the "
+        left_out="the eps in the baseline's denominator; the square of the engine's ratio as a factor of the energies, "
+        "where another program samples; verl's mean over tokens and its clip, which the example script leaves on; the "
         "rule of verl 0.9.1 for the end of a group's longest completion, whose advantage is the whole return there, "
         "and 0 by the equation",
         stated={**ROWS_NOT_FOUND},
@@ -140,9 +142,9 @@ ONLINE = [
         value=Choice("squared-error", coef=0.1, epsilon=0.2),
         reduction=Choice("token-mean"),
         source="Schulman et al., arXiv:1707.06347v2, eq. 7, 9; Ouyang et al. (InstructGPT), arXiv:2203.02155v1, eq. 2",
-        left_out="InstructGPT's pretraining gradients (PPO-ptx). lm-human-preferences, which five of these numbers are "
-        "from, also divides the token rewards by their deviation over the batch before GAE (mean kept), which no paper "
-        "says: its value clip of 0.2 is in such deviations, this one in reward units",
+        left_out="PPO's entropy bonus (eq. 9); InstructGPT's pretraining gradients (PPO-ptx). lm-human-preferences, "
+        "which five of these numbers are from, also divides the token rewards by their deviation over the batch before "
+        "GAE (mean kept), which no paper says: its value clip of 0.2 is in such deviations, this one in reward units",
         stated={
             "reward_kl.estimator": "paper, InstructGPT, eq. 2",
             "reward_kl.beta": "paper, InstructGPT, appendix C.4",
@@ -313,7 +315,8 @@ ONLINE = [
         surrogate=Choice("clip", epsilon=2e-3, epsilon_high=2.5e-3),
         reduction=PER_SUM,
         source="Liu et al. (LUSPO), arXiv:2602.05261v1, eq. 7",
-        left_out="two parts of the reward (eq. 10): one for the format, and DAPO's price on long answers",
+        left_out="two parts of the reward (eq. 10): one for the format, and a price on long answers of DAPO's "
+        "form, times 0.3 (eq. 11)",
         stated={
             **std_without_eps("eq. 5 and 6"),
             "surrogate.epsilon": 'paper, section 5.1: "eps_low to 2 x 10^-3 and eps_high to 2.5 x 10^-3"',
@@ -332,7 +335,7 @@ ONLINE = [
         left_out="nothing",
         stated={
             **std_without_eps("below eq. 1"),
-            "surrogate.epsilon": "paper, algorithm 1 and section 4.1; so the authors' code, callsys/GMPO 205b2bf",
+            "surrogate.epsilon": "paper, algorithm 1 and section 3; so the authors' code, callsys/GMPO 205b2bf",
             **ROWS,
         },
     ),
@@ -459,9 +462,9 @@ ONLINE = [
         sampler=Choice("off-policy-mask", limit=0.5),
         loss_kl=Choice("k3-by-ratio", beta=0.001),
         reduction=PER_ROW,
-        source="DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 7-9",
-        left_out="what lies outside the loss (section 3.1): the experts' routing and the sampling mask (top-p, top-k) "
-        "are kept from sampling to training",
+        source="DeepSeek-AI (DeepSeek-V3.2), arXiv:2512.02556v1, eq. 5-9",
+        left_out="a strength of the KL for each domain; what lies outside the loss (section 3.1): the experts' routing "
+        "and the sampling mask (top-p, top-k) are kept from sampling to training",
         stated={
             "surrogate.epsilon": "not stated; 0.2 is PPO's",
             "sampler.limit": f"not stated; the starting point of TRL's index of papers ({INDEX[11:]})",
