@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes.choices import Choice, Recipe
 from torchstone.recipes.online import PolicyRecipe
 from torchstone.recipes.pairs import PreferenceRecipe
 
-VERSION = "trl-1.16.0"
 GRPO, DPO = "trl/trainer/grpo_trainer.py:2759-2814, 3020-3290", "trl/trainer/dpo_trainer.py:1285-1530"
 
 PER_ROW = Choice("sequence-mean", empty_rows="counted")

@@ -15,9 +15,11 @@ DPOTrainer sets ``loss_is_scaled_for_ga = False`` (dpo_trainer.py:494), so the s
 
 from torchstone.frameworks.unit import Unit
 
+VERSION = "trl-1.16.0"
+
 UNIT = Unit(
     framework="trl",
-    version="trl-1.16.0",
+    version=VERSION,
     how="run",
     micro_batches="summed",
     ranks="averaged",
@@ -25,7 +27,7 @@ UNIT = Unit(
 )
 PAIRS = Unit(
     framework="trl",
-    version="trl-1.16.0",
+    version=VERSION,
     how="run",
     micro_batches="averaged",
     ranks="averaged",

@@ -1,0 +1,190 @@
+"""A tiny model inside TRL's trainers, in float64 with SGD: its weights after four optimizer steps, by settings.
+
+``weights(trainer, settings, ...)`` trains; ``POLICY`` and ``PAIRS`` are the rows of TRL's trainers with the settings
+that make TRL compute them. As a program it runs all of them, TRL's own trainer beside the plug, on as many processes as
+it is started with:
+    python tests/frameworks/engine_trl.py [ROW ...]
+    torchrun --nproc-per-node 2 tests/frameworks/engine_trl.py [ROW ...]
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch
+import transformers
+from cases_trl import PAIRS, SETTINGS
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+from torchstone.frameworks.loading import float32_is_float64
+from torchstone.frameworks.trl import RecipeDPOTrainer, RecipeGRPOTrainer
+from torchstone.frameworks.trl.unit import VERSION
+from torchstone.recipes import find
+
+transformers.logging.set_verbosity_error()
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+POLICY = {**SETTINGS, "gmpo": {}}
+DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
+DPO["wpo"] = {"use_weighting": True}
+HEAD = "trl.kernels.chunked_logprob"  # where TRL computes log-probs in float32; here they stay float64
+WORDS = [*"0123456789", ">", "-"]
+G, LONGEST = 4, 6
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+FIXED = {
+    "output_dir": tempfile.gettempdir(), "per_device_train_batch_size": 6, "gradient_accumulation_steps": 2,
+    "max_steps": 4, "logging_steps": 1, "report_to": "none", "learning_rate": 0.1, "optim": "sgd", "use_cpu": True,
+    "bf16": False, "seed": 0, "disable_tqdm": True, "save_strategy": "no", "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0, "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<eos>", "<unk>", *WORDS]
+    plain = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+@cache
+def start() -> tempfile.TemporaryDirectory:
+    """A folder with a model that has never learned, far from uniform: TRL reads its reference from there."""
+    folder = tempfile.TemporaryDirectory()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=3 + len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.3,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).double().save_pretrained(folder.name)
+    return folder
+
+
+def model() -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(start().name, dtype=torch.float64)
+
+
+def flat(trained: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trained.parameters()])
+
+
+class Rollouts:
+    """What a sampler would return: seeded completions, their log-probs, and tool output among their tokens."""
+
+    def __init__(self, tools: bool) -> None:
+        self.draws, self.tools = torch.Generator().manual_seed(1 + RANK), tools
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list]:
+        draw = lambda *shape: torch.rand(shape, generator=self.draws)  # noqa: E731
+        lengths = [1 + int(x) for x in draw(len(prompts)) * LONGEST]
+        ids = [[3 + int(x) for x in draw(n) * len(WORDS)] for n in lengths]
+        found = {
+            "prompt_ids": tokenizer()(prompts)["input_ids"],
+            "completion_ids": ids,
+            "logprobs": [(-2.5 + draw(n)).tolist() for n in lengths],
+        }
+        return found | ({"env_mask": [(draw(n) > 0.2).int().tolist() for n in lengths]} if self.tools else {})
+
+
+def digits(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    return [sum(c.count(d) for d in "0123") / 4 + 0.1 * c.count("7") for c in completions]
+
+
+class NoServer:
+    """In the place of vLLM's client."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def sync_weights(self) -> None:
+        pass
+
+
+def online(trainer: type = GRPOTrainer, config: type = GRPOConfig, recipe: Any = None, tools: bool = True,
+           reward: Any = digits, model: Any = model, **settings: Any) -> Any:  # fmt: skip
+    """The trainer after training. ``recipe``: the plug in its place."""
+    args = {"num_generations": G, "max_completion_length": LONGEST, "num_iterations": 2} | FIXED | settings
+    prompts = Dataset.from_dict({"prompt": [f"{i:03d}>" for i in range(48)]})
+    made, given = (trainer, {}) if recipe is None else (RecipeGRPOTrainer, {"recipe": recipe})
+    with (
+        redirect_stdout(StringIO()),
+        float32_is_float64(HEAD),
+        patch("trl.trainer.grpo_trainer.VLLMGeneration", NoServer),
+    ):
+        run = made(
+            model=model(), args=config(**args), train_dataset=prompts, reward_funcs=reward,
+            processing_class=tokenizer(), rollout_func=Rollouts(tools), **given,
+        )  # fmt: skip
+        run.train()
+    return run
+
+
+def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, **settings: Any) -> Any:
+    """The trainer after training on pairs of unequal lengths."""
+    draws = torch.Generator().manual_seed(2)
+    some = lambda: "".join(WORDS[int(i)] for i in torch.rand(1 + int(torch.randint(5, (), generator=draws)),  # noqa: E731
+                                                              generator=draws) * len(WORDS))  # fmt: skip
+    pairs = Dataset.from_dict(
+        {"prompt": [f"{i:03d}>" for i in range(48)]} | {k: [some() for _ in range(48)] for k in ("chosen", "rejected")}
+    )
+    made, given = (trainer, {}) if recipe is None else (RecipeDPOTrainer, {"recipe": recipe})
+    with redirect_stdout(StringIO()), float32_is_float64(HEAD):
+        run = made(
+            model=model(), args=DPOConfig(**(FIXED | settings)), train_dataset=pairs, processing_class=tokenizer(),
+            **given,
+        )  # fmt: skip
+        run.train()
+    return run
+
+
+def both(name: str) -> tuple[Any, Any]:
+    """TRL's own trainer and the plug, after the same steps: of ``RecipeGRPOTrainer`` for a policy row, or of
+    ``RecipeDPOTrainer``."""
+    recipe = f"{name}@{VERSION}"
+    if name in POLICY:
+        row, of = find(recipe), POLICY[name]
+        theirs = (GMPOTrainer, GMPOConfig) if name == "gmpo" else (GRPOTrainer, GRPOConfig)
+        ours = {k: v for k, v in of.items() if "vllm" in k and "mode" not in k}
+        assert row.name == recipe
+        return online(*theirs, **of), online(recipe=recipe, **ours)
+    return offline(**DPO[name]), offline(recipe=recipe)
+
+
+def difference(name: str) -> tuple[float, float]:
+    """Between the weights of both, over the largest movement; and that movement."""
+    theirs, ours = (flat(run.accelerator.unwrap_model(run.model)) for run in both(name))
+    moved = float((theirs - flat(model())).abs().max())
+    return float((theirs - ours).abs().max()) / moved, moved
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    names = sys.argv[1:] or [*POLICY, *DPO]
+    worst = 0.0
+    for name in names:
+        apart, moved = difference(name)
+        worst = max(worst, apart)
+        if RANK == 0:
+            print(f"{name:18s} moved {moved:.1e}, differs by {apart:.1e} of it", flush=True)
+    if RANK == 0:
+        print(f"{len(names)} rows of {VERSION}, {RANKS} processes: the largest difference {worst:.1e}")
+    sys.exit(worst > 1e-6)

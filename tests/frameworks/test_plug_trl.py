@@ -1,0 +1,195 @@
+"""Recipes inside TRL's own trainers: TRL's weights where the row is TRL's, and what every other row needs there.
+
+A handful of rows, one a path; all of them, on one process or more: ``python tests/frameworks/engine_trl.py``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import engine_trl
+import pytest
+import torch
+from engine_trl import DPO, FIXED, HEAD, POLICY, RANKS, VERSION, difference, flat, model, offline, online
+from trl.trainer.utils import add_fused_lm_head
+
+import torchstone.frameworks.trl as plugs
+from torchstone.frameworks.loading import float32_is_float64
+from torchstone.frameworks.trl.rows import ROWS
+from torchstone.recipes import find
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*takes the sampler's log-probs:UserWarning")
+
+
+def test_every_row_of_both_trainers_has_its_settings():
+    sources = {row.name: row.source for row in ROWS}
+    of = {
+        n for n, s in sources.items() if s.startswith(("trl/trainer/grpo_", "trl/trainer/dpo_", "trl/experimental/g"))
+    }
+    assert of == {f"{name}@{VERSION}" for name in [*POLICY, *DPO]} and RANKS == 1
+
+
+@pytest.mark.parametrize("name", ["dapo", "bnpo", "luspo", "mis", "deepseek-v3.2", "ipo", "iterative-rpo", "wpo"])
+def test_the_plug_has_trls_weights_after_four_steps(name):
+    """Two micro-batches a step, two iterations a batch, tool output in completions, groups cut by the shuffle."""
+    apart, moved = difference(name)
+    assert moved > 1e-4 and apart < 1e-12
+
+
+def test_two_processes_have_trls_weights():
+    """Groups of four over ranks of six rows: a group lies on both. Three reductions, and pairs."""
+    script = str(Path(__file__).parent / "engine_trl.py")
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        script,
+        "dapo",
+        "grpo",
+        "luspo",
+        "dpo",
+    ]
+    done = subprocess.run(
+        run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "4 rows of trl-1.16.0, 2 processes" in done.stdout
+
+
+def test_the_correction_of_vllm_is_trls_for_a_row_without_one_of_its_own():
+    theirs, ours = online(use_vllm=True, loss_type="dr_grpo"), online(use_vllm=True, recipe=f"dr_grpo@{VERSION}")
+    assert ours.recipe.sampler == find(f"mis@{VERSION}").sampler
+    assert torch.allclose(flat(theirs.model), flat(ours.model), rtol=0, atol=1e-13)
+
+
+# ------------------------------------------------------------------------------------------------------ published rows
+
+
+def half_solved(prompts, completions, **_):
+    """Rewards that are all 0 in half of the groups."""
+    return [len(c) * (int(p[:3]) % 2) for p, c in zip(prompts, completions, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["dapo:penalty.cache=2", "rloo", "reinforce++", "grpo:entropy=bonus+entropy.coef=0.1"])
+def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name):
+    """Dropped groups, means over groups that TRL has shuffled apart, a KL in the reward, an entropy bonus."""
+    row, batches = find(name), []
+
+    class Kept(plugs.RecipeGRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            batches.append(super()._generate_and_score_completions(inputs))
+            return dict(batches[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine_trl.RecipeGRPOTrainer", Kept)
+        run = online(recipe=name, reward=half_solved, tools=False, max_steps=1, num_iterations=1)
+    policy, batch, rewards = model(), batches[0], run.rewards.view(-1, 4)
+    assert rewards.any() and not rewards.any(1).all()
+    moved = flat(run.model) - flat(policy)
+    mask = batch["completion_mask"].bool() & row.keep(rewards).repeat_interleave(4)[:, None]
+    add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
+    with float32_is_float64(HEAD):
+        log_probs, entropies, _ = run._log_probs(policy, batch, compute_entropy=True)
+        old = log_probs.detach()
+        given = {"old_log_probs": old, "sampler_log_probs": old, "ref_log_probs": old, "entropies": entropies}
+        advantages, loss = ({k: given[k] for k in row.takes(stage) if k in given} for stage in ("advantages", "loss"))
+        earned = row.advantages(rewards, mask, max_length=6, **advantages).advantages
+        loss = row.loss(log_probs, earned, mask, group_size=4, max_length=6, **loss).value
+        grads = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+    assert moved.abs().max() > 1e-5
+    assert torch.allclose(moved, -FIXED["learning_rate"] * grads, rtol=0, atol=1e-9 * float(moved.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["simpo", "orpo", "dpo"])
+def test_pairs_of_a_published_row_train_with_a_reference_only_where_it_has_one(name):
+    run = offline(recipe=name, max_steps=2)
+    assert (run.ref_model is not None) == (name == "dpo")
+    assert float((flat(run.model) - flat(model())).abs().max()) > 1e-5
+    logged = run.state.log_history[0]
+    assert {"rewards/margins", "logps/chosen", "entropy", "mean_token_accuracy"} <= logged.keys()
+
+
+def test_supervised_tokens_of_the_whole_step_count_alike():
+    """A supervised term that is a mean over tokens: two micro-batches give what one of twice the size gives."""
+    recipe = "iterative-rpo:sft.mean=token"
+    cut = offline(recipe=recipe, max_steps=1)
+    whole = offline(recipe=recipe, max_steps=1, per_device_train_batch_size=12, gradient_accumulation_steps=1)
+    assert torch.allclose(flat(cut.model), flat(whole.model), rtol=0, atol=1e-13)
+
+
+def test_metrics_have_trls_names_and_numbers():
+    theirs, ours = (online(**of).state.log_history for of in ({"loss_type": "grpo"}, {"recipe": f"grpo@{VERSION}"}))
+    for step, names in enumerate(
+        ("reward frac_reward_zero_std", "clip_ratio/low_mean clip_ratio/high_mean entropy loss")
+    ):
+        for name in names.split():
+            assert ours[step][name] == pytest.approx(theirs[step][name], abs=1e-7), name
+    assert ours[1]["clip_ratio/low_mean"] > 0
+
+
+def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():
+    run = online(recipe=f"dr_grpo-unscaled@{VERSION}", tools=False, max_steps=1)
+    run.evaluate(run.train_dataset.select(range(8)))
+    rewards = run.rewards.view(-1, 4)
+    expected = (rewards - rewards.mean(1, keepdim=True)).flatten()
+    logged = torch.tensor(list(run._logs["advantages"]))[-len(expected) :]
+    assert torch.allclose(logged, expected, rtol=0, atol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("train", "recipe", "given", "message"),
+    [
+        (online, "grpoo", {}, "recipe: expected a name in the table.*did you mean"),
+        (online, "simpo", {}, "expected a row for GRPOTrainer, got simpo, which is for RecipeDPOTrainer"),
+        (offline, "grpo", {}, "expected a row for DPOTrainer, got grpo, which is for RecipeGRPOTrainer"),
+        (online, "ppo", {}, "ppo needs the critic's values .* no critic"),
+        (online, "remax", {}, "no greedy completion"),
+        (online, "otb", {}, "norm of a token's score"),
+        (offline, "kto", {}, "KTOTrainer"),
+        (
+            online,
+            "grpo",
+            {"beta": 0.04},
+            "beta: expected TRL's default 0.0 beside a recipe, got 0.04; a KL is the row's",
+        ),
+        (online, "dr_grpo", {"entropy_coef": 0.1}, "entropy=bonus"),
+        (online, "dr_grpo", {"top_entropy_quantile": 0.2}, "no row leaves out tokens"),
+        (online, "dr_grpo", {"use_liger_kernel": True}, "without Liger's kernels"),
+        (online, f"vespo@{VERSION}", {"use_vllm": True}, "inside the weight of VESPO"),
+        (online, "grpo", {"num_generations": 5}, "must be divisible by num_generations"),
+        (offline, "dpo", {"loss_weights": [0.5]}, "a row is one objective"),
+    ],
+)
+def test_what_trl_or_the_row_cannot_say_is_an_error_with_the_reason(train, recipe, given, message):
+    with pytest.raises(ValueError, match=message):
+        train(recipe=recipe, **given)
+
+
+def test_a_setting_that_is_not_read_is_said():
+    with pytest.warns(UserWarning, match="loss_type='grpo' is not read: the recipe dr_grpo is the loss"):
+        online(recipe="dr_grpo", loss_type="grpo", max_steps=1)
+
+
+def test_a_sampler_that_reports_nothing_is_missed(monkeypatch):
+    silent = lambda self, prompts, trainer: {**ROLLOUT(self, prompts, trainer), "logprobs": None}  # noqa: E731
+    ROLLOUT = engine_trl.Rollouts.__call__
+    monkeypatch.setattr(engine_trl.Rollouts, "__call__", silent)
+    with pytest.raises(ValueError, match=r"sampler_log_probs: the recipe deepseek-v3\.2@trl-1\.16\.0 needs"):
+        online(recipe=f"deepseek-v3.2@{VERSION}", use_vllm=True, vllm_importance_sampling_correction=False)
+    with pytest.warns(UserWarning, match="without vLLM the trainer samples"):
+        online(recipe=f"tis@{VERSION}", max_steps=1)
+
+
+def test_another_version_is_said(monkeypatch):
+    monkeypatch.setattr("trl.__version__", "1.17.0")
+    with pytest.warns(UserWarning, match=r"recipes were tested with 1\.16\.0, got 1\.17\.0"):
+        online(recipe="dr_grpo", max_steps=1)
+    monkeypatch.delattr("trl.GRPOTrainer._compute_loss")
+    with pytest.raises(RuntimeError, match=r"got 1\.17\.0, whose GRPOTrainer has no _compute_loss"):
+        online(recipe="dr_grpo", max_steps=1)

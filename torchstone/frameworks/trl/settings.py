@@ -1,0 +1,134 @@
+"""What the plugs into TRL ask before they train: the version, the row, and settings that the row decides."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torchstone.frameworks.trl.unit import VERSION
+from torchstone.recipes import DistillRecipe, PolicyRecipe, find
+from torchstone.recipes.choices import TENSORS, Choice, Recipe
+
+HOOKS = {  # the methods that a plug replaces or calls, by trainer
+    "GRPOTrainer": "_compute_loss _generate_and_score_completions _calculate_rewards "
+    "_get_per_token_logps_and_entropies",
+    "DPOTrainer": "_compute_loss compute_ref_log_probs get_batch_samples _precompute_ref_logps",
+}
+ABSENT = {  # what rows need and TRL has not
+    **dict.fromkeys(("values", "old_values", "returns"), "TRL has no critic since PPOTrainer went"),
+    "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
+    "energies": "TRL keeps no norm of a token's score",
+    "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
+}
+# Settings of TRL's that name its own loss: a row stands in its place, so they are not read.
+REPLACED = {
+    "GRPOTrainer": "loss_type epsilon epsilon_high delta importance_sampling_level scale_rewards sapo_temperature_neg "
+    "sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg use_bias_correction_kl",
+    "DPOTrainer": "loss_type label_smoothing discopop_tau beta",
+}
+# Settings of TRL's that add something to a loss: where to say it in a row.
+ADDED = {
+    "GRPOTrainer": {
+        "beta": 'a KL is the row\'s: recipe="{name}:loss_kl=k3+loss_kl.beta={value}", or the row\'s own',
+        "entropy_coef": 'an entropy bonus is the row\'s: recipe="{name}:entropy=bonus+entropy.coef={value}"',
+        "off_policy_mask_threshold": "the mask is the row's: "
+        'recipe="{name}:sampler=off-policy-mask+sampler.limit={value}"',
+        "use_adaptive_entropy": "no row has a coefficient that follows the entropy",
+        "top_entropy_quantile": "no row leaves out tokens by their entropy",
+        "multi_objective_aggregation": "a row takes one reward a completion: the weighted sum",
+        "use_liger_kernel": "rows were tested without Liger's kernels",
+    },
+    "DPOTrainer": {
+        "loss_weights": "a row is one objective",
+        "ld_alpha": "no row weighs a completion's tail",
+        "f_divergence_type": "no row has another divergence",
+        "use_weighting": "the weights are the row's: recipe=\"wpo\"",
+        "padding_free": "rows were tested with padding",
+        "use_liger_kernel": "rows were tested without Liger's kernels",
+    },
+}  # fmt: skip
+OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose denominator is a micro-batch's
+
+
+def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
+    """The row that this trainer is to run, if TRL can.
+
+    Args:
+        recipe: a row, its name, or its name with changes (``find``).
+        trainer: TRL's ``GRPOTrainer`` or ``DPOTrainer``.
+        args: the config, as the user gave it.
+    Raises ValueError: the row is unknown or of another kind; it needs what TRL has not; a setting adds to the loss what
+        is the row's to say. Raises RuntimeError: this version of TRL lacks a method that the plug rests on.
+    Warns: another version of TRL than was tested; a setting that is not read.
+    """
+    kind = trainer.__name__
+    _check_version(trainer)
+    row = find(recipe) if isinstance(recipe, str) else recipe
+    fits = {True: "GRPOTrainer", False: "DPOTrainer"}[isinstance(row, PolicyRecipe)]
+    if isinstance(row, DistillRecipe) or fits != kind:
+        home = "no plug: TRL's DistillationTrainer" if isinstance(row, DistillRecipe) else f"Recipe{fits}"
+        raise ValueError(f"recipe: expected a row for {kind}, got {row.name}, which is for {home}")
+    for tensor in row.needs():
+        if tensor in ABSENT:
+            raise ValueError(f"recipe: {row.name} needs {TENSORS[tensor]}, and {ABSENT[tensor]}")
+    fields = type(args).__dataclass_fields__
+    for name in fields.keys() & (ADDED[kind].keys() | set(REPLACED[kind].split())):
+        value, default = getattr(args, name), _default(type(args), fields[name])
+        if value == default:
+            continue
+        if name in ADDED[kind]:
+            why = ADDED[kind][name].format(name=row.name, value=value)
+            raise ValueError(f"{name}: expected TRL's default {default!r} beside a recipe, got {value!r}; {why}")
+        warnings.warn(f"{name}={value!r} is not read: the recipe {row.name} is the loss", stacklevel=3)
+    return row
+
+
+def _default(config: type, field: Any) -> Any:
+    """What an unset setting is, after the config has looked at it: a list where TRL makes one of a word."""
+    value = field.default_factory() if callable(field.default_factory) else field.default
+    return [value] if field.name == "loss_type" and config.__name__ == "DPOConfig" and isinstance(value, str) else value
+
+
+def _check_version(trainer: type) -> None:
+    import trl
+
+    tested = VERSION.partition("-")[2]
+    lacking = [name for name in HOOKS[trainer.__name__].split() if not hasattr(trainer, name)]
+    if lacking:
+        raise RuntimeError(
+            f"trl: expected {tested}, got {trl.__version__}, whose {trainer.__name__} has no {', '.join(lacking)}"
+        )
+    if trl.__version__ != tested:
+        warnings.warn(f"trl: recipes were tested with {tested}, got {trl.__version__}", stacklevel=4)
+
+
+def number(row: Recipe, name: str) -> Any:
+    """The first number of this name in the row's columns, or None: ``beta`` of the KL, in the loss or in the reward."""
+    return next((value for key, value in row.numbers().items() if key.rpartition(".")[2] == name), None)
+
+
+def with_sampler(row: PolicyRecipe, args: Any) -> PolicyRecipe:
+    """The row, with TRL's correction of vLLM's log-probs as its ``sampler`` where it has none of its own.
+
+    Warns: the row takes the sampler's log-probs and TRL does not sample with vLLM: the old ones stand for them.
+    Raises ValueError: TRL would put the correction inside VESPO's weight, which no row does.
+    """
+    own = "sampler_log_probs" in row.takes("loss")
+    if own and not args.use_vllm:
+        warnings.warn(
+            f"recipe: {row.name} takes the sampler's log-probs; without vLLM the trainer samples, and its own old "
+            "log-probs stand for them",
+            stacklevel=3,
+        )
+    if own or not (args.use_vllm and args.vllm_importance_sampling_correction):
+        return row
+    if row.surrogate.name == "vespo":
+        raise ValueError(
+            f"vllm_importance_sampling_correction: expected False with {row.name}, since TRL puts the correction "
+            f"inside the weight of VESPO, which no row does; got True. Or name weights: {row.name}:sampler=weights+..."
+        )
+    level, _, what = args.vllm_importance_sampling_mode.partition("_")
+    low, high = args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max
+    weights = Choice("weights", level=level, gate=level if what == "mask" else None, low=low, high=high)
+    changed: PolicyRecipe = row.but(sampler=weights)
+    return changed
