@@ -14,7 +14,6 @@ import warnings
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
