@@ -5,14 +5,9 @@ python examples/trl_recipe.py                         dr_grpo
 python examples/trl_recipe.py cispo:reduction=token-mean
 """
 
-import os
 import sys
 import tempfile
 import warnings
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
-warnings.filterwarnings("ignore", category=FutureWarning)
 
 import torch
 import transformers
@@ -24,6 +19,7 @@ from trl import GRPOConfig
 from torchstone.frameworks.trl import RecipeGRPOTrainer
 
 transformers.logging.set_verbosity_error()
+warnings.filterwarnings("ignore", category=FutureWarning)
 torch.manual_seed(0)
 WORDS = ["<pad>", "<eos>", "<unk>", *"0123456789", ">"]
 plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
