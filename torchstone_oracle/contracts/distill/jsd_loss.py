@@ -15,7 +15,6 @@ from ..shared.common import (
     INF,
     MASK,
     NAN,
-    TRL,
     Marks,
     Matrix,
     Settings,
@@ -89,7 +88,6 @@ MASKS = {
         "The sum over all chosen tokens, divided by the number of rows, empty ones too: F.kl_div's batchmean.",
         "The loss grows with the length of the answers.",
         {"reduce": by_rows},
-        links=(TRL,),
     ),
     "divided_twice": bug(
         "A mean that is divided by the number of tokens once more.",

@@ -9,13 +9,22 @@ from ... import distill
 from ...contract import Argument, Group, Objective, Setting
 from ...numbers import Dual, exp, maximum, total
 from ..shared import divergences as shared
-from ..shared.common import INF, TRL, Settings, Steps, bug, variant, without
+from ..shared.common import (
+    INF,
+    MILES_31F1CA9,
+    NEMO_RL_7EA279A,
+    TRL_1_16_0,
+    VERL_0_9_1,
+    Settings,
+    Steps,
+    bug,
+    variant,
+    without,
+)
 from ..shared.divergence_alternatives import ALTERNATIVES
 from ..shared.divergences import distributions
 
 Logs = list[Dual]
-VERL = "https://github.com/verl-project/verl"
-MILES = "https://github.com/radixark/miles"
 
 
 def keep(policy: Logs, teacher: Logs, settings: Settings, steps: Steps) -> tuple[Logs, Logs]:
@@ -61,31 +70,31 @@ TOP_K = {
         "All other tokens count as one more, in both distributions.",
         "The nearest to the whole vocabulary: mass that leaves the k tokens is seen.",
         settings={"rest": "tail"},
-        links=(TRL,),
+        links=(TRL_1_16_0,),
     ),
     "renormalise": variant(
         "Both are rescaled to sum 1 over the k tokens.",
         "How much mass the policy has on the k tokens is not seen: it may wander off to others unpunished.",
         settings={"rest": "renormalise"},
-        links=(TRL,),
+        links=(TRL_1_16_0, NEMO_RL_7EA279A),
     ),
     "drop": variant(
         "The other tokens are left out, and nothing else is changed.",
         "Not a divergence: it can be below 0, and its minimum is not where the two agree.",
         settings={"rest": "drop"},
-        links=(VERL, "https://github.com/NVIDIA-NeMo/RL"),
+        links=(VERL_0_9_1,),
     ),
     "k_of_the_teacher": variant(
         "The k tokens are the teacher's likeliest.",
         "What the policy alone finds likely is seen through the rest only.",
         settings={"of": "teacher"},
-        links=(VERL,),
+        links=(VERL_0_9_1,),
     ),
     "k_of_the_policy": variant(
         "The k tokens are the policy's likeliest.",
         "What the teacher alone finds likely is seen through the rest only.",
         settings={"of": "policy"},
-        links=(TRL,),
+        links=(TRL_1_16_0,),
     ),
     "k_ignored": variant(
         "The whole vocabulary is used: k has no effect.",
@@ -113,19 +122,20 @@ TOP_K = {
         "With the rest left out, the teacher is rescaled over the k tokens and the policy is not.",
         "The policy is pushed to give all its mass to the k tokens.",
         {"rest_of_teacher": renormalised},
+        links=(NEMO_RL_7EA279A,),
     ),
     "weights_renormalised": variant(
         "The weights are rescaled to sum 1 over the k tokens; the log-ratios are not.",
         "Each position weighs by the mass that it leaves out.",
         {"kl": renormalised_weights},
-        links=(MILES,),
+        links=(MILES_31F1CA9,),
     ),
     "clamped_at_0": variant(
         "A divergence below 0, as with the rest left out, is set to 0.",
         "No gradient in just these positions, where the policy has more mass on the k tokens than the teacher.",
         {"result": lambda value, size, tau: maximum(value, 0)},
         pitfalls=("C80",),
-        links=(f"{VERL}/issues/7856",),
+        links=(VERL_0_9_1, "https://github.com/verl-project/verl/issues/7856"),
     ),
 }  # fmt: skip
 SHARED = without(

@@ -7,13 +7,12 @@ from typing import Any
 from ... import core, distill
 from ...contract import Alternative, Inputs, Step
 from ...numbers import Dual, dual, exp, log, maximum, stop, total
-from .common import TRL, bug, variant
+from .common import NEMO_RL_7EA279A, TRL_1_16_0, bug, variant
 from .estimators import FLIPPED
 from .logits import NO_TEMPERATURE
 
 Logs = list[Dual]
 HINTON = "https://arxiv.org/abs/1503.02531"
-NEMO_RL = "https://github.com/NVIDIA-NeMo/RL"
 DISTILLM = "https://arxiv.org/abs/2402.03898"
 
 # ------------------------------------------------------------------------------------------------ direction and mixture
@@ -122,7 +121,7 @@ DIRECTIONS: dict[str, Alternative] = {
         "(1 - beta) KL(teacher || policy) + beta KL(policy || teacher): no mixture at all.",
         "Unbounded, unlike the divergence that it stands for.",
         {"divergence": inside(lambda p, t, beta, kl, mix: (1 - beta) * kl(t, p) + beta * kl(p, t))},
-        links=(NEMO_RL,),
+        links=(NEMO_RL_7EA279A,),
     ),
     "mixture_at_half": bug(
         "M is the even mixture whatever beta is.",
@@ -192,7 +191,7 @@ LOGS: dict[str, Alternative] = {
         "The first token that a logit mask excludes turns the loss into NaN.",
         {"kl": unguarded},
         pitfalls=("C60",),
-        links=(TRL,),
+        links=(TRL_1_16_0,),
     ),
     "cross_entropy": variant(
         "Cross entropy in place of KL: the entropy of the first distribution is not taken off.",

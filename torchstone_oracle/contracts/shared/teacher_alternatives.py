@@ -21,14 +21,10 @@ from ...numbers import (
     stop,
     total,
 )
-from .common import Marks, bug, chosen, variant
+from .common import SLIME_624B824, TINKER_9DFCC3A, VERL_0_9_1, Marks, bug, chosen, variant
 from .teacher import from_the_right, teacher
 
 Logs = Sequence[Dual]
-VERL = "https://github.com/verl-project/verl"
-TORCHRL = "https://github.com/pytorch/rl"
-TINKER = "https://github.com/thinking-machines-lab/tinker-cookbook"
-SLIME = "https://github.com/THUDM/slime"
 
 
 def of_k1(change: Callable[[Dual], Any]) -> Step:
@@ -42,7 +38,6 @@ SIGNALS: dict[str, Alternative] = {
         "Tokens that the teacher dislikes are reinforced: the policy runs away from the teacher.",
         {"signal": of_k1(lambda k: k)},
         pitfalls=("C30", "C32"),
-        links=(f"{SLIME}/pull/2254",),
     ),
     "k2_as_advantage": bug(
         "-k2 as the advantage: minus half the squared log-ratio.",
@@ -55,7 +50,7 @@ SIGNALS: dict[str, Alternative] = {
         "Tokens that the teacher would say more often are punished too: the expected step can raise the KL.",
         {"signal": of_k1(lambda k: -(bounded_exp(-k) - 1 + k))},
         pitfalls=("C33",),
-        links=(VERL,),
+        links=(VERL_0_9_1,),
     ),
     "absolute_as_advantage": bug(
         "-|log pi - log pi_T| as the advantage.",
@@ -139,7 +134,7 @@ DISCOUNTS: dict[str, Alternative] = {
         "The log-ratio of the token alone, whatever gamma is: gamma 0.",
         "What a token makes likely later is not credited to it: the gradient of each token's KL given its prefix.",
         settings={"gamma": 0.0},
-        links=(VERL, SLIME),
+        links=(VERL_0_9_1, SLIME_624B824),
     ),
     "undiscounted": variant(
         "All that follows counts in full, whatever gamma is: gamma 1.",
@@ -151,7 +146,7 @@ DISCOUNTS: dict[str, Alternative] = {
         "The longer a tool's answer, the less the tokens before it are credited with what comes after.",
         {"gap": lambda d, after, gamma: dual(gamma) * after},
         pitfalls=("C48",),
-        links=(TINKER,),
+        links=(TINKER_9DFCC3A,),
     ),
     "reset_at_gaps": bug(
         "The sum starts anew at each gap.",

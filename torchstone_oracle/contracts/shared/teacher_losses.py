@@ -9,8 +9,7 @@ from ... import core
 from ...contract import Alternative, Step
 from ...numbers import Dual, absolute, bounded_exp, clip, dual, exp, mean, minimum, stop
 from . import policy_reductions
-from .common import bug, variant
-from .teacher_alternatives import SLIME, TINKER, TORCHRL, VERL
+from .common import SLIME_624B824, TINKER_9DFCC3A, TORCHRL_0_14_1, VERL_0_9_1, bug, variant
 
 
 def back_propagated(estimate: Callable[[Dual, Dual], Dual]) -> Step:
@@ -39,20 +38,20 @@ SURROGATES: dict[str, Alternative] = {
         "The expected gradient is that of KL(teacher || policy).",
         {"surrogate": back_propagated(core.k3)},
         pitfalls=("C33",),
-        links=(VERL, TORCHRL),
+        links=(VERL_0_9_1, TORCHRL_0_14_1),
     ),
     "reversed_k3_back_propagated": bug(
         "k3 with policy and teacher exchanged is the loss: exp(log pi - log pi_T) - 1 - (log pi - log pi_T).",
         "On samples of the policy its mean is not a KL; tokens that the policy finds far likelier rule the update.",
         {"surrogate": lambda p, q, a, o: bounded_exp(p - stop(q)) - 1 - (p - stop(q))},
         pitfalls=("C32", "C33"),
-        links=(TORCHRL,),
+        links=(TORCHRL_0_14_1,),
     ),
     "absolute_back_propagated": variant(
         "|log pi - log pi_T| is the loss.",
         "Each token is pulled with the same force, however far it is from the teacher.",
         {"surrogate": lambda p, q, a, o: absolute(p - stop(q))},
-        links=(VERL,),
+        links=(VERL_0_9_1,),
     ),
     "square_back_propagated": variant(
         "The squared log-ratio is the loss, without the half of k2.",
@@ -115,10 +114,10 @@ SURROGATES: dict[str, Alternative] = {
         {"surrogate": lambda p, q, a, o: -a * p * (1 if o is None else stop(bounded_exp(p - stop(o))))},
     ),
     "clipped_ratio": variant(
-        "PPO's clip at 1 +- 0.2.",
+        "PPO's clip at 1 +- 0.2 (verl 0.9.1, with dual clip; tinker-cookbook 9dfcc3a, if loss_fn is ppo).",
         "Tokens that have moved by more than a fifth have no gradient.",
         {"surrogate": lambda p, q, a, o: -a * p if o is None else ppo_clip(p, a, o)},
-        links=(VERL, TINKER),
+        links=(VERL_0_9_1, TINKER_9DFCC3A),
     ),
     "detached": bug(
         "No gradient flows through the policy's log-probs.",
@@ -137,14 +136,14 @@ SAMPLERS_SIGNAL = variant(
     "The log-ratio is taken from the policy that sampled, and not from the present one.",
     "The advantages of stale samples say where the old policy was wrong.",
     {"signal": lambda p, q, o: q - (stop(p) if o is None else stop(o))},
-    links=(TINKER, SLIME),
+    links=(TINKER_9DFCC3A, SLIME_624B824),
 )
 SUMMED = variant(
     "The sum over all chosen tokens: nothing is divided.",
     "The gradient grows with the batch.",
     {"reduce": policy_reductions.plain_sum},
     pitfalls=("C08", "R07"),
-    links=(TINKER,),
+    links=(TINKER_9DFCC3A,),
 )
 KL_METRICS: dict[str, Alternative] = {
     "kl_metric_negated": bug("log pi_T - log pi is reported as the KL.", "The KL to the teacher seems to be below 0.",
