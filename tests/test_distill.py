@@ -535,6 +535,19 @@ def test_DISTILL_3_a_tail_that_one_of_them_does_not_have():
     close(jsd_top_k(t, z, beta=0.0, **(how | {"of": "policy"})), double([[math.log(0.5 / kept)]]))
 
 
+def test_DISTILL_3_a_position_without_a_tail_beside_one_that_has_it():
+    """The gradient of KL(pi || pi_T) is p (log p / q - KL), here of two positions with q = (2/5, 2/5, 1/5)."""
+    z, t = logits_of([3 / 4, 1 / 4, 0], [2 / 5, 2 / 5, 1 / 5])
+    y, _ = logits_of([1 / 2, 1 / 4, 1 / 4], [2 / 5, 2 / 5, 1 / 5])
+    z, t = torch.cat([z, y], 1).requires_grad_(), torch.cat([t, t], 1)
+    found = jsd_top_k(z, t, k=2, of="teacher", rest="tail", beta=1.0, temperature=1.0)
+    values = [0.75 * math.log(15 / 8) + 0.25 * math.log(5 / 8), 0.75 * math.log(5 / 4) + 0.25 * math.log(5 / 8)]
+    close(found, double([values]))
+    (gradient,) = torch.autograd.grad(found.sum(), z)
+    a, b = math.log(3) / 16, math.log(2) / 16
+    close(gradient, double([[[3 * a, -3 * a, 0], [2 * b, -3 * b, b]]]))
+
+
 @pytest.mark.parametrize("beta", BETAS)
 def test_DISTILL_3_the_temperature_divides_both_logits(beta):
     z, t = pair()
