@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import cases_verl
+import cases_verl_distill
 import pytest
 import torch
-from batch import leaf, value_and_grads
+from batch import DistillBatch, leaf, value_and_grads
 from torch import Tensor, tensor
 
 from torchstone.frameworks.liger import functions as liger
@@ -324,3 +325,18 @@ def test_C79_the_margin_is_inside_the_log_sigmoid_and_the_centring_term_beside_i
     assert found == pytest.approx(math.log1p(math.exp(-(2 - 0.5 - 1))))
     centred = trl.bradley_terry_loss(chosen, rejected, 0.01, margin).item()
     assert centred - found == pytest.approx(0.01 * (2 + 0.5) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("p", "value", "slope"), [(0.3, 0.6 * math.log(2), 0.6 * 0.7), (0.9, 0.0, 0.0)], ids=["less sure", "surer"]
+)
+def test_C80_on_the_teachers_likeliest_token_a_term_below_0_has_no_gradient(
+    p: float, value: float, slope: float
+) -> None:
+    """The teacher finds the token 3/5 likely, the policy p. The term is 3/5 log(3/5 / p): 3/5 log 2/3 for p = 9/10."""
+    policy, teacher = (torch.tensor([[[x, 1 - x]]], dtype=torch.float64).log() for x in (p, 0.6))
+    none, token = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.bool)
+    batch = DistillBatch(policy, teacher, none.long(), token, none, none, none[0])
+    found = cases_verl_distill.distill(batch, "yaml", loss_mode="forward_kl_topk", topk=1)
+    assert float(found.value) == pytest.approx(value)
+    assert found.gradients["logits"].flatten().tolist() == pytest.approx([-slope, slope])
