@@ -246,10 +246,11 @@ def test_one_pass_and_two_give_the_scores_and_gradients_of_reading_every_row_who
         log_p = out.logits[:, -T - 1 : -1].log_softmax(-1)
         values = policy.value_head(out.hidden_states[-1][:, -T - 1 : -1]).squeeze(-1)
         whole = (log_p.gather(-1, batch.tokens[:, -T:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1), values)
-        scores = tuple(vars(policy(*batch.inputs, 1.0)).values())
+        found = policy(*batch.inputs, 1.0)
+        scores = (found.log_probs, found.entropies, found.values)
         gradients = [
-            torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, found, strict=True)), policy.parameters())
-            for found in (scores, whole)
+            torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, three, strict=True)), policy.parameters())
+            for three in (scores, whole)
         ]
         torch.testing.assert_close(scores, whole, rtol=0, atol=1e-12)
         for a, b in zip(*gradients, strict=True):  # transformers takes the norms' gradients in float32
