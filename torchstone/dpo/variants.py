@@ -452,7 +452,7 @@ def nca_loss(
     beta: float,
     denominator: Count | None = None,
 ) -> Loss:
-    """Noise-contrastive alignment: each reward's own value is fitted, so the chosen one's likelihood does not fall.
+    """Noise-contrastive alignment: each reward's own value is fitted, and not their difference alone.
 
         L = mean( -log sigmoid(r_w) - (1/2) log sigmoid(-r_w) - (1/2) log sigmoid(-r_l) )    (DPO.21)
 

@@ -50,7 +50,7 @@ def importance_weights(
     low: float | None = None,
     high: float | None = None,
 ) -> Float[Tensor, "B T"]:
-    """What each token's loss is multiplied by where the program that sampled computes other log-probs than the trainer.
+    """What each token's loss is multiplied by where the engine that sampled computes other log-probs than the trainer.
 
         u_t = log pi_old(y_t | x, y_<t) - log pi_sampler(y_t | x, y_<t)
         w_t = exp(u_t)    or, for a whole sequence,    w = exp(sum_t u_t)    or    w = exp(mean_t u_t)    (PPO.13)

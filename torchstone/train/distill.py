@@ -71,7 +71,7 @@ class DistillRow(Recipe):
         known: dict[str, Any] = {
             "log_probs": new.log_probs, "teacher_log_probs": batch.ref_log_probs, "logits": new.logits,
             "teacher_logits": batch.teacher.logits() if "teacher_logits" in taken else None, "old_log_probs": old,
-            "sampler_log_probs": old,  # the program that samples is the one that trains
+            "sampler_log_probs": old,  # the engine that samples is the trainer itself
             "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
         }  # fmt: skip
         used = {name: known[name] for name in taken if name in known}

@@ -205,7 +205,7 @@ class Recipe(Method):
         old = batch.old
         known: dict[str, Any] = {
             "old_log_probs": old.log_probs, "ref_log_probs": batch.ref_log_probs,
-            "sampler_log_probs": old.log_probs,  # the program that samples is the one that trains
+            "sampler_log_probs": old.log_probs,  # the engine that samples is the trainer itself
             "values": new.values, "old_values": old.values, "returns": batch.returns, "entropies": new.entropies,
             "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
         }  # fmt: skip

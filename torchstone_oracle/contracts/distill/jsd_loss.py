@@ -105,7 +105,7 @@ MASKS = {
 SHARED = without(
     ALTERNATIVES, "ends_exchanged", "kl_weights_missing", "policy_term_missing", "teacher_term_missing",
     "mixture_at_half", "times_temperature", "teacher_not_normalised", "softmax_twice_of_teacher", "sign_flipped",
-    "each_term_clamped", "mixture_of_logits", "teacher_one_earlier", "mean_square_of_log_probs",
+    "each_term_clamped", "mixture_of_logits", "mean_square_of_log_probs",
 )  # fmt: skip
 
 Z = [

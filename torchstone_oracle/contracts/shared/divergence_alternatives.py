@@ -90,6 +90,20 @@ DIRECTIONS: dict[str, Alternative] = {
             )
         },
     ),
+    "teacher_weight_for_both": bug(
+        "beta KL(teacher || M) + beta KL(policy || M).",
+        "Right at beta 0.5 alone; close to beta 0 hardly anything is learnt.",
+        {"divergence": inside(lambda p, t, beta, kl, mix: beta * (kl(t, mix(p, t, beta)) + kl(p, mix(p, t, beta))))},
+    ),
+    "policy_weight_for_both": bug(
+        "(1 - beta) KL(teacher || M) + (1 - beta) KL(policy || M).",
+        "Right at beta 0.5 alone; close to beta 1 hardly anything is learnt.",
+        {
+            "divergence": inside(
+                lambda p, t, beta, kl, mix: (1 - beta) * (kl(t, mix(p, t, beta)) + kl(p, mix(p, t, beta)))
+            )
+        },
+    ),
     "kl_weights_missing": bug(
         "KL(teacher || M) + KL(policy || M), without weights.",
         "Twice as large or more.",

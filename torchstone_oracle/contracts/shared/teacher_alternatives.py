@@ -83,6 +83,11 @@ SIGNALS: dict[str, Alternative] = {
         "Tokens that both find unlikely have hardly any weight.",
         {"signal": lambda p, q, o: exp(q) - exp(stop(p))},
     ),
+    "teacher_probability": bug(
+        "pi_T of the sampled token in place of the log-ratio.",
+        "Never below 0: what the teacher would not say is raised too, and nothing pays for entropy.",
+        {"signal": lambda p, q, o: exp(q)},
+    ),
     "own_log_prob_missing": bug(
         "log pi_T alone: the policy's own log-prob is not taken off.",
         "The policy collapses on the teacher's favourite token, as nothing pays for entropy.",
@@ -240,12 +245,12 @@ TEACHER_NOT_DETACHED = variant(
 )
 
 
-def whitened(earned: list[list[Dual | None]], mask: Marks) -> list[list[Dual | None]]:
+def whitened(earned: list[list[Dual | None]], mask: Marks, correction: int = 1) -> list[list[Dual | None]]:
     every = [a for row in earned for a in row if a is not None]
     if len(every) < 2:
         return earned
     centre = mean(every)
-    spread = sqrt(total((a - centre) * (a - centre) for a in every) / (len(every) - 1)) + dual("1e-8")
+    spread = sqrt(total((a - centre) * (a - centre) for a in every) / (len(every) - correction)) + dual("1e-8")
     return [[None if a is None else (a - centre) / spread for a in row] for row in earned]
 
 
@@ -259,6 +264,11 @@ BATCHES: dict[str, Alternative] = {
         "The advantages are whitened over the batch's tokens.",
         "How far the policy is from the teacher no longer matters: the step is as long at the end as at the start.",
         {"batch": whitened},
+    ),
+    "whitened_by_n": variant(
+        "The advantages are whitened over the batch's tokens, the deviation over n and not n - 1.",
+        "As whitened_advantages, and a little longer in small batches.",
+        {"batch": lambda earned, mask: whitened(earned, mask, 0)},
     ),
     "centred_advantages": variant(
         "The mean over the batch's tokens is taken off the advantages.",
