@@ -37,7 +37,6 @@ from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes import find
 
 transformers.logging.set_verbosity_error()
-torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 POLICY = {**SETTINGS, "gmpo": {}}
 DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
@@ -176,6 +175,7 @@ def difference(name: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)  # TRL makes constants with it
     warnings.filterwarnings("ignore")
     names = sys.argv[1:] or [*POLICY, *DPO]
     worst = 0.0

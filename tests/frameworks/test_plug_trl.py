@@ -15,11 +15,18 @@ from engine_trl import DPO, FIXED, HEAD, POLICY, RANKS, VERSION, difference, fla
 from trl.trainer.utils import add_fused_lm_head
 
 import torchstone.frameworks.trl as plugs
-from torchstone.frameworks.loading import float32_is_float64
+from torchstone.frameworks.loading import default_dtype, float32_is_float64
 from torchstone.frameworks.trl.rows import ROWS
 from torchstone.recipes import find
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*takes the sampler's log-probs:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def constants_in_float64():
+    """TRL makes a few constants with torch's default dtype."""
+    with default_dtype(torch.float64):
+        yield
 
 
 def test_every_row_of_both_trainers_has_its_settings():

@@ -91,7 +91,8 @@ class RecipeDPOTrainer(DPOTrainer):
         if mode == "train" and f"@{VERSION}" not in self.recipe.name:
             pairs, tokens = self.counts
             tensors["denominator"] = pairs
-            tensors["sft_denominator"] = tokens if self.recipe.sft.numbers.get("mean") == "token" else pairs
+            if "sft_denominator" in self.recipe.takes():
+                tensors["sft_denominator"] = tokens if self.recipe.sft.numbers["mean"] == "token" else pairs
             scale = PAIRS.scale(self.current_gradient_accumulation_steps, self.accelerator.num_processes)
         loss = self.recipe.loss(**tensors)
         value = loss.value * scale
