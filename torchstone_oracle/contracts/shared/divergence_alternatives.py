@@ -355,14 +355,6 @@ def one_later(inputs: Inputs, b: int, t: int) -> Logs:
     return row[(t + 1) % len(row)]
 
 
-def one_earlier(inputs: Inputs, b: int, t: int) -> Logs:
-    return inputs["teacher_logits"][b][t - 1]
-
-
-def other_row(inputs: Inputs, b: int, t: int) -> Logs:
-    return inputs["teacher_logits"][b - 1][t]
-
-
 RESULTS: dict[str, Alternative] = {
     "mean_over_vocabulary": bug(
         "The mean over the vocabulary in place of the sum, as reduction='mean' gives.",
@@ -393,13 +385,13 @@ RESULTS: dict[str, Alternative] = {
     "teacher_one_earlier": bug(
         "The teacher's logits are those of one position earlier.",
         "Each token is compared with what the teacher says of the one before.",
-        {"teacher_at": one_earlier},
+        {"teacher_at": lambda inputs, b, t: inputs["teacher_logits"][b][t - 1]},
         pitfalls=("C54",),
     ),
     "teacher_of_another_row": bug(
         "The teacher's logits belong to another completion: one was sorted or filtered, the other was not.",
         "The policy learns what the teacher says of other texts.",
-        {"teacher_at": other_row},
+        {"teacher_at": lambda inputs, b, t: inputs["teacher_logits"][b - 1][t]},
         pitfalls=("C20",),
     ),
 }  # fmt: skip
