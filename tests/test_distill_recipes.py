@@ -37,7 +37,7 @@ def batch(seed=0):
 
 
 def given(row, b):
-    return {name: b[name] for name in row.takes() if name in b} | {k: v for k, v in SIZES.items() if k in row.takes()}
+    return row.used("loss", {**b, **SIZES})
 
 
 def run(row, b, **how):

@@ -179,7 +179,7 @@ def test_reinforce_plus_plus_divides_by_the_population_deviation(name):
     rewards, mask = torch.tensor([[0.0, 3.0, 6.0, 7.0]], dtype=torch.float64), torch.ones(4, 2, dtype=torch.bool)
     logs = dict.fromkeys(("old_log_probs", "ref_log_probs"), torch.zeros(4, 2, dtype=torch.float64))
     row = RECIPES[name]
-    given = {k: v for k, v in logs.items() if k in row.takes("advantages")}
+    given = row.used("advantages", logs)
     earned = row.advantages(rewards, mask, **given).advantages
     torch.testing.assert_close(earned.square().mean().item(), 1.0, rtol=1e-7, atol=0)
 

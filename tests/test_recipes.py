@@ -51,18 +51,13 @@ STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewar
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies")
 
 
-def used(row, stage: str, batch: dict) -> dict:
-    """The tensors of the batch that this stage of the row takes."""
-    return {k: batch[k] for k in row.takes(stage) if k in batch}
-
-
 def rows_of(batch: dict, index) -> dict:
     return {k: v if k in ("rewards", "greedy_rewards") else v[index] for k, v in batch.items()}
 
 
 def advantages(row, batch):
     row = with_short_cache(row)
-    given = used(row, "advantages", batch)
+    given = row.used("advantages", batch)
     return row.advantages(batch["rewards"], batch["mask"], max_length=T, **given)
 
 
@@ -75,7 +70,7 @@ def run(row, batch, denominator=None, earned=None):
     """Value, gradients by every tensor it may flow through, metrics."""
     earned = advantages(row, batch).advantages if earned is None else earned
     leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
-    given = used(row, "loss", batch | leaves)
+    given = row.used("loss", batch | leaves)
     how = {"max_length": T, "group_size": G, "denominator": denominator}
     loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
     gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
@@ -181,10 +176,10 @@ def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
             continue
         stages = {}
         if name in STAGE_5 or name == "max_length":
-            given = used(row, "advantages", batch) | {"max_length": T}
+            given = row.used("advantages", batch) | {"max_length": T}
             stages[row.advantages] = ((batch["rewards"], batch["mask"]), given)
         if name in STAGE_6 or name in sizes:
-            given = used(row, "loss", batch) | sizes
+            given = row.used("loss", batch) | sizes
             stages[row.loss] = ((batch["log_probs"], batch["advantages"], batch["mask"]), given)
         complaints = []
         for function, (arguments, given) in stages.items():
@@ -231,7 +226,7 @@ def test_a_tensor_that_a_row_would_ignore_is_refused(row):
             with pytest.raises(
                 ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in {stage}")
             ):
-                getattr(row, stage)(*arguments, **used(row, stage, batch), **{name: batch[name]}, **sizes)
+                getattr(row, stage)(*arguments, **row.used(stage, batch), **{name: batch[name]}, **sizes)
 
 
 @preference_rows
@@ -241,10 +236,10 @@ def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
     known = {**batch, "reference_point": torch.tensor(0.3), "weights": torch.ones(6, dtype=torch.float64)}
     if "reference_point" not in row.takes():
         with pytest.raises(ValueError, match=r"reference_point: .* does not use it in loss, .*; got 0\.3$"):
-            row.loss(**own, **used(row, "loss", known), reference_point=0.3)
+            row.loss(**own, **row.used("loss", known), reference_point=0.3)
     for name in known.keys() - own.keys() - set(row.takes()):
         with pytest.raises(ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in loss")):
-            row.loss(**own, **used(row, "loss", known), **{name: known[name]})
+            row.loss(**own, **row.used("loss", known), **{name: known[name]})
 
 
 @preference_rows
@@ -341,7 +336,7 @@ def test_a_group_of_one_is_refused(name, unchecked):
 def test_an_unscored_completion_may_have_no_reward(row):
     batch, row = policy_batch(), with_short_cache(row)
     batch["rewards"][1, 2] = math.nan
-    given = used(row, "advantages", batch) | {"max_length": T, "scored": ~batch["rewards"].isnan()}
+    given = row.used("advantages", batch) | {"max_length": T, "scored": ~batch["rewards"].isnan()}
     earned = row.advantages(batch["rewards"], batch["mask"], **given).advantages
     assert earned.isfinite().all()
     if row.advantage.name in ("group-mean", "group-std", "leave-one-out") and row.reward_kl.name == "none":
@@ -368,7 +363,7 @@ def prefer(row, batch, **how):
     leaves = {k: batch[k].clone().requires_grad_() for k in ("chosen_log_probs", "rejected_log_probs")}
     constants = {"reference_point": 0.3, "weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
-    loss = row.loss(**{**own, **leaves, **used(row, "loss", batch | constants), **how})
+    loss = row.loss(**{**own, **leaves, **row.used("loss", batch | constants), **how})
     return loss.value.detach(), torch.autograd.grad(loss.value, list(leaves.values())), loss.metrics
 
 
@@ -405,7 +400,7 @@ def test_a_preference_row_says_what_it_lacks(row):
     batch = pairs()
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
     weights = torch.ones(6, dtype=torch.float64)
-    everything = own | used(row, "loss", {**batch, "reference_point": 0.3, "weights": weights})
+    everything = own | row.used("loss", {**batch, "reference_point": 0.3, "weights": weights})
     for name in row.needs():
         with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since objective is"):
             row.loss(**everything | {name: None})

@@ -102,7 +102,7 @@ def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name):
         log_probs, entropies, _ = run._log_probs(policy, batch, compute_entropy=True)
         old = log_probs.detach()
         given = {"old_log_probs": old, "sampler_log_probs": old, "ref_log_probs": old, "entropies": entropies}
-        advantages, loss = ({k: given[k] for k in row.takes(stage) if k in given} for stage in ("advantages", "loss"))
+        advantages, loss = (row.used(stage, given) for stage in ("advantages", "loss"))
         earned = row.advantages(rewards, mask, max_length=6, **advantages).advantages
         loss = row.loss(log_probs, earned, mask, group_size=4, max_length=6, **loss).value
         grads = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])

@@ -192,8 +192,8 @@ def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
         one = torch.ones(len(batch[PAIRS[0]]), 1, dtype=torch.bool)
         more: dict[str, Any] = {f"ref_{k}": tensors[f"ref_{k}"][:, None] for k in PAIRS[:2]}
         more |= {"reference_point": 0.0, "weights": torch.linspace(0.5, 1.5, len(one), dtype=torch.float64)}
-        used = {k: x for k, x in more.items() if k in row.takes()}
-        loss = row.loss(tensors[PAIRS[0]][:, None], tensors[PAIRS[1]][:, None], one, one, **used)
+        pair = (tensors[k][:, None] for k in PAIRS[:2])
+        loss = row.loss(*pair, one, one, **row.used("loss", more))
     slopes = torch.autograd.grad(loss.value, list(free.values()), allow_unused=True)
     gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(free.items(), slopes, strict=True)}
     return {"loss": loss.value.item(), "gradients": {k: g.tolist() for k, g in gradients.items()}}

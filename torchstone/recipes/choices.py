@@ -214,6 +214,10 @@ class Recipe:
         found = (k for at in self.STAGES[stage] for k in self.inputs(at))
         return [k for k in dict.fromkeys(found) if k not in self.ALWAYS]
 
+    def used(self, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Of what is known by these names, what this stage takes: the keyword arguments to call it with."""
+        return {name: known[name] for name in self.takes(stage) if name in known}
+
     def needs(self) -> list[str]:
         """What this row cannot do without, beside rewards and log-probs, in the order of the columns."""
         found = (k for at in self.COLUMNS for k, needed in self.inputs(at).items() if needed)

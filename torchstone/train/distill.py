@@ -67,12 +67,11 @@ class DistillRow(Recipe):
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
         """The row's own loss of some rows."""
-        old, taken = batch.old.log_probs, self.recipe.takes("loss")
+        old, logits = batch.old.log_probs, "teacher_logits" in self.recipe.takes("loss")
         known: dict[str, Any] = {
             "log_probs": new.log_probs, "teacher_log_probs": batch.ref_log_probs, "logits": new.logits,
-            "teacher_logits": batch.teacher.logits() if "teacher_logits" in taken else None, "old_log_probs": old,
+            "teacher_logits": batch.teacher.logits() if logits else None, "old_log_probs": old,
             "sampler_log_probs": old,  # the engine that samples is the trainer itself
             "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
         }  # fmt: skip
-        used = {name: known[name] for name in taken if name in known}
-        return self.recipe.loss(batch.mask, **used, denominator=count)
+        return self.recipe.loss(batch.mask, **self.recipe.used("loss", known), denominator=count)

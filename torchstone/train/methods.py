@@ -188,8 +188,7 @@ class Recipe(Method):
             "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
             "values": batch.old.values, "max_length": self.config.max_new_tokens,
         }  # fmt: skip
-        used = {name: known[name] for name in self.recipe.takes("advantages") if name in known}
-        advantages, returns = self.recipe.advantages(rewards, batch.mask, **used)
+        advantages, returns = self.recipe.advantages(rewards, batch.mask, **self.recipe.used("advantages", known))
         return replace(batch, advantages=advantages, returns=returns)
 
     def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
@@ -209,7 +208,7 @@ class Recipe(Method):
             "values": new.values, "old_values": old.values, "returns": batch.returns, "entropies": new.entropies,
             "max_length": self.config.max_new_tokens, "group_size": self.config.group_size,
         }  # fmt: skip
-        used = {name: known[name] for name in self.recipe.takes("loss") if name in known}
+        used = self.recipe.used("loss", known)
         return self.recipe.loss(new.log_probs, batch.advantages, batch.mask, **used, denominator=count)
 
 

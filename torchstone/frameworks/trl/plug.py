@@ -33,8 +33,8 @@ class RecipeGRPOTrainer(GRPOTrainer):
                  **more: Any):  # fmt: skip
         args = GRPOConfig() if args is None else copy(args)
         self.recipe = with_sampler(chosen_row(recipe, GRPOTrainer, args), args)
-        self.used = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
-        if any("ref_log_probs" in used for used in self.used.values()):
+        self.takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
+        if any("ref_log_probs" in used for used in self.takes.values()):
             args.beta = number(self.recipe, "beta") or 1.0  # not 0: TRL makes a reference model, and its log-probs
         super().__init__(model, reward_funcs, args, *others, **more)
 
@@ -56,7 +56,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
-        if "old_log_probs" in self.used["advantages"] and "old_per_token_logps" not in batch:
+        if "old_log_probs" in self.takes["advantages"] and "old_per_token_logps" not in batch:
             with torch.no_grad():
                 size = self.args.per_device_train_batch_size
                 batch["old_per_token_logps"] = self._log_probs(self.model, batch, batch_size=size)[0]
@@ -66,7 +66,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
         kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
         mask = self._everywhere(_mask(batch).long()).bool() & kept[:, None]
         tensors = {
-            ours: self._everywhere(batch[key]) for ours, key in THEIRS.items() if ours in self.used["advantages"]
+            ours: self._everywhere(batch[key]) for ours, key in THEIRS.items() if ours in self.takes["advantages"]
         }
         length = self.max_completion_length
         found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **tensors).advantages
@@ -106,7 +106,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
             "entropies": entropies,
         }  # fmt: skip
         tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
-        tensors |= {name: given[name] for name in self.used["loss"] if name in given}
+        tensors |= self.recipe.used("loss", given)
         numbers = {"max_length": self.max_completion_length, "denominator": inputs["denominator"] * step}
         scale: float = UNIT.scale(pieces, self.accelerator.num_processes)
         if self.recipe.name.partition(":")[0] == OF_A_MICRO_BATCH:
