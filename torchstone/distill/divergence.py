@@ -3,10 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, number, require
+from torchstone.core.inputs import as_float, check_mask, number, require
 from torchstone.core.logprobs import log_softmax
 
 
@@ -74,6 +74,19 @@ def jsd_top_k(
     require(type(k) is int and 1 <= k <= size, "k", f"an integer from 1 to the vocabulary's {size}", k)
     top = of_whom[of].topk(k).indices
     return _jsd(_at(top, log_p, rest), _at(top, log_q, rest), beta)
+
+
+def under_mask(
+    logits: Float[Tensor, "B T V"], teacher_logits: Float[Tensor, "B T V"], mask: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B T V"]]:
+    """Both logits, 0 where ``mask`` is False: there they may hold anything.
+
+    Raises ValueError: a shape or dtype is wrong.
+    """
+    check_mask(mask)
+    shape = (*mask.shape, as_float("logits", logits, "B T V").shape[-1])
+    both = as_float("logits", logits, shape), as_float("teacher_logits", teacher_logits, shape)
+    return both[0].masked_fill(~mask[..., None], 0), both[1].masked_fill(~mask[..., None], 0)
 
 
 def _log_softmaxes(logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

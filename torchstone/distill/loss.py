@@ -3,13 +3,12 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, check_mask
 from torchstone.core.kl import kl_k1
 from torchstone.core.logprobs import log_ratios, token_entropies
 from torchstone.core.reduce import Reduce
 from torchstone.core.result import Loss, mean_of
 from torchstone.distill.advantages import teacher_advantages
-from torchstone.distill.divergence import jsd_exact
+from torchstone.distill.divergence import jsd_exact, under_mask
 from torchstone.fast.pointwise import bounded_exp, bounded_expm1
 from torchstone.reinforce.loss import reinforce_surrogate
 
@@ -81,10 +80,7 @@ def jsd_loss(
     Raises ValueError: a shape or dtype is wrong; ``beta`` is outside [0, 1]; ``temperature`` is not positive.
     Source: Agarwal et al. (GKD), arXiv:2306.13649, eq. 1.
     """
-    check_mask(mask)
-    shape = (*mask.shape, as_float("logits", logits, "B T V").shape[-1])
-    logits = as_float("logits", logits, shape).masked_fill(~mask[..., None], 0)
-    teacher_logits = as_float("teacher_logits", teacher_logits, shape).masked_fill(~mask[..., None], 0)
+    logits, teacher_logits = under_mask(logits, teacher_logits, mask)
     losses = jsd_exact(logits, teacher_logits, beta=beta, temperature=temperature)
     entropies = token_entropies(logits.detach(), temperature=temperature)
     return Loss(reduce(losses, mask), {"jsd": mean_of(losses, mask), "entropy": mean_of(entropies, mask)})

@@ -15,11 +15,12 @@ from torchstone.core.inputs import as_float, check_mask, number, per_token, requ
 from torchstone.core.logprobs import log_ratios
 from torchstone.core.result import mean_of
 from torchstone.distill import jsd_exact, jsd_top_k, teacher_advantages
+from torchstone.distill.divergence import under_mask
 from torchstone.fast.pointwise import bounded_exp
 from torchstone.ppo import variants as ppo
 from torchstone.recipes import columns
 from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
-from torchstone.recipes.online import TRAINER, with_metrics
+from torchstone.recipes.online import TRAINER, check_ratio, with_metrics
 
 # ------------------------------------------------------------------ stage 5: what the teacher says of each token
 
@@ -219,12 +220,8 @@ class DistillRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ratios, losses = self.option("surrogate").ratios, ("none", "truncated-ratio")
-        if (ratios and self.ratio.name not in ratios) or (not ratios and self.ratio.name == "none"):
-            expected = " or ".join(ratios) or "one other than none"
-            why = f"since surrogate is {self.surrogate}"
-            raise ValueError(f"{self.name}.ratio: expected {expected}, {why}, got {self.ratio}")
-        why = f"since signal is {self.signal}"
+        check_ratio(self)
+        losses, why = ("none", "truncated-ratio"), f"since signal is {self.signal}"
         if self.signal.name.endswith("advantage") == (self.surrogate.name in losses):
             names = [x for x in SURROGATES if (x in losses) != self.signal.name.endswith("advantage")]
             raise ValueError(f"{self.name}.surrogate: expected {' or '.join(names)}, {why}, got {self.surrogate}")
@@ -316,8 +313,7 @@ class DistillRecipe(Recipe):
 
 def of_one_vocabulary(mask: Tensor, logits: Any, teacher_logits: Any) -> dict[str, Tensor]:
     """Both logits ``[B T V]``, checked, and 0 where ``mask`` is False."""
-    shape = (*mask.shape, as_float("logits", logits, "B T V").shape[-1])
-    size = as_float("teacher_logits", teacher_logits, "B T V").shape[-1]
-    require(size == shape[-1], "teacher_logits", f"the policy's vocabulary of {shape[-1]} tokens", size)
     both = {"logits": logits, "teacher_logits": teacher_logits}
-    return {name: as_float(name, x, shape).masked_fill(~mask[..., None], 0) for name, x in both.items()}
+    policy, teacher = (as_float(name, x, "B T V").shape[-1] for name, x in both.items())
+    require(teacher == policy, "teacher_logits", f"the policy's vocabulary of {policy} tokens", teacher)
+    return dict(zip(both, under_mask(logits, teacher_logits, mask), strict=True))

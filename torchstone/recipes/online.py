@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,12 +59,7 @@ class PolicyRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ratios = self.option("surrogate").ratios
-        if (ratios and self.ratio.name not in ratios) or (not ratios and self.ratio.name == "none"):
-            expected = " or ".join(ratios) or "one other than none"
-            raise ValueError(
-                f"{self.name}.ratio: expected {expected}, since surrogate is {self.surrogate}, got {self.ratio}"
-            )
+        check_ratio(self)
 
     def inputs(self, at: str) -> dict[str, bool]:
         """Tensors that the choice of this column takes, without those that another choice makes idle."""
@@ -200,6 +195,14 @@ class PolicyRecipe(Recipe):
             if term is not None:
                 loss, metrics[name] = loss + term[0], mean_of(term[1], mask)
         return Loss(self.run("reduction", batch | {"x": loss}), metrics)
+
+
+def check_ratio(row: Any) -> None:
+    """Raise ``ValueError`` if the surrogate of this row, of samples or of distillation, cannot take its ratio."""
+    ratios = row.option("surrogate").ratios
+    if (ratios and row.ratio.name not in ratios) or (not ratios and row.ratio.name == "none"):
+        expected = " or ".join(ratios) or "one other than none"
+        raise ValueError(f"{row.name}.ratio: expected {expected}, since surrogate is {row.surrogate}, got {row.ratio}")
 
 
 def at_the_end(rewards: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:
