@@ -46,11 +46,10 @@ class Case:
     note: str = ""
 
 
-def with_an_empty_row(seed: int) -> PolicyBatch:
+def with_an_empty_row(batch: Any, row: int) -> Any:
     """Masks with gaps, and a completion in which the policy chose nothing."""
-    batch = policy_batch(seed, gaps=True)
     mask = batch.mask.clone()
-    mask[8] = False
+    mask[row] = False
     return replace(batch, mask=mask)
 
 
@@ -82,14 +81,6 @@ def pairs(seed: int) -> PreferenceBatch:
     return preference_batch(seed)
 
 
-def distill_with_an_empty_row(seed: int) -> DistillBatch:
-    """Masks with gaps, and a completion in which the policy chose nothing."""
-    batch = distill_batch(seed, gaps=True)
-    mask = batch.mask.clone()
-    mask[4] = False
-    return replace(batch, mask=mask)
-
-
 def a_teacher_that_agrees(seed: int) -> DistillBatch:
     """All log-ratios to the teacher near 1e-9, so that what is added to their sum shows."""
     batch = distill_batch(seed)
@@ -107,12 +98,12 @@ def a_policy_that_is_surer(seed: int) -> DistillBatch:
 BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]] = {
     "prefix": policy_batch,  # right-padded completions
     "gaps": lambda seed: policy_batch(seed, gaps=True),  # tool output inside completions
-    "empty": with_an_empty_row,
+    "empty": lambda seed: with_an_empty_row(policy_batch(seed, gaps=True), 8),
     "far": far_off,  # ratios beyond 3 and 4
     "pairs": pairs,
     "distill": distill_batch,  # right-padded completions
     "distill-gaps": lambda seed: distill_batch(seed, gaps=True),
-    "distill-empty": distill_with_an_empty_row,
+    "distill-empty": lambda seed: with_an_empty_row(distill_batch(seed, gaps=True), 4),
     "distill-near": a_teacher_that_agrees,
     "distill-sure": a_policy_that_is_surer,
     "distill-far": lambda seed: distill_batch(seed, spread=3.0),  # teacher and policy up to e^15 apart

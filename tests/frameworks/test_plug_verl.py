@@ -16,7 +16,7 @@ import pytest
 import tomllib
 import torch
 from batch import GROUP, TOKENS, leaf, policy_batch
-from cases import with_an_empty_row
+from cases import BATCHES
 from cases_verl import SAMPLER, SETTINGS, advantages, core_algos, inputs, losses, model_output, proto, tensordict_utils
 from torch import Tensor
 from verl.trainer.config import AlgoConfig, KLControlConfig, RolloutCorrectionConfig
@@ -255,7 +255,7 @@ def test_what_a_configuration_lacks_or_says_twice_is_refused(name, knobs, messag
 
 
 def test_a_row_that_skips_empty_completions_refuses_them_and_one_that_counts_them_does_not():
-    batch = with_an_empty_row(0)
+    batch = BATCHES["empty"](0)
     with pytest.raises(ValueError, match="rows without a token"):
         gradient(batch, SPLIT, {"loss_mode": "torchstone:gspo"})
     name = "gspo@trl-1.16.0"
