@@ -170,7 +170,6 @@ shutil.copy(Path(conformance.__file__).parent / "vectors" / "kl_k3.json", ".")
 """
 NEEDS = {  # what stands before a page's first block; the others need nothing
     "docs/conformance.md": FILES,
-    "docs/recipes.md": BATCH,
     "torchstone/distill/README.md": BATCH + TEACHER,
     "torchstone/dpo/README.md": BATCH,
     "torchstone/grpo/README.md": BATCH,

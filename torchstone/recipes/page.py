@@ -14,11 +14,18 @@ paper has it, and as frameworks compute it. Every row runs, and every dialect is
 value and in gradient (`make test-frameworks`).
 
 ```python
+import torch
 from torchstone.recipes import RECIPES
+
+rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])  # [P G]: two prompts, four completions each
+mask = torch.ones(8, 6, dtype=torch.bool)  # [B T], B = P * G: True where the policy chose the token
+old_log_probs = -torch.rand(8, 6)  # of the sampled tokens, when the update begins
+log_probs = old_log_probs.clone().requires_grad_()
 
 recipe = RECIPES["dapo"]
 earned = recipe.advantages(rewards, mask, max_length=20480)
-loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_probs, group_size=8)
+loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_probs, group_size=4)
+loss.value.backward()
 ```
 
 `torchstone recipes` prints the table, `torchstone recipes dapo` one row with the place in the paper where each number
