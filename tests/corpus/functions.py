@@ -282,9 +282,11 @@ def jax_answer(entry, leaves, settings, wants):
     jax.config.update("jax_enable_x64", True)
     arrays = {k: jax.numpy.asarray(v.detach().numpy()) for k, v in leaves.items()} | settings
     passed = matched(entry, leaves, settings)
-    call = lambda *by: entry.function(
-        **{k: {**arrays, **dict(zip(wants, by, strict=True))}[a] for k, a in passed.items()}
-    )
+
+    def call(*by):
+        given = arrays | dict(zip(wants, by, strict=True))
+        return entry.function(**{k: given[a] for k, a in passed.items()})
+
     value, got = jax.value_and_grad(call, argnums=tuple(range(len(wants))))(*[arrays[k] for k in wants])
     as_torch = lambda x: torch.tensor(x.tolist(), dtype=torch.float64)  # noqa: E731
     return [as_torch(value)], [as_torch(g) for g in got]
@@ -314,9 +316,9 @@ def distance(entry, seed):
     torch.manual_seed(seed)
     got, ours = answer(entry, arguments, settings)
     far = 0.0
-    for a, b in [*zip(right, got), *(zip(slopes, ours) if ours is not None else ())]:
+    for a, b in zip([*right, *slopes], [*got, *(slopes if ours is None else ours)], strict=True):
         a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
-        if a.shape != b.shape:
+        if a.shape != b.shape or not b.isfinite().all():
             return float("inf")
         mask = arguments.get("mask")
         spot = mask if mask is not None and a.shape == mask.shape else torch.ones_like(a)
