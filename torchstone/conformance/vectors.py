@@ -126,6 +126,7 @@ MASKS = ("ragged_mask", "gaps_in_mask", "junk_under_mask")
 ORDINARY = (
     *MASKS, "on_policy", "every_side_of_the_clip", "far_from_reference",
     "two_prompts", "one_right_in_four", "sparse_reward", "delayed_reward", "small_deviation", "micro_batch",
+    "score_reaches_last_token", "many_ends", "no_end",
     "both_signs", "one_pair", "at_reference", "tied", "with_margin", "no_reference", "on_target", "far_from_target",
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import core
-from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
+from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
 from ..shared.common import EDGES, TRL, TRL_1_16_0, Settings, Steps, bug, variant
 from ..shared.logits import Ids
 
@@ -43,6 +43,17 @@ def first_token_without_end(row: Ids, ids: Ids) -> list[bool]:
     if any(token in ids for token in row):
         return core.completion_mask(row, ids)
     return [t == 0 for t in range(len(row))]
+
+
+def of_one_id(which: int) -> Step:
+    """Only one of the end ids is looked for."""
+    return lambda row, ids: core.completion_mask(row, [ids[which]])
+
+
+def until_every_end(row: Ids, ids: Ids) -> list[bool]:
+    """True until each of the ids has been met."""
+    last = max(row.index(i) if i in row else len(row) for i in ids)
+    return [t <= last for t in range(len(row))]
 
 
 def truncated_dropped(row: Ids, ids: Ids) -> list[bool]:
@@ -138,6 +149,25 @@ OBJECTIVE = Objective(
             {"row": truncated_dropped},
             links=(TRL_1_16_0, "https://arxiv.org/abs/2503.14476"),
         ),
+        "first_end_id_only": bug(
+            "Of several end ids only the first is looked for.",
+            "Answers that end with another id are trained to the end of the padding.",
+            {"row": of_one_id(0)},
+            pitfalls=("C58",),
+            links=(f"{TRL}/issues/7039",),
+        ),
+        "last_end_id_only": bug(
+            "Of several end ids only the last is looked for.",
+            "Answers that end with another id are trained to the end of the padding.",
+            {"row": of_one_id(-1)},
+            pitfalls=("C58",),
+        ),
+        "until_every_end": bug(
+            "The completion goes on until every one of the end ids has been met.",
+            "Padding and text after the end are trained in nearly every completion.",
+            {"row": until_every_end},
+            pitfalls=("C58",),
+        ),
         "inverted": bug(
             "True and False are swapped.",
             "Padding is trained, and nothing else.",
@@ -164,7 +194,21 @@ OBJECTIVE = Objective(
         Group({"eos_id": 0}, (completions("the end has id 0, and so has the padding", [[3, 4, 0, 0]], "pad_is_end"),)),
         Group(
             {"eos_id": [END, 8]},
-            (completions("either of two ends", [[3, 8, 4, END], [3, END, 4, 8]], "many_ends", result="acceptable"),),
+            (
+                completions("either of two ends", [[3, 8, 4, END], [3, END, 4, 8]], "many_ends"),
+                completions(
+                    "either of two ends, then padding",
+                    [[3, 8, PAD, PAD, PAD], [3, 4, END, PAD, PAD], [3, 4, 5, 6, 8]],
+                    "many_ends",
+                ),
+            ),
+        ),
+        Group(
+            {"eos_id": [END, 8, 9]},
+            (
+                completions("any of three ends", [[3, 9, 8, END, PAD], [8, 9, END, PAD, PAD]], "many_ends"),
+                completions("one of three ends, or none", [[3, 4, 8, PAD], [3, 4, 5, 6], [9, 3, END, 8]], "many_ends"),
+            ),
         ),
     ),
 )

@@ -8,7 +8,20 @@ from ... import core
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
 from ...core import Mask
 from ...numbers import Dual, dual, maximum, mean, sqrt, total
-from ..shared.common import EDGES, MASK, NAN, OPENRLHF_0_11_2, VERL, Settings, Steps, bug, full, hidden, marks, variant
+from ..shared.common import (
+    EDGES,
+    MASK,
+    NAN,
+    OPENRLHF_0_11_2,
+    VERL,
+    Settings,
+    Steps,
+    bug,
+    full,
+    hidden,
+    marks,
+    variant,
+)
 from ..shared.means import GAPS, RAGGED, X_SQUARE, X, entries
 
 
@@ -131,6 +144,9 @@ WHITEN_TIES = (
 WHITEN_SMALL = entries(
     "numbers 2^-13 apart", [[0.0, TINY, TINY], [0.0, 0.0, 2 * TINY]], full(2, 3), "small_deviation", result="acceptable"
 )
+WHITEN_LARGE = entries(
+    "1024 more", [[1024.0 + x for x in row] for row in X], RAGGED, "large_mean", "ragged_mask", tolerance=LOOSE
+)
 WHITEN_NOTHING = (
     entries("no token at all", X[:2], marks("0000 0000"), "all_masked", result="acceptable"),
     entries("one token", [[-1.5]], [[True]], "one_token", result="acceptable"),
@@ -169,12 +185,12 @@ OBJECTIVE = Objective(
     alternatives=WHITEN_ALTERNATIVES,
     edges=WHITEN_EDGES,
     groups=(
-        Group(whiten(1, 1e-8), (*WHITEN_CASES, *WHITEN_TIES, WHITEN_SMALL, *WHITEN_NOTHING)),
-        Group(whiten(0, 1e-8), (*WHITEN_CASES[:3], *WHITEN_TIES[:2])),
+        Group(whiten(1, 1e-8), (*WHITEN_CASES, *WHITEN_TIES, WHITEN_SMALL, WHITEN_LARGE, *WHITEN_NOTHING)),
+        Group(whiten(0, 1e-8), (*WHITEN_CASES[:3], WHITEN_LARGE, *WHITEN_TIES[:2])),
         Group(whiten(1, 0.25), exact(WHITEN_CASES[1:3])),
         Group(whiten(0, 0.25), exact(WHITEN_CASES[:2])),
         Group(whiten(1, 1e-8, True), (WHITEN_CASES[1], WHITEN_TIES[0])),
         Group(whiten(0, 0.25, True), exact(WHITEN_CASES[4:5])),
-        *(Group(whiten(n, eps), exact(WHITEN_CASES[1:2])) for n in (1, 0) for eps in (1e-4, 1e-5, 1e-6, 0.0)),
+        *(Group(whiten(n, eps), exact(WHITEN_CASES[1:3])) for n in (1, 0) for eps in (1e-4, 1e-5, 1e-6, 0.0)),
     ),
 )  # fmt: skip

@@ -28,6 +28,14 @@ THUMBS: dict[str, Any] = {
     "desirable": [True, False, True],
 }
 FAR_THUMBS = {"log_probs": [-2.0, -202.0], "ref_log_probs": [-102.0, -2.0], "desirable": [True, False]}
+MORE_THUMBS = Case(
+    "five thumbs",
+    {
+        "log_probs": [-2.0, -7.25, -1.5, -4.0, -3.75],
+        "ref_log_probs": [-2.75, -4.5, -3.0, -5.25, -3.5],
+        "desirable": [False, True, True, False, True],
+    },
+)
 KTO_CASES = (
     Case("three thumbs", THUMBS),
     Case("only desirable", {**THUMBS, "desirable": [True] * 3}),
@@ -66,7 +74,9 @@ OBJECTIVE = Objective(
         "beta_missing": Alternative(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
         "sum_over_pairs": SUMMED, "denominator_ignored": OWN_COUNT,
     }, PAIR_EDGES,
-    (Group(kto_numbers(0.5), KTO_CASES), Group(kto_numbers(0), KTO_CASES[:1]),
+    (Group(kto_numbers(0, 1, 1), (KTO_CASES[0], MORE_THUMBS, *KTO_CASES[1:3])),
+     Group(kto_numbers(0.5, 1, 1), (KTO_CASES[0], MORE_THUMBS)),
+     Group(kto_numbers(0.5), KTO_CASES), Group(kto_numbers(0), KTO_CASES[:1]),
      Group(kto_numbers(2, 1.25, 0.5), KTO_CASES[:2]),
      Group(kto_numbers(0, denominator=5), (Case("of 5", THUMBS, ("micro_batch",)),))),
 )  # fmt: skip

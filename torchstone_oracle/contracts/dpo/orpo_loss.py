@@ -27,6 +27,11 @@ def orpo(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
 
 
 P = four([-0.5, -1.25, -0.75], [-1.5, -0.375, -2.0])
+THREE = (
+    Case("three pairs", P, ("both_signs",)),
+    Case("two likely pairs", four([-0.25, -0.125], [-0.75, -0.375])),
+    Case("one pair", four([-1.5], [-0.625]), ("one_pair",)),
+)
 NO_PAIRS = (Case("no pairs", four([], []), ("no_pairs",), "acceptable"),)
 ORPO_SETTINGS = (
     {"odds_coef": 0.1, "sft_coef": 1},
@@ -54,7 +59,7 @@ OBJECTIVE = Objective(
     PAIR_EDGES | {"certain": Flag("edge", "A mean log-prob of 0 or just below: value and gradient stay finite.",
                                   "log(1 - 1) is -inf, and the gradient NaN.", pitfalls=("C75", "R21"))},
     (
-        *(Group({**s, "denominator": None}, (Case("three pairs", P, ("both_signs",)), *none))
+        *(Group({**s, "denominator": None}, (*THREE, *none))
           for s, none in zip(ORPO_SETTINGS, [NO_PAIRS, *[()] * (len(ORPO_SETTINGS) - 1)], strict=True)),
         Group({**ORPO_SETTINGS[0], "denominator": None}, (
             Case("a chosen mean log-prob of -2^-13", four([-0.0001220703125, -0.5], [-1.5, -1.0]), ("certain",)),

@@ -299,9 +299,7 @@ REWARD_CASES = (
     ),
     rewards_case("two samples", [[1.0, 0.25], [0.0, -0.5], [0.5, 0.75]]),
     rewards_case(
-        "a group of equal rewards between two others",
-        [[1.0, 0.0, 0.5], [1.0, 1.0, 1.0], [0.0, 0.25, 0.0]],
-        "equal_rewards",
+        "an equal group between two others", [[1.0, 0.0, 0.5], [1.0, 1.0, 1.0], [0.0, 0.25, 0.0]], "equal_rewards"
     ),
     rewards_case(
         "one sample could not be scored",
@@ -317,6 +315,7 @@ REWARD_CASES = (
     ),
     rewards_case("a group of one", [[0.75], [0.25]], "group_of_one", result="invalid"),
 )
+LARGE = rewards_case("1000, a little more, a little less", [[1000.25, 999.5, 1000.0, 1000.5]], "large_mean")
 TIES = tuple(
     rewards_case(
         f"{size} rewards of {value:.4g}", constant(value, size), "equal_rewards", "float_ties", tolerance=HARMLESS
@@ -325,6 +324,7 @@ TIES = tuple(
     for size in (8, 12)
 )
 GROUP_EDGES = {
+    "large_mean": EDGES["large_mean"],
     "one_right_in_four": Flag(
         "edge",
         "[1, 0, 0, 0]: 1.5 with n - 1 and 1.732 with n, before eps.",
@@ -390,9 +390,9 @@ OBJECTIVE = Objective(
     alternatives=GROUP_ALTERNATIVES,
     edges=GROUP_EDGES,
     groups=(
-        Group({"divide_by_std": True, "correction": 1, "eps": 1e-4}, (*REWARD_CASES, *TIES)),
+        Group({"divide_by_std": True, "correction": 1, "eps": 1e-4}, (*REWARD_CASES, LARGE, *TIES)),
         *(
-            Group({"divide_by_std": True, "correction": c, "eps": e}, (*MIXED, *TIES))
+            Group({"divide_by_std": True, "correction": c, "eps": e}, (*MIXED, LARGE, *TIES))
             for c, e in ((1, 1e-6), (1, 1e-8), (1, 1e-9), (1, 0.0), (0, 1e-4), (0, 1e-6), (0, 1e-8), (0, 0.0))
         ),
         Group({"divide_by_std": False, "correction": 1, "eps": 1e-4}, REWARD_CASES),

@@ -57,7 +57,7 @@ OBJECTIVE = Objective(
         ),
         Group(
             {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0},
-            (policy_cases.BETWEEN_THE_BOUNDS,),
+            (policy_cases.BETWEEN_THE_BOUNDS, *policy_cases.few(False)[:2]),
         ),
         Group(
             {"reduce": "sequence_mean", "epsilon": 0.1, "epsilon_high": None, "beta": 0.0}, policy_cases.few(False)[:1]

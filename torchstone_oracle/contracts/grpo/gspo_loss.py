@@ -145,6 +145,8 @@ OBJECTIVE = Objective(
             {"reduce": "sequence_mean", "epsilon": 3e-4, "epsilon_high": 4e-4},
             (*GSPO_TINY, *policy_cases.few(False)[1:]),
         ),
-        Group({"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None}, GSPO_CASES),
+        Group(
+            {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": None}, (*GSPO_CASES, *policy_cases.few(False))
+        ),
     ),
 )

@@ -70,8 +70,8 @@ OBJECTIVE = Objective(
         Group(
             {},
             (
-                Case("0 and 1", {"rewards": [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]}, ("equal_rewards",)),
-                Case("partial credit", {"rewards": [[0.25, 0.5], [0.5, 0.5], [-1.0, 2.0]]}, ("equal_rewards",)),
+                Case("0 and 1", {"rewards": [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]}),
+                Case("partial credit", {"rewards": [[0.25, 0.5], [0.5, 0.5], [-1.0, 2.0]]}),
                 Case(
                     "0.1 eight times, and all but once", {"rewards": [[0.1] * 8, [0.1] * 7 + [0.2]]}, ("equal_rewards",)
                 ),

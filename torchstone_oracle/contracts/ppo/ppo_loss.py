@@ -44,11 +44,11 @@ def added(x: Matrix, y: Matrix, weight: Dual) -> Matrix:
 ENTROPIES = [[1.0, 0.5, 1.5], [0.75, 1.25, 0.25]]
 
 
-def with_critic(c: Case, old_values: bool = True, entropies: bool = True) -> Case:
+def with_critic(c: Case, old_values: bool = True, entropies: bool = True, values: bool = True) -> Case:
     """The same case with values, returns and entropies: masked entries hold what the log-probs hold there."""
     inputs, mask = dict(c.inputs), c.inputs["mask"]
-    extra = {"values": VALUES, "returns": RETURNS}
-    extra |= {"old_values": OLD_VALUES} if old_values else {}
+    extra = {"values": VALUES, "returns": RETURNS} if values else {}
+    extra |= {"old_values": OLD_VALUES} if values and old_values else {}
     extra |= {"entropies": ENTROPIES} if entropies else {}
     for k, x in extra.items():
         found = zip(x, mask, inputs["log_probs"], strict=True)
@@ -61,6 +61,9 @@ CRITIC_CASES = tuple(
     for c in TOKEN_CASES
     if c.comment.startswith(("a good and a bad row", "on policy", "NaN under", "an empty row"))
 )
+OF_TWO_ROWS = [c for c in TOKEN_CASES if c.comment.startswith(("a good and a bad row", "ragged, with", "gaps, with"))]
+VALUE_ONLY = tuple(with_critic(c, entropies=False) for c in (*OF_TWO_ROWS, *TOKEN_CASES[2:3]))
+ENTROPY_ONLY = tuple(with_critic(c, values=False) for c in OF_TWO_ROWS)
 UNCLIPPED_CRITIC = (with_critic(FEW_TOKENS[0], old_values=False, entropies=False),)
 PPO_METRICS = {
     "approx_kl": Argument("", "nats"),
@@ -148,9 +151,12 @@ OBJECTIVE = Objective(
         Group({"reduce": "token_mean", **PLAIN}, TOKEN_CASES),
         Group(CRITIC, CRITIC_CASES),
         Group(CRITIC | {"value_epsilon": None, "value_coef": 0.1, "entropy_coef": 0.0}, UNCLIPPED_CRITIC),
+        Group(CRITIC | {"entropy_coef": 0.0}, VALUE_ONLY),
+        Group(CRITIC | {"entropy_coef": 0.0, "value_epsilon": None}, VALUE_ONLY[:3]),
+        Group({**PLAIN, "reduce": "token_mean", "entropy_coef": 0.01}, ENTROPY_ONLY),
         Group({**PLAIN, "reduce": "sequence_mean"}, FEW_TOKENS[2:3]),
         Group({**PLAIN, "reduce": "sequence_sum"}, FEW_TOKENS[2:3]),
-        Group({**PLAIN, "reduce": "token_mean", "dual_clip": 3.0}, FEW_TOKENS[:1]),
+        Group({**PLAIN, "reduce": "token_mean", "dual_clip": 3.0}, FEW_TOKENS[:2]),
         Group({**PLAIN, "reduce": "token_mean", "epsilon_high": 0.28}, (policy_cases.BETWEEN_TOKENS,)),
     ),
 )

@@ -43,6 +43,11 @@ RLHF_BOOK_A66B0BF = f"{RLHF_BOOK}/tree/a66b0bf"
 WILLIAMS = "Williams, 1992, doi:10.1007/BF00992696"
 
 EDGES = {
+    "large_mean": Flag(
+        "edge",
+        "A large mean and a small spread: the mean of the squares less the square of the mean cancels.",
+        "In float32 the deviation is noise, or the root of a negative number.",
+    ),
     "ragged_mask": Flag(
         "edge",
         "Completions of different lengths.",
