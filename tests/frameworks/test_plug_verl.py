@@ -5,6 +5,7 @@ averages ranks, and hands the counts of all four.
 """
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,12 +13,24 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomllib
 import torch
 from batch import GROUP, TOKENS, leaf, policy_batch
 from cases import BATCHES
-from cases_verl import SAMPLER, SETTINGS, advantages, core_algos, inputs, losses, model_output, proto, tensordict_utils
+from cases_verl import (
+    SAMPLER,
+    SETTINGS,
+    WHITENED,
+    advantages,
+    core_algos,
+    inputs,
+    losses,
+    model_output,
+    proto,
+    tensordict_utils,
+)
 from torch import Tensor
 from verl.trainer.config import AlgoConfig, KLControlConfig, RolloutCorrectionConfig
 
@@ -31,12 +44,20 @@ PLUGGED = [name for name, row in ROWS.items() if not settings.loss_refusal(row)]
 ESTIMATORS = [name for name, row in ROWS.items() if not settings.advantages_refusal(row)]
 OWN = {
     **{name: knobs for name, knobs in SETTINGS.items() if "adv_estimator" not in knobs},
-    **{name: {} for name in ("rloo", "remax", "opo", "reinforce++", "reinforce++-baseline", "ppo")},
+    **{
+        name: {} for name in ("rloo", "rloo-kl", "remax", "opo", "reinforce++", "reinforce++-baseline", "ppo", "ppo-kl")
+    },
     **{"gspo": {"loss_mode": "gspo"}, "gpg": {"loss_mode": "gpg"}, "dapo": {"clip_ratio_high": 0.28}},
     **{name: {"correction": knobs} for name, knobs in SAMPLER.items()},
     **{"grpo-kl": {"use_kl_loss": True}, "grpo-kl+": {"use_kl_loss": True, "kl_loss_type": "k3+"}},
 }
 OF_THE_ALGORITHM = {"adv_estimator", "norm_adv_by_std_in_grpo", "use_kl_in_reward"}
+OWN_ESTIMATORS = {
+    **{name: {"adv_estimator": "grpo"} | {k: v for k, v in knobs.items() if k in OF_THE_ALGORITHM}
+       for name, knobs in (OWN | SETTINGS | WHITENED).items() if name not in ("ppo", "ppo-kl", "remax", "dapo")},
+    "gpg": {"adv_estimator": "gpg"},
+}  # fmt: skip
+NEAR = dict.fromkeys([*WHITENED, "gpg"], 1e-7)  # verl's n / (n - 1) and its alpha are float32
 SPLIT = [[slice(0, 1), slice(1, 5)], [slice(5, 10), slice(10, 12)]]
 WHOLE = [[slice(0, 12)]]
 
@@ -44,18 +65,11 @@ WHOLE = [[slice(0, 12)]]
 def needed(row: PolicyRecipe) -> dict[str, object]:
     """The settings of the actor that a person writes for this row."""
     found: dict[str, object] = {"policy": {"loss_mode": f"torchstone:{row.name}"}, "loss_scale_factor": TOKENS}
-    if row.loss_kl.name != "none":
-        kind = {"k1": "kl", "k2": "mse", "k3": "low_var_kl", "k3-k2-gradient": "k3+"}[row.loss_kl.name]
-        found |= {"use_kl_loss": True, "kl_loss_coef": row.loss_kl.numbers["beta"], "kl_loss_type": kind}
-        modes = {"token-mean": "token-mean", "sequence-mean": "seq-mean-token-mean"}
-        found["loss_agg_mode"] = modes.get(row.reduction.name, "seq-mean-token-sum-norm")
-    if row.anchor.name == "sampler":
-        found["policy"] |= {"rollout_correction": RolloutCorrectionConfig(bypass_mode=True)}
-    if row.sampler.name == "weights":
-        x = row.sampler.numbers
-        threshold = x["high"] if x["gate"] is None else f"{x['low']}_{x['high']}"
-        correction = RolloutCorrectionConfig(rollout_is=x["level"], rollout_is_threshold=threshold)
-        found["policy"] |= {"rollout_correction": correction}
+    correction = {}
+    for setting, (serve, _) in settings.actor_settings(row).items():
+        part, _, name = setting.rpartition(".")
+        (correction if part else found)[name] = serve[0]
+    found["policy"] |= {"rollout_correction": RolloutCorrectionConfig(**correction)}
     return found
 
 
@@ -183,11 +197,38 @@ def test_an_estimator_gives_the_row_s_advantages_in_any_order_of_the_completions
     assert expected.abs().max() > 0.05
 
 
-@pytest.mark.parametrize("name, own", [("grpo", "grpo"), ("rloo", "rloo"), ("opo", "opo")])
-def test_an_estimator_of_verl_s_dialect_is_verl_s_own(name, own):
+@pytest.mark.parametrize("name", OWN_ESTIMATORS)
+def test_an_estimator_of_verl_s_dialect_is_verl_s_own(name):
+    batch, own = policy_batch(7), OWN_ESTIMATORS[name]
+    if name == "gpg":  # verl counts rewards that are not 0, which for rewards of 0 and 1 is the mean
+        batch = replace(batch, rewards=(batch.rewards > 0.5).to(batch.rewards.dtype))
+    algorithm = {k: v for k, v in own.items() if k == "use_kl_in_reward"}
+    found = estimate(f"{name}@{VERSION}", batch, torch.arange(12), **algorithm)
+    expected = advantages(batch, **own)[0] * batch.mask
+    assert expected.abs().max() > 0.05
+    assert largest(found, expected) <= NEAR.get(name, 1e-9)
+
+
+def test_every_row_of_verl_s_dialect_is_held_against_verl_s_own():
+    dialect = {name.removesuffix(f"@{VERSION}") for name in ROWS if name.endswith(VERSION)}
+    assert OWN.keys() == dialect == OWN_ESTIMATORS.keys() | {"ppo", "ppo-kl", "remax", "dapo"}
+    for name in dialect - OWN_ESTIMATORS.keys():  # these advantages are verl's own there, or its reward manager's
+        assert settings.advantages_refusal(ROWS[f"{name}@{VERSION}"])
+
+
+def test_an_option_of_the_column_is_an_estimator_or_says_which_row_has_its_numbers():
     batch = policy_batch(7)
-    found = estimate(f"{name}@{VERSION}", batch, torch.arange(12))
-    assert largest(found, advantages(batch, own)[0]) <= 1e-9
+    for name, option in ADVANTAGES.items():
+        row = {"critic": "cannot run critic: values do not reach", "greedy": "for adv_estimator=remax alone",
+               "optimal-token": "for adv_estimator=optimal_token_baseline alone"}.get(name)  # fmt: skip
+        if option.numbers and row is None:
+            row = f"{name} takes .*; name a row that has it: .*"
+        if row is None:
+            expected = names.option_row(name).advantages(batch.rewards, batch.mask).advantages
+            assert largest(estimate(name, batch, torch.arange(12)), expected) <= 1e-12
+        else:
+            with pytest.raises(ValueError, match=row):
+                estimate(name, batch, torch.arange(12))
 
 
 def test_every_name_is_registered_and_what_verl_cannot_run_says_why():
@@ -224,11 +265,13 @@ def test_a_fresh_process_that_imports_verl_finds_the_plug_by_the_entry_point_of_
     assert done.stdout.split() == ["torchstone.frameworks.verl.plug", "torchstone.frameworks.verl.estimator"]
 
 
-def test_another_version_of_verl_is_named_in_a_warning(monkeypatch):
+def test_another_version_of_verl_and_a_wrong_name_are_told_in_a_warning(monkeypatch):
+    monkeypatch.setenv("TORCHSTONE_RECIPES", "bad=gsop")
     monkeypatch.setattr(plug, "version", lambda _: "0.10.0")
     monkeypatch.setattr(plug, "register_adv_est", lambda _: lambda f: f)  # verl refuses a second one of a name
-    with pytest.warns(UserWarning, match=r"verl: recipes were tested with verl-0.9.1, got verl-0.10.0"):
+    with pytest.warns(UserWarning, match=r"verl: recipes were tested with verl-0.9.1, got verl-0.10.0") as told:
         plug.register()
+    assert "TORCHSTONE_RECIPES: bad: recipe: expected a name in the table" in str(told[1].message)
 
 
 TWO_KLS = {"use_kl_loss": True, "kl_loss_coef": 0.001}
@@ -237,14 +280,14 @@ TWO_KLS = {"use_kl_loss": True, "kl_loss_coef": 0.001}
 @pytest.mark.parametrize(
     "name, knobs, message",
     [
-        ("grpo", {}, "use_kl_loss: expected True, got False; since grpo has k3"),
+        ("grpo", {}, "use_kl_loss: expected True, got False; grpo has k3"),
         ("grpo", TWO_KLS, "kl_loss_coef: expected 0.04, got 0.001"),
-        ("rloo", TWO_KLS, "use_kl_loss: expected False, got True; since rloo has its KL in the reward"),
+        ("rloo", TWO_KLS, "use_kl_loss: expected False, got True; rloo has its KL in the reward"),
         ("dapo", {}, "pieces of groups.*reduction=token-mean"),
         ("dppo", {}, "bypass_mode: expected True, got False.*algorithm.rollout_correction"),
         ("tis", {}, "rollout_is_weights: the recipe tis has weights.*got None; set algorithm.rollout_correction"),
         ("deepseek-v3.2", {}, "sampler's log-probs do not reach"),
-        ("dr_grpo", {}, "max_length: the recipe dr_grpo needs loss_scale_factor"),
+        ("dr_grpo", {}, "actor.loss_scale_factor: dr_grpo divides by it, got None"),
         ("gspo", {"loss_agg_mode": "seq-mean-token-sum"}, "loss_agg_mode: expected 'seq-mean-token-mean'"),
         ("gsop", {}, "Unsupported loss mode"),
     ],
@@ -267,26 +310,58 @@ def test_a_bound_of_verl_s_own_loss_is_not_read_and_says_so():
         gradient(policy_batch(), SPLIT, {"loss_mode": "torchstone:gspo"}, clip_ratio_high=0.3)
 
 
-def test_groups_of_several_sizes_and_groups_without_a_signal_are_refused():
+@pytest.mark.parametrize("name", ["grpo", "maxrl", "reinforce++-baseline", "opo@verl-0.9.1", "gpg@verl-0.9.1"])
+def test_groups_of_several_sizes_are_taken_as_they_are_and_verl_s_padding_is_left_out(name):
+    batch, index = policy_batch(7), np.array(list("aaaabbbccccd"))
+    batch = replace(batch, rewards=torch.randint(3, batch.rewards.shape).to(batch.rewards))
+    mask = batch.mask.clone()
+    mask[11] = False  # "d": a row with which verl fills up its batch
+    rewards = torch.where(torch.arange(TOKENS) == TOKENS - 1, batch.rewards.flatten()[:, None], 0.0)
+    mask[:11, -1] = True
+    found, _ = core_algos.get_adv_estimator_fn(f"torchstone:{name}")(
+        token_level_rewards=rewards, response_mask=mask.long(), index=index, config=AlgoConfig()
+    )
+    table, tokens, scored = torch.zeros(3, 4).double(), torch.zeros(12, TOKENS).bool(), torch.ones(3, 4).bool()
+    places = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]  # the second group has no fourth member
+    table.view(-1)[places], tokens[places], scored[1, 3] = batch.rewards.flatten()[:11], mask[:11], False
+    expected = ROWS[name].advantages(table, tokens, scored=scored).advantages
+    assert largest(found[:11], expected[places]) <= 1e-12 and not found[11].any()
+    assert expected.abs().max() > 0.05
+
+
+def test_groups_without_a_signal_and_a_kl_said_twice_are_refused():
     batch = policy_batch()
-    found = core_algos.get_adv_estimator_fn("torchstone:rloo@verl-0.9.1")
-    rewards = torch.rand(5, TOKENS, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"index: expected groups of one size \(rollout.n\), got 2 to 3"):
-        found(rewards, batch.mask[:5], index=list("aabbb"), config=AlgoConfig())
     tied = replace(batch, rewards=torch.ones_like(batch.rewards))
     with pytest.raises(ValueError, match=r"drops groups of equal rewards; set algorithm.filter_groups"):
         estimate("intellect-2", tied, torch.arange(12))
-    with pytest.raises(
-        ValueError, match=r"use_kl_in_reward: expected False, got True; since grpo has its KL in the loss"
-    ):
+    with pytest.raises(ValueError, match=r"use_kl_in_reward: expected False, got True; grpo has its KL in the loss"):
         estimate("grpo", batch, torch.arange(12), use_kl_in_reward=True)
 
 
+NONSENSE = [
+    ("bad=gsop", "bad", "did you mean 'gspo'"),
+    ("gspo:reduction=token-mean", "gspo:reduction=token-mean", "expected NAME=ROW or NAME=ROW:CHANGES"),
+    ("mine", "mine", "expected NAME=ROW"),
+    ("=gspo", "=gspo", "expected NAME=ROW"),
+    ("mine=", "mine=", "expected NAME=ROW"),
+    ("grpo=rloo", "grpo", "expected a name that Torchstone does not have itself"),
+    ("a=rloo a=grpo", "a", "got two named 'a'"),
+    ("a=dpo", "a", "expected a policy row, got dpo"),
+    ("a=gspo:reduction=token-maen", "a", "did you mean 'token-mean'"),
+]
+
+
+@pytest.mark.parametrize("text, name, says", NONSENSE)
+def test_what_torchstone_recipes_names_wrongly_is_an_error_where_it_is_used(text, name, says, monkeypatch):
+    monkeypatch.setenv("TORCHSTONE_RECIPES", text)
+    assert says in names.faults()[name]
+    with pytest.raises(ValueError, match=re.escape(says)):
+        names.recipes()[name]()
+
+
 def test_recipes_with_changes_are_named_in_the_environment(monkeypatch):
-    monkeypatch.setenv("TORCHSTONE_RECIPES", "mine=gspo:reduction=token-mean grpo:reduction=token-mean bad=gsop")
-    with pytest.warns(UserWarning, match="TORCHSTONE_RECIPES: bad: recipe: expected a name in the table"):
-        rows = names.recipes()
-    assert rows["mine"]().reduction.name == "token-mean"
-    assert rows["grpo:reduction=token-mean"]().loss_kl.name == "k3"
-    with pytest.raises(ValueError, match="did you mean 'gspo'"):
-        rows["bad"]()
+    monkeypatch.setenv(
+        "TORCHSTONE_RECIPES", " mine=gspo:reduction=token-mean   other=grpo:loss_kl=none+advantage=length-weighted "
+    )
+    assert names.recipes()["mine"]().reduction.name == "token-mean"
+    assert names.recipes()["other"]().advantage.name == "length-weighted"

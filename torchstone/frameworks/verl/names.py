@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
-from torchstone.recipes import RECIPES, Choice, PolicyRecipe, find
+from torchstone.frameworks.verl.settings import advantages_refusal
+from torchstone.recipes import RECIPES, PolicyRecipe, find
+from torchstone.recipes.columns import ADVANTAGES
 
+VARIABLE = "TORCHSTONE_RECIPES"
 Found = Callable[[], PolicyRecipe]
 
 
-def named() -> dict[str, str]:
-    """What TORCHSTONE_RECIPES names, by name: ``"mine=gspo:reduction=token-mean other=..."``, parted by spaces."""
-    found: dict[str, str] = {}
-    for text in os.environ.get("TORCHSTONE_RECIPES", "").split():
-        name, equals, recipe = text.partition("=")
-        found |= {name: recipe} if equals and ":" not in name else {text: text}
+def recipes() -> dict[str, Found]:
+    """How each policy row is found, by its name. What cannot be had raises ``ValueError`` when it is looked for."""
+    of_the_table = {k: partial(policy_row, k) for k, row in RECIPES.items() if isinstance(row, PolicyRecipe)}
+    return of_the_table | named()
+
+
+def named() -> dict[str, Found]:
+    """The rows that TORCHSTONE_RECIPES names: ``"mine=gspo:reduction=token-mean other=rloo"``, parted by spaces."""
+    found: dict[str, Found] = {}
+    for text in os.environ.get(VARIABLE, "").split():
+        name, _, recipe = text.partition("=")
+        if not name or not recipe or ":" in name:
+            found[text] = partial(refused, f"expected NAME=ROW or NAME=ROW:CHANGES, parted by spaces, got {text!r}")
+        elif name in RECIPES or name in ADVANTAGES:
+            found[name] = partial(refused, f"expected a name that Torchstone does not have itself, got {name!r}")
+        elif name in found:
+            found[name] = partial(refused, f"expected one row of each name, got two named {name!r}")
+        else:
+            found[name] = partial(policy_row, recipe)
     return found
 
 
@@ -29,18 +46,28 @@ def policy_row(text: str) -> PolicyRecipe:
 
 
 def option_row(name: str) -> PolicyRecipe:
-    """REINFORCE with this advantage."""
-    row: PolicyRecipe = policy_row("reinforce").but(name=name, advantage=Choice(name))
+    """REINFORCE with this advantage; where it takes numbers, a row of the table has to say them."""
+    rows = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe) and row.advantage.name == name]
+    row: PolicyRecipe = policy_row("reinforce").but(name=name, advantage=rows[0].advantage)
+    if row.advantage.numbers and not advantages_refusal(row):
+        known = ", ".join(row.name for row in rows[:3])
+        raise ValueError(
+            f"adv_estimator: {name} takes {', '.join(row.advantage.numbers)}; name a row that has it: {known}"
+        )
     return row
 
 
-def recipes() -> dict[str, Found]:
-    """How each policy row is found, by the name that verl's configuration has for it."""
-    rows: dict[str, Found] = {k: (lambda k=k: policy_row(k)) for k, r in RECIPES.items() if isinstance(r, PolicyRecipe)}
-    for name, text in named().items():
-        rows[name] = lambda text=text: policy_row(text)
+def refused(reason: str) -> NoReturn:
+    """Raise that this name has no row."""
+    raise ValueError(f"recipe: {reason}")
+
+
+def faults() -> dict[str, str]:
+    """Why a name of TORCHSTONE_RECIPES cannot be had, by name; empty where all can."""
+    wrong: dict[str, str] = {}
+    for name, found in named().items():
         try:
-            rows[name]()
-        except ValueError as error:
-            warnings.warn(f"TORCHSTONE_RECIPES: {name}: {error}", stacklevel=2)
-    return rows
+            found()
+        except ValueError as e:
+            wrong[name] = str(e)
+    return wrong

@@ -2,14 +2,18 @@
 
 A policy loss gets log-probs, old ones, advantages, a mask, the sampler's weights, and the actor's configuration. What
 else a row has, verl computes itself or not at all: its KL, its entropy bonus and its critic are then verl's own terms,
-and this room holds their settings against the row's numbers.
+and their settings are held against the row's numbers.
 """
 
 from __future__ import annotations
 
+import warnings
+from functools import reduce
 from typing import Any
 
-from torchstone.recipes.choices import NONE
+from torch import Tensor
+
+from torchstone.recipes.choices import NONE, Recipe
 from torchstone.recipes.online import PolicyRecipe
 
 MODES = {
@@ -21,24 +25,39 @@ MODES = {
 KLS = {"k1": ("kl", "k1"), "k2": ("mse", "k2"), "k3": ("low_var_kl", "k3"), "k3-k2-gradient": ("low_var_kl+", "k3+")}
 UNREAD = {"clip_ratio": 0.2, "clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0,
           "tau_neg": 1.05}  # fmt: skip
+CORRECTION = "policy_loss.rollout_correction"
 TOLD = (
     "the trainer's setting algorithm.rollout_correction reaches a loss only by "
     "'+actor_rollout_ref.actor.policy_loss.rollout_correction=${algorithm.rollout_correction}'"
 )
+CHANGED = "name the row in TORCHSTONE_RECIPES with"
+Settings = dict[
+    str, tuple[tuple[Any, ...], str]
+]  # by the setting: the values that serve, verl's own word first; and why
+
+
+def refusal(row: Recipe) -> str:
+    """Why verl cannot run this row, its loss and its advantages; "" where it can."""
+    if not isinstance(row, PolicyRecipe):
+        return "verl's registries take losses of sampled completions and their advantages"
+    if reason := loss_refusal(row):
+        return reason
+    reason = advantages_refusal(row)
+    return f"its loss runs, not its advantages: {reason}" if reason else ""
 
 
 def loss_refusal(row: PolicyRecipe) -> str:
     """Why no setting of verl's gives this row's loss; "" where one does."""
     if row.reduction.name not in MODES:
         return (
-            "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; name it "
-            f"{changed(row, 'reduction=token-mean')}"
+            "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; "
+            f"{CHANGED} reduction=token-mean"
         )
     if row.sampler.name == "off-policy-mask":
         return "the sampler's log-probs do not reach a loss of verl's, only weights made of them"
     if row.sampler.name == "weights":
         gate, level = row.sampler.numbers.get("gate"), row.sampler.numbers["level"]
-        if level not in ("token", "sequence") or gate not in (None, level) or _threshold(row) is None:
+        if level not in ("token", "sequence") or gate not in (None, level) or threshold(row) is None:
             return "verl weighs tokens or sequences, bounded above, or dropped by the weight's own bounds; not this way"
     if row.loss_kl.name not in ("none", *KLS):
         return f"verl's own KL term, which alone sees the reference, has no {row.loss_kl.name}"
@@ -59,7 +78,7 @@ def advantages_refusal(row: PolicyRecipe) -> str:
     if row.penalty.name != "none":
         return (
             "the longest completion does not reach an estimator; let verl's reward manager dapo take the penalty "
-            f"(overlong_buffer), and name it {changed(row, 'penalty=none')}"
+            f"(overlong_buffer), and {CHANGED} penalty=none"
         )
     if row.reward_kl.name == "per-token" and row.advantage.name != "reward":
         return "verl adds a token's KL to its reward before an estimator sees it, which then has a baseline for both"
@@ -72,9 +91,44 @@ def refuse(setting: str, row: PolicyRecipe, reason: str) -> None:
         raise ValueError(f"{setting}: verl cannot run {row.name}: {reason}")
 
 
-def changed(row: PolicyRecipe, change: str) -> str:
-    """How the changed row is written in TORCHSTONE_RECIPES."""
-    return f"TORCHSTONE_RECIPES='mine={row.name}{'+' if ':' in row.name else ':'}{change}'"
+def actor_settings(row: PolicyRecipe) -> Settings:
+    """What ``actor_rollout_ref.actor`` has to say for this row."""
+    kl, sampler, needed = row.loss_kl, row.sampler, Settings()
+    mode = MODES[row.reduction.name]
+    if kl.name != "none":
+        needed["use_kl_loss"] = (True,), f"{row.name} has {kl} in its loss, which verl adds"
+        needed["kl_loss_coef"] = (kl.numbers["beta"],), f"the beta of {row.name}"
+        needed["kl_loss_type"] = KLS[kl.name], f"{row.name} has {kl}"
+    elif row.reward_kl.name != "none":
+        needed["use_kl_loss"] = (False,), f"{row.name} has its KL in the reward: {row.reward_kl}"
+    if row.entropy.name != "none":
+        needed["entropy_coeff"] = (row.entropy.numbers["coef"],), f"the coef of {row.name}"
+    own_terms = kl.name != "none" or row.entropy.name != "none"  # else it is not read: verl's default serves too
+    needed["loss_agg_mode"] = (mode,) if own_terms else (mode, "token-mean"), f"{row.name} has {row.reduction}"
+    if row.anchor.name == "sampler":
+        needed[f"{CORRECTION}.bypass_mode"] = (True,), f"{row.name} takes its ratio to the sampler; {TOLD}"
+    elif "old_log_probs" in row.takes("loss"):
+        why = f"{row.name} takes its ratio to the trainer; or {CHANGED} anchor=sampler"
+        needed[f"{CORRECTION}.bypass_mode"] = (False, None), why
+    if sampler.name == "weights":
+        needed[f"{CORRECTION}.rollout_is"] = (sampler.numbers["level"],), TOLD
+        needed[f"{CORRECTION}.rollout_is_threshold"] = (threshold(row), bounds(threshold(row))), TOLD
+        needed[f"{CORRECTION}.rollout_is_batch_normalize"] = (False,), TOLD
+    return needed
+
+
+def algorithm_settings(row: PolicyRecipe) -> Settings:
+    """What ``algorithm`` has to say for this row."""
+    kl = row.reward_kl
+    if kl.name == "none":
+        why = f"{row.name} has its KL in the loss: {row.loss_kl}"
+        return {"use_kl_in_reward": ((False, None), why)} if row.loss_kl.name != "none" else {}
+    return {
+        "use_kl_in_reward": ((True,), f"{row.name} has {kl} in the reward, which verl pays"),
+        "kl_ctrl.type": (("fixed",), f"{row.name} has {kl}"),
+        "kl_ctrl.kl_coef": ((kl.numbers["beta"],), f"the beta of {row.name}"),
+        "kl_penalty": (KLS[str(kl.numbers["estimator"])], f"{row.name} has {kl}"),
+    }
 
 
 def actor_row(row: PolicyRecipe, config: Any, weighted: bool) -> PolicyRecipe:
@@ -85,68 +139,60 @@ def actor_row(row: PolicyRecipe, config: Any, weighted: bool) -> PolicyRecipe:
         config: verl's ``ActorConfig``.
         weighted: whether verl hands weights of the sampler.
     Raises ValueError: a term would be missing, added twice, or another than the row's.
+    Warns: a bound of verl's own losses is set, which the row does not read.
     """
-    mode, name = MODES[row.reduction.name], row.name
-    kl, entropy = row.loss_kl, row.entropy.numbers.get("coef", 0)
-    told = config.policy_loss.get("rollout_correction")
-    if (kl.name != "none") != config.use_kl_loss and (kl.name != "none" or row.reward_kl.name != "none"):
-        has = f"{kl} in its loss, which verl adds" if kl.name != "none" else f"its KL in the reward: {row.reward_kl}"
-        _expect("use_kl_loss", kl.name != "none", config.use_kl_loss, f"since {name} has {has}")
-    if kl.name != "none":
-        _expect("kl_loss_coef", kl.numbers["beta"], config.kl_loss_coef, f"the beta of {name}")
-        if config.kl_loss_type not in KLS[kl.name]:
-            _expect("kl_loss_type", KLS[kl.name][0], config.kl_loss_type, f"since {name} has {kl}")
-    if row.entropy.name != "none":
-        _expect("entropy_coeff", entropy, config.entropy_coeff, f"the coef of {name}")
-    own_terms = kl.name != "none" or row.entropy.name != "none"
-    if config.loss_agg_mode != mode and (own_terms or config.loss_agg_mode != "token-mean"):
-        _expect("loss_agg_mode", mode, config.loss_agg_mode, f"since {name} has {row.reduction}")
-    if "old_log_probs" in row.takes("loss") or row.anchor.name == "sampler":
-        away = row.anchor.name == "sampler"
-        hint = TOLD if away else f"or name it {changed(row, 'anchor=sampler')}"
-        _expect("rollout_correction.bypass_mode", away, bool(told and told.bypass_mode), f"since {name} takes its "
-                f"ratio to the {row.anchor.name}; {hint}")  # fmt: skip
-    if row.sampler.name == "weights":
-        if not weighted:
-            raise ValueError(
-                f"rollout_is_weights: the recipe {name} has {row.sampler}, got None; set algorithm.rollout_correction."
-                f"rollout_is={row.sampler.numbers['level']}, rollout_is_threshold={_threshold(row)} and "
-                "actor_rollout_ref.rollout.calculate_log_probs=True"
-            )
-        _expect("rollout_correction.rollout_is", row.sampler.numbers["level"], told and told.rollout_is, TOLD)
-        _expect("rollout_correction.rollout_is_threshold", _bounds(_threshold(row)),
-                told and _bounds(told.rollout_is_threshold), TOLD)  # fmt: skip
-        _expect("rollout_correction.rollout_is_batch_normalize", False, told and told.rollout_is_batch_normalize, TOLD)
+    if row.sampler.name == "weights" and not weighted:
+        raise ValueError(
+            f"rollout_is_weights: the recipe {row.name} has {row.sampler}, got None; set algorithm.rollout_correction."
+            f"rollout_is={row.sampler.numbers['level']}, rollout_is_threshold={threshold(row)} and "
+            "actor_rollout_ref.rollout.calculate_log_probs=True"
+        )
+    check("actor", actor_settings(row), config)
+    for name in (k for k, default in UNREAD.items() if config.get(k) not in (default, None)):
+        warnings.warn(f"actor.{name}={config.get(name)} is not read: the recipe {row.name} is the loss", stacklevel=3)
     left: PolicyRecipe = row.but(loss_kl=NONE, entropy=NONE, value=NONE, sampler=NONE)
     return left
 
 
 def estimator_row(row: PolicyRecipe, config: Any) -> PolicyRecipe:
-    """The row without the KL in the reward, once verl's configuration says the same KL.
+    """The row without the KL in the reward, once verl's ``config.algorithm`` says the same KL.
 
     Raises ValueError: the KL would be missing, paid twice, or another than the row's.
     """
-    kl, used = row.reward_kl, bool(config.get("use_kl_in_reward"))
-    if (kl.name != "none") != used and (kl.name != "none" or row.loss_kl.name != "none"):
-        where = f"{kl} in the reward, which verl pays" if kl.name != "none" else f"its KL in the loss: {row.loss_kl}"
-        _expect("algorithm.use_kl_in_reward", not used, used, f"since {row.name} has {where}")
-    if kl.name != "none":
-        control = config.kl_ctrl
-        _expect("algorithm.kl_ctrl.type", "fixed", control.type, f"since {row.name} has {kl}")
-        _expect("algorithm.kl_ctrl.kl_coef", kl.numbers["beta"], control.kl_coef, f"the beta of {row.name}")
-        names = KLS[str(kl.numbers["estimator"])]
-        if config.kl_penalty not in names:
-            _expect("algorithm.kl_penalty", names[0], config.kl_penalty, f"since {row.name} has {kl}")
+    check("algorithm", algorithm_settings(row), config)
     left: PolicyRecipe = row.but(reward_kl=NONE)
     return left
 
 
-def _expect(setting: str, expected: Any, got: Any, why: str) -> None:
-    if expected != got:
-        raise ValueError(f"{setting}: expected {expected!r}, got {got!r}; {why}")
+def counts(row: PolicyRecipe, mask: Tensor, info: Any) -> dict[str, Any]:
+    """What the row divides by, over all micro-batches and ranks: verl's ``config.global_batch_info`` has it.
+
+    Raises ValueError: verl does not say it, or counts rows ``[B T]`` without a token, which the row does not.
+    """
+    if row.reduction.numbers.get("empty_rows") == "skipped" and not mask.any(1).all():
+        raise ValueError(
+            f"response_mask: {row.name} leaves rows without a token out of its count, and verl counts them all; "
+            f"{CHANGED} reduction.empty_rows=counted; got rows without a token"
+        )
+    names = {"denominator": "batch_num_tokens" if row.reduction.name == "token-mean" else "global_batch_size"}
+    if "max_length" in row.takes("loss"):
+        names["max_length"] = "loss_scale_factor"
+    for name in names.values():
+        if info.get(name) is None:
+            where = "actor.loss_scale_factor" if name == "loss_scale_factor" else name
+            raise ValueError(f"{where}: {row.name} divides by it, got None")
+    return {argument: info[name] for argument, name in names.items()}
 
 
-def _threshold(row: PolicyRecipe) -> str | None:
+def check(section: str, needed: Settings, config: Any) -> None:
+    """Raise ``ValueError`` where this section of verl's configuration does not say what is needed."""
+    for setting, (serve, why) in needed.items():
+        got = reduce(lambda part, key: None if part is None else part.get(key), setting.split("."), config)
+        if got not in serve and (not setting.endswith("threshold") or bounds(got) not in serve):
+            raise ValueError(f"{section}.{setting}: expected {serve[0]!r}, got {got!r}; {why}")
+
+
+def threshold(row: PolicyRecipe) -> str | None:
     """verl's rollout_is_threshold for the row's weights; None where it has no such form."""
     low, high, gate = (row.sampler.numbers.get(k) for k in ("low", "high", "gate"))
     if gate is None:
@@ -154,5 +200,6 @@ def _threshold(row: PolicyRecipe) -> str | None:
     return None if low is None or high is None else f"{low}_{high}"
 
 
-def _bounds(threshold: Any) -> list[float]:
-    return [float(x) for x in str(threshold).split("_")]
+def bounds(threshold: Any) -> tuple[float, ...]:
+    """verl's rollout_is_threshold as numbers: ``"0.5_5.0"`` is (0.5, 5.0)."""
+    return tuple(float(x) for x in str(threshold).split("_")) if threshold is not None else ()
