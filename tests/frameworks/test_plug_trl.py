@@ -155,7 +155,7 @@ def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():
         (online, "grpoo", {}, "recipe: expected a name in the table.*did you mean"),
         (online, "simpo", {}, "expected a row for GRPOTrainer, got simpo, which is for RecipeDPOTrainer"),
         (offline, "grpo", {}, "expected a row for DPOTrainer, got grpo, which is for RecipeGRPOTrainer"),
-        (online, "ppo", {}, "ppo needs the critic's values .* no critic"),
+        (online, "ppo", {}, "TRL cannot run ppo: it needs the critic's values .* no critic"),
         (online, "remax", {}, "no greedy completion"),
         (online, "otb", {}, "norm of a token's score"),
         (offline, "kto", {}, "KTOTrainer"),

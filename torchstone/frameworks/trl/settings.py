@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from torchstone.frameworks.trl.unit import VERSION
-from torchstone.recipes import DistillRecipe, PolicyRecipe, find
+from torchstone.recipes import DistillRecipe, PolicyRecipe, PreferenceRecipe, find
 from torchstone.recipes.choices import TENSORS, Choice, Recipe
 
 HOOKS = {  # the methods that a plug replaces or calls, by trainer
@@ -14,6 +14,7 @@ HOOKS = {  # the methods that a plug replaces or calls, by trainer
     "_get_per_token_logps_and_entropies",
     "DPOTrainer": "_compute_loss compute_ref_log_probs get_batch_samples _precompute_ref_logps",
 }
+RUNS = {PolicyRecipe: "GRPOTrainer", PreferenceRecipe: "DPOTrainer", DistillRecipe: "DistillationTrainer"}
 ABSENT = {  # what rows need and TRL has not
     **dict.fromkeys(("values", "old_values", "returns"), "TRL has no critic since PPOTrainer went"),
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
@@ -50,6 +51,16 @@ ADDED = {
 OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose denominator is a micro-batch's
 
 
+def refusal(row: Recipe) -> str:
+    """Why none of TRL's trainers that have a plug can run this row; "" where one can."""
+    if isinstance(row, DistillRecipe):
+        return "there is no plug for TRL's DistillationTrainer"
+    for tensor in row.needs():
+        if tensor in ABSENT:
+            return f"it needs {TENSORS[tensor]}, and {ABSENT[tensor]}"
+    return ""
+
+
 def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
     """The row that this trainer is to run, if TRL can.
 
@@ -64,13 +75,11 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
     kind = trainer.__name__
     _check_version(trainer)
     row = find(recipe) if isinstance(recipe, str) else recipe
-    fits = {True: "GRPOTrainer", False: "DPOTrainer"}[isinstance(row, PolicyRecipe)]
-    if isinstance(row, DistillRecipe) or fits != kind:
-        home = "no plug: TRL's DistillationTrainer" if isinstance(row, DistillRecipe) else f"Recipe{fits}"
-        raise ValueError(f"recipe: expected a row for {kind}, got {row.name}, which is for {home}")
-    for tensor in row.needs():
-        if tensor in ABSENT:
-            raise ValueError(f"recipe: {row.name} needs {TENSORS[tensor]}, and {ABSENT[tensor]}")
+    reason = refusal(row)
+    if reason:
+        raise ValueError(f"recipe: TRL cannot run {row.name}: {reason}")
+    if RUNS[type(row)] != kind:
+        raise ValueError(f"recipe: expected a row for {kind}, got {row.name}, which is for Recipe{RUNS[type(row)]}")
     fields = type(args).__dataclass_fields__
     for name in fields.keys() & (ADDED[kind].keys() | set(REPLACED[kind].split())):
         value, default = getattr(args, name), _default(type(args), fields[name])
