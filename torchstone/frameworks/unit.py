@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 AddedUp = Literal["summed", "averaged"]
+DividedBy = Literal["the loss", "tokens", "completions", "advantages"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Unit:
 
     ``version``: the one that was looked at, as in the names of rows: "trl-1.16.0". ``how``: "run", or "read at COMMIT".
     ``micro_batches``, ``ranks``: what it does with what they return, for one optimizer step. ``wants``: in one sentence
-    what a loss has to return there.
+    what a loss has to return there. ``divided_by``: who divides by the count of the whole step: "the loss", which is
+    told the count; the framework, afterwards, by its "tokens" or its "completions"; or the framework beforehand, in the
+    "advantages" that it hands to the loss. All but the first want a sum without a denominator.
     """
 
     framework: str
@@ -28,6 +31,7 @@ class Unit:
     micro_batches: AddedUp
     ranks: AddedUp
     wants: str
+    divided_by: DividedBy = "the loss"
 
     def scale(self, micro_batches: int, ranks: int) -> int:
         """What a loss with the denominators of the whole batch is multiplied with, so that the pieces make the whole.

@@ -1,0 +1,78 @@
+"""Which rows SkyRL can run, and the settings that it needs for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchstone.frameworks.refusals import changed
+from torchstone.recipes import PolicyRecipe
+from torchstone.recipes.choices import Recipe
+
+REDUCTIONS = {
+    "token-mean": "token_mean",
+    "sequence-mean": "sequence_mean",
+    "sequence-sum": "seq_mean_token_sum_norm",
+    "fixed-length": "seq_mean_token_sum_norm",
+    "group-token-mean": "prompt_mean",
+}
+KLS = ("k1", "k2", "k3")
+
+
+def loss_refusal(row: Recipe) -> str:
+    """Why no setting of SkyRL's gives this row's loss; "" where one does."""
+    if not isinstance(row, PolicyRecipe):
+        return "a loss is handed the tensors of sampled completions; it takes policy rows"
+    if row.reduction.numbers.get("empty_rows") == "skipped":
+        return (
+            "its trainer counts completions without a token too; "
+            f"name it {changed(row, 'reduction.empty_rows=counted')}"
+        )
+    if row.loss_kl.name not in ("none", *KLS):
+        return f"its own KL term, which alone sees the reference, has no {row.loss_kl.name}"
+    if row.loss_kl.name != "none" and row.reduction.name != "sequence-mean":
+        return (
+            f"its own KL term, which alone sees the reference, is a mean over completions, and the row's "
+            f"{row.reduction.name}; name it {changed(row, 'loss_kl=none')}"
+        )
+    if row.entropy.name != "none":
+        return (
+            "its own entropy term, which alone sees the entropies, is a mean over a micro-batch, whatever the batch; "
+            f"name it {changed(row, 'entropy=none')}"
+        )
+    if row.value.name != "none":
+        return f"its critic is another model with SkyRL's own loss; name it {changed(row, 'value=none')}"
+    return ""
+
+
+def advantages_refusal(row: Recipe) -> str:
+    """Why SkyRL cannot give this row's advantages; "" where it can."""
+    if not isinstance(row, PolicyRecipe):
+        return "it takes policy rows"
+    verb = "reach an estimator"
+    absent = {"greedy": f"greedy rewards do not {verb}", "optimal-token": f"norms of a token's score do not {verb}"}
+    if row.advantage.name in absent:
+        return absent[row.advantage.name]
+    if row.penalty.name != "none":
+        return f"the longest completion does not {verb}; name it {changed(row, 'penalty=none')}"
+    if row.reward_kl.name != "none":
+        return f"log-probs do not {verb}; name it {changed(row, 'reward_kl=none')}"
+    return ""
+
+
+def refusal(row: Recipe) -> str:
+    """Why SkyRL cannot run this row; "" where it can."""
+    return loss_refusal(row) or advantages_refusal(row)
+
+
+def settings(row: PolicyRecipe) -> dict[str, Any]:
+    """What ``trainer.algorithm`` has to say for this row's loss."""
+    found: dict[str, Any] = {
+        "loss_reduction": REDUCTIONS[row.reduction.name],
+        "use_kl_loss": row.loss_kl.name != "none",
+        "use_entropy_loss": False,
+    }
+    if row.loss_kl.name != "none":
+        found |= {"kl_loss_coef": row.loss_kl.numbers["beta"], "kl_estimator_type": row.loss_kl.name}
+    if row.reduction.name == "sequence-sum":
+        found["max_seq_len"] = 1
+    return found
