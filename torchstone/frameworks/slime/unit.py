@@ -3,11 +3,11 @@
 A custom loss is called once for each micro-batch, ``f(args, batch, logits, sum_of_sample_mean)`` (loss.py:1335-1342).
 ``batch`` has lists, one tensor a sample: ``advantages``, ``loss_masks``, ``log_probs`` (the trainer's old ones),
 ``ref_log_probs``, ``rollout_log_probs`` (the engine's), and for each sample its rollout's tokens
-(``rollout_mask_sums``). What it returns is multiplied by the micro-batches and the ranks, and divided by the rollouts of
-the step (loss.py:1353-1359); Megatron divides by the micro-batches and averages the ranks. So pieces are summed, and the
-sum divided by the rollouts of the step.
+(``rollout_mask_sums``). What it returns is multiplied by the micro-batches and the ranks, and divided by the rollouts
+of the step (loss.py:1353-1359); Megatron divides by the micro-batches and averages the ranks. So pieces are summed, and
+the sum divided by the rollouts of the step.
 
-With ``--calculate-per-token-loss`` nothing is multiplied (loss.py:1361), and Megatron divides by the tokens of the step.
+With ``--calculate-per-token-loss`` that is left out (loss.py:1361), and Megatron divides by the tokens of the step.
 There a sample without a token counts as one token (loss.py:1317).
 """
 
