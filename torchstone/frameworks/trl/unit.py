@@ -26,7 +26,8 @@ UNIT = Unit(
     how="run",
     micro_batches="summed",
     ranks="averaged",
-    wants="GRPOTrainer, DistillationTrainer: the sum over the micro-batch, divided by the count of the whole step over the number of ranks",
+    wants="GRPOTrainer, DistillationTrainer: the sum over the micro-batch, divided by the count of the whole step over "
+    "the number of ranks",
 )
 PAIRS = Unit(
     framework="trl",
