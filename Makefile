@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 TESTS ?=# options for pytest, such as -k grpo
+CORPUS ?=# options for tests/corpus/judge.py, such as --only '*grpo*'
 
-.PHONY: demo test test-frameworks bench vectors docs mutation clean
+.PHONY: demo test test-frameworks bench vectors corpus docs mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -28,6 +29,9 @@ bench: .venv-frameworks/done
 vectors: .venv/done
 	$(BIN)/python -m torchstone_oracle torchstone/conformance/vectors
 	$(BIN)/python docs/flags.py
+
+corpus: .venv/done
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/judge.py $(CORPUS)
 
 docs: .venv/done
 	$(BIN)/python docs/build.py

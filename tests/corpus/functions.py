@@ -9,6 +9,7 @@ Above each function of ``right/`` and ``wrong/`` stands a header:
     # style: TEXT          what is special about the way it is written (of a right one)
     # at: NAME=VALUE, ...  settings that are written into it
     # arrays: numpy, jax   its arrays, if not torch's
+    # stands: for KIND     it is in tests/test_corpus.py, for the others of its kind
     # call: EXPRESSION     how the proof calls it, if its parameters are not one argument each
 
 The proof does not use the checker: it calls each function and torchstone's own on random batches without an edge,
@@ -41,11 +42,13 @@ class Entry:
     head: tuple
 
     def __getattr__(self, key):
+        if key.startswith("__"):
+            raise AttributeError(key)
         return dict(self.head).get(key, "")
 
     @property
     def wrong(self):
-        return self.path.parent.name == "wrong"
+        return (self.expect or "caught").startswith("caught")
 
     @property
     def label(self):
@@ -92,6 +95,16 @@ def entries():
     return found
 
 
+def read_folder(folder):
+    """Functions of another folder: a file each, with its header at the top, named f."""
+    found = []
+    for path in sorted(p for p in folder.glob("**/*.py") if p.name != "run.py"):
+        head = re.match(r"(?:#.*\n)*", path.read_text(encoding="utf-8"))[0]
+        pairs = dict(re.findall(r"^#\s*(\w+)\s*:\s*(.*)$", head, re.M))
+        found.append(Entry(path, "f", tuple(pairs.items())))
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------------ the proof
 
 ALIASES = {
@@ -104,6 +117,7 @@ ALIASES = {
     "teacher_log_probs": "teacher_logprobs",
     "sampler_log_probs": "rollout_logprobs",
     "advantages": "adv advantages advantage A mb_advantages",
+    "scored": "valid_mask",
     "mask": "mask masks completion_mask response_mask action_mask loss_mask",
     "values": "vpred vpreds values newvalue",
     "old_values": "old_values",
@@ -199,7 +213,7 @@ def tensor(name, shape, kind, seed, rows=6):
         out = torch.rand(size, generator=g) > 0.4
         if name in ("mask", "desirable"):
             out[..., 1] = True
-        return torch.ones(size, dtype=torch.bool) if name == "scored" else out
+        return torch.tensor([[False, True, True], [True, True, True]]) if name == "scored" else out
     if kind == "int":
         return torch.randint(0, 7, size, generator=g)
     x = torch.randn(size, generator=g, dtype=torch.float64)
@@ -239,13 +253,19 @@ def matched(entry, arguments, settings):
     return passed
 
 
+def returned(entry):
+    """The objective's results without its metrics."""
+    return [k for k, v in read(entry.objective)["returns"].items() if not v.get("metric")]
+
+
 def truth(entry, arguments, settings):
     """The outputs and gradients of torchstone's own function."""
     data, leaves = read(entry.objective), {}
     for k, v in data["arguments"].items():
         if k in arguments:
             leaves[k] = arguments[k].clone().requires_grad_() if v["gradient"] else arguments[k]
-    found = list(called(entry.objective, dict(settings), leaves).values())
+    found = called(entry.objective, dict(settings), leaves)
+    found = [found[k] for k in returned(entry)]
     return found, gradients(found[0], [x for k, x in leaves.items() if data["arguments"][k]["gradient"]])
 
 
@@ -270,7 +290,7 @@ def answer(entry, arguments, settings):
         out = eval(entry.call, {"f": entry.function, "torch": torch, "SimpleNamespace": SimpleNamespace}, everything)
     else:
         out = entry.function(**{k: everything[a] for k, a in matched(entry, arguments, settings).items()})
-    outputs = chosen(out, sum(not v.get("metric") for v in data["returns"].values()))
+    outputs = chosen(out, len(returned(entry)))
     if entry.arrays == "numpy":
         return [torch.as_tensor(x) for x in outputs], None
     return outputs, gradients(outputs[0], [leaves[k] for k in wants])

@@ -99,6 +99,7 @@ def centred(rewards):
 
 
 # objective: group_advantages
+# stands: for the others of K3
 # expect: edges
 # style: a flag for the deviation
 def flagged(rewards, scale=True, eps=1e-6):
@@ -318,4 +319,14 @@ def gkd(student_logits, teacher_logits, beta=0.5, temperature=1.0):
 def reverse_kl_loss(student_logits, teacher_logits, mask):
     p = student_logits.softmax(-1)
     kl = (p * (student_logits.log_softmax(-1) - teacher_logits.log_softmax(-1).detach())).sum(-1)
+    return (kl * mask).sum() / mask.sum()
+
+
+# objective: jsd_loss
+# expect: edges
+# at: beta=0.0, temperature=1.0, reduce=token_mean
+# style: forward KL alone
+def forward_kl_loss(student_logits, teacher_logits, mask):
+    q = teacher_logits.softmax(-1).detach()
+    kl = (q * (teacher_logits.log_softmax(-1).detach() - student_logits.log_softmax(-1))).sum(-1)
     return (kl * mask).sum() / mask.sum()

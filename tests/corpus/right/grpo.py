@@ -268,6 +268,7 @@ def gspo(per_token_logps, old_per_token_logps, advantages, completion_mask, epsi
 
 
 # objective: gspo_loss
+# stands: for the others of K2
 # expect: pass
 # style: a loop over completions, an average over those that have a token
 def gspo_loop(logps, old_logps, advantages, mask, eps=0.2):
@@ -416,3 +417,29 @@ def overlong(lengths, max_length=16, cache=4):
 # style: not all equal to the first
 def group_has_signal(rewards):
     return ~(rewards == rewards[:, :1]).all(dim=1)
+
+
+# objective: cispo_loss
+# stands: for the others of K2
+# expect: pass
+# at: reduce=token_mean
+# style: verl's: two-sided, a token mean, metrics beside it
+def cispo_two_sided(old_log_prob, log_prob, advantages, response_mask, clip_ratio_low=0.2, clip_ratio_high=0.2):
+    zero = torch.zeros_like(log_prob)
+    gap = torch.where(response_mask, log_prob - old_log_prob, zero)
+    ratio = gap.exp()
+    bounded = torch.clamp(ratio, 1 - clip_ratio_low, 1 + clip_ratio_high).detach()
+    losses = -bounded * advantages[:, None] * torch.where(response_mask, log_prob, zero)
+    loss = torch.where(response_mask, losses, zero).sum() / response_mask.sum().clamp(min=1)
+    return loss, {"clipped": (bounded != ratio).float().mean()}
+
+
+# objective: gmpo_loss
+# stands: for the others of K4
+# expect: edges
+# style: NaN-safe; rows without a token count in the mean
+def gmpo_all_rows(new_logps, old_logps, advantages, completion_mask, eps=0.4):
+    gap = torch.where(completion_mask, new_logps - old_logps, 0.0)
+    gap = torch.where(advantages[:, None] > 0, gap.clamp(max=eps), gap.clamp(min=-eps))
+    mean = torch.where(completion_mask, gap, 0.0).sum(1) / completion_mask.sum(1).clamp(min=1)
+    return (-mean.exp() * advantages).mean()

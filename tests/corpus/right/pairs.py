@@ -82,6 +82,7 @@ dpo_module = DPOLoss(0.1)
 
 
 # objective: dpo_loss
+# stands: for the others of K14
 # expect: pass
 # call: f(torch.cat([chosen_log_probs, rejected_log_probs]), torch.cat([ref_chosen_log_probs, ref_rejected_log_probs]), 0.1)
 # at: beta=0.1
@@ -135,6 +136,7 @@ def orpo(chosen_logps, rejected_logps, lambda_=0.1):
 
 
 # objective: kto_loss
+# stands: for the others of K14
 # expect: pass
 # style: labels and a given reference point
 def kto(policy_logps, reference_logps, labels, kl, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):

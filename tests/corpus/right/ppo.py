@@ -407,3 +407,86 @@ def reinforce_episodes(logps, returns, masks):
 # style: per token
 def pg_per_token(log_probs, advantages, mask):
     return -log_probs * advantages.unsqueeze(1) * mask
+
+
+def agg_loss(loss_mat, loss_mask, mode):
+    if mode != "token-mean":
+        raise NotImplementedError(f"unknown loss_agg_mode: {mode}")
+    return torch.where(loss_mask, loss_mat, 0.0).sum() / loss_mask.sum().clamp(min=1)
+
+
+# objective: ppo_loss
+# stands: for the others of K14
+# expect: pass
+# at: reduce=token_mean
+# style: verl's: a mode by its name, with an error for others; three results
+def compute_policy_loss(
+    old_log_prob, log_prob, advantages, response_mask, cliprange=0.2, cliprange_high=None, loss_agg_mode="token-mean"
+):
+    high = cliprange if cliprange_high is None else cliprange_high
+    gap = torch.where(response_mask, log_prob - old_log_prob, 0.0)
+    ratio = gap.exp()
+    losses = torch.maximum(-advantages * ratio, -advantages * torch.clamp(ratio, 1 - cliprange, 1 + high))
+    ppo_kl = agg_loss(-gap.detach(), response_mask, loss_agg_mode)
+    return agg_loss(losses, response_mask, loss_agg_mode), ppo_kl, ratio.max().item()
+
+
+# objective: ppo_loss
+# stands: for the others of K14
+# expect: edges
+# call: f(log_probs, old_log_probs, advantages, values, old_values, returns, mask, epsilon, value_epsilon, value_coef)
+# at: reduce=token_mean
+# style: TRL's former PPO: policy and critic, no entropy
+def policy_and_value(
+    new_logprobs,
+    mb_logprobs,
+    mb_advantage,
+    vpred,
+    mb_values,
+    mb_return,
+    mask,
+    cliprange=0.2,
+    cliprange_value=0.2,
+    vf_coef=0.1,
+):
+    vpredclipped = torch.clamp(vpred, mb_values - cliprange_value, mb_values + cliprange_value)
+    vf_loss_max = torch.max(torch.square(vpred - mb_return), torch.square(vpredclipped - mb_return))
+    vf_loss = 0.5 * masked_mean(vf_loss_max, mask)
+    ratio = torch.exp(new_logprobs - mb_logprobs)
+    pg_losses = -mb_advantage * ratio
+    pg_losses2 = -mb_advantage * torch.clamp(ratio, 1.0 - cliprange, 1.0 + cliprange)
+    return masked_mean(torch.max(pg_losses, pg_losses2), mask) + vf_coef * vf_loss
+
+
+# objective: ppo_loss
+# stands: for the others of K10
+# expect: pass
+# call: f(log_probs, old_log_probs, advantages, ~mask, epsilon)
+# at: reduce=token_mean
+# style: torchtune's: True where there is padding
+def with_padding_masks(pi_logprobs, pi_old_logprobs, advantages, padding_masks, epsilon=0.2):
+    gap = (pi_logprobs - pi_old_logprobs).masked_fill(padding_masks, 0.0)
+    ratio = gap.exp()
+    losses = torch.maximum(-ratio * advantages, -ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+    return losses.masked_fill(padding_masks, 0.0).sum() / (~padding_masks).sum().clamp(min=1)
+
+
+# objective: gae
+# stands: for the others of K2
+# expect: pass
+# at: gamma=0.99, lam=0.95
+# style: both discounts written in
+def gae_of_the_course(rewards, values, mask):
+    B, T = rewards.shape
+    advantages, carry, v_next = (
+        torch.zeros_like(rewards),
+        torch.zeros(B, dtype=rewards.dtype),
+        torch.zeros(B, dtype=rewards.dtype),
+    )
+    for t in range(T - 1, -1, -1):
+        here = mask[:, t]
+        step = rewards[:, t] + 0.99 * v_next - values[:, t] + 0.99 * 0.95 * carry
+        carry = torch.where(here, step, carry)
+        v_next = torch.where(here, values[:, t], v_next)
+        advantages[:, t] = torch.where(here, step, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)

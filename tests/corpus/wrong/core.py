@@ -47,6 +47,7 @@ def k3_plus_log(logps, ref_logps, mask):
 
 
 # objective: kl_k3
+# stands: for the others of K1
 # kind: K1
 # expect: caught as without gradient
 # named: (?i)detach|no gradient|gradient.{0,40}(missing|lost)|without gradient
@@ -391,6 +392,7 @@ def only_pads_masked(completion_ids, eos_token_id):
 
 
 # objective: completion_mask
+# stands: for the others of K11
 # kind: K11
 # expect: caught as the first of several end ids
 # named: (?i)first|one of|several|end id
@@ -486,17 +488,6 @@ def jsd_weights_swapped(student_logits, teacher_logits, beta=0.5, temperature=1.
 
 
 # objective: jsd_loss
-# at: beta=1.0, temperature=1.0
-# kind: K9
-# expect: caught as the forward KL
-# named: (?i)forward|revers|direction|beta|swap|exchang|changed places
-def forward_kl_loss(student_logits, teacher_logits, mask):
-    q = teacher_logits.softmax(-1).detach()
-    kl = (q * (teacher_logits.log_softmax(-1).detach() - student_logits.log_softmax(-1))).sum(-1)
-    return (kl * mask).sum() / mask.sum()
-
-
-# objective: jsd_loss
 # at: beta=0.0
 # kind: factor
 # expect: caught as multiplied by the temperature squared
@@ -552,3 +543,15 @@ def energies_not_summed(returns, energies, mask, group_size=2):
     g = (returns * mask).view_as(w)
     base = (w * g).sum(1, keepdim=True) / w.sum(1, keepdim=True).clamp(min=1e-12)
     return ((g - base).view_as(returns)) * mask
+
+
+# objective: group_advantages
+# stands: for the others of K10
+# kind: K10
+# expect: caught as the unscored in the group's mean and deviation
+# named: (?i)scored
+def unscored_counted(rewards, valid_mask, eps=1e-4):
+    centre, spread = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    out = (rewards - centre) / (spread + eps)
+    out = torch.where(rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True), 0.0, out)
+    return out.masked_fill(~valid_mask, 0.0)

@@ -206,6 +206,7 @@ def wrong_broadcast(logps, old_logps, advantages, mask, eps=0.2):
 
 
 # objective: grpo_loss
+# stands: for the others of K9
 # kind: K9
 # expect: caught as beta squared
 # named: (?i)beta.{0,40}(twice|squared|again|two)|(twice|squared).{0,40}beta
@@ -615,3 +616,41 @@ def weighted_kl_detached(logps, old_logps, ref_logps, mask):
     w = (logps - old_logps).exp().detach()
     d = ref_logps - logps
     return w * (d.exp() - d - 1) * mask
+
+
+# objective: grpo_loss
+# stands: for the others of K6
+# kind: K6
+# expect: caught as the clip on the wrong side for bad completions
+# named: (?i)negative adv|A < 0|maximum|max_in|wrong.side|optimis|other side
+def good_and_bad_apart(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+    ratio = torch.exp(log_probs - old_log_probs)
+    adv = advantages[:, None].expand_as(ratio)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    gain = torch.where(adv > 0, torch.min(ratio, clipped) * adv, torch.min(ratio, clipped) * adv)
+    return -((gain * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+# objective: grpo_loss
+# stands: for the others of K9
+# kind: K9
+# expect: caught as the KL to the old policy
+# named: (?i)kl.{0,60}\bold\b|\bold\b.{0,60}(kl|reference)|kl_to_old
+def kl_to_the_sampler(logprobs, old_logprobs, ref_logprobs, advantages, mask, clip_eps=0.2, kl_weight=0.04):
+    ratio = (logprobs - old_logprobs).exp()
+    gain = torch.min(ratio * advantages[:, None], ratio.clamp(1 - clip_eps, 1 + clip_eps) * advantages[:, None])
+    gap = old_logprobs - logprobs
+    loss = kl_weight * (gap.exp() - gap - 1) - gain
+    return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+# objective: grpo_loss
+# stands: for the others of K8
+# kind: K8
+# expect: caught as CISPO
+# named: (?i)cispo
+def cispo_called_grpo(logprobs, old_logprobs, advantages, mask, epsilon_low=0.2, epsilon_high=0.28):
+    ratio = torch.where(mask, logprobs - old_logprobs, 0.0).exp()
+    weight = ratio.clamp(1 - epsilon_low, 1 + epsilon_high).detach()
+    loss = torch.where(mask, -weight * logprobs * advantages[:, None], 0.0)
+    return (loss.sum(1) / mask.sum(1).clamp(min=1)).mean()

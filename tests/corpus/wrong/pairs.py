@@ -176,6 +176,7 @@ def hinge_called_dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejecte
 
 
 # objective: dpo_loss
+# stands: for the others of K13
 # kind: K13
 # expect: caught as not the same twice
 # named: (?i)random|determin|same (twice|again)|twice|two calls|differs? (from|between) (call|run)

@@ -8,6 +8,7 @@ def masked_mean(x, mask):
 
 
 # objective: ppo_loss
+# stands: for the others of K9
 # call: f(log_probs, old_log_probs, advantages, mask, epsilon)
 # kind: K9
 # expect: caught as the mask inverted
@@ -664,3 +665,50 @@ def scaled_only(x, mask, eps=1e-8):
 def by_the_variance(x, mask, eps=1e-8):
     c = x[mask]
     return (x - c.mean()) / (c.var(unbiased=False) + eps) * mask
+
+
+# objective: clipped_value_error
+# stands: for the others of K1
+# kind: K1
+# expect: caught as without gradient
+# named: (?i)detach|no gradient|gradient.{0,40}(missing|lost)|without gradient
+def critic_as_numbers(vpreds, old_values, returns, mask, cliprange_value=0.2):
+    now = torch.tensor(vpreds.tolist(), dtype=vpreds.dtype)
+    near = old_values + torch.clamp(now - old_values, -cliprange_value, cliprange_value)
+    worse = torch.max((now - returns) ** 2, (near - returns) ** 2)
+    return torch.where(mask, worse / 2, 0.0)
+
+
+# objective: clipped_value_error
+# stands: for the others of K5
+# kind: K9
+# expect: caught as the mask of the values one place early
+# named: (?i)shift|roll|early|one (place|position)
+def values_one_early(vpreds, old_values, returns, mask, cliprange_value=0.2):
+    before = torch.roll(mask, 1, dims=1)
+    before[:, 0] = True
+    now = torch.where(before, vpreds, 0.0)
+    near = old_values + torch.clamp(now - old_values, -cliprange_value, cliprange_value)
+    return torch.where(mask, 0.5 * torch.max((now - returns) ** 2, (near - returns) ** 2), 0.0)
+
+
+# objective: gae
+# stands: for the others of K9
+# kind: K9
+# expect: caught as gamma and lambda exchanged
+# named: (?i)exchang|swap|lam.{0,40}(in place of|for) gamma|changed places
+def gamma_for_lambda(rewards, values, mask, gamma=0.99, lam=0.95):
+    lam, gamma = gamma, lam
+    return recursion(rewards, values, mask, gamma, lam, lambda r, v, nv, g: r + g * nv - v, lambda g, l: g * l)
+
+
+# objective: reinforce_loss
+# stands: for the others of K12
+# kind: K12
+# expect: caught as an entropy from sampled log-probs
+# named: (?i)sampled|own log.?prob|log.?probs? in place|entrop
+def reinforce_sampled_entropy(log_probs, returns, mask, entropy_coef=0.01):
+    chosen = torch.where(mask, log_probs, 0.0)
+    rows = mask.any(1).sum().clamp(min=1)
+    gain = (chosen.sum(1) * returns).sum() / rows
+    return -gain + entropy_coef * chosen.sum() / rows
