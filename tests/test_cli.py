@@ -48,7 +48,8 @@ def without(*packages: str, command: str) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=env)
 
 
-HELPS = ["", "compare", "train", "train grpo", "train distill", "recipes", "check", "identify", "peers", "cost"]
+HELPS = ["", "compare", "train", "train grpo", "train distill", "recipes", "check", "identify", "peers", "frameworks"]
+HELPS += ["cost"]
 
 
 @pytest.mark.parametrize("command", HELPS)
@@ -63,7 +64,7 @@ def test_help_fits_80_columns_and_loads_no_torch(command):
 
 
 TABLES = ["recipes", "recipes dapo", "recipes grpo dapo", "cost --params 7e9 --method ppo"]
-TABLES += ["check --list", "check torchstone.core:kl_k3 --metamorphic"]
+TABLES += ["frameworks", "check --list", "check torchstone.core:kl_k3 --metamorphic"]
 
 
 @pytest.mark.parametrize("command", TABLES)
@@ -116,6 +117,7 @@ def test_each_method_explains_its_own_options(method, capsys):
         (["train", "grpo", "--resume", "nowhere", "--lr", "1"], "takes every option from the folder"),
         (["compare", "--resume", "nowhere"], "--resume nowhere: no comparison there"),
         (["train", "grpo", "--device", "gpu"], "--device gpu cannot be used here"),
+        (["frameworks", "velr"], "unknown engine 'velr' (did you mean 'verl'?); choose trl, verl"),
         (["compare", "--seeds", "0"], "must be at least 1"),
         (
             ["compare", "--methods", "ppo", "distill"],

@@ -27,6 +27,8 @@ usage: torchstone COMMAND [options]
                    function implement?
   peers            the same check over TRL, verl, OpenRLHF and Liger, as far as
                    they are installed
+  frameworks       the engines that a recipe runs in (TRL, verl, ...): which are
+                   installed, does the plug work, which rows can each run
   cost             memory and work of an update on paper, with the formula
                    behind every number
 
@@ -52,6 +54,7 @@ COMMANDS = {  # the module that has a function of the command's name
     "check": "torchstone.conformance.command",
     "identify": "torchstone.conformance.command",
     "peers": "torchstone.frameworks.command",
+    "frameworks": "torchstone.frameworks.overview",
     "cost": "torchstone.cost.command",
 }
 TRAIN = {"rich", "matplotlib", "transformers", "tokenizers", "reasoning_gym"}  # packages of the extra "train"

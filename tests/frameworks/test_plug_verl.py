@@ -4,18 +4,13 @@ Two ranks with two micro-batches each, of 1, 4, 5 and 2 completions. verl adds u
 averages ranks, and hands the counts of all four.
 """
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 import torch
 from batch import GROUP, TOKENS, leaf, policy_batch
 from cases import BATCHES
@@ -242,27 +237,6 @@ def test_every_name_is_registered_and_what_verl_cannot_run_says_why():
         with pytest.raises(ValueError, match="verl cannot run"):
             estimate(name, batch, torch.arange(12))
     assert UNIT.version == f"verl-{version('verl')}"
-
-
-ASK = """
-import sys, torchstone.recipes, torchstone.frameworks.verl
-assert "verl" not in sys.modules
-import verl
-from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
-print(get_policy_loss_fn("torchstone:mine").__module__, get_adv_estimator_fn("torchstone:rloo").__module__)
-"""
-
-
-def test_a_fresh_process_that_imports_verl_finds_the_plug_by_the_entry_point_of_pyproject(tmp_path):
-    root = Path(__file__).parents[2]
-    entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]["verl.plugins"]
-    (installed := tmp_path / "torchstone-0.dist-info").mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torchstone\nVersion: 0\n")
-    (installed / "entry_points.txt").write_text(f"[verl.plugins]\ntorchstone = {entry['torchstone']}\n")
-    where = {"PYTHONPATH": f"{tmp_path}:{root}", "TORCHSTONE_RECIPES": "mine=gspo:reduction=token-mean"}
-    asked = [sys.executable, "-W", "ignore", "-c", ASK]
-    done = subprocess.run(asked, env=os.environ | where, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["torchstone.frameworks.verl.plug", "torchstone.frameworks.verl.estimator"]
 
 
 def test_another_version_of_verl_and_a_wrong_name_are_told_in_a_warning(monkeypatch):

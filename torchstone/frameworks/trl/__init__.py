@@ -1,7 +1,6 @@
 """TRL: how its code is loaded, our names for its calls, the rows of its dialect, and its trainers with a recipe.
 
-``from torchstone.frameworks.trl import RecipeGRPOTrainer`` (RecipeDPOTrainer, RecipeDistillationTrainer) imports TRL;
-nothing else here does.
+``from torchstone.frameworks.trl import RecipeGRPOTrainer, RecipeDPOTrainer`` imports TRL; nothing else here does.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["RecipeDPOTrainer", "RecipeDistillationTrainer", "RecipeGRPOTrainer"]
-_HOME = {
-    "RecipeGRPOTrainer": "plug", "RecipeDPOTrainer": "plug_pairs", "RecipeDistillationTrainer": "plug_distill",
-}  # fmt: skip
+__all__ = ["RecipeDPOTrainer", "RecipeGRPOTrainer"]
+_HOME = {"RecipeGRPOTrainer": "plug", "RecipeDPOTrainer": "plug_pairs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from torchstone.frameworks.refusals import changed
 from torchstone.recipes.choices import NONE, Recipe
+from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
 
 MODES = {
@@ -30,7 +32,6 @@ TOLD = (
     "the trainer's setting algorithm.rollout_correction reaches a loss only by "
     "'+actor_rollout_ref.actor.policy_loss.rollout_correction=${algorithm.rollout_correction}'"
 )
-CHANGED = "name the row in TORCHSTONE_RECIPES with"
 Settings = dict[
     str, tuple[tuple[Any, ...], str]
 ]  # by the setting: the values that serve, verl's own word first; and why
@@ -39,7 +40,8 @@ Settings = dict[
 def refusal(row: Recipe) -> str:
     """Why verl cannot run this row, its loss and its advantages; "" where it can."""
     if not isinstance(row, PolicyRecipe):
-        return "verl's registries take losses of sampled completions and their advantages"
+        of = "its registry of losses for distillation" if isinstance(row, DistillRecipe) else "losses on pairs"
+        return f"verl has no plug for {of}"
     if reason := loss_refusal(row):
         return reason
     reason = advantages_refusal(row)
@@ -51,7 +53,7 @@ def loss_refusal(row: PolicyRecipe) -> str:
     if row.reduction.name not in MODES:
         return (
             "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; "
-            f"{CHANGED} reduction=token-mean"
+            f"name it {named(row, 'reduction=token-mean')}"
         )
     if row.sampler.name == "off-policy-mask":
         return "the sampler's log-probs do not reach a loss of verl's, only weights made of them"
@@ -78,7 +80,7 @@ def advantages_refusal(row: PolicyRecipe) -> str:
     if row.penalty.name != "none":
         return (
             "the longest completion does not reach an estimator; let verl's reward manager dapo take the penalty "
-            f"(overlong_buffer), and {CHANGED} penalty=none"
+            f"(overlong_buffer), and name it {named(row, 'penalty=none')}"
         )
     if row.reward_kl.name == "per-token" and row.advantage.name != "reward":
         return "verl adds a token's KL to its reward before an estimator sees it, which then has a baseline for both"
@@ -89,6 +91,11 @@ def refuse(setting: str, row: PolicyRecipe, reason: str) -> None:
     """Raise ``ValueError`` if there is a reason."""
     if reason:
         raise ValueError(f"{setting}: verl cannot run {row.name}: {reason}")
+
+
+def named(row: PolicyRecipe, change: str) -> str:
+    """The row with one more change, named for verl."""
+    return f"TORCHSTONE_RECIPES='mine={changed(row, change)[1:-1]}'"
 
 
 def actor_settings(row: PolicyRecipe) -> Settings:
@@ -108,7 +115,7 @@ def actor_settings(row: PolicyRecipe) -> Settings:
     if row.anchor.name == "sampler":
         needed[f"{CORRECTION}.bypass_mode"] = (True,), f"{row.name} takes its ratio to the sampler; {TOLD}"
     elif "old_log_probs" in row.takes("loss"):
-        why = f"{row.name} takes its ratio to the trainer; or {CHANGED} anchor=sampler"
+        why = f"{row.name} takes its ratio to the trainer; or name it {named(row, 'anchor=sampler')}"
         needed[f"{CORRECTION}.bypass_mode"] = (False, None), why
     if sampler.name == "weights":
         needed[f"{CORRECTION}.rollout_is"] = (sampler.numbers["level"],), TOLD
@@ -172,7 +179,7 @@ def counts(row: PolicyRecipe, mask: Tensor, info: Any) -> dict[str, Any]:
     if row.reduction.numbers.get("empty_rows") == "skipped" and not mask.any(1).all():
         raise ValueError(
             f"response_mask: {row.name} leaves rows without a token out of its count, and verl counts them all; "
-            f"{CHANGED} reduction.empty_rows=counted; got rows without a token"
+            f"name it {named(row, 'reduction.empty_rows=counted')}; got rows without a token"
         )
     names = {"denominator": "batch_num_tokens" if row.reduction.name == "token-mean" else "global_batch_size"}
     if "max_length" in row.takes("loss"):

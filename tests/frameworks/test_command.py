@@ -1,0 +1,71 @@
+"""`torchstone frameworks` with TRL and verl as they are installed, each imported in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from torchstone.frameworks.engines import ENGINES
+from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.recipes.columns import ADVANTAGES
+
+ROOT = Path(__file__).parents[2]
+ENTRY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["verl.plugins"]["torchstone"]
+
+
+def ask(folder: Path, *arguments: str, entry: str = ENTRY, **env: str) -> subprocess.Popen:
+    """The command where Torchstone is installed with this entry point for verl."""
+    (info := folder / "torchstone-0.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchstone\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(f"[verl.plugins]\ntorchstone = {entry}\n")
+    env |= {"PYTHONPATH": f"{folder}:{ROOT}", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "torchstone", "frameworks", *arguments]
+    where = {"env": os.environ | env, "cwd": folder}  # not the checkout, which may have an egg-info of its own
+    return subprocess.Popen(command, **where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """All cases at once, since each imports an engine: their exit statuses and what they printed."""
+    started = {
+        "all": ask(tmp_path_factory.mktemp("all"), TORCHSTONE_RECIPES="mine=gspo:reduction=token-mean"),
+        "bad": ask(tmp_path_factory.mktemp("bad"), "verl", "--json", TORCHSTONE_RECIPES="mine=gspo bad=gsop"),
+        "fails": ask(tmp_path_factory.mktemp("fails"), "verl", entry="torchstone.frameworks.verl.nowhere"),
+    }
+    return {name: (*process.communicate(), process.returncode) for name, process in started.items()}
+
+
+def test_the_plugs_of_trl_and_verl_work(answers):
+    out, err, status = answers["all"]
+    assert status == 0 and not err, out + err
+    assert max(map(len, out.splitlines())) <= 80
+    for name in ("trl", "verl"):
+        (line,) = (line for line in out.splitlines() if line.startswith(name + " "))
+        installed, tested, plug, *_ = line.split()[1:]
+        assert installed == tested == ENGINES[name].tested and plug == "works"
+
+
+def test_verl_s_registries_and_a_wrong_name_of_torchstone_recipes(answers):
+    out, _, status = answers["bad"]
+    (found,) = json.loads(out)
+    assert status == 1 and found["plug_works"] is False
+    losses = sum(isinstance(row, PolicyRecipe) for row in RECIPES.values()) + 2  # "bad" is registered and raises
+    estimators = losses + len(ADVANTAGES.keys() - RECIPES.keys())
+    assert found["registered"] == {
+        "registered": f"{losses} losses, {estimators} estimators",
+        "TORCHSTONE_RECIPES": "mine",
+    }
+    (problem,) = found["problems"]
+    assert problem.startswith("TORCHSTONE_RECIPES: bad: ") and "did you mean 'gspo'" in problem
+    assert "gspo" in found["runs"] and "reduction=token-mean" in found["cannot_run"]["dapo"]
+
+
+def test_a_plug_that_verl_could_not_load_and_does_not_tell_of(answers):
+    out, _, status = answers["fails"]
+    words = " ".join(out.split())
+    assert status == 1 and "plug fails" in words and "registered 0 losses, 0 estimators" in words
+    assert "which verl logs at DEBUG only: ModuleNotFoundError: No module named" in words
