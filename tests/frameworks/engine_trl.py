@@ -1,8 +1,8 @@
 """A tiny model inside TRL's trainers, in float64 with SGD: its weights after four optimizer steps, by settings.
 
-``weights(trainer, settings, ...)`` trains; ``POLICY`` and ``PAIRS`` are the rows of TRL's trainers with the settings
-that make TRL compute them. As a program it runs all of them, TRL's own trainer beside the plug, on as many processes as
-it is started with:
+``online``, ``offline`` and ``distilled`` train; ``POLICY``, ``DPO`` and ``DISTILL`` are the rows of TRL's trainers with
+the settings that make TRL compute them. As a program it runs all of them, TRL's own trainer beside the plug, on as many
+processes as it is started with:
     python tests/frameworks/engine_trl.py [ROW ...]
     torchrun --nproc-per-node 2 tests/frameworks/engine_trl.py [ROW ...]
 """
@@ -28,11 +28,11 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from trl import DistillationConfig, DistillationTrainer, DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from torchstone.frameworks.loading import float32_is_float64
-from torchstone.frameworks.trl import RecipeDPOTrainer, RecipeGRPOTrainer
+from torchstone.frameworks.trl import RecipeDistillationTrainer, RecipeDPOTrainer, RecipeGRPOTrainer
 from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes import find
 
@@ -41,7 +41,9 @@ torch.set_num_threads(1)
 POLICY = {**SETTINGS, "gmpo": {}}
 DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
 DPO["wpo"] = {"use_weighting": True}
+DISTILL: dict[str, dict[str, Any]] = {"opd-exact": {}, "opd-forward": {"beta": 0.0}, "gkd": {"beta": 0.5}}
 HEAD = "trl.kernels.chunked_logprob"  # where TRL computes log-probs in float32; here they stay float64
+DIVERGENCE = "trl.kernels.chunked_divergence"
 WORDS = [*"0123456789", ">", "-"]
 G, LONGEST = 4, 6
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -79,6 +81,12 @@ def start() -> tempfile.TemporaryDirectory:
 
 def model() -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(start().name, dtype=torch.float64)
+
+
+def teacher() -> LlamaForCausalLM:
+    """Another that has never learned."""
+    torch.manual_seed(1)
+    return LlamaForCausalLM(model().config).double()
 
 
 def flat(trained: torch.nn.Module) -> Tensor:
@@ -154,9 +162,28 @@ def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, 
     return run
 
 
+def distilled(recipe: Any = None, tools: bool = True, model: Any = model, **settings: Any) -> Any:
+    """The trainer after training on completions that the generator makes in the student's place."""
+    made, given = (DistillationTrainer, {}) if recipe is None else (RecipeDistillationTrainer, {"recipe": recipe})
+    rollouts, prompts = Rollouts(tools), Dataset.from_dict({"prompt": [f"{i:03d}>" for i in range(48)]})
+
+    class Stubbed(made):  # type: ignore[valid-type, misc]
+        def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
+            found = rollouts(prompts, self)
+            return found["prompt_ids"], found["completion_ids"], found.get("env_mask"), None, []
+
+    args = {"max_completion_length": LONGEST} | FIXED | settings
+    with redirect_stdout(StringIO()), float32_is_float64(HEAD, DIVERGENCE):
+        run = Stubbed(
+            model=model(), teacher_model=teacher(), args=DistillationConfig(**args), train_dataset=prompts,
+            processing_class=tokenizer(), **given,
+        )  # fmt: skip
+        run.train()
+    return run
+
+
 def both(name: str) -> tuple[Any, Any]:
-    """TRL's own trainer and the plug, after the same steps: of ``RecipeGRPOTrainer`` for a policy row, or of
-    ``RecipeDPOTrainer``."""
+    """TRL's own trainer and the plug, after the same steps. The row of GKD stands beside DistillationTrainer."""
     recipe = f"{name}@{VERSION}"
     if name in POLICY:
         row, of = find(recipe), POLICY[name]
@@ -164,7 +191,8 @@ def both(name: str) -> tuple[Any, Any]:
         ours = {k: v for k, v in of.items() if "vllm" in k and "mode" not in k}
         assert row.name == recipe
         return online(*theirs, **of), online(recipe=recipe, **ours)
-    return offline(**DPO[name]), offline(recipe=recipe)
+    train, of = (offline, DPO) if name in DPO else (distilled, DISTILL)
+    return train(**of[name]), train(recipe=recipe)
 
 
 def difference(name: str) -> tuple[float, float]:
@@ -177,7 +205,7 @@ def difference(name: str) -> tuple[float, float]:
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)  # TRL makes constants with it
     warnings.filterwarnings("ignore")
-    names = sys.argv[1:] or [*POLICY, *DPO]
+    names = sys.argv[1:] or [*POLICY, *DPO, *DISTILL]
     worst = 0.0
     for name in names:
         apart, moved = difference(name)

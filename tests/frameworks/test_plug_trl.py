@@ -11,11 +11,28 @@ from pathlib import Path
 import engine_trl
 import pytest
 import torch
-from engine_trl import DPO, FIXED, HEAD, POLICY, RANKS, VERSION, difference, flat, model, offline, online
+from engine_trl import (
+    DISTILL,
+    DPO,
+    FIXED,
+    HEAD,
+    POLICY,
+    RANKS,
+    VERSION,
+    difference,
+    distilled,
+    flat,
+    model,
+    offline,
+    online,
+    teacher,
+)  # fmt: skip
 from trl.trainer.utils import add_fused_lm_head
 
 import torchstone.frameworks.trl as plugs
+from torchstone.core import token_log_probs
 from torchstone.frameworks.loading import default_dtype, float32_is_float64
+from torchstone.frameworks.trl.distill_rows import ROWS as DISTILL_ROWS
 from torchstone.frameworks.trl.rows import ROWS
 from torchstone.recipes import find
 
@@ -30,14 +47,16 @@ def constants_in_float64():
 
 
 def test_every_row_of_both_trainers_has_its_settings():
-    sources = {row.name: row.source for row in ROWS}
-    of = {
-        n for n, s in sources.items() if s.startswith(("trl/trainer/grpo_", "trl/trainer/dpo_", "trl/experimental/g"))
-    }
-    assert of == {f"{name}@{VERSION}" for name in [*POLICY, *DPO]} and RANKS == 1
+    sources = {row.name: row.source for row in [*ROWS, *DISTILL_ROWS]}
+    trainers = ("trl/trainer/grpo_", "trl/trainer/dpo_", "trl/trainer/distillation_", "trl/experimental/g")
+    of = {name for name, source in sources.items() if source.startswith(trainers)} - {f"gold@{VERSION}"}
+    assert of == {f"{name}@{VERSION}" for name in [*POLICY, *DPO, *DISTILL]} and RANKS == 1
 
 
-@pytest.mark.parametrize("name", ["dapo", "bnpo", "luspo", "mis", "deepseek-v3.2", "ipo", "iterative-rpo", "wpo"])
+@pytest.mark.parametrize(
+    "name",
+    ["dapo", "bnpo", "luspo", "mis", "deepseek-v3.2", "ipo", "iterative-rpo", "wpo", "opd-exact", "opd-forward"],
+)
 def test_the_plug_has_trls_weights_after_four_steps(name):
     """Two micro-batches a step, two iterations a batch, tool output in completions, groups cut by the shuffle."""
     apart, moved = difference(name)
@@ -45,25 +64,15 @@ def test_the_plug_has_trls_weights_after_four_steps(name):
 
 
 def test_two_processes_have_trls_weights():
-    """Groups of four over ranks of six rows: a group lies on both. Three reductions, and pairs."""
+    """Groups of four over ranks of six rows: a group lies on both. Three reductions, pairs, a teacher."""
+    rows = ["dapo", "grpo", "luspo", "dpo", "opd-exact"]
     script = str(Path(__file__).parent / "engine_trl.py")
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        script,
-        "dapo",
-        "grpo",
-        "luspo",
-        "dpo",
-    ]
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", script, *rows]
     done = subprocess.run(
         run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert "4 rows of trl-1.16.0, 2 processes" in done.stdout
+    assert "5 rows of trl-1.16.0, 2 processes" in done.stdout
 
 
 def test_the_correction_of_vllm_is_trls_for_a_row_without_one_of_its_own():
@@ -108,6 +117,35 @@ def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name):
         grads = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     assert moved.abs().max() > 1e-5
     assert torch.allclose(moved, -FIXED["learning_rate"] * grads, rtol=0, atol=1e-9 * float(moved.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["opd", "opd-sequence", "iw-opd", "mopd", "sdpo:signal.k=5", f"gold@{VERSION}"])
+def test_a_step_of_distillation_is_the_gradient_of_the_row_on_the_batch_uncut(name):
+    """Sampled tokens, a completion's sum, weights of a prefix, the likeliest tokens, another temperature."""
+    row, batches = find(name), []
+
+    class Kept(plugs.RecipeDistillationTrainer):
+        def _generate_and_score_completions(self, inputs):
+            batches.append(super()._generate_and_score_completions(inputs))
+            return dict(batches[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine_trl.RecipeDistillationTrainer", Kept)
+        run = distilled(recipe=name, max_steps=1)
+    policy, batch = model(), batches[0]
+    ids, attention = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
+    mask, width = (batch["completion_mask"] * batch["tool_mask"]).bool(), batch["completion_ids"].shape[1]
+    with float32_is_float64(HEAD):  # the model's positions too, as in the run
+        logits, of_teacher = (x(ids, attention_mask=attention).logits[:, -width - 1 : -1] for x in (policy, teacher()))
+    log_probs, theirs = (token_log_probs(x, batch["completion_ids"], temperature=1.0) for x in (logits, of_teacher))
+    given = {"logits": logits, "teacher_logits": of_teacher, "log_probs": log_probs, "teacher_log_probs": theirs}
+    given |= dict.fromkeys(("old_log_probs", "sampler_log_probs"), log_probs.detach())
+    loss = row.loss(mask, **row.used("loss", given)).value
+    grads = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
+    moved = flat(run.model) - flat(policy)
+    assert not mask.all() and moved.abs().max() > 1e-5
+    assert torch.allclose(moved, -FIXED["learning_rate"] * grads, rtol=0, atol=1e-9 * float(moved.abs().max()))
+    assert {"kl", "jsd"} & run.state.log_history[0].keys()
 
 
 @pytest.mark.parametrize("name", ["simpo", "orpo", "dpo"])
@@ -159,6 +197,12 @@ def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():
         (online, "remax", {}, "no greedy completion"),
         (online, "otb", {}, "norm of a token's score"),
         (offline, "kto", {}, "KTOTrainer"),
+        (distilled, "grpo", {}, "expected a row for DistillationTrainer, got grpo, which is for RecipeGRPOTrainer"),
+        (online, "opd", {}, "expected a row for GRPOTrainer, got opd, which is for RecipeDistillationTrainer"),
+        (distilled, "opd-exact:reduction=group-token-mean", {}, "one completion of a prompt"),
+        (distilled, "opd:outcome=added+outcome.coef=1", {}, "no rewards"),
+        (distilled, "opd", {"use_vllm": True}, "use_vllm: expected False with opd, .* asks vLLM for none"),
+        (distilled, "sdpo", {}, "k: expected an integer from 1 to the vocabulary's 15, got 100"),
         (
             online,
             "grpo",

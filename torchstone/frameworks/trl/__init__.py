@@ -1,6 +1,7 @@
 """TRL: how its code is loaded, our names for its calls, the rows of its dialect, and its trainers with a recipe.
 
-``from torchstone.frameworks.trl import RecipeGRPOTrainer, RecipeDPOTrainer`` imports TRL; nothing else here does.
+``from torchstone.frameworks.trl import RecipeGRPOTrainer`` (RecipeDPOTrainer, RecipeDistillationTrainer) imports TRL;
+nothing else here does.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["RecipeDPOTrainer", "RecipeGRPOTrainer"]
-_HOME = {"RecipeGRPOTrainer": "plug", "RecipeDPOTrainer": "plug_pairs"}
+__all__ = ["RecipeDPOTrainer", "RecipeDistillationTrainer", "RecipeGRPOTrainer"]
+_HOME = {
+    "RecipeGRPOTrainer": "plug", "RecipeDPOTrainer": "plug_pairs", "RecipeDistillationTrainer": "plug_distill",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.frameworks.trl.settings import OF_A_MICRO_BATCH, chosen_row, number, with_sampler
+from torchstone.frameworks.trl.step import chosen_tokens, config_of, count, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
@@ -31,7 +32,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *others: Any, recipe: Recipe | str,
                  **more: Any):  # fmt: skip
-        args = GRPOConfig() if args is None else copy(args)
+        args = config_of(args, GRPOConfig, model)
         self.recipe = with_sampler(chosen_row(recipe, GRPOTrainer, args), args)
         self.takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
         if any("ref_log_probs" in used for used in self.takes.values()):
@@ -64,70 +65,67 @@ class RecipeGRPOTrainer(GRPOTrainer):
         scored = ~self.rewards.isnan().all(1).view(-1, group)
         rewards = (self.rewards * self.reward_weights.to(self.rewards)).nansum(1).view(-1, group)
         kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
-        mask = self._everywhere(_mask(batch).long()).bool() & kept[:, None]
-        tensors = {
-            ours: self._everywhere(batch[key]) for ours, key in THEIRS.items() if ours in self.takes["advantages"]
-        }
+        mask = self._everywhere(chosen_tokens(batch).long()).bool() & kept[:, None]
+        taken = {name: self._everywhere(batch[THEIRS[name]]) for name in self.takes["advantages"] if name in THEIRS}
         length = self.max_completion_length
-        found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **tensors).advantages
-        rows = len(batch["completion_ids"])
+        found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **taken).advantages
+        tokens = mask.sum(1)
+        of_group = tokens.view(-1, group).sum(1).clamp(min=1).repeat_interleave(group)
+        rows, width = batch["completion_ids"].shape
         here = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-        batch["advantages"] = found[here, : batch["completion_ids"].shape[1]]
+        batch["advantages"] = found[here, :width]
         batch["tool_mask"] = batch.get("tool_mask", torch.ones_like(batch["completion_mask"])) * kept[here, None]
-        batch["denominator"], tokens = self._count(mask, kept, group), mask.sum(1)
-        batch["share"] = (tokens / tokens.view(-1, group).sum(1).clamp(min=1).repeat_interleave(group))[here]
-        logged = self._logs["advantages"]
-        for _ in range(min(len(found), len(logged))):
-            logged.pop()
-        logged.extend((found.sum(1) / tokens.clamp(min=1)).tolist())
+        batch["denominator"] = count(self.recipe, mask, kept, group)
+        batch["share_of_group"] = (tokens / of_group)[here]
+        self._show((found.sum(1) / tokens.clamp(min=1)).tolist())
         return batch
 
-    def _count(self, mask: Tensor, kept: Tensor, group: int) -> Tensor:
-        """What the row's reduction divides by, of the whole generated batch: tokens, groups or completions."""
-        reduction, rows = self.recipe.reduction, mask.any(1)
-        if reduction.name == "token-mean":
-            return mask.sum()
-        if reduction.name == "group-token-mean":
-            return rows.view(-1, group).any(1).sum()
-        return (kept if reduction.numbers["empty_rows"] == "counted" else rows).sum()
+    def _show(self, advantages: list[float]) -> None:
+        """In TRL's table of completions, in the place of its own."""
+        logged = self._logs["advantages"]
+        for _ in range(min(len(advantages), len(logged))):
+            logged.pop()
+        logged.extend(advantages)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        mode = "train" if self.model.training else "eval"
-        pieces = self.current_gradient_accumulation_steps if mode == "train" else 1
-        step = pieces / self.args.steps_per_generation if mode == "train" else 1  # the share of the generated batch
-        on = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
-        log_probs, entropies, aux_loss = self._log_probs(model, inputs, **on)
-        old, mask = inputs.get("old_per_token_logps", log_probs.detach()), _mask(inputs)
+    def _known(self, inputs: dict[str, Any], log_probs: Tensor, entropies: Any) -> dict[str, Any]:
+        """By a row's names, what TRL knows of the tokens of this micro-batch."""
+        old = inputs.get("old_per_token_logps", log_probs.detach())
         sampler = inputs.get("sampling_per_token_logps", None if self.use_vllm else old)
         if sampler is not None:
             sampler = torch.where(sampler.isnan(), old, sampler)  # vLLM gave none: as TRL, no correction there
-        given = {
-            "old_log_probs": old, "ref_log_probs": inputs.get("ref_per_token_logps"), "sampler_log_probs": sampler,
-            "entropies": entropies,
-        }  # fmt: skip
-        tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
-        tensors |= self.recipe.used("loss", given)
-        numbers = {"max_length": self.max_completion_length, "denominator": inputs["denominator"] * step}
+        reference = inputs.get("ref_per_token_logps")
+        known = {"old_log_probs": old, "ref_log_probs": reference, "sampler_log_probs": sampler, "entropies": entropies}
+        return known | {"max_length": self.max_completion_length}
+
+    def _row_loss(self, tensors: dict[str, Any], shares: Tensor) -> Loss:
+        """The row's loss. TRL has shuffled the groups apart: where the row has a mean over each group's tokens, every
+        completion is a group with its share of its group's tokens."""
+        if self.recipe.reduction.name != "group-token-mean":
+            return self.recipe.loss(**tensors)
+        whole: dict[str, Any] = {"denominator": tensors.pop("denominator"), "group_size": 1}
+        alone = [{k: v[i : i + 1] for k, v in tensors.items() if v is not None} for i in range(len(shares))]
+        losses = [self.recipe.loss(**row, **whole) for row in alone]
+        value = sum(loss.value * share for loss, share in zip(losses, shares, strict=True))
+        metrics = {k: sum((x.metrics[k] for x in losses[1:]), m) for k, m in losses[0].metrics.items()}
+        return Loss(value, metrics)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        training = self.model.training
+        pieces = self.current_gradient_accumulation_steps if training else 1
+        of_generated = pieces / self.args.steps_per_generation if training else 1  # one optimizer step's share
+        on = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
+        log_probs, entropies, aux_loss = self._log_probs(model, inputs, **on)
+        mask = chosen_tokens(inputs)
+        known = self._known(inputs, log_probs, entropies) | {"denominator": inputs["denominator"] * of_generated}
         scale: float = UNIT.scale(pieces, self.accelerator.num_processes)
         if self.recipe.name.partition(":")[0] == OF_A_MICRO_BATCH:
-            numbers["denominator"], scale = None, 1 / pieces
-        if self.recipe.reduction.name == "group-token-mean":  # TRL shuffles: each row has its share of its group
-            alone = [{k: v[i : i + 1] for k, v in tensors.items() if v is not None} for i in range(len(mask))]
-            losses = [self.recipe.loss(**row, group_size=1, **numbers) for row in alone]
-            value = sum(loss.value * share for loss, share in zip(losses, inputs["share"], strict=True))
-            metrics = {k: sum((x.metrics[k] for x in losses[1:]), m) for k, m in losses[0].metrics.items()}
-        else:
-            value, metrics = self.recipe.loss(**tensors, **numbers)
-        for name, mean in ({"entropy": mean_of(entropies, mask)} | metrics).items():
-            total, count = self.accelerator.reduce(torch.stack([mean.total, mean.count.to(mean.total)]), "sum")
-            self._metrics[mode][name].append((total / count.clamp(min=1)).item())
-        value = value * scale
-        if aux_loss is not None:
-            self._metrics[mode]["aux_loss"].append(self.accelerator.gather(aux_loss).mean().item())
-            value = value + self.router_aux_loss_coef * aux_loss / pieces
-        return value
-
-
-def _mask(batch: dict[str, Any]) -> Tensor:
-    """True where the policy chose the token: not at padding, nor at tool output."""
-    return (batch["completion_mask"] * batch.get("tool_mask", 1)).bool()
+            known["denominator"], scale = None, 1 / pieces
+        tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
+        loss = self._row_loss(tensors | self.recipe.used("loss", known), inputs["share_of_group"])
+        metrics = self._metrics["train" if training else "eval"]
+        for name, mean in over_ranks(self.accelerator, {"entropy": mean_of(entropies, mask)} | loss.metrics).items():
+            metrics[name].append(mean)
+        if aux_loss is None:
+            return loss.value * scale
+        metrics["aux_loss"].append(self.accelerator.gather(aux_loss).mean().item())
+        return loss.value * scale + self.router_aux_loss_coef * aux_loss / pieces

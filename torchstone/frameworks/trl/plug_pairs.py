@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from torchstone.dpo.variants import wpo_weights
 from torchstone.frameworks.trl.settings import chosen_row, number
+from torchstone.frameworks.trl.step import config_of, over_ranks
 from torchstone.frameworks.trl.unit import PAIRS, VERSION
 from torchstone.recipes.choices import Recipe
 
@@ -27,16 +27,14 @@ class RecipeDPOTrainer(DPOTrainer):
 
     def __init__(self, model: Any, ref_model: Any = None, args: Any = None, *others: Any, recipe: Recipe | str,
                  **more: Any):  # fmt: skip
-        args = DPOConfig() if args is None else copy(args)
+        args = config_of(args, DPOConfig, model)
         self.recipe = chosen_row(recipe, DPOTrainer, args)
         self.counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
         self.with_reference = "ref_chosen_log_probs" in self.recipe.takes()
         if not self.with_reference:
             if ref_model is not None:
                 raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
-            args.precompute_ref_log_probs = (
-                True  # so that TRL makes no reference model; _precompute_ref_logps: nor runs
-            )
+            args.precompute_ref_log_probs = True  # so that TRL makes no reference; _precompute_ref_logps: nor runs one
         args.beta = number(self.recipe, "beta") or args.beta  # what TRL's metrics of rewards are scaled with
         args.use_weighting = "weights" in self.recipe.takes()  # TRL's head then gives log sum_v p_v^2
         super().__init__(model, ref_model, args, *others, **more)
@@ -96,9 +94,8 @@ class RecipeDPOTrainer(DPOTrainer):
             scale = PAIRS.scale(self.current_gradient_accumulation_steps, self.accelerator.num_processes)
         loss = self.recipe.loss(**tensors)
         value = loss.value * scale
-        for name, mean in loss.metrics.items():
-            total, count = self.accelerator.reduce(torch.stack([mean.total, mean.count.to(mean.total)]), "sum")
-            self._metrics[mode][name][logged.get(name, 0) :] = [(total / count.clamp(min=1)).item()]
+        for name, mean in over_ranks(self.accelerator, loss.metrics).items():
+            self._metrics[mode][name][logged.get(name, 0) :] = [mean]
         if self.aux_loss_enabled:
             value = value + self.router_aux_loss_coef * seen[0].aux_loss
         return (value, theirs[1]) if return_outputs else value

@@ -13,6 +13,7 @@ HOOKS = {  # the methods that a plug replaces or calls, by trainer
     "GRPOTrainer": "_compute_loss _generate_and_score_completions _calculate_rewards "
     "_get_per_token_logps_and_entropies",
     "DPOTrainer": "_compute_loss compute_ref_log_probs get_batch_samples _precompute_ref_logps",
+    "DistillationTrainer": "_compute_loss compute_loss _generate_and_score_completions",
 }
 RUNS = {PolicyRecipe: "GRPOTrainer", PreferenceRecipe: "DPOTrainer", DistillRecipe: "DistillationTrainer"}
 ABSENT = {  # what rows need and TRL has not
@@ -26,6 +27,7 @@ REPLACED = {
     "GRPOTrainer": "loss_type epsilon epsilon_high delta importance_sampling_level scale_rewards sapo_temperature_neg "
     "sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg use_bias_correction_kl",
     "DPOTrainer": "loss_type label_smoothing discopop_tau beta",
+    "DistillationTrainer": "beta",
 }
 # Settings of TRL's that add something to a loss: where to say it in a row.
 ADDED = {
@@ -47,6 +49,7 @@ ADDED = {
         "padding_free": "rows were tested with padding",
         "use_liger_kernel": "rows were tested without Liger's kernels",
     },
+    "DistillationTrainer": {"use_liger_kernel": "rows were tested without Liger's kernels"},
 }  # fmt: skip
 OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose denominator is a micro-batch's
 
@@ -54,7 +57,10 @@ OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose 
 def refusal(row: Recipe) -> str:
     """Why none of TRL's trainers that have a plug can run this row; "" where one can."""
     if isinstance(row, DistillRecipe):
-        return "there is no plug for TRL's DistillationTrainer"
+        if row.reduction.name == "group-token-mean":
+            return "DistillationTrainer samples one completion of a prompt: there are no groups"
+        if row.outcome.name != "none":
+            return "DistillationTrainer has no rewards, so no advantages of the task"
     for tensor in row.needs():
         if tensor in ABSENT:
             return f"it needs {TENSORS[tensor]}, and {ABSENT[tensor]}"
@@ -66,7 +72,7 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
 
     Args:
         recipe: a row, its name, or its name with changes (``find``).
-        trainer: TRL's ``GRPOTrainer`` or ``DPOTrainer``.
+        trainer: TRL's ``GRPOTrainer``, ``DPOTrainer`` or ``DistillationTrainer``.
         args: the config, as the user gave it.
     Raises ValueError: the row is unknown or of another kind; it needs what TRL has not; a setting adds to the loss what
         is the row's to say. Raises RuntimeError: this version of TRL lacks a method that the plug rests on.
@@ -116,6 +122,12 @@ def number(row: Recipe, name: str) -> Any:
     return next((value for key, value in row.numbers().items() if key.rpartition(".")[2] == name), None)
 
 
+WITHOUT_VLLM = (
+    "recipe: {name} takes the sampler's log-probs; without vLLM the trainer samples, and its own old log-probs stand "
+    "for them"
+)
+
+
 def with_sampler(row: PolicyRecipe, args: Any) -> PolicyRecipe:
     """The row, with TRL's correction of vLLM's log-probs as its ``sampler`` where it has none of its own.
 
@@ -124,11 +136,7 @@ def with_sampler(row: PolicyRecipe, args: Any) -> PolicyRecipe:
     """
     own = "sampler_log_probs" in row.takes("loss")
     if own and not args.use_vllm:
-        warnings.warn(
-            f"recipe: {row.name} takes the sampler's log-probs; without vLLM the trainer samples, and its own old "
-            "log-probs stand for them",
-            stacklevel=3,
-        )
+        warnings.warn(WITHOUT_VLLM.format(name=row.name), stacklevel=3)
     if own or not (args.use_vllm and args.vllm_importance_sampling_correction):
         return row
     if row.surrogate.name == "vespo":
@@ -141,3 +149,19 @@ def with_sampler(row: PolicyRecipe, args: Any) -> PolicyRecipe:
     weights = Choice("weights", level=level, gate=level if what == "mask" else None, low=low, high=high)
     changed: PolicyRecipe = row.but(sampler=weights)
     return changed
+
+
+def without_sampler(row: DistillRecipe, args: Any) -> DistillRecipe:
+    """The row, which DistillationTrainer gives its own log-probs as the sampler's.
+
+    Warns: the row takes the sampler's log-probs, and the trainer samples.
+    Raises ValueError: it takes them, and vLLM samples.
+    """
+    if "sampler_log_probs" in row.takes("loss"):
+        if args.use_vllm:
+            raise ValueError(
+                f"use_vllm: expected False with {row.name}, which takes the sampler's log-probs: DistillationTrainer "
+                "asks vLLM for none; got True"
+            )
+        warnings.warn(WITHOUT_VLLM.format(name=row.name), stacklevel=3)
+    return row

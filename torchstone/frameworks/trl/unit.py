@@ -1,4 +1,4 @@
-"""How TRL 1.16.0 adds up a loss: its trainer of policies one way, its trainers of preferences another.
+"""How TRL 1.16.0 adds up a loss: its trainers of policies and of distillation one way, that of preferences another.
 
 Both: accelerate wraps the model in DistributedDataParallel, which averages the ranks' gradients. Lines are those of
 trl 1.16.0 and transformers 5.23.0.
@@ -8,6 +8,9 @@ GRPOTrainer sets ``loss_is_scaled_for_ga = True`` (grpo_trainer.py:285), so ``Tr
 ``inputs["num_items_in_batch"]`` (grpo_trainer.py:2498): the tokens of the batch that was generated, over all ranks.
 One optimizer step takes ``current_gradient_accumulation_steps / steps_per_generation`` of it (3169-3173). The rows of
 a generated batch are shuffled before they are cut (1543), so that a micro-batch holds pieces of groups.
+
+DistillationTrainer is summed alike (distillation_trainer.py:301), and divides by the tokens of the generated batch over
+all ranks, which is one optimizer step's (1597, 1796-1797).
 
 DPOTrainer sets ``loss_is_scaled_for_ga = False`` (dpo_trainer.py:494), so the same lines divide by
 ``current_gradient_accumulation_steps``: micro-batches are averaged. It hands no count.
@@ -23,7 +26,8 @@ UNIT = Unit(
     how="run",
     micro_batches="summed",
     ranks="averaged",
-    wants="GRPOTrainer: the sum over the micro-batch, divided by the count of the whole step over the number of ranks",
+    wants="GRPOTrainer, DistillationTrainer: the sum over the micro-batch, divided by the count of the whole step over "
+    "the number of ranks",
 )
 PAIRS = Unit(
     framework="trl",

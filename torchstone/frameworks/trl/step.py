@@ -1,0 +1,52 @@
+"""What the plugs into TRL's trainers share: the tokens that count, what a row divides by, and means over all ranks."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import get_config_model_id
+
+from torchstone.core.result import Mean
+from torchstone.recipes.distill import DistillRecipe
+from torchstone.recipes.online import PolicyRecipe
+
+
+def config_of(args: Any, config: type, model: Any) -> Any:
+    """A copy of the user's config; without one TRL's default, its folder named as TRL names it."""
+    if args is not None:
+        return copy(args)
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return config(f"{name.split('/')[-1]}-{config.__name__.removesuffix('Config')}")
+
+
+def chosen_tokens(batch: dict[str, Any]) -> Tensor:
+    """True where the policy chose the token [B T]: not at padding, nor at tool output."""
+    return (batch["completion_mask"] * batch.get("tool_mask", 1)).bool()
+
+
+def count(row: PolicyRecipe | DistillRecipe, mask: Tensor, kept: Tensor, group: int) -> Tensor:
+    """What the row's reduction divides by, of the whole generated batch: tokens, groups or completions.
+
+    Args:
+        mask: the tokens that count, of all ranks [B T].
+        kept: False where the row leaves out the completion [B].
+        group: completions of each prompt.
+    """
+    reduction, rows = row.reduction, mask.any(1)
+    if reduction.name == "token-mean":
+        return mask.sum()
+    if reduction.name == "group-token-mean":
+        return rows.view(-1, group).any(1).sum()
+    return (kept if reduction.numbers["empty_rows"] == "counted" else rows).sum()
+
+
+def over_ranks(accelerator: Any, metrics: dict[str, Mean]) -> dict[str, float]:
+    """The means of all ranks' pieces."""
+    found = {}
+    for name, mean in metrics.items():
+        total, size = accelerator.reduce(torch.stack([mean.total, mean.count.to(mean.total)]), "sum")
+        found[name] = (total / size.clamp(min=1)).item()
+    return found
