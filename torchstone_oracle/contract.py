@@ -7,7 +7,7 @@ be combined: a function with two mistakes is the computation with two steps repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,12 +115,15 @@ class Objective:
             steps |= self.alternatives[name].steps
             numbers |= self.alternatives[name].settings
         wanted = [k for k, a in self.arguments.items() if a.gradient and inputs.get(k) is not None and gradients]
-        given = {
-            k: _leaves(x, (k,), k in wanted) if self.arguments[k].kind == "float" else x for k, x in inputs.items()
-        }
+        given = leaves(inputs, self.arguments, wanted)
         outputs = self.compute(given, numbers, steps)
         slopes = total(flat(outputs[next(iter(self.returns))])).slopes
-        return outputs, {k: _shaped(inputs[k], (k,), slopes) for k in wanted}
+        return outputs, {k: shaped(inputs[k], (k,), slopes) for k in wanted}
+
+
+def leaves(inputs: Inputs, arguments: Mapping[str, Argument], wanted: Collection[str]) -> Inputs:
+    """The inputs as numbers that carry derivatives: by those that are ``wanted``, each entry named by its place."""
+    return {k: _leaves(x, (k,), k in wanted) if arguments[k].kind == "float" else x for k, x in inputs.items()}
 
 
 def flat(x: Any) -> list[Any]:
@@ -138,7 +141,8 @@ def _leaves(x: Any, at: tuple, differentiable: bool) -> Any:
     return leaf(x, at) if differentiable else dual(x)
 
 
-def _shaped(x: Any, at: tuple, slopes: Mapping[Any, mpf]) -> Any:
+def shaped(x: Any, at: tuple, slopes: Mapping[Any, mpf]) -> Any:
+    """The slopes by each entry of an input, in its shape."""
     if isinstance(x, list):
-        return [_shaped(part, (*at, i), slopes) for i, part in enumerate(x)]
+        return [shaped(part, (*at, i), slopes) for i, part in enumerate(x)]
     return Dual(slopes.get(at, mp.zero))

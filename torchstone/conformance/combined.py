@@ -1,23 +1,22 @@
-"""Several alternatives at once, or another number, computed by the oracle and compared case by case."""
+"""Alternatives, numbers and changes made by machine, alone and together, computed by the oracle case by case."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import time
+import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from torchstone.conformance import borrowed
 from torchstone.conformance.call import Trial
+from torchstone.conformance.changes import Change, numbers_of
 from torchstone.conformance.compare import matches
+from torchstone.conformance.naming import SHARE, Search
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.vectors import Case, Numbers, hazards, leaves
+from torchstone.conformance.vectors import Case, Flag, Numbers, Vectors
 
-SECONDS = 30.0  # for the search of combinations
-SHARE = 0.7  # of the cases that a combination must explain
-
-Names = tuple[str, ...]  # of alternatives ("token_mean"), and numbers ("epsilon=0.1")
+Names = tuple[str, ...]  # of alternatives ("token_mean"), of numbers ("epsilon=0.1"), of changes ("mask_inverted")
+MADE: dict[tuple[str, str], Change] = {}  # what a search has named: by the objective and the change
 
 
 @dataclass(frozen=True)
@@ -47,32 +46,21 @@ def oracle(name: str) -> Any:
 
 
 def combined(evidence: Evidence, wrong: set[int]) -> tuple[Names, set[int]]:
-    """The fewest alternatives or numbers, up to three, that explain most of the wrong cases; and those cases."""
+    """The changes, one or two, that explain most of the wrong cases; and those cases."""
     objective = oracle(evidence.trial.vectors.objective)
-    core = [c for c in evidence.scored if not hazards(c)]
-    failing = [c for c in core if c.id in wrong and _finite(evidence.outcomes[c.id])]
-    best: tuple[Names, set[int]] = ((), set())
-    if objective is None or not failing:
-        return best
-    probe = min(failing, key=lambda c: (-len(c.alternatives), _size(c)))
-    value = replace(evidence.outcomes[probe.id], gradients=None)
-    facets = _facets(objective, probe.settings)
-    end = time.monotonic() + SECONDS
-    for size in (1, 2, 3):
-        for names in itertools.combinations(facets, size):
-            if time.monotonic() > end:
-                return best
-            if not _orthogonal(objective, names):
-                continue
-            if not matches(value, by_oracle(objective, probe, names, gradients=False)):
-                continue
-            hit = evidence.equal(names)
-            enough = sum(c.id in hit for c in core) >= SHARE * len(core)
-            if probe.id in hit and len(hit & wrong) > len(best[1]) and enough:
-                best = (names, hit & wrong)
-        if best[0]:
-            return best
-    return best
+    found = Search(objective, evidence.trial, evidence.scored, evidence.outcomes, wrong, _progress).run()
+    _progress("")
+    if found is None:
+        return (), set()
+    for change in found.changes:
+        MADE[objective.name, change.name] = change
+    return tuple(c.name for c in found.changes), set(found.equal & wrong)
+
+
+def _progress(what: str) -> None:
+    """A line on a terminal that says what is tried; "" takes it away."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{f'looking for a name: {what}' * bool(what)}", end="", file=sys.stderr, flush=True)
 
 
 def extended(evidence: Evidence, left: set[int], explained: Set[int], names: Names) -> tuple[Names, set[int]]:
@@ -84,78 +72,51 @@ def extended(evidence: Evidence, left: set[int], explained: Set[int], names: Nam
     unequal = [c for c in evidence.scored if c.id in left]
     done = evidence.equal(names, unequal)
     unequal = [c for c in unequal if c.id not in done]
-    for name in objective.alternatives:
-        more = (*names, name)
-        if name in names or not _orthogonal(objective, more):
+    taken = {key for n in names for key in change(objective, n).replaces}
+    for name in objective.alternatives if unequal else ():
+        if name in names or taken & change(objective, name).replaces:
             continue
-        hit = evidence.equal(more, unequal)
+        hit = evidence.equal((*names, name), unequal)
         known = [c for c in evidence.scored if c.id in explained] if len(hit) > len(best[1]) else []
-        if known and len(evidence.equal(more, known)) >= SHARE * len(known):
-            best = (more, hit)
+        if known and len(evidence.equal((*names, name), known)) >= SHARE * len(known):
+            best = ((*names, name), hit)
     return best
 
 
-def _facets(objective: Any, settings: Mapping[str, Any]) -> list[str]:
-    """Alternatives by name, and other usual values of numbers ("epsilon=0.1")."""
-    numbers = [
-        f"{k}={v}"
-        for k, s in objective.settings.items()
-        for v in s.usual
-        if v != settings[k] and v is not None and settings[k] is not None
-    ]
-    return [*objective.alternatives, *numbers]
+def flag_of(vectors: Vectors, name: str) -> Flag | None:
+    """What a name is about: an alternative's flag, or what a search has named; None for another value of a number."""
+    made = MADE.get((vectors.objective, name))
+    if name in vectors.flags or made is None:
+        return vectors.flags.get(name)
+    return Flag(made.kind, made.about, made.effect, made.pitfalls, made.links)
 
 
-def _orthogonal(objective: Any, names: Sequence[str]) -> bool:
-    """No step or number is replaced twice."""
-    replaced = [
-        key
-        for n in names
-        for key in (
-            (*objective.alternatives[n].steps, *objective.alternatives[n].settings)
-            if n in objective.alternatives
-            else (n.partition("=")[0],)
-        )
-    ]
-    return len(replaced) == len(set(replaced))
+def change(objective: Any, name: str) -> Change:
+    """What a name stands for.
+
+    Raises KeyError: it is no alternative, no number, and no change that a search has named.
+    """
+    if name in objective.alternatives:
+        return borrowed.alternative(name, objective.alternatives[name])
+    if (objective.name, name) in MADE:
+        return MADE[objective.name, name]
+    key, _, _ = name.partition("=")
+    value = next((v for v in objective.settings[key].usual if f"{key}={v}" == name), None)
+    return Change(
+        name, f"{key} is {'none' if value is None else value}.", "", frozenset((f"setting {key}",)), "setting",
+        settings=lambda settings: {**settings, key: value},
+    )  # fmt: skip
 
 
 def by_oracle(objective: Any, case: Case, names: Names, gradients: bool = True) -> Numbers | None:
-    """The oracle's numbers for a case with these alternatives; None where they have none.
+    """The oracle's numbers for a case with these names; None where they have none.
 
     Args:
         objective: the oracle's, or None: then there are no numbers.
         case: inputs and settings.
-        names: alternatives and numbers.
+        names: alternatives, numbers and changes.
         gradients: compute them too.
     """
     if objective is None:
         return None
-    settings = dict(case.settings)
-    for n in names:
-        if n not in objective.alternatives:
-            key, _, _ = n.partition("=")
-            settings[key] = next(v for v in objective.settings[key].usual if f"{key}={v}" == n)
-    alternatives = [n for n in names if n in objective.alternatives]
-    try:
-        outputs, slopes = objective.run(dict(case.inputs), settings, *alternatives, gradients=gradients)
-    except Exception:
-        return None
-    return Numbers(
-        {k: _floats(outputs[k]) for k in objective.returns if outputs.get(k) is not None},
-        {k: _floats(g) for k, g in slopes.items()},
-    )
-
-
-def _floats(x: Any) -> Any:
-    if isinstance(x, list):
-        return [_floats(part) for part in x]
-    return None if x is None else float(getattr(x, "value", x))
-
-
-def _size(case: Case) -> int:
-    return sum(1 for _ in leaves(dict(case.inputs)))
-
-
-def _finite(outcome: Outcome) -> bool:
-    return all(math.isfinite(x) for _, x in leaves(dict(outcome.outputs)))
+    return numbers_of(objective, case, [change(objective, n) for n in names], gradients)

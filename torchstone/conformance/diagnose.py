@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from torchstone.conformance.call import Trial
-from torchstone.conformance.combined import Evidence, Names, combined, extended
+from torchstone.conformance.combined import Evidence, Names, combined, extended, flag_of
 from torchstone.conformance.compare import as_reduced, matches
 from torchstone.conformance.result import BAD, Diagnosis, Outcome, Result
 from torchstone.conformance.vectors import MASKS, ORDINARY, Case, Numbers, Setting, Vectors, hazards, leaves
@@ -139,10 +139,10 @@ def _named(evidence: Evidence, names: Names, explained: set[int], accept: Sequen
         found = evidence.equal(names)
         equal = [c.id for c in asked if c.id in found]
     more = sorted(explained - {c.id for c in asked})
-    flags = [vectors.flags[n] for n in names if n in vectors.flags]
+    flags = [flag for n in names if (flag := flag_of(vectors, n)) is not None]
     kinds = {f.kind for f in flags}
     about = tuple(
-        vectors.flags[n].about if n in vectors.flags else f"{n.partition('=')[0]} is {n.partition('=')[2]}."
+        flag.about if (flag := flag_of(vectors, n)) is not None else f"{n.partition('=')[0]} is {n.partition('=')[2]}."
         for n in names
     )
     return Diagnosis(

@@ -1,0 +1,323 @@
+"""Changes of inputs that any objective can have: each shifted, inverted, detached, exchanged or left out.
+
+What is here knows nothing of an objective but the names, shapes and kinds of its arguments.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torchstone.conformance.changes import Change, Inputs
+from torchstone.conformance.vectors import Argument, Vectors
+
+Rows = list[Any]
+
+WORDS = {  # what an argument is, where its name alone is no English
+    "log_probs": "the policy's log-probs", "old_log_probs": "the old policy's log-probs",
+    "ref_log_probs": "the reference's log-probs", "sampler_log_probs": "the sampler's log-probs",
+    "teacher_log_probs": "the teacher's log-probs", "logits": "the policy's logits",
+    "ref_logits": "the reference's logits", "teacher_logits": "the teacher's logits",
+    "chosen_log_probs": "the policy's log-probs of chosen completions",
+    "rejected_log_probs": "the policy's log-probs of rejected completions",
+    "ref_chosen_log_probs": "the reference's log-probs of chosen completions",
+    "ref_rejected_log_probs": "the reference's log-probs of rejected completions",
+    "old_values": "the old values", "x": "x", "kl": "the measured KL",
+    "scored": "the mask of scored completions", "desirable": "the mask of desirable completions",
+    "chosen": "the mask of chosen tokens",
+}  # fmt: skip
+
+
+def word(argument: str) -> str:
+    """Such as "the old policy's log-probs"."""
+    return WORDS.get(argument, f"the {argument.replace('_', ' ')}")
+
+
+def _verb(argument: str) -> str:
+    plural = argument.endswith("s") and not argument.endswith("ss")
+    return "are" if plural else "is"
+
+
+def input_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
+    """Of each argument that a function takes, alone and with another of its kind."""
+    names = [k for k in vectors.arguments if k in set(taken)]
+    for k in names:
+        a = vectors.arguments[k]
+        yield from _of_mask(k, a) if a.kind == "bool" else _of_numbers(k, a) if a.kind == "float" else _of_ids(k, a)
+        if len(a.shape.split()) > 1:
+            yield from _moved(k, a)
+        elif a.shape:
+            yield from _other_rows(k)
+    yield from _exchanged(names, vectors.arguments)
+    yield from _broadcast(names, vectors.arguments)
+
+
+def _change(k: str, name: str, about: str, effect: str, function: Callable[[Any], Any], *more: str) -> Change:
+    return Change(
+        f"{k}_{name}", f"{word(k).capitalize()} {_verb(k)} {about}".replace("  ", " "), effect,
+        frozenset((k, *more)), inputs=lambda given: {**given, k: function(given[k])} if k in given else given,
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------- of one input
+
+
+def each_entry(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """On every entry of a nested list."""
+    return lambda x: (
+        [each_entry(function)(part) for part in x] if isinstance(x, list) else None if x is None else function(x)
+    )
+
+
+def _by_row(function: Callable[[Rows], Rows]) -> Callable[[Any], Any]:
+    """On the second dimension: the tokens of a completion, the samples of a prompt."""
+    return lambda x: [function(row) if isinstance(row, list) else row for row in x]
+
+
+def _of_mask(k: str, a: Argument) -> Iterable[Change]:
+    on = "what is masked counts, and what should count does not"
+    if k == "mask":
+        on = "padding is trained and answers are not"
+    yield _change(k, "inverted", f"inverted (negated, ~{k}): {on}.", f"{on.capitalize()}.", each_entry(lambda m: not m))
+    yield _change(k, "all_true", "ignored: every entry counts.", "What should be left out counts too, whatever it is.",
+                  each_entry(lambda m: True))  # fmt: skip
+    yield _change(k, "all_false", "taken as False everywhere: no entry counts.", "Nothing is trained.",
+                  each_entry(lambda m: False))  # fmt: skip
+    if len(a.shape.split()) < 2:
+        return
+    yield _change(k, "last_lost", "False at the last token of each row that counts: it is lost.",
+                  "The end of a completion is never trained.", _by_row(_without_last))  # fmt: skip
+    yield _change(k, "first_lost", "False at the first token of each row that counts: it is lost.",
+                  "The first token of a completion is never trained.", _by_row(_without_first))  # fmt: skip
+    yield _change(k, "one_longer", "True at one place more, after the last token that counts.",
+                  "The first token of the padding is trained.", _by_row(_one_longer))  # fmt: skip
+    yield _change(k, "gaps_filled", "True from the first token that counts to the last: gaps are filled.",
+                  "What a tool wrote is trained as if the policy had.", _by_row(_filled))  # fmt: skip
+    yield _change(k, "first_run_only", "False after the first gap: only the first run of tokens counts.",
+                  "What comes after a tool's output is never trained.", _by_row(_first_run))  # fmt: skip
+    yield _change(k, "last_only", "True at the last token of each row alone.", "One token a completion is trained.",
+                  _by_row(lambda row: [m and not any(row[t + 1:]) for t, m in enumerate(row)]))  # fmt: skip
+
+
+def _without_last(row: Rows) -> Rows:
+    return [m and any(row[t + 1 :]) for t, m in enumerate(row)]
+
+
+def _without_first(row: Rows) -> Rows:
+    return [m and any(row[:t]) for t, m in enumerate(row)]
+
+
+def _one_longer(row: Rows) -> Rows:
+    return [m or (t > 0 and row[t - 1] and not any(row[t:])) for t, m in enumerate(row)]
+
+
+def _filled(row: Rows) -> Rows:
+    return [m or (any(row[:t]) and any(row[t:])) for t, m in enumerate(row)]
+
+
+def _first_run(row: Rows) -> Rows:
+    return [m and all(row[next(i for i, x in enumerate(row) if x) : t]) for t, m in enumerate(row)]
+
+
+def _of_numbers(k: str, a: Argument) -> Iterable[Change]:
+    from torchstone_oracle.numbers import absolute, dual, exp, log, stop
+
+    yield _change(
+        k, "zero", "ignored: 0 stands in their place.", "Nothing depends on them.", each_entry(lambda x: dual(0))
+    )
+    yield _change(
+        k, "one", "ignored: 1 stands in their place.", "Nothing depends on them.", each_entry(lambda x: dual(1))
+    )
+    yield _change(
+        k, "negated", "negated: their sign is flipped.", "What should go up goes down.", each_entry(lambda x: -x)
+    )
+    yield _change(k, "doubled", "doubled: counted twice.", "Their weight is twice what it should be.",
+                  each_entry(lambda x: x + x))  # fmt: skip
+    yield _change(k, "halved", "halved.", "Their weight is half of what it should be.", each_entry(lambda x: x / 2))
+    yield _change(k, "squared", "squared.", "Their sign is lost, and large ones weigh far too much.",
+                  each_entry(lambda x: x * x))  # fmt: skip
+    yield _change(k, "absolute", "taken as absolute values: their sign is lost.", "Good and bad are the same.",
+                  each_entry(absolute))  # fmt: skip
+    if "log" in k or k == "x":
+        yield _change(k, "exp_taken", "probabilities where logs belong: exp is taken of them.",
+                      "Unlikely tokens hardly differ from each other.", each_entry(exp))  # fmt: skip
+    yield _change(k, "log_taken", "the log of what was given.", "A number below 0 gives NaN.", each_entry(log))
+    yield _change(k, "not_below_zero", "held at 0 or above (clamp(min=0), relu).", "What is below 0 is lost.",
+                  each_entry(lambda x: x if x > 0 else dual(0)))  # fmt: skip
+    yield _change(k, "not_above_zero", "held at 0 or below (clamp(max=0)).", "What is above 0 is lost.",
+                  each_entry(lambda x: x if x < 0 else dual(0)))  # fmt: skip
+    if a.gradient:
+        yield _change(k, "detached", "detached: the value is right, and no gradient flows into them.",
+                      "They are not trained.", each_entry(stop))  # fmt: skip
+    if a.shape:
+        yield from _levelled(k, a)
+
+
+def _levelled(k: str, a: Argument) -> Iterable[Change]:
+    """One number of many: a mean, a sum, a first or last one, a whitened one."""
+    from torchstone_oracle.numbers import mean, total
+
+    for what, one in (("mean", mean), ("sum", total), ("maximum", max), ("minimum", min), ("first", _first)):
+        yield _change(k, f"{what}_of_all", f"replaced by the {what} of the whole batch.",
+                      "Rows and tokens are not told apart.", _of_all(one))  # fmt: skip
+        if len(a.shape.split()) > 1:
+            yield _change(k, f"{what}_of_row", f"replaced by the {what} of each row.",
+                          "The entries of a row are not told apart.",
+                          _by_row(lambda row, one=one: [_some(one, row)] * len(row)))  # fmt: skip
+    yield _change(k, "centred", "less the mean of the batch (centred).", "A constant is taken off everywhere.",
+                  _of_all(mean, lambda x, m: x - m))  # fmt: skip
+    for correction in (1, 0):
+        yield _change(k, f"whitened_{correction}", "whitened once more over the batch: less the mean, over the "
+                      f"deviation (n{' - 1' * correction}).", "Their scale and their sign are those of the batch.",
+                      lambda x, n=correction: _whitened(x, n))  # fmt: skip
+    if len(a.shape.split()) > 1:
+        yield _change(k, "centred_by_row", "less the mean of each row (centred).", "A constant is taken off each row.",
+                      _by_row(lambda row: [x - mean(row) for x in row]))  # fmt: skip
+        yield _change(k, "cumulated", "summed up along each row (cumsum).", "Each entry counts again later.",
+                      _by_row(lambda row: [total(row[: t + 1]) for t in range(len(row))]))  # fmt: skip
+        yield _change(k, "cumulated_from_the_end", "summed up along each row from its end.",
+                      "Each entry counts again earlier.",
+                      _by_row(lambda row: [total(row[t:]) for t in range(len(row))]))  # fmt: skip
+
+
+def _first(xs: Rows) -> Any:
+    return xs[0]
+
+
+def _some(one: Callable[[Rows], Any], row: Rows) -> Any:
+    return one([x for x in row if x is not None])
+
+
+def _of_all(one: Callable[[Rows], Any], put: Callable[[Any, Any], Any] = lambda x, m: m) -> Callable[[Any], Any]:
+    from torchstone_oracle.contract import flat
+
+    def function(x: Any) -> Any:
+        m = one(flat(x))
+        return each_entry(lambda v: put(v, m))(x)
+
+    return function
+
+
+def _whitened(x: Any, correction: int) -> Any:
+    from torchstone_oracle.contract import flat
+    from torchstone_oracle.numbers import mean, sqrt, total
+
+    xs = flat(x)
+    centre = mean(xs)
+    spread = sqrt(total((v - centre) * (v - centre) for v in xs) / (len(xs) - correction))
+    return each_entry(lambda v: (v - centre) / spread)(x)
+
+
+def _of_ids(k: str, a: Argument) -> Iterable[Change]:
+    yield _change(
+        k, "next_id", "one too large (off by one).", "Another token is looked up.", each_entry(lambda i: i + 1)
+    )
+    yield _change(k, "previous_id", "one too small (off by one).", "Another token is looked up.",
+                  each_entry(lambda i: max(i - 1, 0)))  # fmt: skip
+
+
+def _moved(k: str, a: Argument) -> Iterable[Change]:
+    """Along the second dimension and the first: shifted by one place, turned around, of another row."""
+    what = {"P": "sample", "G": "sample"}.get(a.shape.split()[1], "token")
+    for fill, of in ((0, "0"), ("edge", "the last one again"), ("roll", "what is lost at the other end (rolled)")):
+        for by, where in ((1, f"one {what} later"), (-1, f"one {what} earlier")):
+            name = f"{'rolled' if fill == 'roll' else 'shifted'}_{'later' if by > 0 else 'earlier'}"
+            yield _change(
+                k, name + {0: "", "edge": "_edge", "roll": ""}[fill],
+                f"shifted by one place: each stands {where}, with {of} at the end that is left free.",
+                f"Each {what} has the entry of its neighbour (off by one).",
+                _by_row(lambda row, by=by, fill=fill: _shifted(row, by, fill)), f"{k} place",
+            )  # fmt: skip
+    yield _change(k, "turned_around", "turned around (flipped): the last entry of each row first.",
+                  "Each has the entry of another.", _by_row(lambda row: row[::-1]), f"{k} place")  # fmt: skip
+    yield from _other_rows(k)
+    yield _change(k, "transposed", "transposed, or read in the wrong order of dimensions.",
+                  "Each has the entry of another.", _transposed, f"{k} place")  # fmt: skip
+
+
+def _shifted(row: Rows, by: int, fill: Any) -> Rows:
+    if len(row) < 2:
+        return row
+    rest = row[:-1] if by > 0 else row[1:]
+    nothing = False if isinstance(row[0], bool) else row[0] * 0 if not isinstance(row[0], list) else row[0]
+    free = {0: nothing, "edge": row[0] if by > 0 else row[-1], "roll": row[-1] if by > 0 else row[0]}[fill]
+    return [free, *rest] if by > 0 else [*rest, free]
+
+
+def _other_rows(k: str) -> Iterable[Change]:
+    for name, about, function in (
+        ("of_row_before", "rolled by one row: each row has the one before it.", lambda x: x[-1:] + x[:-1]),
+        ("of_row_after", "rolled by one row: each row has the one after it.", lambda x: x[1:] + x[:1]),
+        ("rows_turned_around", "in the reverse order of rows (flipped).", lambda x: x[::-1]),
+        ("of_first_row", "those of the first row in every row.", lambda x: x[:1] * len(x)),
+    ):
+        yield _change(k, name, about, "Each row has what belongs to another one.",
+                      lambda x, f=function: f(x) if isinstance(x, list) else x, f"{k} place")  # fmt: skip
+    yield _change(k, "sorted", "sorted.", "Each row has what belongs to another one.",
+                  lambda x: sorted(x, key=lambda v: v.value) if not isinstance(x[0], list | bool) else x)  # fmt: skip
+
+
+def _transposed(x: Any) -> Any:
+    columns = list(zip(*x, strict=True))
+    entries = [v for column in columns for v in column]
+    width = len(x[0])
+    return [entries[i : i + width] for i in range(0, len(entries), width)]
+
+
+# ------------------------------------------------------------------------------------------------ of several inputs
+
+
+def _exchanged(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
+    """Each pair of one shape and kind: changed places, and one in place of the other."""
+    for a, b in itertools.permutations(names, 2):
+        one, other = arguments[a], arguments[b]
+        if one.kind != other.kind or len(one.shape.split()) > 2 or (one.kind == "float" and not one.shape):
+            continue
+        if one.shape == other.shape and names.index(a) < names.index(b):
+            yield Change(
+                f"{a}_and_{b}_exchanged", f"{word(a).capitalize()} and {word(b)} are exchanged (swapped).",
+                "Each has the place of the other.", frozenset((a, b)),
+                inputs=lambda given, a=a, b=b: {**given, a: given[b], b: given[a]} if {a, b} <= given.keys() else given,
+            )  # fmt: skip
+        if len(one.shape.split()) >= len(other.shape.split()):
+            yield Change(
+                f"{a}_is_{b}", *_in_place(a, b), frozenset((a,)),
+                inputs=lambda given, a=a, b=b: {**given, a: _spread(given[b], given[a])} if a in given and b in given
+                else given,
+            )  # fmt: skip
+
+
+def _spread(x: Any, like: Any) -> Any:
+    """One number a row at each place of the row."""
+    if not isinstance(like, list) or not isinstance(like[0], list) or isinstance(x[0], list):
+        return x
+    return [[v] * len(row) for v, row in zip(x, like, strict=True)]
+
+
+def _in_place(a: str, b: str) -> tuple[str, str]:
+    if (a, b) == ("ref_log_probs", "old_log_probs"):
+        return (
+            "The KL is to the old policy, not to the reference: old_log_probs stands where ref_log_probs belongs.",
+            "Nothing holds the policy near the reference: the KL starts anew at every rollout.",
+        )
+    return f"{word(b).capitalize()} stand in place of {word(a)} ({b} for {a}).", f"Nothing depends on {word(a)}."
+
+
+def _broadcast(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
+    """[N 1] against [N]: every entry of these meets every entry of the others."""
+    vectors = [k for k in names if arguments[k].shape == "N"]
+    for n in range(1, len(vectors) // 2 + 1):
+        for these in itertools.combinations(vectors, n):
+            yield Change(
+                f"{'_and_'.join(these)}_broadcast",
+                f"{' and '.join(map(word, these)).capitalize()} are broadcast, [N, 1] against [N]: every pair of rows.",
+                "A completion is compared with those of all other prompts.", frozenset(vectors),
+                inputs=lambda given, these=these: _outer(given, these, vectors),
+            )  # fmt: skip
+
+
+def _outer(given: Inputs, these: tuple[str, ...], every: list[str]) -> Inputs:
+    n = len(given[these[0]])
+    wide = {k: [v for v in given[k] for _ in range(n)] if k in these else given[k] * n for k in every if k in given}
+    return given | wide

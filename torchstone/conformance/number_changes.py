@@ -1,0 +1,122 @@
+"""Changes of numbers and of results that any objective can have: squared, left out, negated, divided by a count."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torchstone.conformance.changes import Change
+from torchstone.conformance.input_changes import each_entry
+from torchstone.conformance.vectors import Vectors
+
+Rows = list[Any]
+
+# ------------------------------------------------------------------------------------------------------- of numbers
+
+Number = int | float
+
+
+def setting_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
+    """Of each setting that a function takes, alone, and of each pair of numbers."""
+    names = [k for k in vectors.settings if k in set(taken)]
+    for k in names:
+        for name, about, function in _FORMS:
+            yield Change(
+                f"{k}_{name}", about.replace("NUMBER", k), f"{k} does not act as it says.", 
+                frozenset((f"setting {k}",)),
+                settings=lambda s, k=k, f=function: {**s, k: f(s[k])} if _is_number(s[k]) else s,
+            )  # fmt: skip
+        values = {repr(c.settings[k]): c.settings[k] for c in vectors.cases}
+        values |= {repr(v): v for v in vectors.settings[k].usual}
+        for v in values.values():
+            shown = "none" if v is None else v
+            yield Change(
+                f"{k}={v}", f"{k} is ignored: it is {shown}, whatever is given.", f"{k} has no effect.",
+                frozenset((f"setting {k}",)), settings=lambda s, k=k, v=v: {**s, k: v},
+            )  # fmt: skip
+        if all(isinstance(v, bool) for v in values.values()):
+            yield Change(
+                f"{k}_inverted", f"{k} is inverted: True does what False should.", "The run is the other one.",
+                frozenset((f"setting {k}",)), settings=lambda s, k=k: {**s, k: not s[k]},
+            )  # fmt: skip
+    for a, b in itertools.permutations(names, 2):
+        keys = frozenset((f"setting {a}", f"setting {b}"))
+        if names.index(a) < names.index(b):
+            yield Change(
+                f"{a}_and_{b}_exchanged", f"{a} and {b} are exchanged (swapped): they have changed places.",
+                "Each acts where the other should.", keys,
+                settings=lambda s, a=a, b=b: {**s, a: s[b], b: s[a]} if _is_number(s[a]) and _is_number(s[b]) else s,
+            )  # fmt: skip
+        yield Change(
+            f"{a}_is_{b}", f"{b} is used in place of {a}.", f"{a} has no effect.", frozenset((f"setting {a}",)),
+            settings=lambda s, a=a, b=b: {**s, a: s[b]} if _is_number(s[a]) and _is_number(s[b]) else s,
+        )  # fmt: skip
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+_FORMS: tuple[tuple[str, str, Callable[[Number], Number]], ...] = (
+    ("squared", "NUMBER is squared: it is applied twice.", lambda x: x * x),
+    ("doubled", "NUMBER is doubled: it counts twice.", lambda x: 2 * x),
+    ("halved", "NUMBER is halved.", lambda x: x / 2),
+    ("negated", "NUMBER is negated: its sign is flipped.", lambda x: -x),
+    ("left_out", "NUMBER is left out: it is ignored, as if it were 1.", lambda x: 1),
+    ("zero", "NUMBER is ignored, as if it were 0: what it weighs is left out.", lambda x: 0),
+    ("inverted", "NUMBER is inverted: 1 / NUMBER, a division in place of a product or the reverse.", lambda x: 1 / x),
+    ("rooted", "The root of NUMBER is used.", lambda x: x**0.5),
+    ("complement", "1 - NUMBER stands in place of NUMBER.", lambda x: 1 - x),
+    ("plus_one", "1 + NUMBER stands in place of NUMBER.", lambda x: 1 + x),
+    ("less_one", "NUMBER - 1 stands in place of NUMBER (off by one).", lambda x: x - 1),
+)
+
+# --------------------------------------------------------------------------------------------- of what comes out
+
+
+def result_changes(objective: Any) -> Iterable[Change]:
+    """The first output negated, constant, or another times as large by a count of the batch."""
+    from torchstone_oracle.contract import flat
+    from torchstone_oracle.numbers import dual, stop
+
+    keys = frozenset(("the result",))
+    first = next(iter(objective.returns))
+
+    def change(name: str, about: str, effect: str, function: Callable[[Any, Any], Any]) -> Change:
+        return Change(f"{first}_{name}", about, effect, keys, result=function)
+
+    each = lambda f: lambda x, case: each_entry(f)(x)  # noqa: E731
+    yield change("negated", "The result is negated: its sign is flipped.", "The update goes the wrong way.",
+                 each(lambda x: -x))  # fmt: skip
+    yield change("zero", "The result is the constant 0.", "Nothing is trained.", each(lambda x: dual(0)))
+    yield change("one", "The result is the constant 1.", "Nothing is trained.", each(lambda x: dual(1)))
+    yield change("detached", "The result is detached: no gradient flows from it.", "Nothing is trained.", each(stop))
+    yield change("absolute", "The absolute value of the result is taken.", "What is below 0 is turned around.",
+                 each(lambda x: x if dual(x) > 0 else -dual(x)))  # fmt: skip
+    yield change("not_below_zero", "The result is held at 0 or above (clamp(min=0)).", "What is below 0 is lost.",
+                 each(lambda x: x if dual(x) > 0 else dual(0)))  # fmt: skip
+    counts: dict[str, Callable[[Any], float]] = {
+        "the number of rows": lambda case: len(_array(case)),
+        "the number of columns": lambda case: len(_array(case)[0]),
+        "the number of entries": lambda case: len(flat(_array(case))),
+        "the number of tokens that count": lambda case: sum(flat(case.inputs["mask"])),
+        "the number of rows with a token": lambda case: sum(map(any, case.inputs["mask"])),
+        "the mean length": lambda case: sum(flat(case.inputs["mask"])) / len(case.inputs["mask"]),
+        **{k: lambda case, k=k: case.settings[k] for k in objective.settings},
+    }
+    for what, count in counts.items():
+        for verb, power in (("multiplied by", 1), ("divided by", -1)):
+            yield change(
+                f"{verb}_{what}".replace(" ", "_"), f"The result is {verb} {what} (once more, or it is missing).",
+                f"The learning rate is another one, and depends on {what}.",
+                lambda x, case, count=count, power=power: each_entry(_scaled(dual(count(case)), power))(x),
+            )  # fmt: skip
+
+
+def _scaled(n: Any, power: int) -> Callable[[Any], Any]:
+    return lambda v: v * n if power > 0 else v / n
+
+
+def _array(case: Any) -> Rows:
+    return next(x for x in case.inputs.values() if isinstance(x, list))
