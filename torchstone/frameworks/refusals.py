@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from torchstone.recipes import find
 from torchstone.recipes.choices import Recipe
 
 
@@ -10,7 +15,13 @@ def changed(row: Recipe, change: str) -> str:
     return f'"{row.name}{"+" if ":" in row.name else ":"}{change}"'
 
 
-def refuse(framework: str, row: Recipe, reason: str) -> None:
-    """Raise ``ValueError`` if there is a reason."""
-    if reason:
+@cache
+def allowed(framework: str, recipe: str, refusal: Callable[[Recipe], str]) -> Any:
+    """The row of this name, or with these changes, if the framework can run it.
+
+    Raises ValueError: the row is unknown, or there is a reason why it cannot be run.
+    """
+    row = find(recipe)
+    if reason := refusal(row):
         raise ValueError(f"recipe: {framework} cannot run {row.name}: {reason}")
+    return row

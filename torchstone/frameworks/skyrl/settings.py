@@ -76,3 +76,23 @@ def settings(row: PolicyRecipe) -> dict[str, Any]:
     if row.reduction.name == "sequence-sum":
         found["max_seq_len"] = 1
     return found
+
+
+CORRECTIONS = (
+    "tis_ratio_type sequence_mask_metric outlier_token_is_threshold_low outlier_token_is_threshold_high "
+    "token_mask_is_threshold_low token_mask_is_threshold_high"
+)
+
+
+def check(row: PolicyRecipe, config: Any) -> None:
+    """Raise ``ValueError`` where ``trainer.algorithm`` says something else than the row."""
+    for name, value in settings(row).items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name}: the recipe {row.name} needs {value!r}, got {getattr(config, name)!r}")
+    for name in CORRECTIONS.split():
+        value = getattr(config.off_policy_correction, name)
+        if value is not None:
+            more = changed(row, "sampler=weights+...")
+            raise ValueError(
+                f"off_policy_correction.{name}: expected None, since the row weighs: {more}; got {value!r}"
+            )

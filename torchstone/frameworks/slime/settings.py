@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor
+
 from torchstone.frameworks.refusals import changed
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
@@ -41,3 +45,43 @@ def advantages_refusal(row: Recipe) -> str:
 def refusal(row: Recipe) -> str:
     """Why slime cannot run this row; "" where it can."""
     return loss_refusal(row) or advantages_refusal(row)
+
+
+def loss_settings(row: PolicyRecipe) -> dict[str, Any]:
+    """What slime's arguments have to be for this row's loss."""
+    return {
+        "calculate_per_token_loss": row.reduction.name == "token-mean",
+        "context_parallel_size": 1,  # else a rank has pieces of completions
+        "use_kl_loss": row.loss_kl.name != "none",  # makes the reference's log-probs
+        "entropy_coef": row.entropy.numbers.get("coef", 0.0),  # with 0 its entropies have no gradient
+        "use_tis": False,  # of its own policy loss, as use_opsm: neither is read beside a custom loss
+        "use_opsm": False,
+    }
+
+
+def rewards_settings(row: PolicyRecipe) -> dict[str, Any]:
+    """What slime's arguments have to be for this row's advantages: they are handed on as they are."""
+    return {"advantage_estimator": "grpo", "normalize_advantages": False}
+
+
+def check(row: PolicyRecipe, wanted: dict[str, Any], args: Any) -> None:
+    """Raise ``ValueError`` where an argument is another."""
+    for name, value in wanted.items():
+        if getattr(args, name) != value:
+            raise ValueError(f"{name}: the recipe {row.name} needs {value}, got {getattr(args, name)}")
+
+
+def check_rows(row: PolicyRecipe, rollout_mask_sums: Any, mask: Tensor) -> None:
+    """Raise ``ValueError`` where slime counts a micro-batch's completions otherwise than the row."""
+    lengths = mask.sum(1)
+    by_token = row.reduction.name == "token-mean"
+    if (by_token or row.reduction.numbers.get("empty_rows") == "skipped") and not lengths.all():
+        counted = "as one token each" if by_token else "as the others"
+        raise ValueError(
+            f"loss_masks: slime counts completions without a token {counted}, which {row.name} leaves out, got some"
+        )
+    if not by_token and lengths.tolist() != [int(total) for total in rollout_mask_sums]:
+        raise ValueError(
+            f"rollout_mask_sums: expected one sample a rollout, since slime divides by rollouts and {row.name} by "
+            f"completions; got {[int(total) for total in rollout_mask_sums]}, completions of {lengths.tolist()} tokens"
+        )
