@@ -50,6 +50,8 @@ examples
       no objective is like it: only what holds whatever the numbers are
   torchstone check my_losses.py:loss --objective dpo_loss --json
   torchstone check --list                             what each objective takes
+  torchstone check my_losses.py:pg_loss --as verl     where it is plugged in:
+      trl, verl, prime-rl, skyrl, slime, tinker (--as verl --help)
 
 exit status: 0 all cases match, or what differs was accepted by name;
 1 some do not; 2 the target cannot be checked
@@ -69,7 +71,11 @@ exit status: 0 it equals something in the table; 1 it is near something only;
 
 
 def check(arguments: Sequence[str]) -> int:
-    """``torchstone check TARGET --objective NAME [options]``."""
+    """``torchstone check TARGET --objective NAME [options]``, or ``--as FRAMEWORK``."""
+    if any(word.split("=")[0] == "--as" for word in arguments):
+        from torchstone.frameworks.contract.command import check_as
+
+        return _told(check_as, arguments)
     return _told(_check, arguments)
 
 

@@ -1,0 +1,1 @@
+"""Is a loss right where it is plugged in? ``torchstone check TARGET --as FRAMEWORK``."""

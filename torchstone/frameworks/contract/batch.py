@@ -1,0 +1,81 @@
+"""The batch that is cut: float64 numbers of completions of unequal lengths, and the ways of cutting it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+ROWS, WIDTH = 16, 8
+LENGTHS = (8, 3, 6, 2, 7, 4, 8, 5, 2, 3, 8, 8, 4, 6, 3, 7)  # of the completions, tool output included
+SPLITS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 8), (8, 1))  # ranks, and micro-batches of each
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a trainer knows of completions, each [B T].
+
+    ``mask``: True where the policy chose the token. ``completion``: True up to the last token; what the mask leaves out
+    of it is tool output. ``advantages`` are one number a completion, at all of its positions.
+    """
+
+    log_probs: Tensor
+    old_log_probs: Tensor
+    sampler_log_probs: Tensor
+    ref_log_probs: Tensor
+    advantages: Tensor
+    mask: Tensor
+    completion: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Split:
+    """``pieces[rank][i]``: the rows of a rank's i-th micro-batch."""
+
+    ranks: int
+    micro_batches: int
+    pieces: tuple[tuple[slice, ...], ...]
+
+    @property
+    def words(self) -> str:
+        """Such as "2 ranks with 1 micro-batch"."""
+        ranks, micro_batches = self.ranks, self.micro_batches
+        return f"{ranks} rank{'s' * (ranks > 1)} with {micro_batches} micro-batch{'es' * (micro_batches > 1)}"
+
+
+def made(seed: int = 0) -> Batch:
+    """The batch: both signs of advantages, ratios on both sides of 1, tool output in every other long completion."""
+    draws = torch.Generator().manual_seed(seed)
+    some = lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=draws, dtype=torch.float64)  # noqa: E731
+    steps, lengths = torch.arange(WIDTH), torch.tensor(LENGTHS)[:, None]
+    completion = steps < lengths
+    tool = (steps == 1) & (lengths > 3) & (torch.arange(ROWS)[:, None] % 2 == 0)
+    log_probs = some(-3.0, -0.3, ROWS, WIDTH)
+    old, sampler, ref = ((log_probs + some(-0.12, 0.12, ROWS, WIDTH)).clamp(max=-0.05) for _ in range(3))
+    signs = torch.where(torch.arange(ROWS) % 3 == 0, -1.0, 1.0)
+    advantages = (signs * some(0.4, 1.6, ROWS))[:, None].expand(-1, WIDTH).clone()
+    return Batch(log_probs, old, sampler, ref, advantages, completion & ~tool, completion)
+
+
+def splits(ranks: bool, even: bool) -> list[Split]:
+    """All ways of cutting: each rank has as many rows; its micro-batches are of unequal sizes unless ``even``."""
+    return [cut(r, m, even) for r, m in SPLITS if r == 1 or ranks]
+
+
+def cut(ranks: int, micro_batches: int, even: bool = False) -> Split:
+    """The rows in order, in so many pieces."""
+    rows = ROWS // ranks
+    size = rows // micro_batches
+    uneven = 0 if even or micro_batches == 1 else size // 2
+    sizes = [size + (uneven if i % 2 else -uneven) for i in range(micro_batches)]
+    starts = list(accumulate([0] + sizes * ranks))
+    slices = [slice(a, b) for a, b in pairwise(starts)]
+    of_ranks = (slices[r * micro_batches : (r + 1) * micro_batches] for r in range(ranks))
+    return Split(ranks, micro_batches, tuple(tuple(part) for part in of_ranks))

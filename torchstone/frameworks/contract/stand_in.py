@@ -1,0 +1,99 @@
+"""Packages of a framework that are not installed here: what a loss's file imports of them, so that it loads.
+
+A name that has no stand-in of its own is inert: it can be imported, called as a decorator and subclassed. A loss that
+calculates with one is told which package it lacks.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+
+class Inert:
+    """In the place of a name that is not installed."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """As a decorator it gives back what it decorates; on tensors it raises."""
+        if any(isinstance(x, (Tensor, list)) for x in (*given, *named.values())):
+            package = self._name.partition(".")[0]
+            raise ModuleNotFoundError(f"{self._name} is called, and {package} is not installed here", name=package)
+        return given[-1] if given and callable(given[-1]) and not isinstance(given[-1], Inert) else self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Inert(f"{self._name}.{name}")
+
+    def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
+        return ()
+
+    def __getitem__(self, _: Any) -> Inert:
+        return self
+
+    def __or__(self, other: Any) -> Any:
+        return other
+
+    __ror__ = __or__
+
+
+class _Module(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Inert(f"{self.__name__}.{name}")
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, stand_ins: Mapping[str, Mapping[str, Any]]):
+        self.stand_ins, self.used = stand_ins, set[str]()
+        self.roots = {name.partition(".")[0] for name in stand_ins}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        root = name.partition(".")[0]
+        if root not in self.roots or (root not in self.used and _installed(root, self)):
+            return None
+        self.used.add(root)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: Any) -> ModuleType:
+        module = _Module(spec.name)
+        module.__dict__.update(self.stand_ins.get(spec.name, {}))
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _installed(root: str, finder: _Finder) -> bool:
+    sys.meta_path.remove(finder)
+    try:
+        return find_spec(root) is not None
+    except (ImportError, ValueError):
+        return False
+    finally:
+        sys.meta_path.append(finder)
+
+
+@contextmanager
+def packages(stand_ins: Mapping[str, Mapping[str, Any]]) -> Iterator[set[str]]:
+    """Inside, modules of packages that are not installed can be imported; the set has those that were asked for."""
+    finder = _Finder(stand_ins)
+    sys.meta_path.append(finder)
+    try:
+        yield finder.used
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [k for k, module in sys.modules.items() if isinstance(module, _Module)]:
+            del sys.modules[name]

@@ -1,0 +1,77 @@
+"""What prime-rl hands to a custom loss: one sequence after the other.
+
+Read at prime-rl 559b447: ``LossInputs``, ``LossOutputs`` and the loop over packed sequences in
+``src/prime_rl/trainer/rl/loss.py``; the keywords are those of ``[trainer.loss.kwargs]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone.frameworks.contract.batch import Batch
+from torchstone.frameworks.contract.hand import Given, Hand, Piece
+from torchstone.frameworks.prime_rl.unit import UNIT
+
+FORM = """\
+def loss(inputs: LossInputs, **kwargs) -> LossOutputs:
+    # inputs.trainer_logprobs, inference_logprobs, ref_logprobs, advantages,
+    # loss_mask, loss_weights: one sequence, each of shape [seq]
+    return LossOutputs(loss=loss, metrics={...})"""
+
+
+@dataclass
+class LossInputs:
+    trainer_logprobs: Tensor
+    inference_logprobs: Tensor
+    ref_logprobs: Tensor | None
+    advantages: Tensor
+    loss_mask: Tensor
+    loss_weights: Tensor | None = None
+
+
+@dataclass
+class LossOutputs:
+    loss: Tensor
+    metrics: dict[str, Any]
+
+
+def calls(piece: Piece) -> list[Given]:
+    """A call for each sequence, its prompt of one token in front, which the mask leaves out."""
+    of, found = piece.batch, []
+    for row, length in enumerate(of.completion.sum(1).tolist()):
+        start = lambda x, value, row=row, length=length: torch.cat([x.new_full((1,), value), x[row, :length]])  # noqa: E731
+        inputs = LossInputs(
+            start(of.log_probs, -1.5), start(of.sampler_log_probs, -1.5), start(of.ref_log_probs, -1.5),
+            start(of.advantages, 0.0), start(of.mask, False),
+        )  # fmt: skip
+        found.append(Given({"inputs": inputs, **piece.settings}, positional=1))
+    return found
+
+
+def read(result: Any) -> tuple[Any, str]:
+    """``LossOutputs``."""
+    if hasattr(result, "loss"):
+        return result.loss, "" if hasattr(result, "metrics") else "its result has no metrics: return LossOutputs"
+    loss = result[0] if isinstance(result, (tuple, list)) and result else result
+    return loss, "it returns no LossOutputs: prime-rl reads .loss and .metrics"
+
+
+def share(whole: Batch) -> float:
+    """prime-rl divides by the tokens of all ranks."""
+    return 1 / float(whole.mask.sum())
+
+
+LINES = {
+    "mask": "loss = x[inputs.loss_mask].sum()",
+    "mean": "loss = x[inputs.loss_mask].sum()   # prime-rl divides by the tokens of all ranks",
+    "returns": "return LossOutputs(loss=loss, metrics={})",
+}
+NAMES = {"LossInputs": LossInputs, "LossOutputs": LossOutputs}
+HAND = Hand(
+    "prime-rl", UNIT, FORM, calls, read, LINES, wants="sum", share=share, padded=False,
+    stand_ins={"prime_rl": {}, "prime_rl.trainer.rl.loss": NAMES},
+)  # fmt: skip

@@ -1,0 +1,118 @@
+"""What verl hands to a policy loss, micro-batch by micro-batch.
+
+Lines are those of verl 0.9.1: the arguments of ``workers/utils/losses.py:101-109``, the counts of :65-68. Where the
+loss's own file has not imported verl, ``Config`` stands for ``ActorConfig``: fields and defaults of
+``workers/config/actor.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
+from torchstone.frameworks.verl.unit import UNIT
+
+FORM = """\
+def loss(old_log_prob, log_prob, advantages, response_mask,
+         loss_agg_mode="token-mean", config=None, rollout_is_weights=None):
+    return loss, metrics"""
+MODES = ("seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+AGG = "agg_loss(x, response_mask, loss_agg_mode, **config.global_batch_info)"
+
+
+class _Mapping:
+    """Fields that are read as attributes, as items and by ``get``, as verl's ``BaseConfig`` allows."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+@dataclass
+class PolicyLoss(_Mapping):
+    loss_mode: str = "vanilla"
+    clip_cov_ratio: float = 0.0002
+    clip_cov_lb: float = 1.0
+    clip_cov_ub: float = 5.0
+    kl_cov_ratio: float = 0.0002
+    ppo_kl_coef: float = 0.1
+    dro_beta: float | None = None
+    rollout_correction: Any = None
+
+
+@dataclass
+class Config(_Mapping):
+    clip_ratio: float = 0.2
+    clip_ratio_low: float = 0.2
+    clip_ratio_high: float = 0.2
+    clip_ratio_c: float = 3.0
+    tau_pos: float = 1.0
+    tau_neg: float = 1.05
+    loss_agg_mode: str = "token-mean"
+    loss_scale_factor: int | None = None
+    entropy_coeff: float = 0
+    use_kl_loss: bool = False
+    kl_loss_coef: float = 0.001
+    kl_loss_type: str = "low_var_kl"
+    ppo_epochs: int = 1
+    policy_loss: PolicyLoss = field(default_factory=PolicyLoss)
+    global_batch_info: dict[str, Any] = field(default_factory=dict)
+
+
+def config(settings: dict[str, Any]) -> Any:
+    """verl's own ActorConfig where the loss has imported verl, else the stand-in; ``policy_loss.NAME`` are nested."""
+    inner = {k.partition(".")[2]: v for k, v in settings.items() if k.startswith("policy_loss.")}
+    outer = {k: v for k, v in settings.items() if not k.startswith("policy_loss.")}
+    if "verl.workers.config" in sys.modules:
+        from torchstone.frameworks.verl.functions import config as real
+
+        return real(inner, **outer)
+    known = {f.name for f in fields(Config)}
+    found = Config(**{k: v for k, v in outer.items() if k in known}, policy_loss=PolicyLoss(**inner))
+    vars(found).update({k: v for k, v in outer.items() if k not in known})
+    return found
+
+
+def calls(piece: Piece) -> list[Given]:
+    """One call of keywords; the counts are those of all ranks."""
+    of, rows = config(dict(piece.settings)), piece.batch
+    of.global_batch_info.update(
+        dp_size=piece.ranks, batch_num_tokens=int(piece.whole.mask.sum()), global_batch_size=len(piece.whole.mask),
+        loss_scale_factor=of.loss_scale_factor,
+    )  # fmt: skip
+    return [
+        Given(
+            {
+                "old_log_prob": rows.old_log_probs, "log_prob": rows.log_probs, "advantages": rows.advantages,
+                "response_mask": rows.mask, "loss_agg_mode": of.loss_agg_mode, "config": of,
+                "rollout_is_weights": None,
+            }
+        )
+    ]  # fmt: skip
+
+
+def read(result: Any) -> tuple[Tensor, str]:
+    """``loss, metrics``."""
+    return pair(result, "verl")
+
+
+LINES = {
+    "ranks": f"return {AGG}, metrics   # or: loss * config.global_batch_info['dp_size']",
+    "micro_batches": f"return {AGG}, metrics",
+    "tokens": f"return {AGG}, metrics   # divides by batch_num_tokens, of all micro-batches",
+    "rows": f"return {AGG}, metrics   # divides by global_batch_size, of all micro-batches",
+    "mask": f"return {AGG}, metrics   # or: torch.where(response_mask, x, 0)",
+}
+PACKAGES: dict[str, dict[str, Any]] = {"verl": {}, "omegaconf": {}, "tensordict": {}}
+HAND: Hand = Hand(
+    "verl", UNIT, FORM, calls, read, LINES, stand_ins=PACKAGES,
+    modes=tuple({"loss_agg_mode": mode} for mode in MODES),
+)  # fmt: skip
+Loss = Callable[..., Any]
