@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 ROWS, WIDTH = 16, 8
-LENGTHS = (8, 3, 6, 2, 7, 4, 8, 5, 2, 3, 8, 8, 4, 6, 3, 7)  # of the completions, tool output included
+LENGTHS = (8, 3, 7, 6, 8, 7, 8, 8, 2, 3, 8, 5, 4, 6, 3, 2)  # of the completions, tool output included
 SPLITS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 8), (8, 1))  # ranks, and micro-batches of each
 
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,52 @@ def check_as(arguments: Sequence[str]) -> int:
     if not options.target:
         raise UserError("which loss? TARGET is package.module:function or file.py:function; see --as trl --help", 2)
     if options.framework not in FRAMEWORKS:
-        known = ", ".join(FRAMEWORKS)
-        raise UserError(
-            f"--as: unknown framework {options.framework!r}{near(options.framework, FRAMEWORKS)}; {known}", 2
-        )
+        close = near(options.framework or "", FRAMEWORKS)
+        raise UserError(f"--as: unknown framework {options.framework!r}{close}; {', '.join(FRAMEWORKS)}", 2)
     settings = dict(_setting(text) for text in options.set)
+    if options.objective:
+        from torchstone.conformance.settings import known_objective
 
+        options.objective = known_objective(options.objective)
+    if options.recipe:
+        from torchstone.recipes import PolicyRecipe
+        from torchstone.recipes import find as find_row
+
+        if not isinstance(find_row(options.recipe), PolicyRecipe):
+            raise UserError(f"--recipe: expected a policy row, got {options.recipe}", 2)
+    with contextlib.redirect_stdout(sys.stderr):
+        checked = _checked(options, settings) or _checked(options, settings, always=True)
+    assert checked is not None
+    found, report = checked.found, checked.report
+    faults = [f for f in found.faults if f.name not in options.accept]
+    missed = bool(options.recipe) and options.recipe not in checked.rows
+    wrong = bool(faults or missed or (report is not None and not report.passed))
+    if options.json:
+        print(json.dumps(_as_dict(options, checked, wrong), indent=1, ensure_ascii=False))
+    else:
+        _show(options, checked)
+        if report is not None:
+            from torchstone.conformance.report import show
+
+            print(dim(f"\nThe batch uncut, by the test vectors of {report.objective}:\n"))
+            show(report, [], f"torchstone check {options.target}")
+    return int(wrong)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """``rows``: of the table, equal to the batch uncut. ``stood_in``: packages that are not installed."""
+
+    hand: Hand
+    found: Findings
+    rows: list[str]
+    stood_in: list[str]
+    report: Any
+
+
+def _checked(options: argparse.Namespace, settings: dict[str, Any], always: bool = False) -> Checked | None:
+    """The check; None where the framework is installed and cannot be imported, so that it needs stand-ins."""
+    from torchstone import conformance
     from torchstone.conformance.target import TargetError, describe, resolve
     from torchstone.frameworks.contract.compare import rows_equal, whole_function
     from torchstone.frameworks.contract.find import find
@@ -66,45 +107,28 @@ def check_as(arguments: Sequence[str]) -> int:
     from torchstone.frameworks.contract.stand_in import packages
 
     room = import_module(f"torchstone.frameworks.{FRAMEWORKS[options.framework]}.hand")
-    with contextlib.redirect_stdout(sys.stderr), packages(room.HAND.stand_ins) as stood_in:
+    hand: Hand = room.HAND
+    with packages(hand.stand_ins, always) as stood_in:
         try:
             target = resolve(options.target)
         except TargetError as e:
+            if not always and isinstance(e.__cause__, ImportError):
+                return None
             raise UserError(str(e), 2) from e
-        hand: Hand = room.HAND
         try:
             hand = room.hand_for(target) if hasattr(room, "hand_for") else hand
             found = find(hand, target, settings)
-            rows = rows_equal(hand, target, settings, found, options.recipe)
         except FormError as e:
-            raise UserError(
-                f"{options.target} has not {hand.name}'s form: {e}. {hand.name} calls\n{hand.form}", 2
-            ) from e
+            why = f"has not {hand.name}'s form: {e}"
+            raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
         except Exception as e:
-            raise UserError(
-                f"{options.target} raises on what {hand.name} hands it: {describe(e)}. {hand.name} calls\n{hand.form}",
-                2,
-            ) from e
+            why = f"raises on what {hand.name} hands it: {describe(e)}"
+            raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
         report = None
         if options.objective:
-            from torchstone import conformance
-            from torchstone.conformance.settings import known_objective
-
             function = whole_function(hand, target, settings)
-            report = conformance.check(function, known_objective(options.objective), target=options.target)
-    faults = [f for f in found.faults if f.name not in options.accept]
-    missed = options.recipe is not None and options.recipe not in rows
-    wrong = bool(faults or missed or (report is not None and not report.passed))
-    if options.json:
-        print(json.dumps(_as_dict(options, hand, found, rows, report, wrong), indent=1, ensure_ascii=False))
-    else:
-        _show(options, hand, found, rows, sorted(stood_in))
-        if report is not None:
-            from torchstone.conformance.report import show
-
-            print(dim(f"The batch uncut, by the test vectors of {report.objective}:\n"))
-            show(report, [], f"torchstone check {options.target}")
-    return int(wrong)
+            report = conformance.check(function, options.objective, target=options.target)
+        return Checked(hand, found, rows_equal(hand, found, options.recipe), sorted(stood_in), report)
 
 
 def _parser() -> Parser:
@@ -133,7 +157,8 @@ def _setting(text: str) -> tuple[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- showing
 
 
-def _show(options: argparse.Namespace, hand: Hand, found: Findings, rows: list[str], stood_in: list[str]) -> None:
+def _show(options: argparse.Namespace, checked: Checked) -> None:
+    hand, found, rows, stood_in = checked.hand, checked.found, checked.rows, checked.stood_in
     faults = [f for f in found.faults if f.name not in options.accept]
     accepted = [f for f in found.faults if f.name in options.accept]
     notes = [f for f in found.findings if not f.fault]
@@ -161,7 +186,15 @@ def _show(options: argparse.Namespace, hand: Hand, found: Findings, rows: list[s
         more = f" and {len(rows) - len(shown)} more rows" * (len(rows) > len(shown))
         print(wrapped(f"Uncut, it equals {', '.join(shown)}{more}.", "row    ", " " * 7))
     if stood_in:
-        print(dim(wrapped(f"{', '.join(stood_in)}: not installed; stand-ins took the place.", "note   ", " " * 7)))
+        print(
+            dim(
+                wrapped(
+                    f"{', '.join(stood_in)}: not installed here, or not whole; stand-ins took the place.",
+                    "note   ",
+                    " " * 7,
+                )
+            )
+        )
     print(dim(wrapped(f"{hand.name} wants {hand.unit.wants} ({hand.unit.how}).", "unit   ", " " * 7)))
 
 
@@ -180,7 +213,8 @@ def _table(found: Findings) -> None:
     print(table(["ranks", "micro-batches", "gradient of a row, over the uncut batch's"], cells) + "\n")
 
 
-def _as_dict(options: Any, hand: Any, found: Findings, rows: list[str], report: Any, wrong: bool) -> dict[str, Any]:
+def _as_dict(options: argparse.Namespace, checked: Checked, wrong: bool) -> dict[str, Any]:
+    hand, found, report = checked.hand, checked.found, checked.report
     finding: Callable[[Any], Mapping[str, Any]] = lambda f: {**vars(f), "accepted": f.name in options.accept}  # noqa: E731
     splits = [
         {
@@ -191,6 +225,6 @@ def _as_dict(options: Any, hand: Any, found: Findings, rows: list[str], report: 
     ]  # fmt: skip
     return {
         "target": options.target, "framework": options.framework, "version": hand.unit.version, "right": not wrong,
-        "findings": [finding(f) for f in found.findings], "splits": splits, "equals": rows,
+        "findings": [finding(f) for f in found.findings], "splits": splits, "equals": checked.rows,
         **({"objective": report.as_dict()} if report is not None else {}),
     }  # fmt: skip

@@ -18,9 +18,7 @@ from torchstone.recipes import find as find_row
 EQUAL = 1e-5  # relative to the largest gradient: frameworks add 1e-8 to their denominators
 
 
-def rows_equal(
-    hand: Hand, target: Any, settings: Mapping[str, Any], found: Findings, recipe: str | None
-) -> list[str]:  # fmt: skip
+def rows_equal(hand: Hand, found: Findings, recipe: str | None) -> list[str]:
     """The rows of the table, and the named one, whose gradient on the batch uncut is this loss's; this framework's own
     dialect first."""
     if hand.advantages == "none" or found.whole.gradient is None:

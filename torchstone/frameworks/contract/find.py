@@ -287,7 +287,7 @@ def _named(hand: Hand, name: str, of_rank: bool, factors: list[tuple[Split, floa
         at = "ranks" if powers and powers[0] else "micro_batches"
         return Finding(at, f"it {factor}{_because(hand, powers)}", hand.lines.get(at, ""))
     whose = "rank" if of_rank else "micro-batch"
-    if hand.wants == "sum":
+    if hand.unit.divided_by != "the loss":
         said = f"it takes a mean where {hand.name} wants a sum: each {whose} divides by its own {name}"
         return Finding(
             "mean",
@@ -329,7 +329,7 @@ def _grows(powers: tuple[int, int] | None, factors: list[tuple[Split, float]]) -
 
 def _length(hand: Hand, of: Ask, batch: Batch, whole: Outcome) -> list[Finding]:
     """Where a sum is wanted: every completion twice as long, and every token should count half as much."""
-    if hand.wants != "sum":
+    if hand.unit.divided_by == "the loss":
         return []
     twice = of(batch.each(lambda x: x.repeat_interleave(2, 1))).slope[:, ::2]
     kept = batch.mask & (whole.slope.abs() > 1e-3 * whole.slope.abs().max())

@@ -68,13 +68,12 @@ class Hand:
 
     ``form``: the signature as a person writes it there. ``calls``: the calls of one micro-batch, whose losses it adds
     up. ``read``: the loss in what comes back, and what is wrong with its form ("" if nothing). ``lines``: what a person
-    writes to mend a finding. ``wants``: "mean", over the whole batch; or "sum", where the framework has divided
-    already. ``bind``: the callable behind the target, for one micro-batch. ``share``: what a piece's loss is multiplied
-    with beside ``unit``, by the batch uncut. ``ranks``: whether it has several. ``even``: if micro-batches all have
-    as many rows. ``advantages``: handed a token, a row, or not at all. ``made``: the batch, from a seed. ``stand_ins``:
-    modules of it that a loss may import though they are not installed here, with what stands in for their names.
-    ``modes``: settings that are tried beside the default. ``padded``: whether rows are padded to one length. ``cut``:
-    whether the framework cuts a batch; where the user alone does, what the cut changes is told and is no fault.
+    writes to mend a finding. ``bind``: the callable behind the target, for one micro-batch. ``ranks``: whether it has
+    several. ``even``: whether all micro-batches have as many rows. ``advantages``: handed a token, a row, or not at
+    all. ``made``: the batch, from a seed. ``stand_ins``: modules of it that a loss may import though they are not
+    installed here, with what stands in for their names. ``modes``: settings that are tried beside the default.
+    ``padded``: whether rows are padded to one length. ``cut``: whether the framework cuts a batch; where the user alone
+    does, what the cut changes is told and is no fault.
     """
 
     name: str
@@ -83,9 +82,7 @@ class Hand:
     calls: Callable[[Piece], list[Given]]
     read: Callable[[Any], tuple[Tensor, str]]
     lines: Mapping[str, str]
-    wants: str = "mean"
     bind: Callable[[Any, Piece], Callable[..., Any]] = lambda target, piece: target
-    share: Callable[[Batch], float] = lambda whole: 1.0
     ranks: bool = True
     even: bool = False
     advantages: Literal["token", "row", "none"] = "token"

@@ -42,7 +42,7 @@ def run(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch, spli
     Raises FormError: the loss cannot be called so. What the loss itself raises goes on.
     """
     world, leaf = World(split.ranks), batch.log_probs.clone().requires_grad_()
-    rescale = hand.share(batch) / _averaged(hand, split)
+    rescale = 1 / (hand.unit.scale(split.micro_batches, split.ranks) * _count(hand, batch))
     gradient, values, free = torch.zeros_like(leaf), list[float](), list[bool]()
     lacks, remarks = list[str](), list[str]()
 
@@ -77,8 +77,10 @@ def seed() -> None:
     random.seed(0)
 
 
-def _averaged(hand: Hand, split: Split) -> int:
-    return hand.unit.scale(split.micro_batches, split.ranks)
+def _count(hand: Hand, batch: Batch) -> int:
+    """What the framework divides by after the loss."""
+    counts = {"tokens": int(batch.mask.sum()), "completions": len(batch.mask)}
+    return counts.get(hand.unit.divided_by, 1)
 
 
 def _called(hand: Hand, given: Given, function: Any, lacks: list[str]) -> Any:

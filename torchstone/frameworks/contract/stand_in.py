@@ -56,13 +56,13 @@ class _Module(ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def __init__(self, stand_ins: Mapping[str, Mapping[str, Any]]):
-        self.stand_ins, self.used = stand_ins, set[str]()
+    def __init__(self, stand_ins: Mapping[str, Mapping[str, Any]], always: bool):
+        self.stand_ins, self.always, self.used = stand_ins, always, set[str]()
         self.roots = {name.partition(".")[0] for name in stand_ins}
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
         root = name.partition(".")[0]
-        if root not in self.roots or (root not in self.used and _installed(root, self)):
+        if root not in self.roots or (root not in self.used and not self.always and _installed(root, self)):
             return None
         self.used.add(root)
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -87,10 +87,17 @@ def _installed(root: str, finder: _Finder) -> bool:
 
 
 @contextmanager
-def packages(stand_ins: Mapping[str, Mapping[str, Any]]) -> Iterator[set[str]]:
-    """Inside, modules of packages that are not installed can be imported; the set has those that were asked for."""
-    finder = _Finder(stand_ins)
-    sys.meta_path.append(finder)
+def packages(stand_ins: Mapping[str, Mapping[str, Any]], always: bool = False) -> Iterator[set[str]]:
+    """Inside, modules of packages that are not installed can be imported; the set has those that were asked for.
+
+    Args:
+        always: installed packages are stood in for too, since one that they need is missing.
+    """
+    finder = _Finder(stand_ins, always)
+    if always:
+        for name in [k for k in sys.modules if k.partition(".")[0] in finder.roots]:
+            del sys.modules[name]
+    sys.meta_path.insert(0 if always else len(sys.meta_path), finder)
     try:
         yield finder.used
     finally:

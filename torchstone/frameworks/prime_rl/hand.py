@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.contract.batch import Batch
 from torchstone.frameworks.contract.hand import Given, Hand, Piece
 from torchstone.frameworks.prime_rl.unit import UNIT
 
@@ -60,11 +59,6 @@ def read(result: Any) -> tuple[Any, str]:
     return loss, "it returns no LossOutputs: prime-rl reads .loss and .metrics"
 
 
-def share(whole: Batch) -> float:
-    """prime-rl divides by the tokens of all ranks."""
-    return 1 / float(whole.mask.sum())
-
-
 LINES = {
     "mask": "loss = x[inputs.loss_mask].sum()",
     "mean": "loss = x[inputs.loss_mask].sum()   # prime-rl divides by the tokens of all ranks",
@@ -72,6 +66,6 @@ LINES = {
 }
 NAMES = {"LossInputs": LossInputs, "LossOutputs": LossOutputs}
 HAND = Hand(
-    "prime-rl", UNIT, FORM, calls, read, LINES, wants="sum", share=share, padded=False,
+    "prime-rl", UNIT, FORM, calls, read, LINES, padded=False,
     stand_ins={"prime_rl": {}, "prime_rl.trainer.rl.loss": NAMES},
 )  # fmt: skip

@@ -1,9 +1,9 @@
 """What SkyRL's worker hands to a policy loss: advantages that are divided already, so that a sum is the loss.
 
-Read at SkyRL a956457: the call in ``skyrl/backends/skyrl_train/workers/worker.py:989-996``; ``divided`` does what
-``apply_loss_reduction_to_advantages_minibatch`` (``utils/ppo_utils.py:1152``) does to the advantages of a mini-batch;
-``config`` has the fields of ``AlgorithmConfig`` that losses read, and its defaults (``skyrl/train/config/config.py``,
-702-937).
+Lines are those of skyrl 0.3.0: the call in ``backends/skyrl_train/workers/worker.py:894-901``; ``divided`` does what
+``apply_loss_reduction_to_advantages_minibatch`` (``utils/ppo_utils.py:1095``) does to the advantages of a mini-batch;
+``config`` has the fields of ``AlgorithmConfig`` that losses read, and its defaults (``train/config/config.py:508-653``;
+``cispo_anchor`` as it came later, in SkyRL a956457).
 """
 
 from __future__ import annotations
@@ -87,6 +87,6 @@ LINES = {
 }
 STAND_INS: dict[str, dict[str, Any]] = {"skyrl": {}, "ray": {}, "omegaconf": {}, "loguru": {}}
 HAND = replace(
-    Hand("SkyRL", UNIT, FORM, calls, read, LINES, wants="sum", stand_ins=STAND_INS),
+    Hand("SkyRL", UNIT, FORM, calls, read, LINES, stand_ins=STAND_INS),
     modes=tuple({"loss_reduction": mode} for mode in ("sequence_mean", "seq_mean_token_sum_norm")),
 )

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.contract.batch import Batch
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
 from torchstone.frameworks.slime.unit import UNIT
 
@@ -101,18 +100,13 @@ def read(result: Any) -> tuple[Any, str]:
     return pair(result, "slime")
 
 
-def share(whole: Batch) -> float:
-    """slime divides by the samples of the step."""
-    return 1 / len(whole.mask)
-
-
 LINES = {
     "mask": "loss = sum_of_sample_mean(torch.cat(x))",
     "mean": "loss = sum_of_sample_mean(torch.cat(x))   # slime divides by the samples of the step",
     "shift": "get_log_probs_and_entropy(logits, ...), or logits[start - 1 : end - 1] for tokens[start:end]",
 }
 HAND = Hand(
-    "slime", UNIT, FORM, calls, read, LINES, wants="sum", share=share, padded=False,
+    "slime", UNIT, FORM, calls, read, LINES, padded=False,
     stand_ins={
         "slime": {}, "megatron": {},
         "slime.backends.megatron_utils.loss": {"get_log_probs_and_entropy": log_probs_and_entropy},

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
 from torchstone.frameworks.tinker.unit import UNIT
@@ -96,7 +95,6 @@ LINES = {
 }
 for _name in ("tokens", "rows"):
     LINES[_name] = LINES["micro_batches"]
-Loss = Tensor
 NAMES = {"Datum": Datum, "TensorData": TensorData, "ModelInput": ModelInput}
 HAND = Hand(
     "tinker", UNIT, FORM, calls, read, LINES, ranks=False, padded=False, cut=False,

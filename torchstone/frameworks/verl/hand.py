@@ -8,7 +8,6 @@ loss's own file has not imported verl, ``Config`` stands for ``ActorConfig``: fi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -115,4 +114,3 @@ HAND: Hand = Hand(
     "verl", UNIT, FORM, calls, read, LINES, stand_ins=PACKAGES,
     modes=tuple({"loss_agg_mode": mode} for mode in MODES),
 )  # fmt: skip
-Loss = Callable[..., Any]
