@@ -94,13 +94,14 @@ def flat(trained: torch.nn.Module) -> Tensor:
 
 
 class Rollouts:
-    """What a sampler would return: seeded completions, their log-probs, and tool output among their tokens."""
+    """What a sampler would return, seeded by the first prompt: completions, their log-probs, tool output in them."""
 
     def __init__(self, tools: bool) -> None:
-        self.draws, self.tools = torch.Generator().manual_seed(1 + RANK), tools
+        self.tools = tools
 
     def __call__(self, prompts: list[str], trainer: Any) -> dict[str, list]:
-        draw = lambda *shape: torch.rand(shape, generator=self.draws)  # noqa: E731
+        draws = torch.Generator().manual_seed(1 + RANK + 2 * int(prompts[0][:3]))
+        draw = lambda *shape: torch.rand(shape, generator=draws)  # noqa: E731
         lengths = [1 + int(x) for x in draw(len(prompts)) * LONGEST]
         ids = [[3 + int(x) for x in draw(n) * len(WORDS)] for n in lengths]
         found = {
@@ -126,8 +127,9 @@ class NoServer:
 
 
 def online(trainer: type = GRPOTrainer, config: type = GRPOConfig, recipe: Any = None, tools: bool = True,
-           reward: Any = digits, model: Any = model, **settings: Any) -> Any:  # fmt: skip
-    """The trainer after training. ``recipe``: the plug in its place."""
+           reward: Any = digits, model: Any = model, beside: Any = None, resume: bool = False,
+           **settings: Any) -> Any:  # fmt: skip
+    """The trainer after training. ``recipe``: the plug in its place; ``beside``: more of the trainer's arguments."""
     args = {"num_generations": G, "max_completion_length": LONGEST, "num_iterations": 2} | FIXED | settings
     prompts = Dataset.from_dict({"prompt": [f"{i:03d}>" for i in range(48)]})
     made, given = (trainer, {}) if recipe is None else (RecipeGRPOTrainer, {"recipe": recipe})
@@ -138,13 +140,14 @@ def online(trainer: type = GRPOTrainer, config: type = GRPOConfig, recipe: Any =
     ):
         run = made(
             model=model(), args=config(**args), train_dataset=prompts, reward_funcs=reward,
-            processing_class=tokenizer(), rollout_func=Rollouts(tools), **given,
+            processing_class=tokenizer(), **({"rollout_func": Rollouts(tools)} | given | (beside or {})),
         )  # fmt: skip
-        run.train()
+        run.train(resume_from_checkpoint=resume)
     return run
 
 
-def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, **settings: Any) -> Any:
+def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, beside: Any = None,
+            resume: bool = False, **settings: Any) -> Any:  # fmt: skip
     """The trainer after training on pairs of unequal lengths."""
     draws = torch.Generator().manual_seed(2)
     some = lambda: "".join(WORDS[int(i)] for i in torch.rand(1 + int(torch.randint(5, (), generator=draws)),  # noqa: E731
@@ -156,13 +159,14 @@ def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, 
     with redirect_stdout(StringIO()), float32_is_float64(HEAD):
         run = made(
             model=model(), args=DPOConfig(**(FIXED | settings)), train_dataset=pairs, processing_class=tokenizer(),
-            **given,
+            **given, **(beside or {}),
         )  # fmt: skip
-        run.train()
+        run.train(resume_from_checkpoint=resume)
     return run
 
 
-def distilled(recipe: Any = None, tools: bool = True, model: Any = model, **settings: Any) -> Any:
+def distilled(recipe: Any = None, tools: bool = True, model: Any = model, beside: Any = None, resume: bool = False,
+              **settings: Any) -> Any:  # fmt: skip
     """The trainer after training on completions that the generator makes in the student's place."""
     made, given = (DistillationTrainer, {}) if recipe is None else (RecipeDistillationTrainer, {"recipe": recipe})
     rollouts, prompts = Rollouts(tools), Dataset.from_dict({"prompt": [f"{i:03d}>" for i in range(48)]})
@@ -176,9 +180,9 @@ def distilled(recipe: Any = None, tools: bool = True, model: Any = model, **sett
     with redirect_stdout(StringIO()), float32_is_float64(HEAD, DIVERGENCE):
         run = Stubbed(
             model=model(), teacher_model=teacher(), args=DistillationConfig(**args), train_dataset=prompts,
-            processing_class=tokenizer(), **given,
+            processing_class=tokenizer(), **given, **(beside or {}),
         )  # fmt: skip
-        run.train()
+        run.train(resume_from_checkpoint=resume)
     return run
 
 

@@ -27,6 +27,8 @@ from engine_trl import (
     online,
     teacher,
 )  # fmt: skip
+from peft import LoraConfig
+from transformers import TrainerCallback
 from trl.trainer.utils import add_fused_lm_head
 
 import torchstone.frameworks.trl as plugs
@@ -167,12 +169,64 @@ def test_supervised_tokens_of_the_whole_step_count_alike():
 
 def test_metrics_have_trls_names_and_numbers():
     theirs, ours = (online(**of).state.log_history for of in ({"loss_type": "grpo"}, {"recipe": f"grpo@{VERSION}"}))
-    for step, names in enumerate(
-        ("reward frac_reward_zero_std", "clip_ratio/low_mean clip_ratio/high_mean entropy loss")
-    ):
-        for name in names.split():
-            assert ours[step][name] == pytest.approx(theirs[step][name], abs=1e-7), name
-    assert ours[1]["clip_ratio/low_mean"] > 0
+    times = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+    for mine, trls in zip(ours, theirs, strict=True):
+        assert mine.keys() - trls.keys() <= {"approx_kl"} and trls.keys() <= mine.keys()
+        assert {k: mine[k] for k in trls.keys() - times} == pytest.approx(
+            {k: trls[k] for k in trls.keys() - times}, abs=1e-7
+        )
+    assert min(ours[1][f"clip_ratio/{k}"] for k in ("low_mean", "high_mean", "region_mean", "high_max")) > 0
+
+
+@pytest.mark.parametrize(("train", "name", "adds"), [(offline, "dpo", set()), (distilled, "opd-exact", {"jsd"})])
+def test_metrics_of_pairs_and_of_distillation_have_trls_names_and_numbers(train, name, adds):
+    theirs, ours = (train(max_steps=1, **of).state.log_history[0] for of in ({}, {"recipe": f"{name}@{VERSION}"}))
+    assert ours.keys() - theirs.keys() == adds
+    timed = theirs.keys() - {"step_time"}
+    assert {k: ours[k] for k in timed} == pytest.approx({k: theirs[k] for k in timed}, abs=1e-7)
+
+
+# --------------------------------------------------------------------------------------- what TRL does beside the loss
+
+
+def adapter():
+    """LoRA with weights of its own on both sides, so that the first step moves both."""
+    return {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
+
+
+@pytest.mark.parametrize(
+    ("train", "name", "settings"),
+    [(online, "grpo-kl", POLICY["grpo-kl"]), (offline, "dpo", {}), (distilled, "opd-exact", {})],
+)
+def test_lora_has_trls_weights(train, name, settings):
+    """The reference is the model without its adapter."""
+    runs = train(beside=adapter(), **settings), train(beside=adapter(), recipe=f"{name}@{VERSION}")
+    theirs, ours = ({k: p for k, p in run.model.named_parameters() if p.requires_grad} for run in runs)
+    assert theirs.keys() == ours.keys() and all("lora" in name for name in ours)
+    moved = max(float(p.detach().abs().max()) for name, p in theirs.items() if "lora_B" in name)
+    assert moved > 1e-3 and all(torch.allclose(theirs[k], ours[k], rtol=0, atol=1e-9 * moved) for k in ours)
+
+
+class Killed(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("train", "recipe", "beside"),
+    [(online, "grpo", {"rollout_func": None}), (offline, "simpo", {}), (distilled, "opd-exact", {})],
+)
+def test_a_killed_run_resumes_to_the_same_weights(train, recipe, beside, tmp_path):
+    """With a KL and TRL's own sampler, without a reference, with a teacher; Adam's state is the checkpoint's too."""
+    given = {"recipe": recipe, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "learning_rate": 0.01}
+    whole = train(**given, beside=beside, output_dir=str(tmp_path / "whole"))
+    given["output_dir"] = str(tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt):
+        train(**given, beside={**beside, "callbacks": [Killed()]})
+    resumed = train(**given, beside=beside, resume=True)
+    assert float((flat(whole.model) - flat(model())).abs().max()) > 1e-2
+    assert torch.equal(flat(whole.model), flat(resumed.model))
 
 
 def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():

@@ -97,17 +97,34 @@ class RecipeGRPOTrainer(GRPOTrainer):
         known = {"old_log_probs": old, "ref_log_probs": reference, "sampler_log_probs": sampler, "entropies": entropies}
         return known | {"max_length": self.max_completion_length}
 
+    def _alone(self, tensors: dict[str, Any]) -> list[Loss]:
+        """The row's loss of each completion, as a group of its own."""
+        whole = {name: x for name, x in tensors.items() if name in ("denominator", "max_length")}
+        whole |= {"group_size": 1} if "group_size" in self.takes["loss"] else {}
+        each = {name: x for name, x in tensors.items() if name not in whole and x is not None}
+        rows = range(len(tensors["mask"]))
+        return [self.recipe.loss(**{name: x[i : i + 1] for name, x in each.items()}, **whole) for i in rows]
+
     def _row_loss(self, tensors: dict[str, Any], shares: Tensor) -> Loss:
         """The row's loss. TRL has shuffled the groups apart: where the row has a mean over each group's tokens, every
         completion is a group with its share of its group's tokens."""
         if self.recipe.reduction.name != "group-token-mean":
             return self.recipe.loss(**tensors)
-        whole: dict[str, Any] = {"denominator": tensors.pop("denominator"), "group_size": 1}
-        alone = [{k: v[i : i + 1] for k, v in tensors.items() if v is not None} for i in range(len(shares))]
-        losses = [self.recipe.loss(**row, **whole) for row in alone]
+        losses = self._alone(tensors)
         value = sum(loss.value * share for loss, share in zip(losses, shares, strict=True))
         metrics = {k: sum((x.metrics[k] for x in losses[1:]), m) for k, m in losses[0].metrics.items()}
         return Loss(value, metrics)
+
+    def _clips(self, tensors: dict[str, Any], means: dict[str, float]) -> dict[str, float]:
+        """What TRL says of a clip beside its means: both sides together, and the extremes over completions."""
+        sides = ("clip_ratio/low_mean", "clip_ratio/high_mean")
+        if not means.keys() >= set(sides):
+            return {}
+        with torch.no_grad():
+            found = [[float(loss.metrics[side]) for side in sides] for loss in self._alone(tensors)]
+        low, high = self.accelerator.gather(torch.tensor(found, device=self.accelerator.device)).unbind(1)
+        extremes = {"clip_ratio/low_min": low.min().item(), "clip_ratio/high_max": high.max().item()}
+        return extremes | {"clip_ratio/region_mean": sum(means[side] for side in sides)}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         training = self.model.training
@@ -121,9 +138,11 @@ class RecipeGRPOTrainer(GRPOTrainer):
         if self.recipe.name.partition(":")[0] == OF_A_MICRO_BATCH:
             known["denominator"], scale = None, 1 / pieces
         tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
-        loss = self._row_loss(tensors | self.recipe.used("loss", known), inputs["share_of_group"])
+        tensors |= self.recipe.used("loss", known)
+        loss = self._row_loss(tensors, inputs["share_of_group"])
         metrics = self._metrics["train" if training else "eval"]
-        for name, mean in over_ranks(self.accelerator, {"entropy": mean_of(entropies, mask)} | loss.metrics).items():
+        means = over_ranks(self.accelerator, {"entropy": mean_of(entropies, mask)} | loss.metrics)
+        for name, mean in (means | self._clips(tensors, means)).items():
             metrics[name].append(mean)
         if aux_loss is None:
             return loss.value * scale

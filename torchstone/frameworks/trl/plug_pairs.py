@@ -79,9 +79,10 @@ class RecipeDPOTrainer(DPOTrainer):
         tensors: dict[str, Any] = {}
         for i, side in enumerate(SIDES):
             tensors[f"{side}_log_probs"], tensors[f"{side}_mask"] = log_probs.chunk(2)[i], mask.chunk(2)[i]
-            if self.with_reference:  # TRL keeps its sum alone: spread over the tokens, its sum and mean are the same
-                sums = references[f"ref_{side}_logps"][:, None]
-                tensors[f"ref_{side}_log_probs"] = (sums / lengths.chunk(2)[i]).expand(-1, width)
+            if self.with_reference:  # TRL keeps its sum alone: its distance is spread over the tokens, 0 where it is 0
+                here = log_probs.detach().chunk(2)[i]
+                apart = references[f"ref_{side}_logps"] - here.sum(1)
+                tensors[f"ref_{side}_log_probs"] = here + apart[:, None] / lengths.chunk(2)[i]
         if "weights" in self.recipe.takes():
             weights = wpo_weights(log_probs, seen[0].log_sum_sq_probs[:, -width:], mask).chunk(2)
             tensors["weights"] = weights[0] * weights[1]
