@@ -5,7 +5,7 @@ COMPARE ?=# options for torchstone compare, such as --quick
 TESTS ?=# options for pytest, such as -k grpo
 CORPUS ?=# options for tests/corpus/judge.py, such as --only '*grpo*'
 
-.PHONY: demo test test-frameworks bench vectors corpus docs mutation clean
+.PHONY: demo test test-frameworks engines bench vectors corpus docs mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -22,6 +22,11 @@ test: .venv/done
 
 test-frameworks: .venv-frameworks/done
 	.venv-frameworks/bin/pytest tests/frameworks
+
+engines: .venv-frameworks/done
+	.venv-frameworks/bin/python tests/frameworks/engine_trl.py
+	.venv-frameworks/bin/torchrun --nproc-per-node 2 tests/frameworks/engine_trl.py
+	.venv-frameworks/bin/python tests/frameworks/engine_verl.py
 
 bench: .venv-frameworks/done
 	for name in recurrence objectives linear startup training; do .venv-frameworks/bin/python benchmarks/$$name.py || exit 1; done

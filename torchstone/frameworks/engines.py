@@ -95,8 +95,8 @@ ENGINES = {
             "trl",
             "trl",
             "a trainer's subclass",
-            "RecipeGRPOTrainer(recipe=ROW, ...), RecipeDPOTrainer(recipe=ROW, ...)",
-            (f"{HERE}.trl:RecipeGRPOTrainer", f"{HERE}.trl:RecipeDPOTrainer"),
+            "RecipeGRPOTrainer(recipe=ROW, ...), RecipeDPOTrainer(...), RecipeDistillationTrainer(...)",
+            tuple(f"{HERE}.trl:Recipe{kind}Trainer" for kind in ("GRPO", "DPO", "Distillation")),
         ),
         Engine(
             "verl",
