@@ -46,7 +46,7 @@ def ask(entry):
             status = error.status
             err.write(str(error))
     seconds = time.process_time() - start
-    report = json.loads(out.getvalue()) if status in (0, 1) else None
+    report = json.loads(out.getvalue()) if out.getvalue().startswith("{") else None
     return status, report, out.getvalue() + err.getvalue(), seconds
 
 
@@ -56,11 +56,11 @@ def flat(x):
 
 
 def cause(report, text):
-    """What is given as the cause: names, what they are about, notes, errors; no numbers of cases."""
+    """What is given as the cause: names and what they are about, edges only if there is nothing else."""
     if report is None:
         return re.sub(r"\s+", " ", text)
-    said = [[d["names"], d["about"], d["kind"]] for d in report["diagnoses"]]
-    return flat([said, report["notes"], [u for u in report["unexplained"] if re.search(LOOSE, flat(u))]])
+    causes = [d for d in report["diagnoses"] if d["kind"] != "edge"] or report["diagnoses"]
+    return flat([[[d["names"], d["about"]] for d in causes], [n for n in report["notes"] if re.search(LOOSE, n)]])
 
 
 def judge(entry):
@@ -81,7 +81,7 @@ def judge(entry):
             entry.expect.startswith("edges") and names and all(map(allowed.match, names)) and not report["unexplained"]
         )
         state = "edges" if fine else "accused"
-    last = ", ".join(names) if report else text.strip().split("\n")[-1]
+    last = ", ".join([*names, *(report["unasked"] if status == 2 else ())]) if report else text.strip().split("\n")[-1]
     return {"entry": entry, "state": state, "seconds": seconds, "said": last}
 
 
