@@ -404,3 +404,12 @@ def test_an_unknown_row_and_one_of_pairs_are_errors(prime_rl_loss, slime_loss, s
             call("gsp")
         with pytest.raises(ValueError, match=f"recipe: {framework} cannot run dpo: .* it takes policy rows"):
             call("dpo")
+
+
+def test_another_version_than_was_tested_is_a_warning(skyrl_plug, monkeypatch):
+    monkeypatch.setattr("torchstone.frameworks.refusals.version", lambda name: "9.9")
+    with pytest.warns(UserWarning, match=r"tinker: rows were tested with tinker-0.38.0, got tinker-9.9"):
+        tinker_loss("cispo")
+    for register in (skyrl_plug.register_loss, skyrl_plug.register_advantages):
+        with pytest.warns(UserWarning, match=r"skyrl: .*, got skyrl-9.9"), pytest.raises(ValueError, match="dpo"):
+            register("dpo")

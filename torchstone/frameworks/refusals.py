@@ -1,11 +1,14 @@
-"""How a framework that cannot run a row says so: the reason, and the nearest row that it can run."""
+"""What a plug says before it runs: why a row cannot be run, the nearest one that can, another version than tested."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from torchstone.frameworks.unit import Unit
 from torchstone.recipes import find
 from torchstone.recipes.choices import Recipe
 
@@ -25,3 +28,13 @@ def allowed(framework: str, recipe: str, refusal: Callable[[Recipe], str]) -> An
     if reason := refusal(row):
         raise ValueError(f"recipe: {framework} cannot run {row.name}: {reason}")
     return row
+
+
+def warn_of_version(unit: Unit) -> None:
+    """Warn where another release of the framework is installed than the one that was tested."""
+    try:
+        installed = f"{unit.framework}-{version(unit.framework)}"
+    except PackageNotFoundError:
+        return
+    if installed != unit.version:
+        warnings.warn(f"{unit.framework}: rows were tested with {unit.version}, got {installed}", stacklevel=3)

@@ -9,9 +9,10 @@ import torch
 from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistry, PolicyLossRegistry
 from torch import Tensor
 
-from torchstone.frameworks.refusals import allowed
+from torchstone.frameworks.refusals import allowed, warn_of_version
 from torchstone.frameworks.skyrl.estimator import advantages
 from torchstone.frameworks.skyrl.settings import advantages_refusal, check, loss_refusal
+from torchstone.frameworks.skyrl.unit import UNIT
 from torchstone.recipes.choices import NONE, Choice
 
 
@@ -19,7 +20,9 @@ def register_loss(recipe: str, name: str = "") -> None:
     """Enter the row's loss as ``torchstone:NAME``, the row's own if there is none.
 
     Raises ValueError: the row is unknown, or SkyRL cannot run it (settings.py), or the name is taken.
+    Warns: another version of SkyRL than was tested.
     """
+    warn_of_version(UNIT)
     allowed("SkyRL", recipe, loss_refusal)
     # partial, not a closure: Ray pickles the function by its name, and the row is found where it is used
     PolicyLossRegistry.register(f"torchstone:{name or recipe}", partial(policy_loss, recipe=recipe))
@@ -27,6 +30,7 @@ def register_loss(recipe: str, name: str = "") -> None:
 
 def register_advantages(recipe: str, name: str = "") -> None:
     """Enter the row's advantages likewise."""
+    warn_of_version(UNIT)
     allowed("SkyRL", recipe, advantages_refusal)
     AdvantageEstimatorRegistry.register(f"torchstone:{name or recipe}", partial(advantages, recipe=recipe))
 

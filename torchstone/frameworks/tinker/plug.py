@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from torchstone.frameworks.refusals import allowed
+from torchstone.frameworks.refusals import allowed, warn_of_version
 from torchstone.frameworks.tinker.settings import refusal
+from torchstone.frameworks.tinker.unit import UNIT
 
 KEYS = {"old_log_probs": "old_logprobs", "sampler_log_probs": "logprobs", "ref_log_probs": "ref_logprobs"}
 
@@ -29,7 +30,9 @@ def tinker_loss(
         denominator: tokens, groups or completions (the row's reduction says which) of all calls of one ``optim_step``;
             None: of this call.
     Raises ValueError: the row is unknown, or tinker cannot run it; then, of the loss: a datum lacks what the row takes.
+    Warns: another version of tinker than was tested.
     """
+    warn_of_version(UNIT)
     row = allowed("tinker", recipe, refusal)
 
     def loss(data: Sequence[Any], logprobs: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
