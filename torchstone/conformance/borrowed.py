@@ -70,7 +70,6 @@ def others(objective: Any, case: Case, taken: Iterable[str]) -> Iterable[Change]
     """
     from torchstone_oracle.contracts import OBJECTIVES
 
-    given = [v for k, v in case.settings.items() if isinstance(v, float | int) and not isinstance(v, bool)]
     shapes = {k: len(objective.arguments[k].shape.split()) for k in case.inputs}
     first = next(iter(objective.returns.values())).shape
     for other in OBJECTIVES.values():
@@ -78,17 +77,19 @@ def others(objective: Any, case: Case, taken: Iterable[str]) -> Iterable[Change]
         same = needed <= shapes.keys() and all(objective.arguments[k].kind == other.arguments[k].kind for k in needed)
         if other is objective or not same or next(iter(other.returns.values())).shape != first:
             continue
-        free = {k: _values(other.settings[k], k, case, given) for k in other.settings}
+        free = {k: _values(other.settings[k], k, case) for k in other.settings}
         for values in itertools.islice(itertools.product(*free.values()), MOST):
             yield _under_this_name(other, needed, dict(zip(free, values, strict=True)))
 
 
 def _under_this_name(other: Any, needed: set[str], numbers: Mapping[str, Any]) -> Change:
     """Another objective; ``numbers``: a value for each of its settings, or a tuple with the name of ours it is."""
-    shown = ", ".join(f"{k} {_shown(v)}" for k, v in numbers.items() if v != (k,) and v is not None)
+    usual = {k: (s.usual or (None,))[0] for k, s in other.settings.items()}
+    shown = ", ".join(f"{k} {_shown(v)}" for k, v in numbers.items() if v not in ((k,), usual[k]))
     short = other.name.removesuffix("_loss").replace("_", " ").upper() if other.name.endswith("_loss") else ""
 
     def settings(given: dict[str, Any]) -> dict[str, Any]:
+        given = {**given, "epsilon_high": given.get("epsilon_high") or given.get("epsilon")}  # as a function has them
         return {k: given[v[0]] if isinstance(v, tuple) else v for k, v in numbers.items()}
 
     return Change(
@@ -102,7 +103,7 @@ def _under_this_name(other: Any, needed: set[str], numbers: Mapping[str, Any]) -
 
 
 def _shown(value: Any) -> Any:
-    return f"= {value[0]}" if isinstance(value, tuple) else value
+    return f"= {value[0]}" if isinstance(value, tuple) else "none" if value is None else value
 
 
 def _needed(objective: Any) -> set[str]:
@@ -111,10 +112,15 @@ def _needed(objective: Any) -> set[str]:
     return set.intersection(*every) if every else set(objective.arguments)
 
 
-def _values(setting: Any, name: str, case: Case, given: list[Any]) -> list[Any]:
+def _values(setting: Any, name: str, case: Case) -> list[Any]:
     """What a setting of another objective may be: as given where it has the name, else usual, or another's value."""
     if name in case.settings:
         return [(name,), *([None] if None in setting.usual else []), *(setting.usual if name == "reduce" else ())]
     usual = list(setting.usual) or [None]
-    numeric = any(isinstance(v, float | int) and not isinstance(v, bool) for v in usual)
-    return [*usual, *((k,) for k, v in case.settings.items() if numeric and v in given and k != "denominator")]
+    if not any(_is_number(v) for v in usual):
+        return usual
+    return [*((k,) for k, v in case.settings.items() if k != "denominator" and (v is None or _is_number(v))), *usual]
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)

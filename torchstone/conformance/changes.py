@@ -20,7 +20,8 @@ Inputs = dict[str, Any]
 class Change:
     """``replaces``: what it touches, so that two changes of one thing are not combined.
 
-    ``inputs``: from the inputs, as nested lists of the oracle's numbers, to others. ``settings``: the same of settings.
+    ``inputs``: from the inputs, as nested lists of the oracle's numbers, to others. ``scaled``: an input, and the
+    setting that it is multiplied (1) or divided (-1) by. ``settings``: from the settings to others.
     ``steps``: of the oracle's objective. ``code``: functions of the oracle, and what they run in place of their own.
     ``result``: from the first output, a list or a number, and the case to another. ``of``: the oracle's objective
     that is computed in place of this one. ``gradient_only``: the value is the right one, the gradient is this one's.
@@ -32,6 +33,7 @@ class Change:
     replaces: frozenset[str]
     kind: str = "bug"
     inputs: Callable[[Inputs], Inputs] | None = None
+    scaled: tuple[str, str, int] | None = None
     settings: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     steps: Mapping[str, Any] = field(default_factory=dict)
     code: tuple[tuple[FunctionType, CodeType], ...] = ()
@@ -78,6 +80,7 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
         steps |= change.steps
         settings = settings if change.settings is None else change.settings(settings)
         given = given if change.inputs is None else change.inputs(given)
+        given = given if change.scaled is None else _scaled(given, settings, *change.scaled)
     with _running([pair for change in changes for pair in change.code]):
         outputs = other.compute(given, settings, steps)
     first, of_other = next(iter(objective.returns)), next(iter(other.returns))
@@ -93,6 +96,17 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
     if any(c.gradient_only for c in changes):
         return Numbers(case.expected.outputs, numbers.gradients)
     return numbers
+
+
+def _scaled(given: Inputs, settings: Mapping[str, Any], k: str, by: str, power: int) -> Inputs:
+    return {**given, k: times(given[k], settings[by], power)} if k in given and settings[by] is not None else given
+
+
+def times(x: Any, n: Any, power: int) -> Any:
+    """Every entry of a nested list times a number, or (``power`` -1) divided by it."""
+    if isinstance(x, list):
+        return [times(part, n, power) for part in x]
+    return x if x is None else x * n if power > 0 else x / n
 
 
 @contextmanager

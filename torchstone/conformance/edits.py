@@ -10,6 +10,7 @@ import copy
 import gc
 import inspect
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from types import CodeType, FunctionType
@@ -51,7 +52,8 @@ SIGN = "What should go up goes down, or a part of it."
 
 def edits(objective: Any, case: Case) -> Iterable[Change]:
     """Every function of the oracle that computes this case, with one change in its code."""
-    for function in functions(objective, case):
+    for same in functions(objective, case):
+        function = same[0]
         found = _source(function)
         if found is None:
             continue
@@ -64,7 +66,7 @@ def edits(objective: Any, case: Case) -> Iterable[Change]:
                 yield Change(
                     f"{name}_{number}", f"In {name.replace('_', ' ')}{f' ({doc})' if doc else ''}: {about}, "
                     f"`{ast.unparse(new)}` where `{line}` belongs.", effect, frozenset((f"code {name}",)),
-                    code=((function, code),),
+                    code=tuple((f, code) for f in same),
                 )  # fmt: skip
 
 
@@ -72,8 +74,8 @@ def _step(objective: Any, function: FunctionType) -> str:
     return next((k for k, step in objective.steps.items() if step is function), "a step")
 
 
-def functions(objective: Any, case: Case) -> list[FunctionType]:
-    """Those of the oracle that run when this case is computed, in the order in which they are called."""
+def functions(objective: Any, case: Case) -> list[list[FunctionType]]:
+    """Those of the oracle that run when this case is computed, in the order of their calls; those of one code together."""
     ran: dict[CodeType, None] = {}
 
     def watch(frame: Any, event: str, argument: Any) -> None:
@@ -86,9 +88,12 @@ def functions(objective: Any, case: Case) -> list[FunctionType]:
         numbers_of(objective, case, (), gradients=False)
     finally:
         sys.setprofile(before)
-    every = {f.__code__: f for f in gc.get_objects() if type(f) is FunctionType and f.__code__ in ran}
+    every: dict[CodeType, list[FunctionType]] = {code: [] for code in ran}
+    for f in gc.get_objects():
+        if type(f) is FunctionType and f.__code__ in every:
+            every[f.__code__].append(f)  # one code is that of several functions, where they are made by another
     leave = ("numbers", "contract")
-    return [every[c] for c in ran if c in every and every[c].__globals__["__name__"].rpartition(".")[2] not in leave]
+    return [fs for fs in every.values() if fs and fs[0].__globals__["__name__"].rpartition(".")[2] not in leave]
 
 
 @cache
@@ -123,7 +128,9 @@ def _compiled(function: FunctionType, node: Any, at: ast.AST, new: ast.AST) -> C
     outer.body = body  # type: ignore[attr-defined]
     module = ast.Module([outer], [])
     try:
-        whole = compile(ast.fix_missing_locations(module), "<edited>", "exec", flags=0, dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = compile(ast.fix_missing_locations(module), "<edited>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
     made = next(c for c in whole.co_consts if isinstance(c, CodeType))
@@ -150,11 +157,12 @@ class _Replaced(ast.NodeTransformer):
 def _edits(function: ast.FunctionDef | ast.Lambda) -> Iterator[tuple[ast.AST, Edited]]:
     """Each place of a function, and each thing that may stand there instead."""
     names = [a.arg for a in function.args.args]
+    whole = bool({"steps", "inputs"} & set(names))  # it hands its arguments on: which is which is not its business
     inside = function.body if isinstance(function.body, list) else [function.body]
     stored = [
         n.id for part in inside for n in ast.walk(part) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     ]
-    known = [*names, *dict.fromkeys(stored)]
+    known = [] if whole else [*dict.fromkeys([*names, *stored])]
     for part in inside:
         if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
             continue  # its docstring
@@ -166,9 +174,12 @@ def _edits(function: ast.FunctionDef | ast.Lambda) -> Iterator[tuple[ast.AST, Ed
 def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in known:
         for other in known:
-            if other != node.id and other not in ("steps", "settings", "inputs"):
+            if other != node.id:
                 yield (ast.Name(other, ast.Load()), f"{other} stands in place of {node.id}",
                        f"{node.id} does not act where it should.")  # fmt: skip
+        for number in (1, 0):
+            yield (ast.Constant(number), f"{node.id} is left out (ignored): it is {number}",
+                   f"{node.id} does not act where it should.")  # fmt: skip
     elif isinstance(node, ast.BinOp):
         yield from _of_product(node)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -183,6 +194,9 @@ def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
                "It acts on the other side.")  # fmt: skip
         for always in (True, False):
             yield ast.Constant(always), f"the condition is always {always}", "It acts everywhere, or nowhere."
+    elif isinstance(node, ast.BoolOp):
+        for part in node.values:
+            yield part, f"only the condition `{ast.unparse(part)}` is left", "It acts where it should not, or nowhere."
     elif isinstance(node, ast.IfExp):
         yield (
             ast.IfExp(node.test, node.orelse, node.body),

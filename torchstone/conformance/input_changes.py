@@ -49,6 +49,10 @@ def input_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
             yield from _moved(k, a)
         elif a.shape:
             yield from _other_rows(k)
+        if a.shape == "B" and a.kind == "float" and "mask" in names:
+            yield from _along_columns(k)
+        if a.shape == "B T" and a.kind == "float" and "mask" in names:
+            yield from _under_another_mask(k)
     yield from _exchanged(names, vectors.arguments)
     yield from _broadcast(names, vectors.arguments)
 
@@ -243,6 +247,44 @@ def _shifted(row: Rows, by: int, fill: Any) -> Rows:
     nothing = False if isinstance(row[0], bool) else row[0] * 0 if not isinstance(row[0], list) else row[0]
     free = {0: nothing, "edge": row[0] if by > 0 else row[-1], "roll": row[-1] if by > 0 else row[0]}[fill]
     return [free, *rest] if by > 0 else [*rest, free]
+
+
+def _along_columns(k: str) -> Iterable[Change]:
+    """One number a row, put along the wrong axis of [B T]."""
+    for name, about, at in (
+        ("along_columns", "broadcast along the wrong axis: column t has the number of row t", lambda b, t, width: t),
+        ("repeated", "repeated in the wrong order (repeat in place of repeat_interleave): the rows follow each other",
+         lambda b, t, width: b * width + t),
+    ):  # fmt: skip
+        yield Change(
+            f"{k}_{name}", f"{word(k).capitalize()} {_verb(k)} {about}.", "Each token has what belongs to another row.",
+            frozenset((k,)), inputs=lambda given, at=at: _placed(given, k, at),
+        )  # fmt: skip
+
+
+def _placed(given: Inputs, k: str, at: Callable[[int, int, int], int]) -> Inputs:
+    xs, mask = given.get(k), given["mask"]
+    if xs is None or isinstance(xs[0], list):
+        return given
+    return {**given, k: [[xs[at(b, t, len(row)) % len(xs)] for t in range(len(row))] for b, row in enumerate(mask)]}
+
+
+def _under_another_mask(k: str) -> Iterable[Change]:
+    """0 wherever a mask that is one place off is False; the result is masked as it should be."""
+    for name, by in (("early", 1), ("late", -1)):
+        yield Change(
+            f"{k}_masked_one_{name}",
+            f"{word(k).capitalize()} {_verb(k)} masked one place too {name} (shifted): 0 beside a gap.",
+            "The first token after each gap, or the last before it, is not trained.", frozenset((k,)),
+            inputs=lambda given, by=by: {**given, k: _masked(given[k], given["mask"], by)} if k in given else given,
+        )  # fmt: skip
+
+
+def _masked(x: Rows, mask: Rows, by: int) -> Rows:
+    from torchstone_oracle.numbers import dual
+
+    moved = [[True, *row[:-1]] if by > 0 else [*row[1:], True] for row in mask]
+    return [[v if m else dual(0) for v, m in zip(*rows, strict=True)] for rows in zip(x, moved, strict=True)]
 
 
 def _other_rows(k: str) -> Iterable[Change]:

@@ -18,8 +18,9 @@ from typing import Any
 from torchstone.conformance import borrowed, edits
 from torchstone.conformance.changes import Change, numbers_of
 from torchstone.conformance.compare import matches
+from torchstone.conformance.fresh import fresh
 from torchstone.conformance.input_changes import input_changes
-from torchstone.conformance.number_changes import result_changes, setting_changes
+from torchstone.conformance.number_changes import result_changes, scaled_inputs, setting_changes
 from torchstone.conformance.result import Diagnosis, Outcome
 from torchstone.conformance.vectors import MASKS, Case, hazards, leaves
 
@@ -63,7 +64,7 @@ class Search:
         self, objective: Any, trial: Any, cases: Sequence[Case], outcomes: Mapping[int, Outcome], wrong: set[int],
         progress: Callable[[str], None] = lambda line: None,
     ):  # fmt: skip
-        self.objective, self.trial, self.outcomes, self.wrong = objective, trial, outcomes, wrong
+        self.objective, self.trial, self.outcomes, self.wrong = objective, trial, dict(outcomes), wrong
         self.cases, self.progress, self.left = cases, progress, CALLS
         self.core = [c for c in cases if not hazards(c)]
         finite = [c for c in cases if c.id in wrong and _finite(outcomes[c.id])]
@@ -71,10 +72,35 @@ class Search:
 
     @cached_property
     def probes(self) -> list[Case]:
-        """Two failing cases of different settings or masks, those that tell most alternatives apart."""
-        best = sorted(self.failing, key=lambda c: (-len({*MASKS, *SIDES} & set(c.flags)), _size(c)))
-        other = next((c for c in best[1:] if c.settings != best[0].settings), None)
-        return [*best[:1], *([other] if other else best[1:2])]
+        """What a candidate is tried on first: a new batch, or else two failing cases of different settings."""
+        if self.new:
+            return self.new[:1]
+        return [*self.telling[:1], *([self.other] if self.other else [])]
+
+    @cached_property
+    def telling(self) -> list[Case]:
+        """The failing cases, those that tell most apart first."""
+        return sorted(self.failing, key=lambda c: (-len({*MASKS, *SIDES} & set(c.flags)), _size(c)))
+
+    @cached_property
+    def other(self) -> Case | None:
+        """Another failing case, of other settings if there is one."""
+        first, *rest = self.telling
+        return next((c for c in rest if c.settings != first.settings), next(iter(rest), None))
+
+    @cached_property
+    def new(self) -> list[Case]:
+        """Batches that are in no vectors, on which the function is wrong too: a name must explain them."""
+        found = []
+        for case in [c for c in (*self.telling[:1], self.other) if c is not None and not hazards(c)]:
+            new = fresh(self.objective, self.trial.vectors, case, 1)
+            outcome = self.trial.run(new) if new is not None else None
+            if new is None or outcome is None or outcome.kind != "numbers" or not _finite(outcome):
+                continue
+            if not matches(outcome, new.expected):
+                self.outcomes[new.id] = outcome
+                found.append(new)
+        return found
 
     @cached_property
     def calls(self) -> int:
@@ -109,16 +135,17 @@ class Search:
         """By kind, the simple ones first."""
         vectors = self.trial.vectors
         taken = [k for k in (*vectors.arguments, *vectors.settings) if self.trial.signature.expresses(k)]
-        self.inputs = [*input_changes(vectors, taken), *setting_changes(vectors, taken)]
-        yield "inputs and numbers", self.inputs
+        self.inputs = [
+            *input_changes(vectors, taken), *setting_changes(vectors, taken), *scaled_inputs(vectors, taken)
+        ]  # fmt: skip
         self.borrowed = [*borrowed.steps(self.objective), *result_changes(self.objective)]
-        yield "steps of other objectives", self.borrowed
+        yield "inputs, numbers and steps", [*self.borrowed, *self.inputs]
         yield "other objectives", borrowed.others(self.objective, self.probes[0], taken)
         self.edited = [*edits.edits(self.objective, self.probes[0])]
         known = borrowed.alternatives(self.objective)
         yield "alternatives in pairs", _pairs(known, known)
         yield "lines of the equations", self.edited
-        if all(self._value_is_right(c) for c in self.failing):
+        if all(self._value_is_right(c) for c in (*self.failing, *self.new)):
             every = [*borrowed.alternatives(self.objective), *self.inputs, *self.borrowed, *self.edited]
             yield "gradients", map(_gradient_of, every)
 
@@ -157,6 +184,8 @@ class Search:
 
     def named(self, changes: tuple[Change, ...]) -> Named | None:
         """The changes with what they explain; None if that is too little, or if they contradict what is right."""
+        if not all(self.equal(changes, c) for c in self.new):
+            return None
         equal = {c.id for c in self.cases if self.equal(changes, c)}
         failing = {c.id for c in self.failing}
         hit = equal & failing

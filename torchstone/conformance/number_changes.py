@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torchstone.conformance.changes import Change
-from torchstone.conformance.input_changes import each_entry
+from torchstone.conformance.changes import Change, times
+from torchstone.conformance.input_changes import each_entry, word
 from torchstone.conformance.vectors import Vectors
 
 Rows = list[Any]
@@ -52,6 +52,21 @@ def setting_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
             f"{a}_is_{b}", f"{b} is used in place of {a}.", f"{a} has no effect.", frozenset((f"setting {a}",)),
             settings=lambda s, a=a, b=b: {**s, a: s[b]} if _is_number(s[a]) and _is_number(s[b]) else s,
         )  # fmt: skip
+
+
+def scaled_inputs(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
+    """Each input times or over each number: a number that acts on one of several inputs alone, or on one twice."""
+    known = set(taken)
+    for k, a in vectors.arguments.items():
+        for by in vectors.settings:
+            if k not in known or by not in known or a.kind != "float" or by == "denominator":
+                continue
+            for verb, power in (("multiplied", 1), ("divided", -1)):
+                yield Change(
+                    f"{k}_{verb}_by_{by}", f"{word(k).capitalize()} alone: {verb} by {by} once more ({by} acts on them "
+                    "twice, or not at all, or on the others alone).", f"{by} does not act on all that it should.",
+                    frozenset((k, f"setting {by}")), scaled=(k, by, power),
+                )  # fmt: skip
 
 
 def _is_number(x: Any) -> bool:
@@ -110,12 +125,8 @@ def result_changes(objective: Any) -> Iterable[Change]:
             yield change(
                 f"{verb}_{what}".replace(" ", "_"), f"The result is {verb} {what} (once more, or it is missing).",
                 f"The learning rate is another one, and depends on {what}.",
-                lambda x, case, count=count, power=power: each_entry(_scaled(dual(count(case)), power))(x),
+                lambda x, case, count=count, power=power: times(x, dual(count(case)), power),
             )  # fmt: skip
-
-
-def _scaled(n: Any, power: int) -> Callable[[Any], Any]:
-    return lambda v: v * n if power > 0 else v / n
 
 
 def _array(case: Any) -> Rows:
