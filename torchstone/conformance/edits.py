@@ -75,7 +75,7 @@ def _step(objective: Any, function: FunctionType) -> str:
 
 
 def functions(objective: Any, case: Case) -> list[list[FunctionType]]:
-    """Those of the oracle that run when this case is computed, in the order of their calls; those of one code together."""
+    """Those of the oracle that compute this case, in the order of their calls; those of one code together."""
     ran: dict[CodeType, None] = {}
 
     def watch(frame: Any, event: str, argument: Any) -> None:
