@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone import conformance
-from torchstone.conformance.signature import role, setting
+from torchstone.conformance.aliases import role, setting
 from torchstone.conformance.target import TargetError, resolve
 
 

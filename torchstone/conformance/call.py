@@ -16,7 +16,7 @@ from torch import Tensor
 from torchstone.conformance.arguments import array, keywords
 from torchstone.conformance.calling import Calling
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.returns import Found, defined, differentiated, read, shape_of
+from torchstone.conformance.returns import Found, defined, differentiated, read, shape_of, unpacked
 from torchstone.conformance.signature import Signature
 from torchstone.conformance.target import Overtime, describe, limited
 from torchstone.conformance.vectors import Case, Vectors, leaves
@@ -144,12 +144,16 @@ def _read(trial: Trial, case: Case, values: dict[str, Any], leaves: dict[str, Te
     of_call: Any = function
     if signature.constructor is not None:
         inner = keywords(signature.constructor, function.__init__, trial.calling, case, values, leaves)
-        function = function(**inner)
+        ahead, inner = signature.constructor.containers.pack(inner)
+        function = function(*ahead, **inner)
         of_call = inspect.signature(getattr(function, "forward", function))
     passed = keywords(signature, of_call, trial.calling, case, values, leaves)
     positional = [passed.pop(name) for name in signature.positional if name in passed]
-    result = function(*positional, **passed)
-    found = read(result, trial.vectors, case, values.get("mask"), trial.calling.output)
+    first, passed = signature.containers.pack(passed)
+    result = function(*first, *positional, **passed)
+    found = read(
+        unpacked(result, trial.calling, case, leaves), trial.vectors, case, values.get("mask"), trial.calling.output
+    )
     return Outcome("shape", detail=found) if isinstance(found, str) else found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchstone.conformance.arguments import reduction
+from torchstone.conformance.calling import Calling
 from torchstone.conformance.vectors import Case, Vectors
 
 Named = tuple[str, Any]  # an index, key or attribute, and the array or number there
@@ -52,6 +53,24 @@ def read(result: Any, vectors: Vectors, case: Case, mask: Any, output: str | Non
         primary = primary.sum() / max(len(primary), 1)
     others = [(name, x) for name, x in candidates if name != label]
     return Found({first: primary} | _further(others, vectors, case, by_shape=output is None), reduced)
+
+
+def unpacked(result: Any, calling: Calling, case: Case, leaves: Mapping[str, Tensor]) -> Any:
+    """As the objective has it: one number a chosen token as [B T] again, and one a token as its sample's."""
+    if isinstance(result, list | tuple) and not hasattr(result, "_fields") and not _numeric(result):
+        return [unpacked(part, calling, case, leaves) for part in result]
+    if isinstance(result, Mapping):
+        return {k: unpacked(part, calling, case, leaves) for k, part in result.items()}
+    shape = tuple(getattr(result, "shape", ()))
+    if calling.rewards == "tokens" and shape == (sum(map(len, case.inputs["rewards"])), 3):
+        return result[:, 0]
+    mask = leaves.get("mask")
+    if calling.tokens == "packed" and mask is not None and isinstance(result, Tensor) and result.ndim == 1:
+        if result.numel() == mask.numel():
+            return result.reshape(mask.shape)
+        if result.numel() == int(mask.sum()):
+            return torch.zeros(mask.shape, dtype=result.dtype).masked_scatter(mask, result)
+    return result
 
 
 def _called(output: str, candidates: list[Named]) -> list[Named]:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from torchstone.conformance.aliases import is_padding, words
+from torchstone.conformance.arguments import FILLED
 from torchstone.conformance.call import Trial
 from torchstone.conformance.calling import PER_ROW, Calling
 from torchstone.conformance.compare import matches
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.signature import Signature
+from torchstone.conformance.signature import HALVES, OF_LOGITS, Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards
 
 OVERTIMES = 3  # cases that take too long; after them no more is run
@@ -55,12 +57,18 @@ def applies(case: Case, signature: Signature, vectors: Vectors, without: bool = 
             continue
         if name.endswith("mask") and all(m for row in x for m in (row if isinstance(row, list) else [row])):
             continue
+        if name == "old_values" and case.settings.get("value_epsilon", 0) is None:
+            continue
         if name == "old_log_probs" and x == case.inputs["log_probs"]:
             continue
         return False
+    if not signature.can_lay_out(case):
+        return False
     required = {ours for theirs, ours in signature.arguments.items() if theirs not in signature.optional}
     # a reference that the case has no need of can be anything, if its weight can be set to 0
-    return all(k in case.inputs or (k == "ref_log_probs" and signature.expresses("beta")) for k in required)
+    return all(
+        k in case.inputs or k in FILLED or (k == "ref_log_probs" and signature.expresses("beta")) for k in required
+    )
 
 
 def _derived(signature: Signature) -> bool:
@@ -150,13 +158,38 @@ def _callings(
         layouts = ("flat", "P G") if "group_size" in signature.derived.values() else ("P G", "row")
         if any("group" in theirs for theirs, ours in signature.arguments.items() if ours == "rewards"):
             layouts = ("row", "P G")
+        of_tokens = any("token" in words(theirs) for theirs, ours in signature.arguments.items() if ours == "rewards")
+        if of_tokens or "mask" in signature.fillers.values():
+            layouts = ("tokens", *layouts)
+        elif "group_ids" in signature.derived.values():
+            layouts = ("flat", *layouts)
     layouts = (layout,) if layout else layouts
     per_row = any(k in has for k in PER_ROW) and "log_probs" in has
     expanded = ("", "B T", "B 1", "B") if per_row else ("",)
     first, *rest = (k for k, a in vectors.returns.items() if not a.metric)
     outputs = (output,) if output is not None else (None,) if rest else (None, "0", "1", first)
-    for rewards, kind, choice, advantages, mask in itertools.product(layouts, arrays, outputs, expanded, masks):
-        yield Calling(kind, mask, rewards, advantages, choice)
+    inverted = (True, False) if any(is_padding(k) for k in signature.names()) else (False,)
+    pairs, tokens, ids = _of_derived(signature)
+    for more in itertools.product(inverted, pairs, tokens, ids):
+        for rewards, kind, choice, advantages, mask in itertools.product(layouts, arrays, outputs, expanded, masks):
+            yield Calling(kind, mask, rewards, advantages, choice, *more)
+
+
+def _of_derived(signature: Signature) -> tuple[tuple[str, ...], ...]:
+    """How pairs, tokens and the groups' ids may lie, where they are derived from our arguments."""
+    derived = set(signature.derived.values())
+    tokens: tuple[str, ...] = ("",)
+    if "cu_seqlens" in derived:
+        tokens = ("packed",)
+    elif derived & set(OF_LOGITS):
+        tokens = ("shifted", "")
+    elif signature.lists:
+        tokens = ("lists", "")
+    return (
+        ("halves", "interleaved", "rows", "columns") if derived & set(HALVES) else ("halves",),
+        tokens,
+        ("numpy", "torch", "list") if "group_ids" in derived else ("numpy",),
+    )
 
 
 def _score(outcome: Outcome, case: Case) -> float:

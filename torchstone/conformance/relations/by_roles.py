@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchstone.conformance.aliases import role, setting
 from torchstone.conformance.relations.subject import Answer, Batch, Call, Refused, first_that_runs
-from torchstone.conformance.signature import role, setting
 from torchstone.conformance.target import Overtime, TargetError, describe, limited
 from torchstone.terminal import near
 

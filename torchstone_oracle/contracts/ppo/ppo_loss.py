@@ -59,7 +59,9 @@ def with_critic(c: Case, old_values: bool = True, entropies: bool = True, values
 CRITIC_CASES = tuple(
     with_critic(c)
     for c in TOKEN_CASES
-    if c.comment.startswith(("a good and a bad row", "on policy", "NaN under", "an empty row"))
+    if c.comment.startswith(
+        ("a good and a bad row", "on policy", "ragged, with", "gaps, with", "NaN under", "an empty row")
+    )
 )
 OF_TWO_ROWS = [c for c in TOKEN_CASES if c.comment.startswith(("a good and a bad row", "ragged, with", "gaps, with"))]
 VALUE_ONLY = tuple(with_critic(c, entropies=False) for c in (*OF_TWO_ROWS, *TOKEN_CASES[2:3]))
@@ -151,6 +153,7 @@ OBJECTIVE = Objective(
         Group({"reduce": "token_mean", **PLAIN}, TOKEN_CASES),
         Group(CRITIC, CRITIC_CASES),
         Group(CRITIC | {"value_epsilon": None, "value_coef": 0.1, "entropy_coef": 0.0}, UNCLIPPED_CRITIC),
+        Group(CRITIC | {"value_epsilon": None}, CRITIC_CASES[:3]),
         Group(CRITIC | {"entropy_coef": 0.0}, VALUE_ONLY),
         Group(CRITIC | {"entropy_coef": 0.0, "value_epsilon": None}, VALUE_ONLY[:3]),
         Group({**PLAIN, "reduce": "token_mean", "entropy_coef": 0.01}, ENTROPY_ONLY),
