@@ -231,7 +231,7 @@ def batch(entry, seed):
     if entry.objective == "gpg_advantages":
         arguments["rewards"][0] = 0.5
     if entry.objective == "adaptive_kl":
-        arguments["kl"] = arguments["kl"].abs() * 3
+        arguments["kl"] = float(arguments["kl"].abs() * 3)
     settings = {k: NUMBERS[k] for k in data["settings"] if k != "reduce"} | AT.get(entry.objective, {})
     if "reduce" in data["settings"]:
         spec = {g["settings"].get("reduce") for g in data["groups"]}
