@@ -272,7 +272,7 @@ TINKER = {
     "a sum": (tinker(lambda x, m, f: (x * m).sum()), ""),
     "the weights": (tinker(lambda x, m, f: torch.dot(x, f["weights"].double())), ""),
     "a mean over the call": (tinker_mean, ""),
-    "its example": (tinker_example, "mask advantages"),
+    "its example": (tinker_example, "mask"),
     "no mask": (tinker(lambda x, m, f: x.sum()), "mask"),
     "the mask of the next token": (tinker(lambda x, m, f: (x[:-1] * m[1:]).sum()), "shift"),
     "detached": (tinker(lambda x, m, f: (x.detach() * m).sum()), "gradient"),

@@ -29,7 +29,7 @@ GRPO = {
     "dropped completions": {"off_policy_mask_threshold": 0.1},
     "an entropy bonus": {"entropy_coef": 0.1},
 }
-PAIRS = "sigmoid sigmoid_norm hinge ipo nca_pair robust bco_pair sppo_hard aot apo_zero apo_down discopop"
+PAIRS = "sigmoid sigmoid_norm hinge ipo nca_pair robust bco_pair sppo_hard apo_zero apo_down discopop"
 DPO = {name: {"loss_type": (name,)} for name in PAIRS.split()}
 DPO |= {"exo_pair": {"loss_type": ("exo_pair",), "label_smoothing": 0.001}, "WPO": {"use_weighting": True}}
 DPO |= {"LD-DPO": {"ld_alpha": 0.5}}
@@ -54,7 +54,8 @@ def test_no_loss_of_gmpo_trainer_is_accused():
     [
         (GRPOTrainer, "bnpo", "tokens"),  # GRPOConfig says so of it: "normalization is performed over the local batch"
         (DPOTrainer, ("sft",), "weights"),  # a mean over the chosen tokens of the micro-batch
-        (DPOTrainer, ("aot_unpaired",), "beside"),  # it sorts the rewards of the micro-batch
+        (DPOTrainer, ("aot",), "beside"),  # it sorts the log-ratios of the micro-batch
+        (DPOTrainer, ("aot_unpaired",), "beside"),
     ],
 )
 def test_what_trl_takes_of_a_micro_batch_is_told(trainer, loss_type, fault):

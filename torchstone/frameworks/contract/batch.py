@@ -51,17 +51,25 @@ class Split:
 
 
 def made(seed: int = 0) -> Batch:
-    """The batch: both signs of advantages, ratios on both sides of 1, tool output in every other long completion."""
+    """The batch: advantages of both signs, ratios near 1 and beyond a clip on both sides, tool output in every other
+    long completion."""
     draws = torch.Generator().manual_seed(seed)
     some = lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=draws, dtype=torch.float64)  # noqa: E731
     steps, lengths = torch.arange(WIDTH), torch.tensor(LENGTHS)[:, None]
     completion = steps < lengths
     tool = (steps == 1) & (lengths > 3) & (torch.arange(ROWS)[:, None] % 2 == 0)
     log_probs = some(-3.0, -0.3, ROWS, WIDTH)
-    old, sampler, ref = ((log_probs + some(-0.12, 0.12, ROWS, WIDTH)).clamp(max=-0.05) for _ in range(3))
-    signs = torch.where(torch.arange(ROWS) % 3 == 0, -1.0, 1.0)
-    advantages = (signs * some(0.4, 1.6, ROWS))[:, None].expand(-1, WIDTH).clone()
+    far = torch.where(torch.arange(ROWS * WIDTH).view(ROWS, WIDTH) % 7 == 3, 0.4, 0.0) * signs_of(WIDTH, 2)
+    far = far + torch.where(torch.arange(ROWS)[:, None] % 8 == 5, 0.35, 0.0)  # whole completions beyond a clip
+    near = lambda: (log_probs + far + some(-0.12, 0.12, ROWS, WIDTH)).clamp(max=-0.05)  # noqa: E731
+    old, sampler, ref = near(), near(), near()
+    advantages = (signs_of(ROWS, 3) * some(0.4, 1.6, ROWS))[:, None].expand(-1, WIDTH).clone()
     return Batch(log_probs, old, sampler, ref, advantages, completion & ~tool, completion)
+
+
+def signs_of(count: int, every: int) -> Tensor:
+    """1, but -1 at one in ``every``."""
+    return torch.where(torch.arange(count) % every == 0, -1.0, 1.0).double()
 
 
 def splits(ranks: bool, even: bool) -> list[Split]:

@@ -53,8 +53,9 @@ def check_as(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if not options.target:
         raise UserError("which loss? TARGET is package.module:function or file.py:function; see --as trl --help", 2)
+    options.framework = (options.framework or "").lower().replace("_", "-")
     if options.framework not in FRAMEWORKS:
-        close = near(options.framework or "", FRAMEWORKS)
+        close = near(options.framework, FRAMEWORKS)
         raise UserError(f"--as: unknown framework {options.framework!r}{close}; {', '.join(FRAMEWORKS)}", 2)
     settings = dict(_setting(text) for text in options.set)
     if options.objective:
@@ -123,6 +124,9 @@ def _checked(options: argparse.Namespace, settings: dict[str, Any], always: bool
             raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
         except Exception as e:
             why = f"raises on what {hand.name} hands it: {describe(e)}"
+            if isinstance(e, AttributeError) and options.framework == "trl":
+                why += " (__init__ is not run: --set NAME=VALUE gives what it would have set)"
+            why += f" ({', '.join(sorted(stood_in))} not installed here)" * bool(stood_in)
             raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
         report = None
         if options.objective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,13 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchstone.conformance.target import describe
 from torchstone.frameworks.contract.batch import Batch, Split, splits
 from torchstone.frameworks.contract.hand import Hand
-from torchstone.frameworks.contract.run import Outcome, listed, run
+from torchstone.frameworks.contract.run import WHOLE, Outcome, listed, run
 
 CLOSE = 1e-4  # relative: a loss may calculate in float32
 WHOLE_BATCH = "take statistics of the whole batch where the advantages are made, before it is cut"
 FEW = 0.25  # of the tokens: a loss that chooses some by the rows beside them
+
+
+Ask = Callable[..., Outcome]
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ def find(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch | No
     Raises FormError: it cannot be called as the framework calls it.
     """
     batch = hand.made() if batch is None else batch
-    of = lambda batch, split=None, **more: run(hand, target, {**settings, **more}, batch, *([split] if split else []))  # noqa: E731
+
+    def of(batch: Batch, split: Split = WHOLE, number: int = 0, **mode: Any) -> Outcome:
+        return run(hand, target, {**settings, **mode}, batch, split, number)
+
     whole = of(batch)
     found = [_lacks(hand, name) for name in whole.lacks] + [Finding("returns", text) for text in whole.remarks]
     if whole.gradient is None or not whole.slope.any():
@@ -73,26 +81,45 @@ def find(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch | No
         said = "its gradient is not a number on an ordinary batch"
         return Findings((*found, Finding("finite", said)), (), whole)
     if not _same(whole, of(batch)):
-        return Findings((*found, _state(hand)), (), whole)
+        return Findings((*found, STATE), (), whole)
+    drawn = (of(batch, number=1).slope - whole.slope).abs() > CLOSE * whole.slope.abs().max()
+    if drawn[batch.mask].double().mean() > FEW:
+        return Findings((*found, RANDOM), (), whole)
+    found += [replace(RANDOM, fault=False)] * bool(drawn.any())
     of_tokens, of_advantages = list(_tokens(hand, of, batch, whole)), list(_advantages(hand, of, batch, whole))
     shifts = [f for f in of_tokens + of_advantages if f.name == "shift"]  # which explains what else is odd of tokens
     found += shifts[:1] or of_tokens + of_advantages
-    seen = [_seen(of, batch, whole, split) for split in splits(hand.ranks, hand.even)]
+    seen = []
+    for split in splits(hand.ranks, hand.even):
+        try:
+            seen.append(_seen(of, batch, whole, split))
+        except Exception as e:
+            raises = Finding("raises", f"with {split.words} it raises {describe(e)}")
+            return Findings((*found, raises), tuple(seen), whole)
     if not _same(whole, of(batch)):
-        return Findings((*found, _state(hand)), (), whole)
+        return Findings((*found, STATE), (), whole)
     found += [*_unit(hand, seen, batch), *_length(hand, of, batch, whole)]
-    modes = [(mode, of(batch, **mode)) for mode in hand.modes if not set(mode) & set(settings)]
-    for mode, alone in modes:
-        if alone.gradient is not None:
-            others = [_seen(lambda b, s, m=mode: of(b, s, **m), batch, alone, split) for split in
-                      splits(hand.ranks, hand.even)]  # fmt: skip
-            words = listed([f"{k}={v}" for k, v in mode.items()])
-            found += [replace(f, said=f"with {words}, {f.said}") for f in _unit(hand, others, batch)]
-    if modes and all(alone.gradient is not None and _same(alone, whole) for _, alone in modes):
-        name = listed(list(modes[0][0]))
-        found.append(Finding("mode", f"it does not read {name}: whatever that says, the loss is one", fault=False))
+    found += _modes(hand, of, batch, whole, [m for m in hand.modes if not set(m) & set(settings)])
     once = list({f.name: f for f in reversed(found)}.values())[::-1]
     return Findings(tuple(sorted(once, key=lambda f: not f.fault)), tuple(seen), whole)
+
+
+def _modes(hand: Hand, of: Ask, batch: Batch, default: Outcome, modes: list[Mapping[str, Any]]) -> Iterator[Finding]:
+    """The pieces again, with other settings; a setting that the loss refuses is left out."""
+    alike = []
+    for mode in modes:
+        try:
+            whole = of(batch, **mode)
+            seen = [_seen(functools.partial(of, **mode), batch, whole, s) for s in splits(hand.ranks, hand.even)]
+        except Exception:
+            continue
+        if whole.gradient is not None:
+            words = listed([f"{k}={v}" for k, v in mode.items()])
+            yield from (replace(f, said=f"with {words}, {f.said}") for f in _unit(hand, seen, batch))
+            alike.append(_same(whole, default))
+    if alike and all(alike):
+        name = listed(list(modes[0]))
+        yield Finding("mode", f"it does not read {name}: whatever that says, the loss is one", fault=False)
 
 
 def _same(a: Outcome, b: Outcome) -> bool:
@@ -108,14 +135,14 @@ def _lacks(hand: Hand, name: str) -> Finding:
     return Finding("argument", said, f"def ...(..., {name}=None)")
 
 
-def _state(hand: Hand) -> Finding:
-    said = "it keeps state, or draws numbers of its own: the same batch, given again, has another loss"
-    return Finding("state", said, "all that it needs must be in its arguments")
+STATE = Finding(
+    "state", "it keeps state: the same batch, given again, has another loss", "all that it needs as its arguments"
+)
+RANDOM = Finding("random", "it draws random numbers: the same batch has another loss each time")
 
 
 # -------------------------------------------------------------------------------------------------- tokens, advantages
 
-Ask = Callable[..., Outcome]
 COUNTED = {
     "mask": "it ignores the mask: it learns from tokens that the policy did not choose",
     "padding": "it counts padding: junk behind the last token changes the loss",
@@ -175,7 +202,9 @@ def _advantages(hand: Hand, of: Ask, batch: Batch, whole: Outcome) -> Iterator[F
     turned = of(replace(batch, advantages=-0.7 * batch.advantages))
     if _near(turned.slope, whole.slope, whole.slope):
         said = "it ignores the advantages: whatever was earned, the same is learned, as in supervised learning"
-        yield Finding("advantages", said, hand.lines.get("advantages", ""))
+        other = of(replace(batch, sampler_log_probs=batch.sampler_log_probs - 0.01))
+        learns = hand.cut or not _near(other.slope, whole.slope, whole.slope)  # not of pairs or examples, as tinker may
+        yield Finding("advantages", said, hand.lines.get("advantages", ""), fault=learns)
         return
     pulls = (whole.slope * batch.advantages * batch.mask).sum(1)
     if (pulls > 0).sum() > 0.9 * len(pulls):
@@ -246,9 +275,11 @@ def _why(hand: Hand, seen: list[Seen], batch: Batch) -> list[Finding]:
     of_piece = all(
         _all(s.weight[part], _first(s.weight[part])) for s in seen for rank in s.split.pieces for part in rank
     )
-    what = "it divides by something of its own micro-batch: " if of_piece else ""
-    said = f"{what}rows count up to {spread:.1f} times as much as others, depending on how the batch is cut"
-    return [Finding("weights", said, hand.lines.get("beside", WHOLE_BATCH))]
+    many = f"rows count up to {spread:.1f} times as much as others, depending on how the batch is cut"
+    line = hand.lines.get("beside", WHOLE_BATCH)
+    if of_piece:
+        return [Finding("weights", f"it is scaled by something of its own micro-batch: {many}", line)]
+    return [Finding("beside", f"it takes a statistic of the rows of its own micro-batch: {many}", line)]
 
 
 def _first(weights: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,17 @@ class Hand:
     modes: tuple[Mapping[str, Any], ...] = ()
     padded: bool = True
     cut: bool = True
+
+
+def passing(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """The function, for which the framework passes more by name."""
+
+    @functools.wraps(function)
+    def of(*given: Any, **named: Any) -> Any:
+        return function(*given, **named)
+
+    of.passes = more  # type: ignore[attr-defined]
+    return of
 
 
 def pair(result: Any, framework: str) -> tuple[Any, str]:

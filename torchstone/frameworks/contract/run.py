@@ -36,8 +36,13 @@ class Outcome:
         return self.gradient
 
 
-def run(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch, split: Split = WHOLE) -> Outcome:
+def run(
+    hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch, split: Split = WHOLE, number: int = 0
+) -> Outcome:
     """The gradient that the optimizer sees for this batch in this split.
+
+    Args:
+        number: a seed, for each piece.
 
     Raises FormError: the loss cannot be called so. What the loss itself raises goes on.
     """
@@ -51,7 +56,7 @@ def run(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch, spli
             own = batch.each(lambda x, rows=rows: x[rows].clone())
             part = leaf.detach()[rows].clone().requires_grad_()
             piece = Piece(replace(own, log_probs=part * 1), batch, split.ranks, split.micro_batches, settings, world)
-            seed()
+            seed(number)
             loss = torch.zeros((), dtype=part.dtype)
             function = hand.bind(target, piece)
             for given in hand.calls(piece):
@@ -71,10 +76,10 @@ def run(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch, spli
     return Outcome(sum(values), gradient if any(free) else None, *unique)
 
 
-def seed() -> None:
+def seed(number: int) -> None:
     """The same random numbers for every piece."""
-    torch.manual_seed(0)
-    random.seed(0)
+    torch.manual_seed(number)
+    random.seed(number)
 
 
 def _count(hand: Hand, batch: Batch) -> int:
@@ -84,6 +89,7 @@ def _count(hand: Hand, batch: Batch) -> int:
 
 
 def _called(hand: Hand, given: Given, function: Any, lacks: list[str]) -> Any:
+    given = Given({**given.arguments, **getattr(function, "passes", {})}, given.positional)
     missing, needed = given.fit(function)
     names = list(given.arguments)
     if needed or set(missing) & set(names[: given.positional]) or len(missing) > len(names) // 2:

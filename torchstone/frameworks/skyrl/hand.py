@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch
@@ -85,7 +86,25 @@ LINES = {
     "mean": "loss = (x * loss_mask).sum()   # the advantages are divided already",
     "ranks": "loss = (x * loss_mask).sum()   # the worker multiplies by dp_size itself",
 }
-STAND_INS: dict[str, dict[str, Any]] = {"skyrl": {}, "ray": {}, "omegaconf": {}, "loguru": {}}
+
+
+def reduce_loss(loss: Tensor, loss_mask: Tensor | None) -> Tensor:
+    """What SkyRL's function of this name computes (utils/ppo_utils.py:1088): a sum."""
+    return loss.sum() if loss_mask is None else (loss * loss_mask).sum()
+
+
+def masked_mean(tensor: Tensor, mask: Tensor | None, dim: int | None = None) -> Tensor:
+    """The mean where the mask is."""
+    mask = torch.ones_like(tensor) if mask is None else mask
+    kept, count = tensor * mask, mask
+    return kept.sum() / count.sum().clamp(min=1) if dim is None else kept.sum(dim) / count.sum(dim).clamp(min=1)
+
+
+UTILS = {"reduce_loss": reduce_loss, "masked_mean": masked_mean}
+STAND_INS: dict[str, dict[str, Any]] = {
+    "skyrl": {}, "skyrl.backends.skyrl_train.utils.ppo_utils": UTILS,
+    "skyrl.backends.skyrl_train.utils.torch_utils": UTILS, "skyrl_gym": {}, "ray": {}, "omegaconf": {}, "loguru": {},
+}  # fmt: skip
 HAND = replace(
     Hand("SkyRL", UNIT, FORM, calls, read, LINES, stand_ins=STAND_INS),
     modes=tuple({"loss_reduction": mode} for mode in ("sequence_mean", "seq_mean_token_sum_norm")),

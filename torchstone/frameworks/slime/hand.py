@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
@@ -105,10 +106,14 @@ LINES = {
     "mean": "loss = sum_of_sample_mean(torch.cat(x))   # slime divides by the samples of the step",
     "shift": "get_log_probs_and_entropy(logits, ...), or logits[start - 1 : end - 1] for tokens[start:end]",
 }
+MPU = SimpleNamespace(
+    get_data_parallel_world_size=lambda **_: dist.get_world_size(), get_data_parallel_rank=lambda **_: dist.get_rank(),
+    get_context_parallel_world_size=lambda: 1, get_tensor_model_parallel_world_size=lambda: 1,
+)  # fmt: skip
 HAND = Hand(
     "slime", UNIT, FORM, calls, read, LINES, padded=False,
     stand_ins={
-        "slime": {}, "megatron": {},
+        "slime": {}, "megatron": {}, "megatron.core": {"mpu": MPU},
         "slime.backends.megatron_utils.loss": {"get_log_probs_and_entropy": log_probs_and_entropy},
         "slime.utils.ppo_utils": {"compute_policy_loss": policy_loss},
     },

@@ -97,6 +97,6 @@ for _name in ("tokens", "rows"):
     LINES[_name] = LINES["micro_batches"]
 NAMES = {"Datum": Datum, "TensorData": TensorData, "ModelInput": ModelInput}
 HAND = Hand(
-    "tinker", UNIT, FORM, calls, read, LINES, ranks=False, padded=False, cut=False,
+    "tinker", UNIT, FORM, calls, read, LINES, ranks=False, even=True, padded=False, cut=False,
     stand_ins={"tinker": NAMES, "tinker.types": NAMES, "tinker_cookbook": {}},
 )  # fmt: skip

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch, made
-from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece
+from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece, passing
 from torchstone.frameworks.trl.unit import PAIRS, UNIT
 
 FORM = """\
@@ -123,10 +123,11 @@ def _kind(target: Any) -> str:
 def _method(target: Any) -> str:
     if not inspect.isclass(target):
         raise FormError("it is no class: TRL has no place for a function; write a subclass")
-    own = [name for name in ("_compute_loss", "compute_loss") if hasattr(target, name)]
-    if not own:
-        raise FormError("it is no trainer: it has neither _compute_loss nor compute_loss")
-    return own[0]
+    for base in inspect.getmro(target):  # the first that is written: TRL's compute_loss calls _compute_loss
+        own = [name for name in ("compute_loss", "_compute_loss") if name in vars(base)]
+        if own:
+            return own[-1] if base.__module__.startswith("trl.") else own[0]
+    raise FormError("it is no trainer: it has neither _compute_loss nor compute_loss")
 
 
 def bind(target: Any, piece: Piece) -> Callable[..., Any]:
@@ -147,17 +148,22 @@ def bind(target: Any, piece: Piece) -> Callable[..., Any]:
     trainer.accelerator = Accelerator(piece)
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps = piece.micro_batches
     trainer.args.steps_per_generation = piece.micro_batches
+    trainer.state = SimpleNamespace(global_step=0, epoch=0.0, max_steps=1)
     found: Callable[..., Any] = getattr(trainer, method)
-    return found
+    return passing(found, num_items_in_batch=None) if method == "compute_loss" else found
 
 
 def _real(target: Any, kind: str, settings: dict[str, Any], piece: Piece, model: Any) -> Any:
     """One of TRL's own trainers with its config's settings, made into the target."""
     from torchstone.frameworks.loading import default_dtype
-    from torchstone.frameworks.trl.load import Numbers, Tables, policy_trainer, preference_trainer
+    from torchstone.frameworks.registry import theirs
+    from torchstone.frameworks.trl.load import HOMES, Numbers, Tables, policy_trainer, preference_trainer
 
     alone = patch.multiple(torch.distributed, is_available=lambda: False, is_initialized=lambda: False)
     with default_dtype(torch.float64), alone:  # a config that TRL makes would look for a launcher's ranks
+        known = theirs(f"{HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
+        others = {k: v for k, v in settings.items() if k not in known}  # what the target's own __init__ would have set
+        settings = {k: v for k, v in settings.items() if k in known}
         if kind in ("GRPO", "RLOO", "GMPO"):
             sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8}
             own: dict[str, Any] = sizes | settings
@@ -168,7 +174,7 @@ def _real(target: Any, kind: str, settings: dict[str, Any], piece: Piece, model:
             trainer.__class__ = target
         else:
             raise FormError(f"a subclass of {kind}Trainer is not known here: GRPOTrainer, DPOTrainer and theirs are")
-    trainer.args.__dict__.pop("_n_gpu", None)
+    vars(trainer).update(others)
     trainer.model = model
     trainer.ref_model = Model(piece.batch.ref_log_probs, _ids(piece.batch))
     return trainer
@@ -230,6 +236,11 @@ def bind_pairs(target: Any, piece: Piece) -> Callable[..., Any]:
     return bind(target, replace(piece, batch=piece.batch.each(_halves)))
 
 
+def selective_log_softmax(logits: Tensor, index: Tensor, **_: Any) -> Tensor:
+    """The log-probs of the ids, as ``trl.trainer.utils`` has them."""
+    return logits.log_softmax(-1).gather(-1, index[..., None])[..., 0]
+
+
 LINES = {
     "micro_batches": "loss / self.current_gradient_accumulation_steps   # micro-batches are added up",
     "ranks": "divide by inputs['num_items_in_batch'] / self.accelerator.num_processes",
@@ -240,7 +251,8 @@ LINES = {
     "beside": "take statistics in _generate_and_score_completions, which sees the whole batch",
 }
 STAND_INS: dict[str, dict[str, Any]] = {
-    "trl": {}, "trl.trainer": {}, "transformers": {}, "accelerate": {}, "datasets": {}, "peft": {},
+    "trl": {}, "trl.trainer.utils": {"selective_log_softmax": selective_log_softmax}, "transformers": {},
+    "accelerate": {}, "datasets": {}, "peft": {},
 }  # fmt: skip
 HAND = Hand("TRL", UNIT, FORM, calls, read, LINES, bind=bind, even=True, advantages="row", stand_ins=STAND_INS)
 PAIRS_LINES = {

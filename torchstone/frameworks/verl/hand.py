@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
@@ -65,14 +66,43 @@ class Config(_Mapping):
     global_batch_info: dict[str, Any] = field(default_factory=dict)
 
 
+def masked_sum(values: Tensor, mask: Tensor, axis: int | None = None) -> Tensor:
+    """The sum where the mask is, as ``verl.utils.torch_functional`` has it."""
+    kept = torch.where(mask.bool(), values, 0.0)
+    return kept.sum() if axis is None else kept.sum(axis)
+
+
+def masked_mean(values: Tensor, mask: Tensor, axis: int | None = None) -> Tensor:
+    """The mean where the mask is."""
+    return masked_sum(values, mask, axis) / ((mask.sum() if axis is None else mask.sum(axis)) + 1e-8)
+
+
+def agg_loss(
+    loss_mat: Tensor, loss_mask: Tensor, loss_agg_mode: str, dp_size: int = 1, batch_num_tokens: Any = None,
+    global_batch_size: Any = None, loss_scale_factor: Any = None,
+) -> Tensor:  # fmt: skip
+    """What verl's function of this name computes (trainer/ppo/core_algos.py:1140-1206)."""
+    tokens, of_rows = loss_mask.sum(1), masked_sum(loss_mat, loss_mask, 1)
+    if loss_agg_mode == "token-sum":
+        return of_rows.sum() * dp_size
+    if loss_agg_mode == "token-mean":
+        return of_rows.sum() / (tokens.sum() if batch_num_tokens is None else batch_num_tokens) * dp_size
+    if loss_agg_mode not in MODES:
+        raise ValueError(f"Invalid loss_agg_mode: {loss_agg_mode}")
+    lengths = {MODES[0]: tokens + 1e-8, MODES[2]: loss_scale_factor or loss_mask.shape[1]}
+    rows = (tokens > 0).sum() if global_batch_size is None else global_batch_size
+    return (of_rows / lengths.get(loss_agg_mode, 1)).sum() / rows * dp_size
+
+
 def config(settings: dict[str, Any]) -> Any:
     """verl's own ActorConfig where the loss has imported verl, else the stand-in; ``policy_loss.NAME`` are nested."""
     inner = {k.partition(".")[2]: v for k, v in settings.items() if k.startswith("policy_loss.")}
     outer = {k: v for k, v in settings.items() if not k.startswith("policy_loss.")}
-    if "verl.workers.config" in sys.modules:
-        from torchstone.frameworks.verl.functions import config as real
+    real = sys.modules.get("verl.workers.config")
+    if getattr(real, "ActorConfig", Config) is not Config:
+        from torchstone.frameworks.verl.functions import config as with_settings
 
-        return real(inner, **outer)
+        return with_settings(inner, **outer)
     known = {f.name for f in fields(Config)}
     found = Config(**{k: v for k, v in outer.items() if k in known}, policy_loss=PolicyLoss(**inner))
     vars(found).update({k: v for k, v in outer.items() if k not in known})
@@ -109,7 +139,11 @@ LINES = {
     "rows": f"return {AGG}, metrics   # divides by global_batch_size, of all micro-batches",
     "mask": f"return {AGG}, metrics   # or: torch.where(response_mask, x, 0)",
 }
-PACKAGES: dict[str, dict[str, Any]] = {"verl": {}, "omegaconf": {}, "tensordict": {}}
+MASKED = {"masked_sum": masked_sum, "masked_mean": masked_mean}
+PACKAGES: dict[str, dict[str, Any]] = {
+    "verl": {}, "verl.trainer.ppo.core_algos": {"agg_loss": agg_loss}, "verl.utils.torch_functional": MASKED,
+    "verl.workers.config": {"ActorConfig": Config, "PolicyLossConfig": PolicyLoss}, "omegaconf": {}, "tensordict": {},
+}  # fmt: skip
 HAND: Hand = Hand(
     "verl", UNIT, FORM, calls, read, LINES, stand_ins=PACKAGES,
     modes=tuple({"loss_agg_mode": mode} for mode in MODES),
