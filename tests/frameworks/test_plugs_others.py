@@ -4,8 +4,11 @@ Two ranks with two micro-batches each, of 1, 4, 5 and 2 completions. SkyRL's reg
 ``_compute_custom_loss`` are their own code; the rest stands in for it (stand_ins.py).
 """
 
+import re
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import cloudpickle
@@ -31,6 +34,7 @@ from stand_ins import (
 )
 
 from torchstone.frameworks.loading import default_dtype
+from torchstone.frameworks.openrlhf.load import load as openrlhf_load
 from torchstone.frameworks.prime_rl import settings as of_prime_rl
 from torchstone.frameworks.skyrl import settings as of_skyrl
 from torchstone.frameworks.skyrl.load import core
@@ -413,3 +417,28 @@ def test_another_version_than_was_tested_is_a_warning(skyrl_plug, monkeypatch):
     for register in (skyrl_plug.register_loss, skyrl_plug.register_advantages):
         with pytest.warns(UserWarning, match=r"skyrl: .*, got skyrl-9.9"), pytest.raises(ValueError, match="dpo"):
             register("dpo")
+
+
+def test_the_page_s_lines_in_openrlhf_s_actor_are_its_own_loss_where_the_row_is():
+    """The lines of docs/engines.md for a copy of OpenRLHF, with GRPO's clip in place of CISPO's."""
+    openrlhf_load()
+    page = Path(__file__).parents[2].joinpath("docs/engines.md").read_text()
+    (lines,) = [text for text in re.findall(r"^```py\n(.*?)^```", page, re.M | re.S) if "loss_batch_info" in text]
+    lines = lines.replace("cispo:reduction", "grpo:loss_kl=none+reduction")
+    batch, found, theirs = policy_batch(3), *(leaf(policy_batch(3).log_probs) for _ in range(2))
+    counts = {"dp_size": 2, "batch_num_tokens": batch.mask.sum().double(), "global_batch_size": torch.tensor(12.0)}
+    for rows in (slice(0, 5), slice(5, 12)):
+        old, mask, advantages = batch.old_log_probs[rows], batch.mask[rows].long(), batch.token_advantages[rows]
+        own, _, kl, *_ = import_module("openrlhf.models.loss").PolicyLoss(0.2, 0.2)(
+            theirs[rows], old, advantages, action_mask=mask, **counts
+        )
+        names = {
+            "action_log_probs": found[rows], "advantages": advantages, "action_mask": mask,
+            "old_action_log_probs": old, "loss_batch_info": counts,
+        }  # fmt: skip
+        exec(lines, names)
+        assert names["actor_loss"].item() == pytest.approx(own.item(), rel=1e-12)
+        assert names["vllm_kl"] is None and names["clip_ratio"].ndim == names["ppo_kl"].ndim == kl.ndim
+        own.backward()
+        names["actor_loss"].backward()
+    assert (found.grad - theirs.grad).abs().max() <= 1e-12
