@@ -84,9 +84,10 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
     with _running([pair for change in changes for pair in change.code]):
         outputs = other.compute(given, settings, steps)
     first, of_other = next(iter(objective.returns)), next(iter(other.returns))
-    value = _where_compared(outputs[of_other], case.expected.outputs[first])
+    value = outputs[of_other]
     for change in changes:
         value = value if change.result is None else change.result(value, case)
+    value = _where_compared(value, case.expected.outputs[first])
     slopes = total(flat(value)).slopes if wanted else {}
     found = {first: value} | ({k: outputs[k] for k in case.expected.outputs if k != first and other is objective})
     kept = {k: _where_compared(x, case.expected.outputs[k]) for k, x in found.items() if outputs.get(k, x) is not None}

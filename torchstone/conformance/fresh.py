@@ -30,7 +30,7 @@ def fresh(objective: Any, vectors: Vectors, case: Case, seed: int) -> Case | Non
     except Exception:
         return None
     right = Numbers({k: floats(outputs[k]) for k in case.expected.outputs}, {k: floats(g) for k, g in slopes.items()})
-    return replace(case, id=-10 * case.id - seed, inputs=inputs, flags=(), alternatives={}, expected=right)
+    return replace(case, id=-100 * case.id - seed, inputs=inputs, flags=(), alternatives={}, expected=right)
 
 
 def _grown(x: Any, argument: Argument, more: int, r: random.Random) -> Any:
@@ -43,9 +43,11 @@ def _grown(x: Any, argument: Argument, more: int, r: random.Random) -> Any:
 def _moved(x: Any, r: random.Random) -> Any:
     if isinstance(x, list):
         return [_moved(part, r) for part in x]
-    return x * (1 + 0.2 * r.uniform(-1, 1)) if x is not None and math.isfinite(x) else x
+    if x is None:
+        return x
+    return x * (1 + 0.2 * r.uniform(-1, 1)) if math.isfinite(x) else r.uniform(-1, 0)  # NaN under a mask says nothing
 
 
 def _whole(x: Any) -> bool:
     """Are all numbers whole, as labels are?"""
-    return all(map(_whole, x)) if isinstance(x, list) else x is None or not math.isfinite(x) or float(x).is_integer()
+    return all(map(_whole, x)) if isinstance(x, list) else x is None or (math.isfinite(x) and float(x).is_integer())

@@ -5,8 +5,7 @@ What is here knows nothing of an objective but the names, shapes and kinds of it
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchstone.conformance.changes import Change, Inputs
@@ -53,8 +52,6 @@ def input_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
             yield from _along_columns(k)
         if a.shape == "B T" and a.kind == "float" and "mask" in names:
             yield from _under_another_mask(k)
-    yield from _exchanged(names, vectors.arguments)
-    yield from _broadcast(names, vectors.arguments)
 
 
 def _change(k: str, name: str, about: str, effect: str, function: Callable[[Any], Any], *more: str) -> Change:
@@ -147,6 +144,8 @@ def _of_numbers(k: str, a: Argument) -> Iterable[Change]:
         yield _change(k, "exp_taken", "probabilities where logs belong: exp is taken of them.",
                       "Unlikely tokens hardly differ from each other.", each_entry(exp))  # fmt: skip
     yield _change(k, "log_taken", "the log of what was given.", "A number below 0 gives NaN.", each_entry(log))
+    yield _change(k, "sign", "taken by their sign alone: 1, 0 or -1.", "Great and small count the same.",
+                  each_entry(lambda x: dual((x > 0) - (x < 0))))  # fmt: skip
     yield _change(k, "not_below_zero", "held at 0 or above (clamp(min=0), relu).", "What is below 0 is lost.",
                   each_entry(lambda x: x if x > 0 else dual(0)))  # fmt: skip
     yield _change(k, "not_above_zero", "held at 0 or below (clamp(max=0)).", "What is above 0 is lost.",
@@ -164,13 +163,13 @@ def _levelled(k: str, a: Argument) -> Iterable[Change]:
 
     for what, one in (("mean", mean), ("sum", total), ("maximum", max), ("minimum", min), ("first", _first)):
         yield _change(k, f"{what}_of_all", f"replaced by the {what} of the whole batch.",
-                      "Rows and tokens are not told apart.", _of_all(one))  # fmt: skip
+                      "Rows and tokens are not told apart.", of_all(one))  # fmt: skip
         if len(a.shape.split()) > 1:
             yield _change(k, f"{what}_of_row", f"replaced by the {what} of each row.",
                           "The entries of a row are not told apart.",
                           _by_row(lambda row, one=one: [_some(one, row)] * len(row)))  # fmt: skip
     yield _change(k, "centred", "less the mean of the batch (centred).", "A constant is taken off everywhere.",
-                  _of_all(mean, lambda x, m: x - m))  # fmt: skip
+                  of_all(mean, lambda x, m: x - m))  # fmt: skip
     for correction in (1, 0):
         yield _change(k, f"whitened_{correction}", "whitened once more over the batch: less the mean, over the "
                       f"deviation (n{' - 1' * correction}).", "Their scale and their sign are those of the batch.",
@@ -193,7 +192,8 @@ def _some(one: Callable[[Rows], Any], row: Rows) -> Any:
     return one([x for x in row if x is not None])
 
 
-def _of_all(one: Callable[[Rows], Any], put: Callable[[Any, Any], Any] = lambda x, m: m) -> Callable[[Any], Any]:
+def of_all(one: Callable[[Rows], Any], put: Callable[[Any, Any], Any] = lambda x, m: m) -> Callable[[Any], Any]:
+    """Each entry by what is made of all of them."""
     from torchstone_oracle.contract import flat
 
     def function(x: Any) -> Any:
@@ -305,61 +305,3 @@ def _transposed(x: Any) -> Any:
     entries = [v for column in columns for v in column]
     width = len(x[0])
     return [entries[i : i + width] for i in range(0, len(entries), width)]
-
-
-# ------------------------------------------------------------------------------------------------ of several inputs
-
-
-def _exchanged(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
-    """Each pair of one shape and kind: changed places, and one in place of the other."""
-    for a, b in itertools.permutations(names, 2):
-        one, other = arguments[a], arguments[b]
-        if one.kind != other.kind or len(one.shape.split()) > 2 or (one.kind == "float" and not one.shape):
-            continue
-        if one.shape == other.shape and names.index(a) < names.index(b):
-            yield Change(
-                f"{a}_and_{b}_exchanged", f"{word(a).capitalize()} and {word(b)} are exchanged (swapped).",
-                "Each has the place of the other.", frozenset((a, b)),
-                inputs=lambda given, a=a, b=b: {**given, a: given[b], b: given[a]} if {a, b} <= given.keys() else given,
-            )  # fmt: skip
-        if len(one.shape.split()) >= len(other.shape.split()):
-            yield Change(
-                f"{a}_is_{b}", *_in_place(a, b), frozenset((a,)),
-                inputs=lambda given, a=a, b=b: {**given, a: _spread(given[b], given[a])} if a in given and b in given
-                else given,
-            )  # fmt: skip
-
-
-def _spread(x: Any, like: Any) -> Any:
-    """One number a row at each place of the row."""
-    if not isinstance(like, list) or not isinstance(like[0], list) or isinstance(x[0], list):
-        return x
-    return [[v] * len(row) for v, row in zip(x, like, strict=True)]
-
-
-def _in_place(a: str, b: str) -> tuple[str, str]:
-    if (a, b) == ("ref_log_probs", "old_log_probs"):
-        return (
-            "The KL is to the old policy, not to the reference: old_log_probs stands where ref_log_probs belongs.",
-            "Nothing holds the policy near the reference: the KL starts anew at every rollout.",
-        )
-    return f"{word(b).capitalize()} stand in place of {word(a)} ({b} for {a}).", f"Nothing depends on {word(a)}."
-
-
-def _broadcast(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
-    """[N 1] against [N]: every entry of these meets every entry of the others."""
-    vectors = [k for k in names if arguments[k].shape == "N"]
-    for n in range(1, len(vectors) // 2 + 1):
-        for these in itertools.combinations(vectors, n):
-            yield Change(
-                f"{'_and_'.join(these)}_broadcast",
-                f"{' and '.join(map(word, these)).capitalize()} are broadcast, [N, 1] against [N]: every pair of rows.",
-                "A completion is compared with those of all other prompts.", frozenset(vectors),
-                inputs=lambda given, these=these: _outer(given, these, vectors),
-            )  # fmt: skip
-
-
-def _outer(given: Inputs, these: tuple[str, ...], every: list[str]) -> Inputs:
-    n = len(given[these[0]])
-    wide = {k: [v for v in given[k] for _ in range(n)] if k in these else given[k] * n for k in every if k in given}
-    return given | wide

@@ -20,6 +20,7 @@ from torchstone.conformance.changes import Change, numbers_of
 from torchstone.conformance.compare import matches
 from torchstone.conformance.fresh import fresh
 from torchstone.conformance.input_changes import input_changes
+from torchstone.conformance.joint_changes import joint_changes
 from torchstone.conformance.number_changes import result_changes, scaled_inputs, setting_changes
 from torchstone.conformance.result import Diagnosis, Outcome
 from torchstone.conformance.vectors import MASKS, Case, hazards, leaves
@@ -66,9 +67,11 @@ class Search:
     ):  # fmt: skip
         self.objective, self.trial, self.outcomes, self.wrong = objective, trial, dict(outcomes), wrong
         self.cases, self.progress, self.left = cases, progress, CALLS
+        self.origin: dict[int, int] = {}  # of a new batch: the case that it is like
         self.core = [c for c in cases if not hazards(c)]
-        finite = [c for c in cases if c.id in wrong and _finite(outcomes[c.id])]
-        self.failing = [c for c in finite if not hazards(c)] or finite
+        differ = [c for c in cases if c.id in wrong]
+        finite = [c for c in differ if _finite(outcomes[c.id])]
+        self.failing = [c for c in finite if not hazards(c)] or finite or differ
 
     @cached_property
     def probes(self) -> list[Case]:
@@ -92,13 +95,14 @@ class Search:
     def new(self) -> list[Case]:
         """Batches that are in no vectors, on which the function is wrong too: a name must explain them."""
         found = []
-        for case in [c for c in (*self.telling[:1], self.other) if c is not None and not hazards(c)]:
-            new = fresh(self.objective, self.trial.vectors, case, 1)
+        for number, case in enumerate(c for c in (*self.telling[:2], self.other) if c is not None):
+            new = fresh(self.objective, self.trial.vectors, case, number)
             outcome = self.trial.run(new) if new is not None else None
             if new is None or outcome is None or outcome.kind != "numbers" or not _finite(outcome):
                 continue
             if not matches(outcome, new.expected):
                 self.outcomes[new.id] = outcome
+                self.origin[new.id] = case.id
                 found.append(new)
         return found
 
@@ -136,9 +140,10 @@ class Search:
         vectors = self.trial.vectors
         taken = [k for k in (*vectors.arguments, *vectors.settings) if self.trial.signature.expresses(k)]
         self.inputs = [
-            *input_changes(vectors, taken), *setting_changes(vectors, taken), *scaled_inputs(vectors, taken)
+            *input_changes(vectors, taken), *joint_changes(vectors, taken), *setting_changes(vectors, taken),
+            *scaled_inputs(vectors, taken),
         ]  # fmt: skip
-        self.borrowed = [*borrowed.steps(self.objective), *result_changes(self.objective)]
+        self.borrowed = [*borrowed.steps(self.objective), *result_changes(self.objective, vectors)]
         yield "inputs, numbers and steps", [*self.borrowed, *self.inputs]
         yield "other objectives", borrowed.others(self.objective, self.probes[0], taken)
         self.edited = [*edits.edits(self.objective, self.probes[0])]
@@ -188,6 +193,7 @@ class Search:
             return None
         equal = {c.id for c in self.cases if self.equal(changes, c)}
         failing = {c.id for c in self.failing}
+        equal |= {self.origin[c.id] for c in self.new}
         hit = equal & failing
         against = [c for c in self.core if c.id not in equal and c.id not in self.wrong]
         enough = len(hit) >= SHARE * len(failing) and len(against) <= (1 - SHARE) * len(self.core)
@@ -212,7 +218,8 @@ def _gradient_of(change: Change) -> Change:
 
 
 def _finite(outcome: Outcome) -> bool:
-    return all(math.isfinite(x) for _, x in leaves(dict(outcome.outputs)))
+    trees = (outcome.outputs, outcome.gradients or {})
+    return all(math.isfinite(x) for tree in trees for _, x in leaves(dict(tree)))
 
 
 def _size(case: Case) -> int:

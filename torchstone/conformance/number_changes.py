@@ -90,7 +90,7 @@ _FORMS: tuple[tuple[str, str, Callable[[Number], Number]], ...] = (
 # --------------------------------------------------------------------------------------------- of what comes out
 
 
-def result_changes(objective: Any) -> Iterable[Change]:
+def result_changes(objective: Any, vectors: Vectors) -> Iterable[Change]:
     """The first output negated, constant, or another times as large by a count of the batch."""
     from torchstone_oracle.contract import flat
     from torchstone_oracle.numbers import dual, stop
@@ -111,6 +111,8 @@ def result_changes(objective: Any) -> Iterable[Change]:
                  each(lambda x: x if dual(x) > 0 else -dual(x)))  # fmt: skip
     yield change("not_below_zero", "The result is held at 0 or above (clamp(min=0)).", "What is below 0 is lost.",
                  each(lambda x: x if dual(x) > 0 else dual(0)))  # fmt: skip
+    if vectors.returns[first].shape:
+        yield from _of_many(change, vectors.returns[first].shape)
     counts: dict[str, Callable[[Any], float]] = {
         "the number of rows": lambda case: len(_array(case)),
         "the number of columns": lambda case: len(_array(case)[0]),
@@ -127,6 +129,42 @@ def result_changes(objective: Any) -> Iterable[Change]:
                 f"The learning rate is another one, and depends on {what}.",
                 lambda x, case, count=count, power=power: times(x, dual(count(case)), power),
             )  # fmt: skip
+
+
+def _of_many(change: Callable[..., Change], shape: str) -> Iterable[Change]:
+    """A result of many numbers whitened, centred, or held at a bound."""
+    from torchstone_oracle.contract import flat
+    from torchstone_oracle.numbers import dual, mean, sqrt, total
+
+    def scaled(x: Any, case: Any, correction: int, centred: bool, divided: bool) -> Any:
+        xs = flat(x)
+        centre = mean(xs)
+        spread = sqrt(total((v - centre) * (v - centre) for v in xs) / (len(xs) - correction))
+        divisor = spread + dual(case.settings.get("eps") or 0) if divided else dual(1)
+        return each_entry(lambda v: (v - centre * int(centred)) / divisor)(x)
+
+    for n in (1, 0):
+        deviation = f"the deviation (n{' - 1' * n}) of the batch"
+        yield change(f"whitened_{n}", f"The result is whitened as well: less its mean, over {deviation}.",
+                     "Two normalisations at once.", lambda x, case, n=n: scaled(x, case, n, True, True))  # fmt: skip
+        yield change(f"scaled_{n}", f"The result is divided by {deviation} as well.", "Two normalisations at once.",
+                     lambda x, case, n=n: scaled(x, case, n, False, True))  # fmt: skip
+    yield change("centred", "The mean of the batch is taken off the result as well.", "A constant is taken off.",
+                 lambda x, case: scaled(x, case, 0, True, False))  # fmt: skip
+    for bound in (0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0):
+        for name, about, low, high in (
+            ("above", f"at most {bound}", -1e30, bound), ("below", f"at least {-bound}", -bound, 1e30),
+            ("both", f"in [{-bound}, {bound}]", -bound, bound),
+        ):  # fmt: skip
+            yield change(f"clamped_{name}_{bound}", f"The result is clamped (clipped) to be {about}.",
+                         "Beyond the bound there is no gradient.",
+                         lambda x, case, low=low, high=high: each_entry(_held(low, high))(x))  # fmt: skip
+
+
+def _held(low: float, high: float) -> Callable[[Any], Any]:
+    from torchstone_oracle.numbers import clip, dual
+
+    return lambda v: clip(v, dual(low), dual(high))
 
 
 def _array(case: Any) -> Rows:

@@ -8,6 +8,7 @@ from ... import core, ppo
 from ...contract import Alternative, Inputs
 from ...numbers import Dual, bounded_exp, clip, dual, exp, maximum, mean, minimum, stop, total
 from .common import Marks, Matrix, Row, Settings, bug, chosen, variant
+from .more_groups import GROUPS
 from .policy_surrogates import bounds
 
 # ------------------------------------------------------------------------------------------- the clip, in another order
@@ -226,6 +227,7 @@ def advantage_sign(inputs: Inputs, b: int, t: int) -> Dual:
 HOPE = "The clip acts on the wrong side for them."
 OTHER_ORDER = "The clip no longer bounds the ratio alone."
 ALTERNATIVES = {
+    **GROUPS,
     "maximum_where_negative": bug(
         "max in place of min where A < 0: the hopeful branch is taken for negative advantages.",
         f"{HOPE} Bad tokens that have become likelier are not corrected.", {"surrogate": maximum_where_negative}),

@@ -1,0 +1,108 @@
+"""Changes of several inputs at once that any objective can have: exchanged, broadcast, or all of them alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torchstone.conformance.changes import Change, Inputs
+from torchstone.conformance.input_changes import each_entry, of_all, word
+from torchstone.conformance.vectors import Argument, Vectors
+
+
+def joint_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
+    """Of the arguments that a function takes."""
+    names = [k for k in vectors.arguments if k in set(taken)]
+    yield from _exchanged(names, vectors.arguments)
+    yield from _all_at_once(names, vectors)
+    yield from _broadcast(names, vectors.arguments)
+
+
+def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
+    """The same to all inputs of one shape: a mean too early, logs of another base, rows for columns."""
+    from torchstone_oracle.numbers import dual, mean
+
+    def change(name: str, about: str, effect: str, keys: list[str], function: Callable[[Any], Any],
+               result: Callable[[Any], Any] | None = None) -> Change:  # fmt: skip
+        return Change(
+            name, about, effect, frozenset((*keys, "everything")),
+            inputs=lambda given: given | {k: function(given[k]) for k in keys if k in given},
+            result=None if result is None else lambda x, case: result(x),
+        )  # fmt: skip
+
+    numbers = [k for k in names if vectors.arguments[k].kind == "float"]
+    rows = [k for k in numbers if vectors.arguments[k].shape == "N"]
+    if rows:
+        yield change("mean_first", "The mean over the batch is taken first, inside the loss: the order is exchanged.",
+                     "Pairs are not judged one by one.", rows, of_all(mean))  # fmt: skip
+    logs = [k for k in numbers if "log" in k]
+    for base, factor in ((10, 2.302585092994046), (2, 0.6931471805599453)):
+        yield change(f"base_{base}", f"Logs are taken of base {base}, or {base} ** x in place of exp(x).",
+                     "Every log-ratio is another one.", logs,
+                     each_entry(lambda x, factor=factor: x * dual(factor)))  # fmt: skip
+    groups = [k for k in names if vectors.arguments[k].shape == "P G"]
+    first = next(iter(vectors.returns.values()))
+    if groups and first.shape == "P G":
+        yield change("along_columns", "It is computed along the wrong axis (dim, columns): over the same sample of all "
+                     "prompts, not over the samples of a prompt.", "Easy and hard prompts are compared.", groups,
+                     _exactly_transposed, _exactly_transposed)  # fmt: skip
+
+
+def _exactly_transposed(x: Any) -> Any:
+    return [list(column) for column in zip(*x, strict=True)]
+
+
+def _exchanged(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
+    """Each pair of one shape and kind: changed places, and one in place of the other."""
+    for a, b in itertools.permutations(names, 2):
+        one, other = arguments[a], arguments[b]
+        if one.kind != other.kind or len(one.shape.split()) > 2 or (one.kind == "float" and not one.shape):
+            continue
+        if one.shape == other.shape and names.index(a) < names.index(b):
+            yield Change(
+                f"{a}_and_{b}_exchanged", f"{word(a).capitalize()} and {word(b)} are exchanged (swapped).",
+                "Each has the place of the other.", frozenset((a, b)),
+                inputs=lambda given, a=a, b=b: {**given, a: given[b], b: given[a]} if {a, b} <= given.keys() else given,
+            )  # fmt: skip
+        if len(one.shape.split()) >= len(other.shape.split()):
+            yield Change(
+                f"{a}_is_{b}", *_in_place(a, b), frozenset((a,)),
+                inputs=lambda given, a=a, b=b: {**given, a: _spread(given[b], given[a])} if a in given and b in given
+                else given,
+            )  # fmt: skip
+
+
+def _spread(x: Any, like: Any) -> Any:
+    """One number a row at each place of the row."""
+    if not isinstance(like, list) or not isinstance(like[0], list) or isinstance(x[0], list):
+        return x
+    return [[v] * len(row) for v, row in zip(x, like, strict=True)]
+
+
+def _in_place(a: str, b: str) -> tuple[str, str]:
+    if (a, b) == ("ref_log_probs", "old_log_probs"):
+        return (
+            "The KL is to the old policy, not to the reference: old_log_probs stands where ref_log_probs belongs.",
+            "Nothing holds the policy near the reference: the KL starts anew at every rollout.",
+        )
+    return f"{word(b).capitalize()} stand in place of {word(a)} ({b} for {a}).", f"Nothing depends on {word(a)}."
+
+
+def _broadcast(names: list[str], arguments: Mapping[str, Argument]) -> Iterable[Change]:
+    """[N 1] against [N]: every entry of these meets every entry of the others."""
+    vectors = [k for k in names if arguments[k].shape == "N"]
+    for n in range(1, len(vectors) // 2 + 1):
+        for these in itertools.combinations(vectors, n):
+            yield Change(
+                f"{'_and_'.join(these)}_broadcast",
+                f"{' and '.join(map(word, these)).capitalize()} are broadcast, [N, 1] against [N]: every pair of rows.",
+                "A completion is compared with those of all other prompts.", frozenset(vectors),
+                inputs=lambda given, these=these: _outer(given, these, vectors),
+            )  # fmt: skip
+
+
+def _outer(given: Inputs, these: tuple[str, ...], every: list[str]) -> Inputs:
+    n = len(given[these[0]])
+    wide = {k: [v for v in given[k] for _ in range(n)] if k in these else given[k] * n for k in every if k in given}
+    return given | wide
