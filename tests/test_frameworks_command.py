@@ -24,6 +24,15 @@ def test_an_engine_says_why_it_cannot_run_a_row(name):
         assert reason == reason.strip() and not reason.endswith(".") and "\n" not in reason
 
 
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_the_page_of_an_engine_fits_80_columns(name, monkeypatch, capsys):
+    engine = replace(engines.ENGINES[name], distribution="no-such-engine")
+    monkeypatch.setattr(engines, "ENGINES", {name: engine})
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["frameworks", name]) == 2
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_every_framework_of_peers_is_among_the_engines():
     from torchstone.frameworks.registry import FRAMEWORKS
 

@@ -24,9 +24,8 @@ import contextlib, importlib, json, sys, traceback
 sys.path[:] = {path!r}
 with contextlib.redirect_stdout(sys.stderr):
     try:
-        module, _, name = {plug!r}.partition(":")
-        found = getattr(importlib.import_module(module), name)
-        answer = found() if {call!r} else {{}}
+        found = [getattr(importlib.import_module(plug.partition(":")[0]), plug.partition(":")[2]) for plug in {plugs!r}]
+        answer = found[0]() if {call!r} else {{}}
     except Exception as e:
         answer = {{"problems": ["".join(traceback.format_exception_only(e)).strip()]}}
 print("\\n" + json.dumps(answer))
@@ -37,9 +36,9 @@ print("\\n" + json.dumps(answer))
 class Engine:
     """One engine.
 
-    ``distribution``: pip's name for it. ``place``: where a recipe plugs in, in words; ``lines``: what a user writes, ""
-    where no loss plugs in. ``plugs``: what is imported to try the plug. ``call``: whether that is called too: it
-    answers with what is registered, and with ``problems``.
+    ``distribution``: pip's name for it. ``place``: where a recipe plugs in, in words; ``lines``: what a user writes,
+    parted by semicolons, "" where no loss plugs in. ``plugs``: what is imported to try the plug. ``call``: whether the
+    first is called too: it answers with what is registered, and with ``problems``.
     """
 
     name: str
@@ -95,14 +94,14 @@ ENGINES = {
             "trl",
             "trl",
             "a trainer's subclass",
-            "RecipeGRPOTrainer(recipe=ROW, ...), RecipeDPOTrainer(...), RecipeDistillationTrainer(...)",
+            "RecipeGRPOTrainer(recipe=ROW, ...); RecipeDPOTrainer(...); RecipeDistillationTrainer(...)",
             tuple(f"{HERE}.trl:Recipe{kind}Trainer" for kind in ("GRPO", "DPO", "Distillation")),
         ),
         Engine(
             "verl",
             "verl",
             "two settings",
-            "actor_rollout_ref.actor.policy_loss.loss_mode=torchstone:ROW, algorithm.adv_estimator=torchstone:ROW",
+            "actor_rollout_ref.actor.policy_loss.loss_mode=torchstone:ROW; algorithm.adv_estimator=torchstone:ROW",
             (f"{HERE}.verl.registered:registered",),
             call=True,
         ),
@@ -110,7 +109,7 @@ ENGINES = {
             "prime-rl",
             "prime-rl",
             "a loss's import path",
-            '[trainer.loss] import_path = "torchstone.frameworks.prime_rl.plug.loss", kwargs = { recipe = ROW }',
+            '[trainer.loss] import_path = "torchstone.frameworks.prime_rl.plug.loss"; kwargs.recipe = ROW',
             (f"{HERE}.prime_rl.plug:loss",),
         ),
         Engine(
@@ -124,14 +123,14 @@ ENGINES = {
             "skyrl",
             "skyrl",
             "two registries",
-            "register_loss(ROW), register_advantages(ROW) of torchstone.frameworks.skyrl.plug",
+            "torchstone.frameworks.skyrl.plug: register_loss(ROW); register_advantages(ROW)",
             (f"{HERE}.skyrl.plug:register_loss",),
         ),
         Engine(
             "tinker",
             "tinker",
             "a function's argument",
-            "forward_backward_custom(data, tinker_loss(ROW, ...)), of torchstone.frameworks.tinker.plug",
+            "forward_backward_custom(data, tinker_loss(ROW, ...))",
             (f"{HERE}.tinker.plug:tinker_loss",),
         ),
         Engine("openrlhf", "openrlhf", NO_PLACE),
@@ -163,29 +162,26 @@ def look(names: Sequence[str], progress: Callable[[str], None] = lambda text: No
     found = []
     for engine, installed, running in started:
         progress(f"importing {engine.name}")
-        found.append(finish(engine, installed, running))
+        found.append(Found(engine, installed, *finish(running)))
     return found
 
 
-def start(engine: Engine) -> list[subprocess.Popen[str]]:
-    """A process for each plug of an installed engine."""
-    if engine.installed is None:
-        return []
-    asked = [ASK.format(path=sys.path, plug=plug, call=engine.call) for plug in engine.plugs]
+def start(engine: Engine) -> subprocess.Popen[str] | None:
+    """The process that tries the plugs of an installed engine."""
+    if engine.installed is None or not engine.plugs:
+        return None
+    code = ASK.format(path=sys.path, plugs=engine.plugs, call=engine.call)
     pipe = subprocess.PIPE
-    return [subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) for code in asked]
+    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(engine: Engine, installed: str | None, running: Sequence[subprocess.Popen[str]]) -> Found:
-    """What the processes said."""
-    registered: dict[str, str] = {}
-    problems: list[str] = []
-    for process in running:
-        out, err = process.communicate()
-        if process.returncode:
-            problems.append(f"importing it ended the process with {process.returncode}: {err.strip()[-200:]}")
-        else:
-            answer = json.loads(out.strip().splitlines()[-1])
-            problems += answer.pop("problems", [])
-            registered |= answer
-    return Found(engine, installed, registered, problems)
+def finish(running: subprocess.Popen[str] | None) -> tuple[dict[str, str], list[str]]:
+    """What the process said is registered, and the problems."""
+    if running is None:
+        return {}, []
+    out, err = running.communicate()
+    if running.returncode:
+        return {}, [f"importing it ended the process with {running.returncode}: {err.strip()[-200:]}"]
+    answer = json.loads(out.strip().splitlines()[-1])
+    problems = answer.pop("problems", [])
+    return answer, problems

@@ -74,7 +74,7 @@ def _data(found: Found) -> dict[str, Any]:
         "name": engine.name,
         "installed": found.installed,
         "tested": engine.tested,
-        "plugs_in_at": engine.lines or engine.place,
+        "plugs_in_at": engine.lines.split("; ") if engine.lines else [],
         "plug_works": found.works,
         "problems": found.problems,
         "registered": found.registered,
@@ -121,8 +121,11 @@ def _show(found: Found) -> None:
     engine = found.engine
     here = f"{found.installed} is installed" if found.installed else "is not installed"
     other = ", another version" if found.installed and engine.unit and not engine.tested_here(found.installed) else ""
-    print(f"{bold(engine.name)} {here}; tested: {engine.tested}{other}\n")
-    facts = {"plugs in at": f"{engine.place}: {engine.lines}" if engine.lines else engine.place}
+    print(f"{bold(engine.name)} {here}; tested: {engine.tested}{other}")
+    for line in filter(None, engine.lines.split("; ")):
+        print(f"  {line}")
+    print()
+    facts = {"plugs in at": engine.place}
     if engine.unit is not None:
         unit = engine.unit
         facts["unit"] = f"micro-batches are {unit.micro_batches}, ranks {unit.ranks}; a loss returns {unit.wants}"
