@@ -4,31 +4,39 @@ A handful of rows, one a path; all of them, on one process or more: ``python tes
 """
 
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import engine_trl
 import pytest
 import torch
+from datasets import Dataset
 from engine_trl import (
     DISTILL,
     DPO,
     FIXED,
     HEAD,
+    LONGEST,
     POLICY,
     RANKS,
     VERSION,
     difference,
+    digits,
     distilled,
     flat,
+    learned,
     model,
     offline,
     online,
     teacher,
+    tokenizer,
 )  # fmt: skip
 from peft import LoraConfig
 from transformers import TrainerCallback
+from trl import DistillationConfig, DPOConfig, GRPOConfig
 from trl.trainer.utils import add_fused_lm_head
 
 import torchstone.frameworks.trl as plugs
@@ -89,6 +97,14 @@ def test_the_correction_of_vllm_is_trls_for_a_row_without_one_of_its_own():
 def half_solved(prompts, completions, **_):
     """Rewards that are all 0 in half of the groups."""
     return [len(c) * (int(p[:3]) % 2) for p, c in zip(prompts, completions, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["rloo", "gspo", "dppo"])
+def test_a_published_row_learns(name):
+    """From random text to nothing but sevens; all rows: ``engine_trl.py --learn``."""
+    with default_dtype(torch.float32):
+        first, last = learned(name)
+    assert first < 0.2 and last > 0.8
 
 
 @pytest.mark.parametrize("name", ["dapo:penalty.cache=2", "rloo", "reinforce++", "grpo:entropy=bonus+entropy.coef=0.1"])
@@ -238,6 +254,34 @@ def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():
     assert torch.allclose(logged, expected, rtol=0, atol=1e-6)
 
 
+def test_the_example_trains():
+    root = Path(__file__).parents[2]
+    run = [sys.executable, str(root / "examples" / "trl_recipe.py"), "cispo:reduction=token-mean+penalty=none"]
+    done = subprocess.run(run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "share of sevens" in done.stdout
+
+
+def test_the_lines_of_the_page_run(tmp_path, monkeypatch):
+    """docs/engines.md: TRL's lines as they stand, on the small model, for one step."""
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    lines = re.search(r"```py\n(from trl import .*?)```", page, re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    for name, made in (("my-model", model()), ("teacher", teacher())):
+        made.float().save_pretrained(name)
+        tokenizer().save_pretrained(name)
+    given = FIXED | {"max_steps": 1, "per_device_train_batch_size": 8}
+    for config in (GRPOConfig, DPOConfig, DistillationConfig):
+        short = {} if config is DPOConfig else {"max_completion_length": LONGEST}
+        monkeypatch.setattr(f"trl.{config.__name__}", partial(config, **given, **short))
+    asked = [f"{i:03d}>" for i in range(16)]
+    pairs = {"prompt": asked, "chosen": ["77"] * 16, "rejected": ["1"] * 16}
+    names = {"my_reward": digits, "prompts": Dataset.from_dict({"prompt": asked}), "pairs": Dataset.from_dict(pairs)}
+    with default_dtype(torch.float32):
+        exec(lines, names)
+    assert names["trainer"].state.global_step == 1
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -295,6 +339,10 @@ def test_another_version_is_said(monkeypatch):
     monkeypatch.setattr("trl.__version__", "1.17.0")
     with pytest.warns(UserWarning, match=r"recipes were tested with 1\.16\.0, got 1\.17\.0"):
         online(recipe="dr_grpo", max_steps=1)
+    with monkeypatch.context() as older:
+        older.delattr("trl.GRPOTrainer.loss_is_scaled_for_ga")
+        with pytest.raises(RuntimeError, match=r"got 1\.17\.0, whose GRPOTrainer adds up micro-batches in another way"):
+            online(recipe="dr_grpo", max_steps=1)
     monkeypatch.delattr("trl.GRPOTrainer._compute_loss")
     with pytest.raises(RuntimeError, match=r"got 1\.17\.0, whose GRPOTrainer has no _compute_loss"):
         online(recipe="dr_grpo", max_steps=1)

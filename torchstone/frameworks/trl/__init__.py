@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from torchstone.frameworks.trl.unit import VERSION
+
 __all__ = ["RecipeDPOTrainer", "RecipeDistillationTrainer", "RecipeGRPOTrainer"]
 _HOME = {
     "RecipeGRPOTrainer": "plug", "RecipeDPOTrainer": "plug_pairs", "RecipeDistillationTrainer": "plug_distill",
@@ -24,3 +26,7 @@ def __getattr__(name: str) -> Any:
         if missing.name != "trl":
             raise
         raise ModuleNotFoundError(f'{name} needs TRL: pip install "torchstone[trl]"', name="trl") from missing
+    except ImportError as other:
+        if not (other.name or "").startswith("trl"):
+            raise
+        raise ImportError(f"{name} needs {VERSION.replace('-', ' ')}: {other}", name=other.name) from other

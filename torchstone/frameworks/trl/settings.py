@@ -16,6 +16,7 @@ HOOKS = {  # the methods that a plug replaces or calls, by trainer
     "DistillationTrainer": "_compute_loss compute_loss _generate_and_score_completions",
 }
 RUNS = {PolicyRecipe: "GRPOTrainer", PreferenceRecipe: "DPOTrainer", DistillRecipe: "DistillationTrainer"}
+SCALED = {"GRPOTrainer": True, "DPOTrainer": False, "DistillationTrainer": True}  # loss_is_scaled_for_ga: see unit.py
 ABSENT = {  # what rows need and TRL has not
     **dict.fromkeys(("values", "old_values", "returns"), "TRL has no critic since PPOTrainer went"),
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
@@ -75,7 +76,8 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
         trainer: TRL's ``GRPOTrainer``, ``DPOTrainer`` or ``DistillationTrainer``.
         args: the config, as the user gave it.
     Raises ValueError: the row is unknown or of another kind; it needs what TRL has not; a setting adds to the loss what
-        is the row's to say. Raises RuntimeError: this version of TRL lacks a method that the plug rests on.
+        is the row's to say. Raises RuntimeError: this version of TRL lacks a method that the plug rests on,
+        or adds up micro-batches in another way.
     Warns: another version of TRL than was tested; a setting that is not read.
     """
     kind = trainer.__name__
@@ -112,6 +114,11 @@ def _check_version(trainer: type) -> None:
     if lacking:
         raise RuntimeError(
             f"trl: expected {tested}, got {trl.__version__}, whose {trainer.__name__} has no {', '.join(lacking)}"
+        )
+    if getattr(trainer, "loss_is_scaled_for_ga", None) is not SCALED[trainer.__name__]:
+        raise RuntimeError(
+            f"trl: expected {tested}, got {trl.__version__}, whose {trainer.__name__} adds up micro-batches in another "
+            f"way: it does not set loss_is_scaled_for_ga = {SCALED[trainer.__name__]}"
         )
     if trl.__version__ != tested:
         warnings.warn(f"trl: recipes were tested with {tested}, got {trl.__version__}", stacklevel=4)
