@@ -14,8 +14,8 @@ WHOSE = {  # words that say whose log-prob, value or reward it is
     "teacher": "teacher expert",
     "sampler": "sampler sampling vllm inference infer engine",
     "old": "old prev previous behavior behaviour behave rollout mu generation fixed before stale",
-    "chosen": "chosen win winner winning w preferred pos positive good accepted better",
-    "rejected": "rejected reject lose loser losing l dispreferred neg negative bad worse",
+    "chosen": "chosen yw win winner winning w preferred pos positive good accepted better",
+    "rejected": "rejected yl reject lose loser losing l dispreferred neg negative bad worse",
 }
 WHAT = {  # words that say what it is
     "log_probs": "logprob logprobs logp logps lp logpi logq logqs",

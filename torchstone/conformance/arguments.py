@@ -125,8 +125,7 @@ def _of_tokens(x: Any, signature: Signature, calling: Calling, values: dict[str,
     if not calling.tokens or mask is None or tuple(getattr(x, "shape", ())) != tuple(mask.shape):
         return x
     if calling.tokens == "shifted":
-        first = x[:, :1] if x.dtype != mask.dtype else x[:, :1] & False
-        return torch.cat([first, x], 1)
+        return torch.cat([x[:, :1] & False, x], 1) if x.dtype == mask.dtype else x
     if calling.tokens == "lists":
         return [row[on] if "mask" not in signature.arguments.values() else row for row, on in zip(x, mask, strict=True)]
     return x.reshape(-1) if "mask" in signature.arguments.values() else x[mask]
@@ -148,7 +147,7 @@ def _as_asked(theirs: str, ours: str, value: Any, case: Case, calling: Calling) 
     if ours == "reduce":
         return AGGREGATIONS.get(value, value) if theirs != "reduce" else reduction(case)
     if ours == "reference_point" and calling.arrays == "torch":
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float64)
     if ours == "kl" and isinstance(value, str):
         return getattr(core, value)
     return value

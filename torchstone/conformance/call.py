@@ -18,7 +18,7 @@ from torchstone.conformance.calling import Calling
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.returns import Found, defined, differentiated, read, shape_of, unpacked
 from torchstone.conformance.signature import Signature
-from torchstone.conformance.target import Overtime, describe, limited
+from torchstone.conformance.target import Overtime, TargetError, contained, describe, limited, out_of_reach
 from torchstone.conformance.vectors import Case, Vectors, leaves
 
 
@@ -35,7 +35,8 @@ class Trial:
     def run(self, case: Case, precision: str = "float64") -> Outcome:
         """Run one case in "float64" or "float32"; whatever the function does, an ``Outcome`` comes back."""
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), limited(self.time_limit):
+            quiet = contextlib.redirect_stdout(io.StringIO())
+            with warnings.catch_warnings(), quiet, contained(precision), limited(self.time_limit):
                 warnings.simplefilter("ignore")
                 found = (_by_row if self.calling.rewards == "row" else _call)(self, case, precision)
                 return _without_held(found, self.vectors)
@@ -44,6 +45,8 @@ class Trial:
         except KeyboardInterrupt:
             raise
         except (Exception, SystemExit) as e:
+            if (lacks := out_of_reach(e)) is not None:
+                raise TargetError(lacks) from e
             return Outcome("refused", detail=describe(e))
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from torchstone.conformance.aliases import WHOSE, words
+
 Path = tuple[str, ...]  # the parameter, then keys or attributes
 Uses = dict[Path, Any]  # what is read, and its default where one is given
 EMPTY = inspect.Parameter.empty
@@ -27,6 +29,8 @@ NEUTRAL = (  # names of containers that say nothing on what is inside
     CONFIGS | BATCHES | {"inputs", "input", "data", "micro_batch", "trajectories", "output", "outputs", "model_output"}
     | {"hyperparameters", "model_inputs", "td", "tensordict", "loss_fn_inputs", "items", "x", "b", "d", "p", "c"}
 )  # fmt: skip
+TELLING = {"policy", "pi", "logps", "logprobs", *(w for known in WHOSE.values() for w in known.split())}
+METRICS = {"metrics", "metric", "stats", "logger"}  # what is written to
 DEEP = 3  # functions that are followed, one inside the other
 
 
@@ -84,7 +88,7 @@ class Containers:
 
 
 def _bag(x: Any) -> Any:
-    return Bag({k: _bag(v) for k, v in x.items()}) if isinstance(x, dict) else x
+    return Bag({k: _bag(v) for k, v in x.items()}) if type(x) is dict else x
 
 
 def opened(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> tuple[
@@ -129,7 +133,7 @@ def opened(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
 
 def _name(path: Path, taken: set[str]) -> str:
     """The last key where the container's name says nothing, else both: ``policy["chosen"]`` is policy_chosen."""
-    said = [k for k in path[:-1] if k.lower() not in NEUTRAL]
+    said = [k for k in path[:-1] if k.lower() not in NEUTRAL and TELLING & set(words(k))]
     name = "_".join([*said[-1:], path[-1]]) if said else path[-1]
     return name if name.isidentifier() and name not in taken else "_".join(path).replace("-", "_").replace("/", "_")
 
@@ -190,6 +194,8 @@ class _Reader(ast.NodeVisitor):
             return self.known.get(node.id)
         if isinstance(node, ast.Attribute):
             inner = self.path(node.value)
+            if inner is not None and METRICS & set(words(inner[-1])):
+                return inner
             return None if inner is None or self._of_value(inner, node.attr) else (*inner, node.attr)
         if (
             isinstance(node, ast.Subscript)
@@ -197,7 +203,8 @@ class _Reader(ast.NodeVisitor):
             and isinstance(node.slice.value, str)
         ):
             inner = self.path(node.value)
-            return None if inner is None else (*inner, node.slice.value)
+            keep = inner is None or METRICS & set(words(inner[-1]))
+            return inner if keep or inner is None else (*inner, node.slice.value)
         return None
 
     def _of_value(self, inner: Path, attribute: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchstone.conformance.aliases import OF_TOKENS, WORDS, is_new, near_roles, role, setting, words
-from torchstone.conformance.containers import Containers, opened
+from torchstone.conformance.containers import METRICS, Containers, opened
 from torchstone.conformance.refusal import refusal
 from torchstone.conformance.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors
@@ -53,6 +53,11 @@ class Signature:
         }:
             return True
         return all(row == sorted(row, reverse=True) for row in case.inputs["mask"])
+
+    def left(self) -> dict[str, str]:
+        """What is not understood and stays at its default, those of the constructor first: name -> the default."""
+        outer = self.constructor.left() if self.constructor else {}
+        return outer | {k: repr(v) for k, v in self.defaults.items()}
 
     def can_say(self, ours: str, value: Any) -> bool:
         """Is there a word for this value, where the setting is passed by words?"""
@@ -212,7 +217,7 @@ def _neutral(name: str, vectors: Vectors) -> str | None:
     known = FILLERS | (BESIDE_TEACHER if _has_teacher(vectors) else {})
     if _weight_of_teacher(name, vectors):
         return "teacher_weight"
-    if {"metrics", "stats", "logger", "metric"} & set(words(name)):
+    if METRICS & set(words(name)):
         return "metrics"
     if role(name) == "values" and {"next", "last", "bootstrap", "final"} & set(words(name)):
         return "next_values"
@@ -256,6 +261,7 @@ def _as_the_new_one(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, 
     """What is said to be the present policy's or critic's: beside ``newvalue``, ``values`` are the old ones."""
     guess = role(p.name)
     here = is_new(p.name) and guess in vectors.arguments and guess not in used
+    here = here and not ("desirable" in vectors.arguments and "kl" in words(p.name))
     return ("arguments", guess or "") if here else NOT_HERE
 
 
@@ -327,7 +333,14 @@ def _by_what_is_left(p: inspect.Parameter, vectors: Vectors, names: Mapping[str,
         return NOT_HERE
     if guess == "targets" or {"ids", "tokens"} & set(words(p.name)):
         return "derived", "labels"
-    lengths = {"lengths", "lens", "seqlens", "length"} & set(words(p.name))
+    said = set(words(p.name))
+    lengths = {"lengths", "lens", "seqlens"} & said and said <= {
+        "lengths",
+        "lens",
+        "seqlens",
+        "seq",
+        "sequence",
+    } | OF_TOKENS
     return ("derived", "lengths") if lengths else NOT_HERE
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
+import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from torchstone.terminal import near
 
@@ -80,6 +86,47 @@ def describe(error: BaseException) -> str:
     """An exception in one line."""
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+NO_GPU = re.compile(r"not compiled with CUDA|no NVIDIA driver|No CUDA GPUs|CUDA driver|CUDA is not available", re.I)
+
+
+def out_of_reach(error: BaseException) -> str | None:
+    """What this machine lacks for the function, if that is why it raised: a GPU, or a module."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"target: it needs the module {error.name!r}, which is not here; install it beside torchstone"
+    if NO_GPU.search(str(error)):
+        return (
+            f"target: it needs a GPU, and there is none here ({describe(error)}); let it take the device from its "
+            "inputs, as in x.device, or check it on a machine with one"
+        )
+    return None
+
+
+@cache
+def _elsewhere() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="torchstone_", ignore_cleanup_errors=True)
+
+
+@contextmanager
+def contained(precision: str) -> Iterator[None]:
+    """Run the block in an empty folder and without an answer on stdin; what it sets in torch is set back.
+
+    ``precision`` ("float64", "float32") is torch's default inside, so that a plain 1.0 in a function is no rounding.
+    """
+    before = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), sys.stdin
+    os.chdir(_elsewhere().name)
+    sys.stdin = io.StringIO()
+    torch.set_default_dtype(getattr(torch, precision))
+    try:
+        yield
+    finally:
+        os.chdir(before[0])
+        torch.set_default_dtype(before[1])
+        torch.set_grad_enabled(before[2])
+        sys.stdin = before[4]
+        if torch.get_num_threads() != before[3]:
+            torch.set_num_threads(before[3])
 
 
 @contextmanager
