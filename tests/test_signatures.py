@@ -474,3 +474,8 @@ def test_what_this_machine_lacks_is_said_and_nothing_is_judged(function, says):
 def test_a_question_has_no_answer():
     report = conformance.check(asks, "kl_k3", search=False)
     assert not report.passed and any("EOFError" in r.detail for r in report.results)
+
+
+def test_the_report_lists_what_was_left_at_its_default():
+    report = conformance.check(dpo_authors, "dpo_loss", search=False)
+    assert report.left_default == {"reference_free": "False"} == report.as_dict()["left_default"]

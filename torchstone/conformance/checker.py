@@ -58,6 +58,7 @@ def check(
         objective=vectors.objective,
         signature=signature.names(),
         calling=trial.calling.in_words(),
+        left_default=signature.left(),
         built_in=numbers,
         results=tuple(results),
         diagnoses=tuple(diagnoses),

@@ -162,7 +162,7 @@ def _free(trial: Trial, name: str) -> bool:
     """
     settings, (key, is_number, _) = trial.vectors.settings, name.partition("=")
     if is_number:
-        return settings[key].free and not trial.signature.expresses(key)
+        return key in settings and settings[key].free and not trial.signature.expresses(key)
     return any(s.free and name in s.usual and not trial.signature.expresses(k) for k, s in settings.items())
 
 

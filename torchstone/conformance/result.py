@@ -89,6 +89,7 @@ class Report:
     notes: tuple[str, ...]
     unexplained: tuple[Result, ...]  # failures that no diagnosis explains
     kinds: Mapping[str, str]  # of each flag
+    left_default: Mapping[str, str] = field(default_factory=dict)  # what is not understood: their parameter -> value
 
     @property
     def passed(self) -> bool:
@@ -119,6 +120,7 @@ class Report:
             "passed": self.passed,
             "fitted": dict(self.signature),
             "way": self.calling,
+            "left_default": dict(self.left_default),
             "taken": dict(self.built_in),
             "diagnoses": [vars(d) for d in self.diagnoses],
             "flags": [vars(f) for f in self.flag_counts],
