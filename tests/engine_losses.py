@@ -179,6 +179,8 @@ SKYRL = {
     "a mean by selection": (skyrl(lambda x, m: x[m.bool()].mean()), "mean"),
     "the ranks": (skyrl(lambda x, m: (x * m).sum() * dist.get_world_size()), "ranks"),
     "no mask": (skyrl(lambda x, m: x.sum()), "mask"),
+    "another order": (lambda old_log_probs, log_probs, advantages, config, loss_mask=None, rollout_logprobs=None: (
+        (clipped(log_probs, old_log_probs, advantages) * loss_mask).sum(), {}), "argument"),
     "no advantages": (lambda log_probs, old_log_probs, advantages, config, loss_mask=None, rollout_logprobs=None: (
         -(log_probs * loss_mask).sum(), {}), "advantages"),
 }  # fmt: skip
@@ -207,6 +209,15 @@ PRIME_RL = {
     "the mask's mean": (prime_rl(lambda x, m: (x * m).sum() / m.double().mean() / len(m)), "mean"),
     "no mask": (prime_rl(lambda x, m: x.sum()), "mask"),
     "the mask of the next token": (prime_rl(lambda x, m: (x[:-1] * m[1:]).sum()), "shift"),
+    "advantages that are centred in a row": (
+        lambda inputs: LossOutputs(
+            -((inputs.advantages - inputs.advantages[inputs.loss_mask].mean()) * inputs.trainer_logprobs)[
+                inputs.loss_mask
+            ].sum(),
+            {},
+        ),
+        "gradient",
+    ),
     "a bare tensor": (lambda inputs: prime_rl(lambda x, m: x[m].sum())(inputs).loss, "returns"),
     "the largest seen": (prime_rl(lambda x, m: x[m].sum() / SEEN.setdefault("n", next(CALLS)) / next(CALLS)), "state"),
 }

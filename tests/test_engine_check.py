@@ -123,6 +123,18 @@ class NoTrainer:
 """
 
 
+SLIME = """
+import torch
+from slime.backends.megatron_utils.loss import get_log_probs_and_entropy
+
+def loss(args, batch, logits, sum_of_sample_mean):
+    names = ("unconcat_tokens", "total_lengths", "response_lengths")
+    _, found = get_log_probs_and_entropy(logits, args=args, **{name: batch[name] for name in names})
+    x = -torch.cat(found["log_probs"]) * torch.cat(batch["advantages"])
+    return sum_of_sample_mean(x) / args.global_batch_size, {}
+"""
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -166,6 +178,14 @@ def test_a_setting_of_the_framework_reaches_the_loss_and_a_row_is_held_against_i
 def test_an_objective_s_vectors_are_asked_of_the_batch_uncut(mine, capsys):
     _, out, _ = run(capsys, "mine.py:right", "--as", "verl", "--objective", "dapo_loss")
     assert "by the test vectors of dapo_loss" in out and "compared at reduce token_mean, epsilon 0.2" in out
+
+
+def test_a_loss_that_divides_by_the_completions_as_slime_does_is_told(mine, capsys):
+    Path("mine.py").write_text(SLIME)
+    status, out, _ = run(capsys, "mine.py:loss", "--as", "slime")
+    assert status == 1 and "it divides by completions, and slime divides too" in out
+    Path("mine.py").write_text(SLIME.replace(" / args.global_batch_size", ""))
+    assert run(capsys, "mine.py:loss", "--as", "slime")[0] == 0
 
 
 def test_json_has_every_finding_and_every_split(mine, capsys):

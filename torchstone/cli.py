@@ -43,6 +43,7 @@ examples
   torchstone train distill --teacher runs/grpo-sort-0  a student of that run
   torchstone train --resume runs/grpo-sort-0      go on with a stopped run
   torchstone check my_losses.py:grpo_loss --objective grpo_loss
+  torchstone check my_losses.py:pg_loss --as verl   right where it plugs in?
 
 torchstone COMMAND --help explains the options; torchstone train METHOD --help
 those of a method.

@@ -14,10 +14,12 @@ from torch import Tensor
 from torchstone.conformance.target import describe
 from torchstone.frameworks.contract.batch import Batch, Split, splits
 from torchstone.frameworks.contract.hand import Hand
-from torchstone.frameworks.contract.run import WHOLE, Outcome, listed, run
+from torchstone.frameworks.contract.run import ORDER, WHOLE, Outcome, listed, run
 
 CLOSE = 1e-4  # relative: a loss may calculate in float32
 WHOLE_BATCH = "take statistics of the whole batch where the advantages are made, before it is cut"
+ZERO = 1e-10  # a gradient that is rounding
+NOTHING = ": nothing that it returns depends on the log-probs, so nothing is learned"
 FEW = 0.25  # of the tokens: a loss that chooses some by the rows beside them
 
 
@@ -73,8 +75,12 @@ def find(hand: Hand, target: Any, settings: Mapping[str, Any], batch: Batch | No
 
     whole = of(batch)
     found = [_lacks(hand, name) for name in whole.lacks] + [Finding("returns", text) for text in whole.remarks]
-    if whole.gradient is None or not whole.slope.any():
-        said = "it has no gradient: nothing that it returns depends on the log-probs, so nothing is learned"
+    order = [f for f in found if f.said.startswith(ORDER)]
+    if order:
+        return Findings((replace(order[0], name="argument"),), (), whole)
+    if whole.gradient is None or whole.slope.abs().max() < ZERO:
+        said = "it has no gradient"
+        said += " where all tokens of a completion earn the same" if whole.gradient is not None else NOTHING
         line = hand.lines.get("gradient", "no .detach(), .item() or no_grad between the log-probs and the loss")
         return Findings((*found, Finding("gradient", said, line)), (), whole)
     if not whole.slope.isfinite().all():
@@ -359,16 +365,18 @@ def _grows(powers: tuple[int, int] | None, factors: list[tuple[Split, float]]) -
 
 
 def _length(hand: Hand, of: Ask, batch: Batch, whole: Outcome) -> list[Finding]:
-    """Where a sum is wanted: every completion twice as long, and every token should count half as much."""
+    """Where the framework divides: with twice the tokens, or twice the rows, each should count half as much."""
     if hand.unit.divided_by == "the loss":
         return []
-    twice = of(batch.each(lambda x: x.repeat_interleave(2, 1))).slope[:, ::2]
-    kept = batch.mask & (whole.slope.abs() > 1e-3 * whole.slope.abs().max())
-    ratio = float((twice[kept] / whole.slope[kept]).median())
-    if abs(ratio - 0.25) < 0.02:
-        said = f"it takes a mean where {hand.name} wants a sum: it divides by tokens, and {hand.name} does so again"
+    rows, kept = len(batch.mask), batch.mask & (whole.slope.abs() > 1e-3 * whole.slope.abs().max())
+    longer = of(batch.each(lambda x: x.repeat_interleave(2, 1))).slope[:, ::2]
+    more = of(batch.each(lambda x: torch.cat([x, x])), Split(1, 1, ((slice(0, 2 * rows),),))).slope[:rows]
+    tokens, completions = (float((x[kept] / whole.slope[kept]).median()) for x in (longer, more))
+    again = [what for what, ratio in (("tokens", tokens), ("completions", completions)) if abs(ratio - 0.25) < 0.02]
+    if again:
+        said = f"it takes a mean where {hand.name} wants a sum: it divides by {again[0]}, and {hand.name} divides too"
         return [Finding("mean", said, hand.lines.get("mean", ""))]
-    if abs(ratio - 1.0) < 0.02:
+    if abs(tokens - 1.0) < 0.02:
         said = f"it adds up tokens where {hand.name} means each completion: long ones count more"
         return [Finding("sum", said, hand.lines.get("mean", ""), fault=False)]
     return []

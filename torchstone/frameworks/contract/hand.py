@@ -56,6 +56,15 @@ class Given:
         needed = [p.name for p in parameters if p.default is kinds.empty and p.name in free]
         return [w for w in words if w not in free and not swallows], [n for n in needed if n not in words]
 
+    def misplaced(self, function: Callable[..., Any]) -> list[str]:
+        """Names that the function has at another place than the one they are passed at."""
+        places = list(self.arguments)[: self.positional]
+        try:
+            own = list(inspect.signature(function).parameters)[: len(places)]
+        except (TypeError, ValueError):
+            return []
+        return [name for name, at in zip(own, places, strict=False) if name != at and name in places]
+
     def call(self, function: Callable[..., Any], without: list[str]) -> Any:
         """Call it, without the arguments that it lacks."""
         names = list(self.arguments)

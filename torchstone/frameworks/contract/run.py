@@ -18,6 +18,7 @@ from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece
 from torchstone.frameworks.contract.world import World
 
 WHOLE = cut(1, 1)
+ORDER = "its arguments stand in another order"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def run(
             loss = torch.zeros((), dtype=part.dtype)
             function = hand.bind(target, piece)
             for given in hand.calls(piece):
+                if given.misplaced(function):
+                    by_place = listed(list(given.arguments)[: given.positional])
+                    remarks.append(f"{ORDER}: {hand.name} passes {by_place} by place")
                 found, remark = hand.read(_called(hand, given, function, lacks))
                 remarks.extend([remark] * bool(remark))
                 loss = loss + _number(hand, found)

@@ -29,6 +29,7 @@ ARGS = {
     "kl_loss_coef": 0.0, "kl_loss_type": "k1", "use_tis": False, "tis_clip": 2.0, "tis_clip_low": 0.0,
     "use_rollout_logprobs": False, "advantage_estimator": "grpo", "calculate_per_token_loss": False,
     "rollout_temperature": 1.0, "use_opsm": False, "get_mismatch_metrics": False, "qkv_format": "thd",
+    "micro_batch_size": 1, "rollout_batch_size": 16, "n_samples_per_prompt": 1, "seed": 0,
 }  # fmt: skip
 
 
@@ -71,7 +72,10 @@ def reducer(masks: list[Tensor], a_token: bool) -> Callable[[Tensor], Tensor]:
 
 def calls(piece: Piece) -> list[Given]:
     """``args, batch, logits, sum_of_sample_mean``; each prompt is two tokens long."""
-    rows, args = piece.batch, SimpleNamespace(**(ARGS | dict(piece.settings)))
+    rows, args = (
+        piece.batch,
+        SimpleNamespace(**(ARGS | {"global_batch_size": len(piece.whole.mask)} | dict(piece.settings))),
+    )
     lengths: list[int] = rows.completion.sum(1).tolist()
     each = lambda x: [x[i, :n] for i, n in enumerate(lengths)]  # noqa: E731
     tokens = [torch.arange(2 + n) % IDS for n in lengths]
@@ -104,6 +108,7 @@ def read(result: Any) -> tuple[Any, str]:
 LINES = {
     "mask": "loss = sum_of_sample_mean(torch.cat(x))",
     "mean": "loss = sum_of_sample_mean(torch.cat(x))   # slime divides by the samples of the step",
+    "ranks": "loss as it is: slime multiplies by the ranks itself",
     "shift": "get_log_probs_and_entropy(logits, ...), or logits[start - 1 : end - 1] for tokens[start:end]",
 }
 MPU = SimpleNamespace(
