@@ -81,7 +81,7 @@ def test_a_right_function_passes(capsys):
     status, out, error = check(capsys, "kl_k3", objective=None)  # its name says what it is
     assert (status, error) == (0, "")
     assert "targets.py:kl_k3 against kl_k3: " in out and "called with log_probs, ref_log_probs, mask" in out
-    assert "nan_under_mask" in out and "PASS all " in out and "FAIL" not in out and "--accept" not in out
+    assert "nan_under_mask" in out and "PASS right (all " in out and "FAIL" not in out and "--accept" not in out
 
 
 def test_a_wrong_one_is_named(capsys):
@@ -92,9 +92,11 @@ def test_a_wrong_one_is_named(capsys):
     assert out.endswith("differ: reversed_kl") and "not explained" not in out
 
 
-def test_an_edge_is_named(capsys):
+def test_an_edge_is_named_and_fails_only_where_it_must(capsys):
     status, out, _ = check(capsys, "multiplied")
-    assert status == 1 and "nan_under_mask" in out.partition("FAIL")[2] and "select first" in out
+    assert status == 0 and "right on ordinary batches" in out and "select first" in out
+    assert out.endswith("1 edge to know: nan_under_mask")
+    assert check(capsys, "multiplied", "--strict")[0] == 1
 
 
 def test_what_is_accepted_by_name_passes(capsys):

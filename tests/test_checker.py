@@ -96,11 +96,14 @@ def test_two_mistakes_at_once_are_both_named():
     assert names(report) == {"token_mean", "reversed_kl"} and not report.unexplained
 
 
-def test_nan_under_the_mask_is_found_and_named():
+def test_nan_under_the_mask_is_an_edge_and_no_failure_but_where_strict():
     report = conformance.check(multiplies, "grpo_loss")
-    assert not report.passed and not report.unexplained
+    assert report.verdict == "edges" and report.passed and not report.unexplained
     assert all(set(r.flags) & {"nan_under_mask"} for r in report.results if r.status == "fail")
-    assert names(report) & {"nan_under_mask", "mask_multiplied"}
+    assert [(d.names, d.kind) for d in report.diagnoses] == [(("nan_under_mask",), "edge")]
+    strict = conformance.check(multiplies, "grpo_loss", strict=True)
+    assert strict.exit_status == 1 and not strict.passed
+    assert conformance.check(multiplies, "grpo_loss", strict=True, accept=["nan_under_mask"]).verdict == "right"
 
 
 def k3_numpy(logprobs, ref_logprobs):

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from torchstone import conformance
+from torchstone.conformance.evidence import tells_an_edge
 from torchstone_oracle.contract import flat
 from torchstone_oracle.contracts import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # what is asked here is no shape: checking them takes half the time
 BY_FLAG = ("nan_of_no_pairs", "mask_multiplied", "zero_times_inf", "log_of_sigmoid", "log_of_one_plus_exp")
-SINGLE = [(name, k) for name, o in OBJECTIVES.items() for k in o.alternatives if k not in BY_FLAG]
+ALL = [(name, k) for name, o in OBJECTIVES.items() for k in o.alternatives if k not in BY_FLAG]
+EDGES = [(name, k) for name, k in ALL if tells_an_edge(k, conformance.load(name))]
+SINGLE = [pair for pair in ALL if pair not in EDGES]
 
 
 def floats(x):
@@ -80,6 +83,14 @@ def named(report):
 def test_an_alternative_is_named(name, alternative):
     report = conformance.check(wrong(OBJECTIVES[name], alternative), name, arrays="torch", search=False)
     assert alternative in named(report) and not report.unexplained
+
+
+@pytest.mark.parametrize(("name", "alternative"), EDGES)
+def test_what_shows_on_edges_alone_is_told_as_an_edge(name, alternative):
+    report = conformance.check(wrong(OBJECTIVES[name], alternative), name, arrays="torch", search=False)
+    assert report.verdict == "edges" and {d.kind for d in report.edges} == {"edge"}
+    if alternative == "empty_rows_counted":
+        assert alternative in named(report)
 
 
 PAIRS = [

@@ -74,8 +74,7 @@ def keywords(
         value = case.settings[ours]
         if value is None and not _default_is_none(function, theirs):
             value = {"epsilon_high": case.settings.get("epsilon"), **NO_BOUND}.get(ours)
-        if value is not None or theirs not in signature.optional:
-            passed[theirs] = _as_asked(theirs, ours, value, case, calling)
+        passed[theirs] = _as_asked(theirs, ours, value, case, calling)  # None too: what it raises then is told
     for theirs, what in signature.derived.items():
         passed[theirs] = _derive(what, values, case, calling, signature)
     for theirs, ours in signature.fillers.items():

@@ -53,8 +53,9 @@ examples
   torchstone check my_losses.py:pg_loss --as verl     where it is plugged in:
       trl, verl, prime-rl, skyrl, slime, tinker (--as verl --help)
 
-exit status: 0 all cases match, or what differs was accepted by name;
-1 some do not; 2 the target cannot be checked
+exit status: 0 right on ordinary batches, or what differs was accepted by name
+(--strict: edges such as NaN under the mask are failures too); 1 wrong;
+2 the target cannot be checked, or not enough of it could be asked
 """
 IDENTIFY = """\
 Say which objective, recipe or framework's dialect a function implements, and
@@ -118,7 +119,8 @@ def _check(arguments: Sequence[str]) -> int:
         print(as_json(as_dict(report, relations)))
     else:
         _print_report(options.target, report, relations, shlex.join(["torchstone", "check", *arguments]))
-    return int((report is not None and not report.passed) or any(r.status == "fail" for r in relations))
+    failed = int(any(r.status == "fail" for r in relations))
+    return failed if report is None or report.exit_status == 0 else report.exit_status
 
 
 def _check_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -127,6 +129,7 @@ def _check_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--objective", metavar="NAME", help="what it should be; by default what its name says")
     add("--list", action="store_true", help="list the objectives, with their arguments")
     add("--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure")
+    add("--strict", action="store_true", help="edges that plain code forgets (NaN under the mask) are failures too")
     add("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
     layout = "of rewards: one row a prompt, all in one row, or one prompt at a time; by default found out by trying"
     add("--layout", choices=LAYOUTS, help=layout)
@@ -143,7 +146,8 @@ def _run(
     with _aside():
         if objective:
             accept, target = options.accept, options.target
-            report = conformance.check(function, objective, accept=accept, target=target, **asked)
+            asked_strictly = asked | {"strict": options.strict}
+            report = conformance.check(function, objective, accept=accept, target=target, **asked_strictly)
         if options.metamorphic:
             relations = conformance.check_relations(function, objective, **asked)
     return report, relations

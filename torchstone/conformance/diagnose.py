@@ -1,54 +1,170 @@
-"""Which known variant or bug is it? Stored alternatives first, then combinations by the oracle, then flags."""
+"""Why does it fail? What is plain to see first, then known variants and bugs, by the rules of ``evidence``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torchstone.conformance.asked import constant
 from torchstone.conformance.call import Trial
 from torchstone.conformance.combined import Evidence, Names, combined, extended, flag_of
 from torchstone.conformance.compare import as_reduced, matches
+from torchstone.conformance.evidence import (
+    ONE_NAME,
+    candidate,
+    forgotten,
+    is_edge,
+    one_name,
+    right_but_for_edges,
+    tells,
+    tells_an_edge,
+    thin,
+)
 from torchstone.conformance.result import BAD, Diagnosis, Outcome, Result
-from torchstone.conformance.vectors import MASKS, ORDINARY, Case, Numbers, Setting, Vectors, hazards, leaves
+from torchstone.conformance.vectors import Case, Flag, Numbers, Setting, Vectors, hazards, leaves
 
 Found = tuple[Names, set[int]]  # alternatives, and the failing cases that they explain
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a check found: the function, the cases at its settings, what came back, and what is wrong with it."""
+
+    trial: Trial
+    cases: Sequence[Case]
+    outcomes: Mapping[int, Outcome]
+    results: Sequence[Result]
+    built_in: Mapping[str, Any]  # settings that the function cannot be given, and what they are
+    accept: Sequence[str]
+
+
 def diagnose(
-    trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], results: Sequence[Result],
-    built_in: Mapping[str, Any], accept: Sequence[str], search: bool = True,
-) -> tuple[list[Diagnosis], list[Result]]:  # fmt: skip
+    facts: Facts, lost: Sequence[str], twice: Sequence[int], search: bool = True
+) -> tuple[list[Diagnosis], list[Result]]:
     """What explains the failures, and those failures that nothing explains.
 
     Args:
-        trial: the function.
-        cases, outcomes: what was asked, and what came back by the case's id.
-        results: every case of the objective in both precisions.
-        built_in: settings that the function cannot be given, and what they seem to be.
-        accept: names of what is meant.
+        facts: what was asked, and what came back, without the gradients that are lost.
+        lost: the inputs that no gradient reaches.
+        twice: cases that gave other numbers when they were asked once more.
         search: look for combinations of alternatives too.
     """
-    failed = [r for r in results if r.status in BAD]
-    found = [*_other_settings(trial.vectors, built_in, len(cases), accept), *_not_held(trial.vectors, cases, outcomes)]
-    if not failed:
-        return found, []
-    ran = [c for c in cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
-    if not ran and not any(r.status == "pass" for r in results):
-        return found, failed  # it never gave a number: there is nothing to tell variants by
+    trial, outcomes, accept = facts.trial, facts.outcomes, facts.accept
+    failed = [r for r in facts.results if r.status in BAD]
+    found = [
+        *_other_settings(trial.vectors, facts.built_in, len(facts.cases), accept),
+        *_not_held(trial.vectors, facts.cases, outcomes),
+    ]
+    if twice:
+        return [*found, _plain_to_see("not_the_same_twice", twice, failed)], []
+    ran = [c for c in facts.cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
+    if not failed or (not ran and not any(r.status == "pass" for r in facts.results)):
+        return found, failed  # where it never gave a number, there is nothing to tell variants by
+    if constant(ran, outcomes, next(iter(trial.vectors.returns))):
+        return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
     evidence = Evidence(trial, [c for c in ran if c.expected is not None], outcomes)
     wrong = {r.case_id for r in failed if r.precision == "float64"}
-    first = _single(evidence, wrong)
-    factor = _factor(evidence)
-    if factor is not None and len(factor[1] & wrong) > len(first[1]):
-        found.append(factor[0])
-        explained = factor[1]
-    else:
-        named = _alternatives(evidence, wrong, first, search)
-        found += [_named(evidence, *f, accept) for f in named]
-        explained = {i for _, ids in named for i in ids}
-    by_flag, rest = _by_flag(trial.vectors, results, [r for r in failed if r.case_id not in explained], accept)
-    return found + by_flag, rest
+    if lost:
+        found.append(_detached(evidence, lost, wrong, accept))
+        right = {c.id for c in evidence.scored if matches(outcomes[c.id], c.expected)}
+        failed = [r for r in failed if r.case_id not in right]
+        wrong -= right
+    edges: set[int] = set()
+    if right_but_for_edges(facts.cases, {r.case_id for r in failed}):
+        edges = {c.id for c in facts.cases if c.id in {r.case_id for r in failed} and is_edge(evidence, c)}
+    named: list[Diagnosis] = []
+    explained: set[int] = set()
+    if wrong - edges:
+        told, by_edge = _told(evidence, facts.cases, {r.case_id for r in failed} - edges, search, accept)
+        named, explained = told
+        explained = explained | {i for d in named for i in d.cases}
+        edges = (edges | by_edge) - explained
+    return [*found, *named, *_by_edge(facts, [r for r in failed if r.case_id in edges])], [
+        r for r in failed if r.case_id not in explained | edges
+    ]
+
+
+def _told(
+    evidence: Evidence, cases: Sequence[Case], wrong: set[int], search: bool, accept: Sequence[str]
+) -> tuple[tuple[list[Diagnosis], set[int]], set[int]]:
+    """Diagnoses and the failures that they explain; and the failures that are edges of a function so diagnosed.
+
+    What fails without an edge is named first: an edge alone would not fail there.
+    """
+    scored, vectors = {c.id: c for c in evidence.scored}, evidence.trial.vectors
+    core = {i for i in wrong if i in scored and not forgotten(scored[i])} or wrong
+    named, explained = _names(evidence, core, search, accept)
+    if not named:
+        return ([], set()), set()
+    known = (*vectors.flags, *vectors.settings)
+    names = tuple(n for d in named for n in d.names if n.partition("=")[0] in known)
+    explained |= evidence.equal(names, [c for i, c in scored.items() if i in wrong - explained]) if names else set()
+    by_edge = {c.id for c in cases if c.id in wrong - explained and is_edge(evidence, c, names)}
+    left = wrong - explained - by_edge
+    if left and left != wrong:
+        more, covers = _names(evidence, left, False, accept)
+        named += [d for d in more if d.names not in {x.names for x in named}]
+        explained |= covers
+    return (named, explained), by_edge
+
+
+# ----------------------------------------------------------------------------------------------------- plain to see
+
+PLAIN = {  # failures that need no search: what it is, and what it does to a run
+    "not_the_same_twice": (
+        "Called twice on the same batch it gives different numbers: something random, or a state that it keeps.",
+        "No run can be repeated; dropout that is left on moves the ratio of the policy to itself away from 1.",
+    ),
+    "constant_output": (
+        "It gives the same number for every batch.",
+        "Nothing is measured and nothing is trained.",
+    ),
+    "detached": (
+        "No gradient reaches {}, though the value depends on it: no_grad, detach, item or NumPy on the way.",
+        "The loss looks right and what it should train is never trained.",
+    ),
+}
+
+
+def _plain_to_see(name: str, cases: Iterable[int], failed: Sequence[Result]) -> Diagnosis:
+    about, effect = PLAIN[name]
+    ids = sorted({*cases, *(r.case_id for r in failed)})
+    return Diagnosis((name,), "bug", len(ids), len(ids), (about,), (effect,), cases=tuple(ids))
+
+
+def _detached(evidence: Evidence, lost: Sequence[str], wrong: set[int], accept: Sequence[str]) -> Diagnosis:
+    """The gradients that are lost, under the objective's own name for it if it has one."""
+    about, effect = PLAIN["detached"]
+    flags, kept = evidence.trial.vectors.flags, [c for c in evidence.scored if c.id in wrong]
+    own = [n for n in flags if "detached" in n and "not_detached" not in n and _all_lost(n, lost, evidence.scored)]
+    name = own[0] if own else "detached"
+    ids = tuple(sorted(c.id for c in kept))
+    links, pitfalls = (flags[name].links, flags[name].pitfalls) if name in flags else ((), ())
+    told = (about.format(" and ".join(lost)),)
+    return Diagnosis(
+        (name,), "bug", len(ids), len(ids), told, (effect,), links, pitfalls, accepted=name in accept, cases=ids
+    )
+
+
+def _all_lost(name: str, lost: Sequence[str], cases: Sequence[Case]) -> bool:
+    """Has this alternative no gradient by these inputs, the right values, and the right gradients by the others?"""
+    numbers = [(c.alternatives[name], c.expected) for c in cases if c.expected and name in c.alternatives]
+    return (
+        bool(numbers)
+        and all(
+            all(x == 0 for _, x in leaves(n.gradients.get(k, [])))
+            if k in lost
+            else n.gradients[k] == right.gradients[k]
+            for n, right in numbers
+            for k in right.gradients
+        )
+        and all(n.outputs == right.outputs for n, right in numbers)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- settings
 
 
 def _other_settings(
@@ -57,8 +173,11 @@ def _other_settings(
     """A setting that the function has built in, on which the objective leaves no choice, and it chose otherwise."""
     for name, value in built_in.items():
         setting: Setting = vectors.settings[name]
-        if not setting.free and setting.usual and value != setting.usual[0]:
-            label = f"{name}={value}"
+        usual = setting.usual[0] if setting.usual else value
+        if setting.free or value == usual:
+            continue
+        label, number = f"{name}={value}", all(isinstance(x, float) for x in (value, usual))
+        if not number:  # which number is written in is the user's affair; which formula is not
             yield Diagnosis(
                 (label,), "variant", cases, cases, (f"{setting.about} It is {value} here.",), (),
                 accepted=label in accept or name in accept or str(value) in accept,
@@ -79,6 +198,24 @@ def _not_held(vectors: Vectors, cases: Iterable[Case], outcomes: Mapping[int, Ou
 
 
 # ------------------------------------------------------------------------------------------------- alternatives by name
+
+
+def _names(
+    evidence: Evidence, wrong: set[int], search: bool, accept: Sequence[str]
+) -> tuple[list[Diagnosis], set[int]]:
+    """The diagnoses that explain these failures, and the failures that they explain."""
+    first = _single(evidence, wrong)
+    factor = _factor(evidence)
+    if factor is not None and len(factor[1] & wrong) > len(first[1]):
+        return [factor[0]], factor[1]
+    found = _alternatives(evidence, wrong, first, search)
+    explained = {i for _, ids in found for i in ids}
+    core = {c.id for c in evidence.scored if c.id in wrong and not hazards(c)}
+    diagnoses = []
+    for names, ids in found:
+        others = {i for other, more in found if other != names for i in more} - ids
+        diagnoses.append(replace(_named(evidence, names, ids, accept), thin=thin(evidence, ids, core - others)))
+    return diagnoses, explained
 
 
 def _alternatives(evidence: Evidence, wrong: set[int], first: Found, search: bool) -> list[Found]:
@@ -110,14 +247,22 @@ def _alternatives(evidence: Evidence, wrong: set[int], first: Found, search: boo
 def _single(evidence: Evidence, wrong: set[int], explained: Set[int] = frozenset()) -> Found:
     """The alternative that explains most failures, and contradicts least elsewhere: edges count half."""
     best: tuple[float, Names, set[int]] = (0, (), set())
-    for name in evidence.trial.vectors.named:
+    vectors, signature = evidence.trial.vectors, evidence.trial.signature
+    for name in vectors.named:
+        if not candidate(name, signature, vectors) or tells_an_edge(name, vectors):
+            continue
         shown = [c for c in evidence.scored if name in c.alternatives]
-        hit = {c.id for c in shown if matches(evidence.outcomes[c.id], c.alternatives[name])}
-        against = [c for c in shown if c.id not in hit and c.id not in explained]
+        hit = {c.id for c in shown if _equal(evidence.outcomes[c.id], c.alternatives[name])}
+        against = [c for c in shown if c.id not in hit | explained and tells(evidence.outcomes[c.id])]
         score = len(hit & wrong) - sum(1 if hazards(c) else 2 for c in against)
         if hit & wrong and score > best[0]:
             best = (score, (name,), hit & wrong)
     return best[1], best[2]
+
+
+def _equal(outcome: Outcome, numbers: Numbers) -> bool:
+    """The same numbers, as far as they speak for a name."""
+    return tells(outcome) and matches(outcome, numbers)
 
 
 def _unstored(evidence: Evidence, names: Names, left: set[int]) -> set[int]:
@@ -205,44 +350,50 @@ def _times(x: Any, factor: float) -> Any:
     return [_times(part, factor) for part in x] if isinstance(x, list) else (None if x is None else factor * x)
 
 
-def _by_flag(
-    vectors: Vectors, results: Sequence[Result], rest: list[Result], accept: Sequence[str]
-) -> tuple[list[Diagnosis], list[Result]]:
-    """Failures that have an edge in common: the fewest flags that cover them."""
-    found, left = [], list(rest)
-    if any(set(r.flags) <= set(ORDINARY) - set(MASKS) for r in rest):
-        return [], left  # ordinary batches fail without a name: that edges fail too says nothing
-    while left:
-        best, covers = None, 0.0
-        for flag in dict.fromkeys(f for r in left for f in r.flags if vectors.flags[f].kind == "edge"):
-            failing, ran = _failing(flag, left), _ran(flag, results)
-            share = len(failing) * (len(failing) / len(ran)) * (1 if flag in ORDINARY else 2)
-            if share > covers:
-                best, covers = flag, share
-        if best is None:
-            break
-        flag_data, failing = vectors.flags[best], _failing(best, left)
-        found.append(
+# --------------------------------------------------------------------------------------------------------------- edges
+
+
+EDGES = {
+    "empty_rows_counted": Flag(
+        "edge",
+        "A row without a chosen token counts in the mean over rows.",
+        "Every other completion is scaled down when one is filtered out.",
+        ("C61",),
+        ("https://github.com/huggingface/trl/tree/v1.16.0",),
+    ),
+}
+
+
+def _by_edge(facts: Facts, failed: Sequence[Result]) -> list[Diagnosis]:
+    """Failures that edges explain, each edge once under its one name: the fewest that cover them."""
+    vectors, cases = facts.trial.vectors, {c.id: c for c in facts.cases}
+    told = {r.case_id: set(forgotten(cases[r.case_id])) for r in failed}
+    ran = {r.case_id: set(r.flags) for r in facts.results if r.status != "skip"}
+    found: dict[str, list[int]] = {}
+    while told:
+        flags = dict.fromkeys(f for fs in told.values() for f in fs)
+        counts = {f: sum(f in fs for fs in told.values()) for f in flags}
+        best = max(flags, key=lambda f: counts[f] * counts[f] / sum(f in fs for fs in ran.values()))
+        for i in [i for i, fs in told.items() if best in fs]:
+            told.pop(i)
+            found.setdefault(one_name(cases[i], facts.outcomes.get(i), best), []).append(i)
+    diagnoses = []
+    for name, ids in found.items():
+        flag = EDGES.get(name) or vectors.flags[name]
+        of = max(len(ids), sum(name in fs for fs in ran.values()))
+        accepted = name in facts.accept or any(ONE_NAME.get(n) == name for n in facts.accept)
+        diagnoses.append(
             Diagnosis(
-                (best,),
+                (name,),
                 "edge",
-                len(failing),
-                len(_ran(best, results)),
-                (flag_data.about,),
-                (flag_data.effect,),
-                flag_data.links,
-                flag_data.pitfalls,
-                accepted=best in accept,
-                cases=tuple(sorted(failing)),
+                len(ids),
+                of,
+                (flag.about,),
+                (flag.effect,),
+                flag.links,
+                flag.pitfalls,
+                accepted=accepted,
+                cases=tuple(sorted(ids)),
             )
         )
-        left = [r for r in left if r.case_id not in failing]
-    return found, left
-
-
-def _failing(flag: str, left: Sequence[Result]) -> set[int]:
-    return {r.case_id for r in left if flag in r.flags}
-
-
-def _ran(flag: str, results: Sequence[Result]) -> set[int]:
-    return {r.case_id for r in results if flag in r.flags and r.status != "skip"}
+    return diagnoses

@@ -46,8 +46,8 @@ class Result:
 class Diagnosis:
     """The function equals the right one with these alternatives in ``matched`` of ``of`` cases.
 
-    ``kind``: "bug", "variant", "setting" (another value of a number), "edge" (fails only where this flag is), or
-    "factor" (the right numbers times a constant).
+    ``kind``: "bug", "variant", "setting" (another value of a number), "edge" (what plain, correct code forgets: it
+    fails only there), or "factor" (the right numbers times a constant).
     """
 
     names: tuple[str, ...]
@@ -60,6 +60,7 @@ class Diagnosis:
     pitfalls: tuple[str, ...] = ()
     accepted: bool = False
     cases: tuple[int, ...] = ()  # the failures that it explains
+    thin: str = ""  # why the name is no more than a perhaps; "" where it is more
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,37 @@ class Report:
     kinds: Mapping[str, str]  # of each flag
     left_default: Mapping[str, str] = field(default_factory=dict)  # what is not understood: their parameter -> value
 
+    unasked: tuple[str, ...] = ()  # what it takes that no case has used
+    strict: bool = False  # edges count as failures
+
+    @property
+    def verdict(self) -> str:
+        """ "right", "edges" (right on ordinary batches), "wrong" or "not asked" (too little to tell)."""
+        if self.unexplained or any(not d.accepted and d.kind != "edge" for d in self.diagnoses):
+            return "wrong"
+        if self.unasked or not any(r.status in ("pass", "warn") for r in self.results):
+            return "not asked"
+        return "edges" if any(not d.accepted for d in self.diagnoses) else "right"
+
+    @property
+    def exit_status(self) -> int:
+        """0 right, edges included unless ``strict``; 1 wrong; 2 not asked enough to tell."""
+        return {"right": 0, "edges": int(self.strict), "wrong": 1, "not asked": 2}[self.verdict]
+
     @property
     def passed(self) -> bool:
-        """All cases match, or what differs has a name and was accepted by it."""
-        if not any(r.status in ("pass", "warn") for r in self.results):
-            return False
-        return not self.unexplained and all(d.accepted for d in self.diagnoses)
+        """All ordinary cases match, or what differs has a name and was accepted by it: the exit status is 0."""
+        return self.exit_status == 0
+
+    @property
+    def edges(self) -> tuple[Diagnosis, ...]:
+        """What plain, correct code forgets, and this function too."""
+        return tuple(d for d in self.diagnoses if d.kind == "edge" and not d.accepted)
+
+    @property
+    def asked(self) -> tuple[int, int]:
+        """How many cases were asked, of how many."""
+        return len({r.case_id for r in self.results if r.status != "skip"}), len({r.case_id for r in self.results})
 
     @property
     def flag_counts(self) -> list[FlagCount]:
@@ -118,6 +144,9 @@ class Report:
             "target": self.target,
             "objective": self.objective,
             "passed": self.passed,
+            "verdict": self.verdict,
+            "asked": list(self.asked),
+            "unasked": list(self.unasked),
             "fitted": dict(self.signature),
             "way": self.calling,
             "left_default": dict(self.left_default),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -18,11 +19,6 @@ from torchstone.conformance.signature import HALVES, OF_LOGITS, Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards
 
 OVERTIMES = 3  # cases that take too long; after them no more is run
-# Alternatives that leave out a setting: of a function that cannot be given it, they say only that it has another value.
-LEAVES_OUT = {
-    "no_temperature": "temperature", "always_forward_kl": "beta", "always_reverse_kl": "beta", "always_half": "beta",
-    "each_token_alone": "gamma", "undiscounted": "gamma",
-}  # fmt: skip
 
 
 def run_all(trial: Trial, cases: Iterable[Case]) -> dict[int, Outcome]:
@@ -41,18 +37,24 @@ def constant_rows(case: Case) -> bool:
     return all(len(set(row)) == 1 for row in rows)
 
 
-def applies(case: Case, signature: Signature, vectors: Vectors, without: bool = False) -> bool:
-    """Can the function be asked this at all? What it cannot be given must not matter in the case.
+# An input and the number that weighs it: where the function takes neither, the weight is 0 and the input is left out.
+WEIGHTS = {
+    "ref_log_probs": "beta", "entropies": "entropy_coef", "values": "value_coef", "old_values": "value_coef",
+    "returns": "value_coef",
+}  # fmt: skip
 
-    ``without``: a reference may be missing even so, to name what a function without one computes.
+
+def askable(case: Case, signature: Signature, vectors: Vectors, without: bool = False) -> Case | None:
+    """The case as the function can be asked it, with the inputs that matter to it; None if it cannot be.
+
+    ``without``: a reference may be missing even so, to name what a function without one computes. The numbers of a case
+    that lost an input are still those of the whole case: see ``settled``.
     """
-    if case.settings.get("denominator") is not None and not signature.expresses("denominator"):
-        return False
     if not all(signature.can_say(ours, value) for ours, value in case.settings.items()):
-        return False
+        return None
+    kept = dict(case.inputs)
     for name, x in case.inputs.items():
-        if without and name.startswith("ref_"):
-            continue
+        weight = WEIGHTS.get(name)
         if signature.expresses(name) or (name.endswith("log_probs") and _derived(signature)):
             continue
         if name.endswith("mask") and all(m for row in x for m in (row if isinstance(row, list) else [row])):
@@ -61,14 +63,25 @@ def applies(case: Case, signature: Signature, vectors: Vectors, without: bool = 
             continue
         if name == "old_log_probs" and x == case.inputs["log_probs"]:
             continue
-        return False
-    if not signature.can_lay_out(case):
-        return False
+        if weight is not None and weight in vectors.settings and signature.expresses(weight) and case.settings[weight]:
+            continue  # it weighs what it is never given: whatever that makes is compared with the right numbers
+        if _optional(name, vectors):
+            del kept[name]
+        elif not (without and name.startswith("ref_")):
+            return None
     required = {ours for theirs, ours in signature.arguments.items() if theirs not in signature.optional}
     # a reference that the case has no need of can be anything, if its weight can be set to 0
-    return all(
-        k in case.inputs or k in FILLED or (k == "ref_log_probs" and signature.expresses("beta")) for k in required
-    )
+    for k in required:
+        if k not in kept and k not in FILLED and not (k == "ref_log_probs" and signature.expresses("beta")):
+            return None
+    return replace(case, inputs=kept) if signature.can_lay_out(case) else None
+
+
+def _optional(name: str, vectors: Vectors) -> bool:
+    """Has a case with right numbers no such input? What chooses tokens or completions is never left out."""
+    if vectors.arguments[name].kind == "bool":
+        return False
+    return any(c.expected is not None and name not in c.inputs for c in vectors.cases)
 
 
 def _derived(signature: Signature) -> bool:
@@ -204,52 +217,13 @@ def _score(outcome: Outcome, case: Case) -> float:
     return 1.0
 
 
-def built_in(
-    cases: list[Case], outcomes: Mapping[int, Outcome], signature: Signature, vectors: Vectors
-) -> tuple[dict[str, Any], list[Case]]:
-    """What the settings that cannot be passed seem to be: the values under which most cases match, and those cases.
-
-    Args:
-        cases, outcomes: what was asked, and what came back by the case's id.
-        signature, vectors: which settings cannot be passed.
-    """
-    fixed = [
-        k
-        for k in fixed_settings(signature, vectors)
-        if k not in ("reduce", "length", "group_size") or _reduces(outcomes)
-    ]
-
-    usual = {k: vectors.settings[k].usual[0] for k in fixed if k == "temperature" and vectors.settings[k].usual}
-
-    def match(group: list[Case]) -> tuple[bool, float]:
-        scored = [c for c in group if c.id in outcomes and c.expected is not None and not hazards(c)]
-        right = sum(_score(outcomes[c.id], c) == 3 for c in scored)
-        names = {n for c in scored for n in c.alternatives if LEAVES_OUT.get(n) not in fixed}
-        named = max((sum(_score_as(outcomes[c.id], c, n) for c in scored) for n in names), default=0)
-        most = max(right, named)
-        if 2 * most < len(scored) and any(group[0].settings[k] != usual[k] for k in usual):
-            most = 0  # a few chance hits do not show that it has an unusual number built in
-        return len(scored) > 2 and right == len(scored), most / (len(scored) + 2)
-
-    best = max(hypotheses(cases, fixed), key=match)
-    forms = [[c for c in best if _form(c) == form] for form in dict.fromkeys(map(_form, best))]
-    if len(forms) > 1:  # a function of one number a row, or of one a token, that does not take the other
-        fits = [any(_score(outcomes[c.id], c) >= 2 for c in form if c.id in outcomes) for form in forms]
-        best = [c for form, fit in zip(forms, fits, strict=True) if fit or not any(fits) for c in form]
-    return {k: best[0].settings[k] for k in fixed}, best
-
-
-def _form(case: Case) -> tuple[str, ...]:
+def form(case: Case) -> tuple[str, ...]:
     """Which arguments hold one number a token, of those that may also hold one a row."""
     return tuple(
         k for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list) and x and isinstance(x[0], list)
     )
 
 
-def _score_as(outcome: Outcome, case: Case, name: str) -> bool:
-    return matches(outcome, case.alternatives.get(name, case.expected))
-
-
-def _reduces(outcomes: Mapping[int, Outcome]) -> bool:
+def reduces(outcomes: Mapping[int, Outcome]) -> bool:
     """Does the function reduce by itself? What comes back per token is reduced here, as the case says."""
     return all(o.reduced != "tokens" for o in outcomes.values())

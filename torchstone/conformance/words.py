@@ -55,32 +55,33 @@ def _untyped(detail: str) -> str:
 
 
 def verdict(report: Report) -> tuple[bool, str]:
-    """Passed or not, and why, in one sentence."""
+    """Passed or not, and why, in one sentence; of what passes, first how much of it was asked."""
     worst: dict[int, bool] = {}
     for r in report.results:
         if r.status != "skip":
             worst[r.case_id] = worst.get(r.case_id, False) or r.status in BAD
-    failed = sum(worst.values())
+    failed, (asked, of) = sum(worst.values()), report.asked
+    share = f"all {count(of, 'case')}" if asked == of else f"{asked} of {count(of, 'case')} could be asked"
     if not worst:
         return False, "no case could be run"
-    if not failed and report.passed:
-        accepted = listed([n for d in report.diagnoses if d.accepted for n in d.names])
-        odd = [n for d in report.diagnoses if not d.accepted for n in d.names]
-        more = f", with the accepted {accepted}" if accepted else f"; it has {listed(odd)}" if odd else ""
-        left = len({r.case_id for r in report.results}) - len(worst)
-        few = f" (only these: {left} were left out)" if left > len(worst) else ""
-        return True, f"all {count(len(worst), 'case')} that can be asked match{few}{more}"
-    if report.passed:
-        named = listed([n for d in report.diagnoses if d.accepted and d.cases for n in d.names])
-        return True, f"{failed} of {count(len(worst), 'case')} differ, all of them as accepted: {named}"
     if broken(report):
         return False, "it gave nothing that could be compared"
-    known = [n for d in report.diagnoses if d.cases or not d.accepted for n in d.names]
+    if report.verdict == "not asked":
+        return False, f"not asked enough to tell ({share}): {listed(report.unasked)}"
+    accepted = listed([n for d in report.diagnoses if d.accepted for n in d.names])
+    if report.verdict == "right":
+        more = f"; {failed} differ, all of them as accepted" if failed else ""
+        return True, f"right ({share}){more}{': ' + accepted if accepted else ''}"
+    edges = listed([n for d in report.edges for n in d.names])
+    if report.verdict == "edges":
+        known = f"right on ordinary batches ({share}); {count(len(report.edges), 'edge')} to know: {edges}"
+        return not report.strict, known + (f"; accepted: {accepted}" if accepted else "")
+    known_names = [n for d in report.diagnoses if d.cases or not d.accepted for n in d.names]
     if not failed:
-        return False, f"all {count(len(worst), 'case')} that can be asked match, but it has {listed(known)}"
-    more = f": {listed(known)}" if known and len(known) < 5 else ""
+        return False, f"{count(asked, 'case')} match, but it has {listed(known_names)}"
+    more = f": {listed(known_names)}" if known_names and len(known_names) < 5 else ""
     left = len({r.case_id for r in report.unexplained})
-    more += f"; {left} not explained" if left and known else ""
+    more += f"; {left} not explained" if left and known_names else ""
     return False, f"{failed} of {count(len(worst), 'case')} differ{more}"
 
 

@@ -15,7 +15,7 @@ from torchstone.conformance.call import Trial
 from torchstone.conformance.relations.subject import Answer, Batch, Call, Refused, first_that_runs
 from torchstone.conformance.signature import Signature, read_signature
 from torchstone.conformance.target import TargetError
-from torchstone.conformance.trial import applies, best_trial, likely_arrays
+from torchstone.conformance.trial import askable, best_trial, likely_arrays
 from torchstone.conformance.vectors import Case, Vectors, load
 
 
@@ -32,7 +32,9 @@ def matched(
     """
     vectors = load(objective)
     signature = read_signature(function, vectors, names, settings)
-    cases = [c for c in vectors.cases if applies(c, signature, vectors) and c.result == "valid" and _ordinary(c)]
+    alone = [c for c in vectors.cases if c.settings.get("denominator") is None or signature.expresses("denominator")]
+    asked_of = (askable(c, signature, vectors) for c in alone if c.result == "valid" and _ordinary(c))
+    cases = [c for c in asked_of if c is not None]
     if not cases:
         raise TargetError(f"target: no ordinary case of {vectors.objective} can be run with these parameters")
     kinds = (arrays,) if arrays else likely_arrays(function)
