@@ -93,13 +93,12 @@ def _told(
 
     What fails without an edge is named first: an edge alone would not fail there.
     """
-    scored, vectors = {c.id: c for c in evidence.scored}, evidence.trial.vectors
+    scored = {c.id: c for c in evidence.scored}
     core = {i for i in wrong if i in scored and not forgotten(scored[i])} or wrong
     named, explained = _names(evidence, core, search, accept)
     if not named:
         return ([], set()), set()
-    known = (*vectors.flags, *vectors.settings)
-    names = tuple(n for d in named for n in d.names if n.partition("=")[0] in known)
+    names = tuple(n for d in named for n in d.names if d.kind != "factor")
     explained |= evidence.equal(names, [c for i, c in scored.items() if i in wrong - explained]) if names else set()
     by_edge = {c.id for c in cases if c.id in wrong - explained and is_edge(evidence, c, names)}
     left = wrong - explained - by_edge
