@@ -29,7 +29,16 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import DistillationConfig, DistillationTrainer, DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from trl import (
+    DistillationConfig,
+    DistillationTrainer,
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+)
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from torchstone.frameworks.loading import float32_is_float64
@@ -40,7 +49,7 @@ from torchstone.recipes import RECIPES, PolicyRecipe, find
 
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
-POLICY = {**SETTINGS, "gmpo": {}}
+POLICY = {**SETTINGS, "gmpo": {}, "rloo": {}}
 DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
 DPO["wpo"] = {"use_weighting": True}
 DISTILL: dict[str, dict[str, Any]] = {"opd-exact": {}, "opd-forward": {"beta": 0.0}, "gkd": {"beta": 0.5}}
@@ -118,6 +127,19 @@ def digits(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     return [sum(c.count(d) for d in "0123") / 4 + 0.1 * c.count("7") for c in completions]
 
 
+class FedRLOOTrainer(RLOOTrainer):
+    """It has no ``rollout_func`` of its own, and no tool output."""
+
+    def __init__(self, *given: Any, rollout_func: Any, **named: Any) -> None:
+        self.rollouts = rollout_func
+        super().__init__(*given, **named)
+
+    def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
+        found = self.rollouts(prompts, self)
+        ids = found["completion_ids"]
+        return found["prompt_ids"], ids, tokenizer().batch_decode(ids, skip_special_tokens=True)
+
+
 class NoServer:
     """In the place of vLLM's client."""
 
@@ -193,10 +215,11 @@ def both(name: str) -> tuple[Any, Any]:
     recipe = f"{name}@{VERSION}"
     if name in POLICY:
         row, of = find(recipe), POLICY[name]
-        theirs = (GMPOTrainer, GMPOConfig) if name == "gmpo" else (GRPOTrainer, GRPOConfig)
+        others = {"gmpo": (GMPOTrainer, GMPOConfig), "rloo": (FedRLOOTrainer, RLOOConfig)}
+        theirs, tools = others.get(name, (GRPOTrainer, GRPOConfig)), name != "rloo"
         ours = {k: v for k, v in of.items() if "vllm" in k and "mode" not in k}
         assert row.name == recipe
-        return online(*theirs, **of), online(recipe=recipe, **ours)
+        return online(*theirs, tools=tools, **of), online(recipe=recipe, tools=tools, **ours)
     train, of = (offline, DPO) if name in DPO else (distilled, DISTILL)
     return train(**of[name]), train(recipe=recipe)
 

@@ -58,14 +58,32 @@ def constants_in_float64():
 
 def test_every_row_of_both_trainers_has_its_settings():
     sources = {row.name: row.source for row in [*ROWS, *DISTILL_ROWS]}
-    trainers = ("trl/trainer/grpo_", "trl/trainer/dpo_", "trl/trainer/distillation_", "trl/experimental/g")
+    trainers = (
+        "trl/trainer/grpo_",
+        "trl/trainer/rloo_",
+        "trl/trainer/dpo_",
+        "trl/trainer/distillation_",
+        "trl/experimental/g",
+    )
     of = {name for name, source in sources.items() if source.startswith(trainers)} - {f"gold@{VERSION}"}
     assert of == {f"{name}@{VERSION}" for name in [*POLICY, *DPO, *DISTILL]} and RANKS == 1
 
 
 @pytest.mark.parametrize(
     "name",
-    ["dapo", "bnpo", "luspo", "mis", "deepseek-v3.2", "ipo", "iterative-rpo", "wpo", "opd-exact", "opd-forward"],
+    [
+        "dapo",
+        "bnpo",
+        "luspo",
+        "mis",
+        "deepseek-v3.2",
+        "rloo",
+        "ipo",
+        "iterative-rpo",
+        "wpo",
+        "opd-exact",
+        "opd-forward",
+    ],
 )
 def test_the_plug_has_trls_weights_after_four_steps(name):
     """Two micro-batches a step, two iterations a batch, tool output in completions, groups cut by the shuffle."""
