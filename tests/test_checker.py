@@ -290,7 +290,7 @@ def test_identify_names_recipes_dialects_and_objectives():
     found = conformance.identify(dpo_pairs)
     assert {"dpo_loss", "dpo", "dpo@trl-1.16.0"} <= {m.name for m in found.exact}
     found = conformance.identify(right)
-    assert found.exact[0].name == "grpo_loss" and "grpo" in {m.name for m in found.exact if m.kind == "recipe"}
+    assert found.exact[0].name == "grpo" and "grpo_loss" in {m.name for m in found.exact if m.kind == "objective"}
 
 
 def test_identify_names_the_nearest_and_what_differs():

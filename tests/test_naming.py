@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from torchstone import conformance
+from torchstone.conformance.changes import numbers_of
 from torchstone.conformance.evidence import tells_an_edge
+from torchstone.conformance.vectors import hazards, leaves
 from torchstone_oracle.contract import flat
 from torchstone_oracle.contracts import OBJECTIVES
 
@@ -116,3 +118,111 @@ def test_the_pairs_replace_different_steps():
         a, b = (OBJECTIVES[name].alternatives[k] for k in (one, other))
         assert not {*a.steps, *a.settings} & {*b.steps, *b.settings}, (name, one, other)
     assert all(len(set(pair)) == 3 for pair in itertools.chain(PAIRS))
+
+
+# --------------------------------------------------------------------------------------- names that are made by machine
+
+
+def off_by_one(log_probs, old_log_probs, advantages, mask, epsilon=0.2, epsilon_high=None):
+    """The mask one place late."""
+    on = torch.roll(mask, 1, dims=1)
+    return surrogate(log_probs, old_log_probs, advantages[:, None], on, epsilon, epsilon_high)
+
+
+def last_lost(log_probs, old_log_probs, advantages, mask, epsilon=0.2, epsilon_high=None):
+    """The end token of each completion is not trained."""
+    on = mask & (mask.flip(1).cumsum(1).flip(1) > 1)
+    return surrogate(log_probs, old_log_probs, advantages[:, None], on, epsilon, epsilon_high)
+
+
+def repeated(log_probs, old_log_probs, advantages, mask, epsilon=0.2, epsilon_high=None):
+    """Advantages of other rows."""
+    spread = advantages.repeat(mask.shape[1]).view(mask.shape)
+    return surrogate(log_probs, old_log_probs, spread, mask, epsilon, epsilon_high)
+
+
+def optimistic_where_bad(log_probs, old_log_probs, advantages, mask, epsilon=0.2, epsilon_high=None):
+    """max in place of min for negative advantages."""
+    a = advantages[:, None]
+    return surrogate(log_probs, old_log_probs, a, mask, epsilon, epsilon_high, lambda x, y: torch.where(a > 0, x, y))
+
+
+def surrogate(log_probs, old_log_probs, a, mask, epsilon, epsilon_high, choose=None):
+    ratio = torch.where(mask, log_probs - old_log_probs, 0.0).exp()
+    both = ratio * a, ratio.clamp(1 - epsilon, 1 + (epsilon_high or epsilon)) * a
+    kept = torch.minimum(*both) if choose is None else choose(torch.minimum(*both), torch.maximum(*both))
+    rows = torch.where(mask, kept, 0.0).sum(1) / mask.sum(1).clamp(min=1)
+    return -rows.sum() / mask.any(1).sum().clamp(min=1)
+
+
+def lambda_twice(rewards, values, mask, gamma=0.99, lam=0.95):
+    advantages, after, run = torch.zeros_like(values), torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        new = rewards[:, t] + gamma * after - values[:, t] + gamma * lam * lam * run
+        run, after = torch.where(mask[:, t], new, run), torch.where(mask[:, t], values[:, t], after)
+        advantages[:, t] = torch.where(mask[:, t], new, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def value_added(rewards, values, mask, gamma=0.99, lam=0.95):
+    """delta = r + gamma V' + V"""
+    advantages, after, run = torch.zeros_like(values), torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        new = rewards[:, t] + gamma * after + values[:, t] + gamma * lam * run
+        run, after = torch.where(mask[:, t], new, run), torch.where(mask[:, t], values[:, t], after)
+        advantages[:, t] = torch.where(mask[:, t], new, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def margin_of_the_batch(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta=0.1):
+    margins = chosen_log_probs - rejected_log_probs - ref_chosen_log_probs + ref_rejected_log_probs
+    return -torch.nn.functional.logsigmoid(beta * margins.mean())
+
+
+def every_pair(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta=0.1):
+    margins = (chosen_log_probs - ref_chosen_log_probs)[:, None] - (rejected_log_probs - ref_rejected_log_probs)
+    return -torch.nn.functional.logsigmoid(beta * margins).mean()
+
+
+def median(rewards, eps=1e-4):
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)
+    centred = rewards - rewards.median(1, keepdim=True).values
+    return torch.where(tied, 0.0, centred / (rewards.std(1, keepdim=True) + eps))
+
+
+def held_at_a_half(log_probs, ref_log_probs, mask):
+    u = torch.where(mask, ref_log_probs - log_probs, 0.0)
+    return (u.exp() - 1 - u).clamp(max=0.5)
+
+
+MADE = [
+    (off_by_one, "grpo_loss", "mask_one_earlier"),
+    (last_lost, "grpo_loss", "mask_last_lost"),
+    (repeated, "grpo_loss", "advantages_repeated"),
+    (optimistic_where_bad, "grpo_loss", "maximum_where_negative"),
+    (lambda_twice, "gae", "lam_squared"),
+    (value_added, "gae", "delta_0"),
+    (margin_of_the_batch, "dpo_loss", "mean_first"),
+    (every_pair, "dpo_loss", "chosen_log_probs_and_ref_chosen_log_probs_broadcast"),
+    (median, "group_advantages", "median"),
+    (held_at_a_half, "kl_k3", "kl_clamped_above_0.5"),
+]
+
+
+@pytest.mark.parametrize(("function", "objective", "name"), MADE, ids=[f.__name__ for f, _, _ in MADE])
+def test_a_change_that_is_in_no_vectors_is_named(function, objective, name):
+    report = conformance.check(function, objective)
+    first = next(d for d in report.diagnoses if name in d.names)
+    assert first.matched > 2 and first.about[0].endswith(".") and first.effect[0].endswith(".")
+
+
+@pytest.mark.parametrize("name", ["gae", "dpo_loss", "grpo_loss", "jsd_exact"])
+def test_a_search_computes_what_the_oracle_does(name):
+    for case in conformance.load(name).cases:
+        fast = numbers_of(OBJECTIVES[name], case, (), fast=True)
+        exact = numbers_of(OBJECTIVES[name], case, ())
+        if exact is not None and not hazards(case):
+            margin = 1e-12 * exact.magnitude
+            for tree in ("outputs", "gradients"):
+                pairs = zip(leaves(getattr(fast, tree)), leaves(getattr(exact, tree)), strict=True)
+                assert all(abs(a - b) <= margin for (_, a), (_, b) in pairs), case.id

@@ -40,7 +40,7 @@ OTHER = {  # calls that are exchanged with another
     "log_sigmoid": ("sigmoid", "sigmoid in place of log sigmoid"),
     "sigmoid": ("log_sigmoid", "log sigmoid in place of sigmoid"),
 }
-SIGNS = {ast.Add: (ast.Sub, "- in place of +"), ast.Sub: (ast.Add, "+ in place of -"),
+SIGNS = {ast.Add: (ast.Sub, "a sign is wrong, - in place of +"), ast.Sub: (ast.Add, "a sign is wrong, + in place of -"),
          ast.Mult: (ast.Div, "a division in place of a product"),
          ast.Div: (ast.Mult, "a product in place of a division")}  # fmt: skip
 COMPARISONS = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE, ast.Eq: ast.NotEq,

@@ -16,6 +16,10 @@ from torchstone.conformance.target import TargetError
 from torchstone.conformance.trial import likely_arrays
 from torchstone.conformance.vectors import load, objectives
 
+KINDS = ("recipe", "dialect", "objective")  # in the order in which they are told
+HALF = 0.5  # of an objective's cases
+SEARCHED = 2  # of the nearest objectives, for a name of what differs
+
 
 @dataclass(frozen=True)
 class Identification:
@@ -59,7 +63,7 @@ def identify(
     near += (others or [m for m in rows if m.distance > EQUAL and not m.differs])[:6]
     if not exact and not near:
         raise TargetError(reason)
-    exact.sort(key=lambda m: (m.kind != "objective", len(m.given), len(m.differs)))
+    exact.sort(key=lambda m: (KINDS.index(m.kind), len(m.given), len(m.differs)))
     notes = () if exact else ("It equals nothing in the table.",)
     name = target or getattr(function, "__qualname__", None) or type(function).__name__
     return Identification(name, tuple(exact), tuple(near), notes)
@@ -73,17 +77,32 @@ def _objectives(function: Callable[..., Any], options: Mapping[str, Any]) -> tup
             reports.append(check(function, name, search=False, **options))
         except TargetError as e:
             reasons.append(str(e))
-    exact = [_objective(report) for report in reports if not _bad(report) and not _unused(report)]
+    equal = [report for report in reports if not _bad(report) and not _unused(report) and _telling(report)]
+    equal.sort(key=_share, reverse=True)
+    exact = [_objective(report) for report in equal if _share(report) >= HALF or report is equal[0]]
     wrong = [r for r in reports if _bad(r)]
     by_cases = sorted(wrong, key=lambda r: (len(_unused(r)), -len(_ran(r))))[:2]
     by_share = sorted(wrong, key=lambda r: (len(_unused(r)), len(_bad(r)) / len(_ran(r))))[:2]
     closest = list({r.objective: r for r in [*by_cases, *by_share]}.values())
-    searched = [check(function, report.objective, **options) for report in closest]
+    searched = closest if exact else [check(function, report.objective, **options) for report in closest[:SEARCHED]]
     near = [
-        _objective(r) for r in searched if any(d.kind != "edge" for d in r.diagnoses) or 2 * len(_bad(r)) < len(_ran(r))
+        _objective(r)
+        for r in searched
+        if 2 * len(_bad(r)) < len(_ran(r)) or (not exact and any(d.kind != "edge" for d in r.diagnoses))
     ]
     near.sort(key=lambda m: m.distance)
     return exact, near, reasons[0] if reasons else "target: its parameters fit no objective"
+
+
+def _telling(report: Report) -> bool:
+    """Did it give right numbers that say something? One case may be equal by chance."""
+    passed = {r.case_id for r in report.results if r.status == "pass"}
+    return len(passed) >= min(3, len(load(report.objective).cases))
+
+
+def _share(report: Report) -> float:
+    """Of the objective's cases those that it was asked: a part of an objective is another one."""
+    return len(_ran(report)) / len(load(report.objective).cases)
 
 
 def _ran(report: Report) -> set[int]:
@@ -105,6 +124,7 @@ def _objective(report: Report) -> Match:
     """An objective with the alternatives that explain what differs from it."""
     ran, bad = _ran(report), _bad(report)
     named = tuple(n for d in report.diagnoses for n in d.names)
-    detail = f"{len(ran - bad)} of {len(ran)} cases"
+    about = load(report.objective).about
+    detail = f"{len(ran - bad)} of {len(ran)} cases are equal. {about}" if bad else about
     given = tuple(f"no {ours}" for ours in _unused(report))
     return Match("objective", report.objective, len(bad) / max(len(ran), 1), named, given, detail)

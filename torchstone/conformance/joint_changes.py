@@ -41,12 +41,21 @@ def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
         yield change(f"base_{base}", f"Logs are taken of base {base}, or {base} ** x in place of exp(x).",
                      "Every log-ratio is another one.", logs,
                      each_entry(lambda x, factor=factor: x * dual(factor)))  # fmt: skip
+    tokens = [k for k in names if vectors.arguments[k].shape == "B T"]
+    if tokens and next(iter(vectors.returns.values())).shape == "B T":
+        yield change("other_direction", "It runs in the other direction along the tokens: forwards in place of "
+                     "backwards, or the reverse.", "Tokens are credited with what came before them.", tokens, _reversed,
+                     _reversed)  # fmt: skip
     groups = [k for k in names if vectors.arguments[k].shape == "P G"]
     first = next(iter(vectors.returns.values()))
     if groups and first.shape == "P G":
         yield change("along_columns", "It is computed along the wrong axis (dim, columns): over the same sample of all "
                      "prompts, not over the samples of a prompt.", "Easy and hard prompts are compared.", groups,
                      _exactly_transposed, _exactly_transposed)  # fmt: skip
+
+
+def _reversed(x: Any) -> Any:
+    return [row[::-1] if isinstance(row, list) else row for row in x]
 
 
 def _exactly_transposed(x: Any) -> Any:

@@ -147,13 +147,16 @@ def _distance(asked: Asked, signature: Signature, vectors: Vectors, wanted: Mapp
 
 
 def _not_default(function: Callable[..., Any], signature: Signature, numbers: Mapping[str, Any]) -> tuple[str, ...]:
-    """The row's numbers that the function takes, where its own defaults are others."""
+    """The row's numbers that the function takes, where its own defaults are others.
+
+    A number that it must be given has no default: it is the row's, unless the row has none, or leaves its term out.
+    """
     parameters = inspect.signature(function).parameters
     used = {ours: parameters.get(theirs) for theirs, ours in signature.settings.items()}
     return tuple(
         f"{ours} {show(numbers[ours])}"
         for ours, p in used.items()
-        if p is not None and p.default is not p.empty and p.default != numbers[ours]
+        if p is not None and (not numbers[ours] if p.default is p.empty else p.default != numbers[ours])
     )
 
 
