@@ -1,6 +1,7 @@
 """``torchstone check``, ``torchstone identify`` and the pytest plugin, with small functions, right and wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -80,33 +81,43 @@ def check(capsys, target, *options, objective="kl_k3"):
 def test_a_right_function_passes(capsys):
     status, out, error = check(capsys, "kl_k3", objective=None)  # its name says what it is
     assert (status, error) == (0, "")
-    assert "targets.py:kl_k3 against kl_k3: " in out and "called with log_probs, ref_log_probs, mask" in out
-    assert "nan_under_mask" in out and "PASS right (all " in out and "FAIL" not in out and "--accept" not in out
+    assert out.startswith("RIGHT in all ") and "targets.py:kl_k3 is kl_k3." in out
+    assert "called with log_probs, ref_log_probs, mask" in out and "--verbose" not in out and "--accept" not in out
+    status, out, _ = check(capsys, "kl_k3", "--verbose", objective=None)
+    assert status == 0 and "nan_under_mask" in out and "flag cases passed" in out
 
 
 def test_a_wrong_one_is_named(capsys):
     status, out, _ = check(capsys, "reversed_k3")
     assert status == 1 and "called with logp = log_probs, ref_logp = ref_log_probs, mask" in out
+    assert re.match(
+        r"WRONG targets.py:reversed_k3 is not kl_k3: \d+ of \d+ cases differ. The cause is reversed_kl: Pol", out
+    )
+    assert "effect The mean is" in out and "https://" not in out and "not explained" not in out
+    assert out.endswith("torchstone check targets.py:reversed_k3 --objective kl_k3 --verbose")
+    status, out, _ = check(capsys, "reversed_k3", "--verbose")
+    assert status == 1 and out.startswith("WRONG") and "https://github.com/natolambert/rlhf-book" in out
     assert "bug your numbers equal the alternative reversed_kl in " in out and "Policy and reference are swapped" in out
-    assert "Effect: " in out and "https://github.com/natolambert/rlhf-book" in out
-    assert out.endswith("differ: reversed_kl") and "not explained" not in out
+    assert "Effect: " in out and "--verbose" not in out
 
 
 def test_an_edge_is_named_and_fails_only_where_it_must(capsys):
     status, out, _ = check(capsys, "multiplied")
-    assert status == 0 and "right on ordinary batches" in out and "select first" in out
-    assert out.endswith("1 edge to know: nan_under_mask")
+    assert status == 0 and out.startswith("RIGHT on ordinary batches, in all ") and "select first" in out
+    assert "1 edge to know: nan_under_mask." in out
     assert check(capsys, "multiplied", "--strict")[0] == 1
 
 
 def test_what_is_accepted_by_name_passes(capsys):
     status, out, _ = check(capsys, "reversed_k3", "--accept", "reversed_kl")
-    assert status == 0 and "accepted bug" in out and "all of them as accepted: reversed_kl" in out
+    assert status == 0 and out.startswith("RIGHT in all ") and "It has reversed_kl, as accepted." in out
+    assert "accepted reversed_kl: Policy" in out
 
 
 def test_what_nothing_explains_is_shown_with_what_to_do(capsys):
     status, out, _ = check(capsys, "strange", "--names", names('a = "log_probs"\nb = "ref_log_probs"'))
-    assert status == 1 and "not explained" in out and "kl[0][0]: expected " in out
+    assert status == 1 and "No mistake that is known gives its numbers." in out
+    assert "for example case " in out and "kl[0][0]: expected " in out
     assert "--names names.toml" in out and "from targets import strange" in out
     assert "return strange(a=log_probs, b=ref_log_probs, mask=mask)" in out
 
@@ -122,13 +133,13 @@ def test_what_nothing_explains_is_shown_with_what_to_do(capsys):
 def test_a_function_that_gives_nothing(target, says, capsys):
     status, out, _ = check(capsys, target, "--time-limit", "0.05")
     assert status == 1 and says in out and "nothing to compare" in out and out.count("Effect") == 0
-    assert "FAIL it gave nothing that could be compared" in out
+    assert out.startswith(f"WRONG targets.py:{target} gives nothing that could be compared with kl_k3.")
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_line_is_wider_than_the_terminal(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    main(["check", "targets.py:reversed_k3", "--objective", "kl_k3", "--metamorphic"])
+    main(["check", "targets.py:reversed_k3", "--objective", "kl_k3", "--metamorphic", "--verbose"])
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if "https://" not in line) <= width
     assert any("what it is about" in line for line in lines) == (width == 120)

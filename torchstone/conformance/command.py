@@ -7,7 +7,9 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +120,8 @@ def _check(arguments: Sequence[str]) -> int:
 
         print(as_json(as_dict(report, relations)))
     else:
-        _print_report(options.target, report, relations, shlex.join(["torchstone", "check", *arguments]))
+        again = shlex.join(["torchstone", "check", *(a for a in arguments if a != "--verbose")])
+        _print_report(options.target, report, relations, again, options.verbose)
     failed = int(any(r.status == "fail" for r in relations))
     return failed if report is None or report.exit_status == 0 else report.exit_status
 
@@ -130,6 +133,7 @@ def _check_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list the objectives, with their arguments")
     add("--accept", metavar="NAME", action="append", default=[], help="a variant that is meant, so no failure")
     add("--strict", action="store_true", help="edges that plain code forgets (NaN under the mask) are failures too")
+    add("--verbose", action="store_true", help="the evidence too: flags, numbers, cases, links")
     add("--metamorphic", action="store_true", help="also what must hold whatever the numbers are")
     layout = "of rewards: one row a prompt, all in one row, or one prompt at a time; by default found out by trying"
     add("--layout", choices=LAYOUTS, help=layout)
@@ -143,7 +147,7 @@ def _run(
     from torchstone import conformance
 
     report, relations = None, []
-    with _aside():
+    with _aside(), _working(f"{options.target} on the cases of {objective or 'no objective'}"):
         if objective:
             accept, target = options.accept, options.target
             asked_strictly = asked | {"strict": options.strict}
@@ -153,11 +157,11 @@ def _run(
     return report, relations
 
 
-def _print_report(target: str, report: Report | None, relations: list[Relation], again: str) -> None:
+def _print_report(target: str, report: Report | None, relations: list[Relation], again: str, verbose: bool) -> None:
     from torchstone.conformance.report import relations_verdict, show, show_relations
 
     if report:
-        show(report, relations, again)
+        show(report, relations, again, verbose)
     else:
         print(bold(target) + "\n")
         show_relations(relations)
@@ -328,6 +332,29 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as e:
         raise UserError(f"--junit: cannot write {path}: {e.strerror}") from e
+
+
+@contextlib.contextmanager
+def _working(what: str) -> Iterator[None]:
+    """On a terminal a line on stderr that counts the seconds: a search for the cause takes some."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    stop, start, stream = threading.Event(), time.monotonic(), sys.stderr
+
+    def tick() -> None:
+        while not stop.wait(0.5):
+            line = f"{what}: {time.monotonic() - start:.0f} s"
+            print(f"\r{line[: columns() - 1]}", end="", file=stream, flush=True)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        print("\r\033[K", end="", file=stream, flush=True)
 
 
 def _aside() -> contextlib.AbstractContextManager[Any]:

@@ -17,26 +17,81 @@ if TYPE_CHECKING:
 SHOWN = 6  # failing cases in full; --json has all
 
 
-def show(report: Report, relations: Sequence[Relation] = (), again: str = "") -> None:
-    """Print everything; ``again``: the command that made the report, for what to try next."""
-    print("\n".join(_head(report)))
+def show(report: Report, relations: Sequence[Relation] = (), again: str = "", verbose: bool = False) -> None:
+    """Print the verdict, what causes it and what to try; the evidence if ``verbose``.
+
+    ``again``: the command that made the report.
+    """
+    again = again or f"torchstone check {report.target} --objective {report.objective}"
+    label, text = verdict(report)
+    print(wrapped(f"{styled(label, VERDICTS[label])}  {_code(text)}") + "\n")
     nothing = broken(report)
-    print() if nothing else print(f"\n{_table(report)}\n")
-    for diagnosis in [] if nothing else report.diagnoses:
-        _paragraph(*_told(report, diagnosis))
-    for heading, lines in [_broken(report)] if nothing else [_unexplained(report), _warned(report)]:
-        _paragraph(heading, lines)
-    if relations:
-        show_relations(relations)
-    for note in report.notes:
+    if nothing:
+        _paragraph(*_broken(report))
+    elif verbose:
+        _evidence(report)
+    else:
+        _brief(report)
+    for line in _read_as(report):
+        print(line)
+    for note in report.notes if verbose else [n for n in report.notes if not re.match(r"\d+ of \d+ cases", n)]:
         print(_hanging(styled("note", "yellow"), _sentence(note)))
-    if report.notes:
-        print()
-    print(_verdict(*verdict(report)))
     if relations:
+        print()
+        show_relations(relations)
         print(relations_verdict(relations))
-    for what, command in _next(report, again or f"torchstone check {report.target} --objective {report.objective}"):
-        print(f"{dim(wrapped(what))}\n{styled(command, 'cyan')}")
+    for what, command in _next(report, again, verbose or nothing):
+        print(f"\n{dim(wrapped(what))}\n{styled(command, 'cyan')}")
+
+
+VERDICTS = {"RIGHT": "bold green", "WRONG": "bold red", "NOT ASKED ENOUGH": "bold yellow"}
+
+
+def _brief(report: Report) -> None:
+    """A line or two for each cause and each edge; of what nothing explains the first case."""
+    causes = [d for d in report.diagnoses if d.kind != "edge"]
+    for d in causes:
+        _cause(report, d, told=len(causes) == 1 and len(d.about) == 1 and not d.thin and not d.accepted)
+    if report.unexplained and not causes:
+        first = report.unexplained[0]
+        print(_hanging("for example", f"case {first.case_id}, {first.comment}: {first.detail}") + "\n")
+    edges = [d for d in report.diagnoses if d.kind == "edge"]
+    if edges and report.verdict == "wrong":
+        names = listed([styled(n, "yellow") for d in edges for n in d.names])
+        print(_hanging("edges", f"apart from that it fails, as plain code does, at {names}") + "\n")
+        return
+    for i, d in enumerate(edges):
+        text = f"{styled(listed(d.names), 'yellow')}: {d.about[0] if d.about else ''}"
+        print(_hanging("" if i else "edges" if len(edges) > 1 else "edge", text))
+    if edges:
+        print()
+
+
+def _cause(report: Report, d: Diagnosis, told: bool) -> None:
+    """Each name of a diagnosis with what it is, unless the verdict has ``told`` it, and what it does to a run."""
+    if told:
+        for effect in d.effect:
+            print(_hanging("effect", effect) + "\n")
+        return
+    effects = iter(d.effect)
+    for i, about in enumerate(d.about):
+        name = d.names[i] if i < len(d.names) else ""
+        kind = report.kinds.get(name, d.kind)
+        label = "accepted" if d.accepted else "perhaps" if d.thin else kind
+        print(_hanging(styled(label, COLOUR.get(kind, "bold red")), f"{bold(name)}: {about}" if name else about))
+        effect = next(effects, "") if name in report.kinds or len(d.about) == 1 else ""
+        if effect:
+            print(_hanging("", f"Effect: {effect}"))
+    print()
+
+
+def _evidence(report: Report) -> None:
+    """Everything that the verdict rests on."""
+    print(f"{_table(report)}\n")
+    for diagnosis in report.diagnoses:
+        _paragraph(*_told(report, diagnosis))
+    for heading, lines in (_unexplained(report), _warned(report)):
+        _paragraph(heading, lines)
 
 
 def show_relations(relations: Sequence[Relation]) -> None:
@@ -51,8 +106,8 @@ def relations_verdict(relations: Sequence[Relation]) -> str:
     asked = count(sum(r.status != "skip" for r in relations), "relation")
     if failed:
         verb = "do" if len(failed) > 1 else "does"
-        return _verdict(False, f"{len(failed)} of {asked} {verb} not hold: {listed(failed)}")
-    return _verdict(True, f"{asked} that can be asked hold")
+        return _line("FAIL", "bold red", f"{len(failed)} of {asked} {verb} not hold: {listed(failed)}")
+    return _line("PASS", "bold green", f"{asked} that can be asked hold")
 
 
 STATUS = {"pass": "holds", "fail": "fails", "warn": "take note", "skip": "not asked"}
@@ -62,18 +117,20 @@ STATUS_STYLE = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "
 # ------------------------------------------------------------------------------------------------------------ the parts
 
 
-def _head(report: Report) -> Iterable[str]:
-    ran = len({r.case_id for r in report.results if r.status != "skip"})
+def _read_as(report: Report) -> Iterable[str]:
+    """What was compared with what: the equation, the arguments by their names, and the numbers that are its own."""
     vectors = load(report.objective)
     tags = f" ({', '.join(vectors.tags)})" if vectors.tags else ""
-    yield wrapped(f"{bold(report.target)} against {bold(report.objective)}: {count(ran, 'case')}")
     yield dim(_hanging("right is", vectors.about + tags))
     pairs = [theirs if theirs == ours else f"{theirs} = {ours}" for theirs, ours in report.signature.items()]
-    yield _hanging("called with", ", ".join([*pairs, *([report.calling] if report.calling else [])]))
+    yield dim(_hanging("called with", ", ".join([*pairs, *([report.calling] if report.calling else [])])))
+    if report.left_default:
+        alone = ", ".join(f"{k} {v}" for k, v in report.left_default.items())
+        yield dim(_hanging("left alone", f"{alone}: at its default, since what it means is not known"))
     if report.built_in:
         numbers = ", ".join(f"{k} {'none' if v is None else v}" for k, v in report.built_in.items())
         them = "it" if len(report.built_in) == 1 else "them"
-        yield _hanging("compared at", f"{numbers}: it has no argument for {them}")
+        yield dim(_hanging("compared at", f"{numbers}: it has no argument for {them}"))
 
 
 def _hanging(label: str, text: str) -> str:
@@ -186,8 +243,8 @@ def _warned(report: Report) -> tuple[str, list[str]]:
     return heading, lines
 
 
-def _verdict(passed: bool, text: str) -> str:
-    return wrapped(f"{styled('PASS', 'bold green') if passed else styled('FAIL', 'bold red')}  {text}", indent="")
+def _line(label: str, style: str, text: str) -> str:
+    return wrapped(f"{styled(label, style)}  {text}", indent="")
 
 
 ADAPTER = """\
@@ -196,9 +253,11 @@ ADAPTER = """\
       return {made}({call})"""
 
 
-def _next(report: Report, again: str) -> Iterable[tuple[str, str]]:
+def _next(report: Report, again: str, verbose: bool) -> Iterable[tuple[str, str]]:
     """What to do about it: a line of words, and a command or a few lines of code."""
-    if report.passed:
+    if report.verdict != "right" and not verbose:
+        yield "The evidence, case by case:", f"  {again} --verbose"
+    if report.verdict in ("right", "edges"):
         return
     open_ = [d for d in report.diagnoses if not d.accepted]
     if open_ and not report.unexplained and any(d.kind in ("variant", "setting") for d in open_):

@@ -54,35 +54,43 @@ def _untyped(detail: str) -> str:
     return detail.replace("float64", "float").replace("float32", "float")
 
 
-def verdict(report: Report) -> tuple[bool, str]:
-    """Passed or not, and why, in one sentence; of what passes, first how much of it was asked."""
-    worst: dict[int, bool] = {}
-    for r in report.results:
-        if r.status != "skip":
-            worst[r.case_id] = worst.get(r.case_id, False) or r.status in BAD
-    failed, (asked, of) = sum(worst.values()), report.asked
-    share = f"all {count(of, 'case')}" if asked == of else f"{asked} of {count(of, 'case')} could be asked"
-    if not worst:
-        return False, "no case could be run"
-    if broken(report):
-        return False, "it gave nothing that could be compared"
+def verdict(report: Report) -> tuple[str, str]:
+    """The verdict as a label and two sentences: how much was asked and what came out, then the cause or the edges."""
+    asked, of = report.asked
+    share = f"all {count(of, 'case')}" if asked == of else f"the {asked} of {count(of, 'case')} that could be asked"
+    if report.verdict == "wrong":
+        return "WRONG", _wrong(report, asked)
     if report.verdict == "not asked":
-        return False, f"not asked enough to tell ({share}): {listed(report.unasked)}"
-    accepted = listed([n for d in report.diagnoses if d.accepted for n in d.names])
+        why = listed(report.unasked) or "no case could be run"
+        return "NOT ASKED ENOUGH", f"{report.target} may be {report.objective}: {why}. It matches in {share}."
+    accepted = listed([f"`{n}`" for d in report.diagnoses if d.accepted for n in d.names])
+    more = f" It has {accepted}, as accepted." if accepted else ""
     if report.verdict == "right":
-        more = f"; {failed} differ, all of them as accepted" if failed else ""
-        return True, f"right ({share}){more}{': ' + accepted if accepted else ''}"
-    edges = listed([n for d in report.edges for n in d.names])
-    if report.verdict == "edges":
-        known = f"right on ordinary batches ({share}); {count(len(report.edges), 'edge')} to know: {edges}"
-        return not report.strict, known + (f"; accepted: {accepted}" if accepted else "")
-    known_names = [n for d in report.diagnoses if d.cases or not d.accepted for n in d.names]
-    if not failed:
-        return False, f"{count(asked, 'case')} match, but it has {listed(known_names)}"
-    more = f": {listed(known_names)}" if known_names and len(known_names) < 5 else ""
-    left = len({r.case_id for r in report.unexplained})
-    more += f"; {left} not explained" if left and known_names else ""
-    return False, f"{failed} of {count(len(worst), 'case')} differ{more}"
+        return "RIGHT", f"in {share}: {report.target} is {report.objective}.{more}"
+    where = f"on ordinary batches, in {share}"
+    names = listed([f"`{n}`" for d in report.edges for n in d.names])
+    known = f"{count(len(report.edges), 'edge')} to know: {names}."
+    return "RIGHT", f"{where}: {report.target} is {report.objective}. {known}{more}"
+
+
+def _wrong(report: Report, asked: int) -> str:
+    if broken(report):
+        return f"{report.target} gives nothing that could be compared with {report.objective}."
+    differ = {r.case_id for r in report.results if r.status in BAD}
+    how = f"{len(differ)} of {count(asked, 'case')} {'differs' if len(differ) == 1 else 'differ'}"
+    first = f"{report.target} is not {report.objective}: {how if differ else 'the values match'}."
+    causes = [d for d in report.diagnoses if d.kind != "edge" and not d.accepted]
+    if not causes:
+        return f"{first} No mistake that is known gives its numbers."
+    names = [listed([f"`{n}`" for n in d.names]) for d in causes]
+    if all(d.thin for d in causes):
+        return f"{first} The cause is perhaps {' or '.join(names)}, seen {causes[0].thin}."
+    solid = [(name, d) for name, d in zip(names, causes, strict=True) if not d.thin]
+    cause = (
+        f"The cause is {solid[0][0]}" if len(solid) == 1 else f"The causes are {listed([name for name, _ in solid])}"
+    )
+    about = solid[0][1].about
+    return f"{first} {cause}{': ' + about[0] if len(solid) == 1 and len(about) == 1 else '.'}"
 
 
 def covered(report: Report) -> set[int]:
