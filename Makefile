@@ -36,7 +36,7 @@ vectors: .venv/done
 	$(BIN)/python docs/flags.py
 
 corpus: .venv/done
-	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/judge.py $(CORPUS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/judge.py --page $(CORPUS)
 
 docs: .venv/done
 	$(BIN)/python docs/build.py
