@@ -297,3 +297,57 @@ def test_identify_names_the_nearest_and_what_differs():
     found = conformance.identify(reversed_and_by_token)
     assert not [m for m in found.exact if m.kind == "recipe" and not m.given]
     assert found.near
+
+
+# ---------------------------------------------------------------------------------- settings, gradients, evidence, edges
+
+
+def returns_with_numbers_inside(rewards, mask):
+    found, after = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        after = torch.where(mask[:, t], rewards[:, t] + 0.93 * after, after)
+        found[:, t] = torch.where(mask[:, t], after, 0.0)
+    return found
+
+
+def test_a_number_written_into_a_function_is_solved_for():
+    report = conformance.check(returns_with_numbers_inside, "discounted_returns")
+    assert report.built_in["gamma"] == pytest.approx(0.93) and report.verdict == "right"
+
+
+def critic_detached(values, old_values, returns, mask, cliprange_value=0.2):
+    fresh = values.detach()
+    near = torch.clamp(fresh, old_values - cliprange_value, old_values + cliprange_value)
+    return torch.where(mask, 0.5 * torch.max((fresh - returns) ** 2, (near - returns) ** 2), 0.0)
+
+
+def random_margin(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta):
+    margin = policy_chosen_logps - policy_rejected_logps - reference_chosen_logps + reference_rejected_logps
+    return -F.logsigmoid(beta * margin * (1 + 0.1 * torch.rand_like(margin))).mean()
+
+
+def always_the_same(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta):
+    return 0 * policy_chosen_logps.sum() + 0.7
+
+
+@pytest.mark.parametrize(
+    ("function", "objective", "name"),
+    [(critic_detached, "clipped_value_error", "detached"), (random_margin, "dpo_loss", "not_the_same_twice"),
+     (always_the_same, "dpo_loss", "constant_output")],
+)  # fmt: skip
+def test_what_is_plain_to_see_is_named_at_once(function, objective, name):
+    report = conformance.check(function, objective)
+    assert names(report) == {name} and report.exit_status == 1 and not report.unexplained
+
+
+def refuses_other_modes(old_log_prob, log_prob, advantages, response_mask, cliprange=0.2, loss_agg_mode="token-mean"):
+    if loss_agg_mode != "token-mean":
+        raise ValueError(f"no such loss_agg_mode: {loss_agg_mode}")
+    gap = torch.where(response_mask, log_prob - old_log_prob, 0.0).clamp(-20, 20)
+    loss = -torch.min(gap.exp() * advantages, gap.exp().clamp(1 - cliprange, 1 + cliprange) * advantages)
+    return torch.where(response_mask, loss, 0.0).sum() / response_mask.sum().clamp(min=1)
+
+
+def test_a_mode_that_is_refused_by_its_name_is_left_out():
+    report = conformance.check(refuses_other_modes, "ppo_loss")
+    assert report.passed and any("it refuses loss_agg_mode" in r.detail for r in report.results if r.status == "skip")
