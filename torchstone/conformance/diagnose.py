@@ -16,11 +16,13 @@ from torchstone.conformance.evidence import (
     candidate,
     forgotten,
     is_edge,
+    of_cases,
     one_name,
     right_but_for_edges,
     tells,
     tells_an_edge,
     thin,
+    with_twins,
 )
 from torchstone.conformance.result import BAD, Diagnosis, Outcome, Result
 from torchstone.conformance.vectors import Case, Flag, Numbers, Setting, Vectors, hazards, leaves
@@ -66,6 +68,8 @@ def diagnose(
         return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
     evidence = Evidence(trial, [c for c in ran if c.expected is not None], outcomes)
     wrong = {r.case_id for r in failed if r.precision == "float64"}
+    evidence, not_edges = with_twins(evidence, wrong, lost)
+    wrong |= not_edges
     if lost:
         found.append(_detached(evidence, lost, wrong, accept))
         right = {c.id for c in evidence.scored if matches(outcomes[c.id], c.expected)}
@@ -77,8 +81,8 @@ def diagnose(
     named: list[Diagnosis] = []
     explained: set[int] = set()
     if wrong - edges:
-        told, by_edge = _told(evidence, facts.cases, {r.case_id for r in failed} - edges, search, accept)
-        named, explained = told
+        told, by_edge = _told(evidence, facts.cases, ({r.case_id for r in failed} | not_edges) - edges, search, accept)
+        named, explained = [of_cases(d, not_edges) for d in told[0]], {abs(i) for i in told[1]}
         explained = explained | {i for d in named for i in d.cases}
         edges = (edges | by_edge) - explained
     return [*found, *named, *_by_edge(facts, [r for r in failed if r.case_id in edges])], [
@@ -116,10 +120,7 @@ PLAIN = {  # failures that need no search: what it is, and what it does to a run
         "Called twice on the same batch it gives different numbers: something random, or a state that it keeps.",
         "No run can be repeated; dropout that is left on moves the ratio of the policy to itself away from 1.",
     ),
-    "constant_output": (
-        "It gives the same number for every batch.",
-        "Nothing is measured and nothing is trained.",
-    ),
+    "constant_output": ("It gives the same number for every batch.", "Nothing is measured and nothing is trained."),
     "detached": (
         "No gradient reaches {}, though the value depends on it: no_grad, detach, item or NumPy on the way.",
         "The loss looks right and what it should train is never trained.",

@@ -10,11 +10,12 @@ from typing import Any
 from torchstone.conformance.call import Trial
 from torchstone.conformance.combined import Evidence, Names
 from torchstone.conformance.compare import matches
-from torchstone.conformance.result import Outcome
+from torchstone.conformance.result import Diagnosis, Outcome
 from torchstone.conformance.signature import Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards, leaves
 from torchstone.conformance.written_in import computed
 
+TWINNED = {"nan_under_mask", "empty_row", "all_masked", "unscored"}  # edges that can be taken away from a case
 SHARE = 0.7  # of what differs, for a name that is more than a perhaps
 
 # What plain, correct code forgets. A function that fails on these alone is right on every ordinary batch, and a report
@@ -138,9 +139,33 @@ def _finite(outcome: Outcome) -> bool:
     return all(math.isfinite(x) for tree in trees for _, x in leaves(dict(tree)))
 
 
+def with_twins(evidence: Evidence, wrong: Iterable[int], lost: Sequence[str]) -> tuple[Evidence, set[int]]:
+    """The evidence with the plain twins that fail too, and their ids: they show the formula where the edge hides it."""
+    scored, outcomes, failing = list(evidence.scored), dict(evidence.outcomes), set()
+    for case in evidence.scored:
+        twin = plain_twin(case, evidence.trial.vectors) if case.id in set(wrong) else None
+        again = None if twin is None else evidence.trial.run(twin)
+        if twin is None or again is None or again.kind != "numbers":
+            continue
+        if again.gradients is not None:
+            again = replace(again, gradients={k: g for k, g in again.gradients.items() if k not in lost})
+        if not matches(again, twin.expected):
+            scored.append(twin)
+            outcomes[twin.id] = again
+            failing.add(twin.id)
+    return replace(evidence, scored=scored, outcomes=outcomes), failing
+
+
+def of_cases(d: Diagnosis, twins: set[int]) -> Diagnosis:
+    """The diagnosis with cases of the vectors alone: a twin is evidence, and no case of its own."""
+    hit = [i for i in d.cases if i not in twins]
+    more = len(d.cases) - len(hit)
+    return replace(d, cases=tuple(sorted(hit)), matched=d.matched - more, of=max(d.of - more, d.matched - more))
+
+
 def plain_twin(case: Case, vectors: Vectors) -> Case | None:
     """The same case without its edge: finite numbers under the mask, a token in every row. None where there is none."""
-    if case.expected is None or not {"nan_under_mask", "empty_row", "all_masked"} & set(case.flags):
+    if case.expected is None or not TWINNED & set(case.flags):
         return None
     inputs = {k: _made_finite(x) if vectors.arguments[k].kind == "float" else x for k, x in case.inputs.items()}
     for k, x in case.inputs.items():
@@ -148,7 +173,9 @@ def plain_twin(case: Case, vectors: Vectors) -> Case | None:
             inputs[k] = [row if any(row) else [True, *row[1:]] for row in x]
     twin = computed(case, vectors, {}, inputs)
     return (
-        None if twin is None else replace(twin, id=-case.id, flags=tuple(f for f in case.flags if f not in FORGOTTEN))
+        None
+        if twin is None
+        else replace(twin, id=-case.id, flags=tuple(f for f in case.flags if f not in FORGOTTEN and f not in TWINNED))
     )
 
 
