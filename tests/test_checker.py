@@ -299,7 +299,7 @@ def test_identify_names_the_nearest_and_what_differs():
     assert found.near
 
 
-# ---------------------------------------------------------------------------------- settings, gradients, evidence, edges
+# --------------------------------------------------------------------------------- settings, gradients, evidence, edges
 
 
 def returns_with_numbers_inside(rewards, mask):
