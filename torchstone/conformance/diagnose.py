@@ -82,7 +82,7 @@ def diagnose(
     explained: set[int] = set()
     if wrong - edges:
         told, by_edge = _told(evidence, facts.cases, ({r.case_id for r in failed} | not_edges) - edges, search, accept)
-        named, explained = [of_cases(d, not_edges) for d in told[0]], {abs(i) for i in told[1]}
+        named, explained = [of_cases(d, not_edges) for d in told[0]], told[1] - not_edges
         explained = explained | {i for d in named for i in d.cases}
         edges = (edges | by_edge) - explained
     return [*found, *named, *_by_edge(facts, [r for r in failed if r.case_id in edges])], [
