@@ -13,6 +13,7 @@ from torchstone.conformance.combined import Evidence, Names, combined, extended,
 from torchstone.conformance.compare import as_reduced, matches
 from torchstone.conformance.evidence import (
     ONE_NAME,
+    as_its_twin,
     candidate,
     forgotten,
     is_edge,
@@ -82,7 +83,7 @@ def diagnose(
     explained: set[int] = set()
     if wrong - edges:
         told, by_edge = _told(evidence, facts.cases, ({r.case_id for r in failed} | not_edges) - edges, search, accept)
-        named, explained = [of_cases(d, not_edges) for d in told[0]], told[1] - not_edges
+        named, explained = [of_cases(d, not_edges) for d in told[0]], told[1] | as_its_twin(evidence, told[1])
         explained = explained | {i for d in named for i in d.cases}
         edges = (edges | by_edge) - explained
     return [*found, *named, *_by_edge(facts, [r for r in failed if r.case_id in edges])], [

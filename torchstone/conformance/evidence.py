@@ -156,6 +156,12 @@ def with_twins(evidence: Evidence, wrong: Iterable[int], lost: Sequence[str]) ->
     return replace(evidence, scored=scored, outcomes=outcomes), failing
 
 
+def as_its_twin(evidence: Evidence, explained: Iterable[int]) -> set[int]:
+    """The cases whose twin a name explains, and whose own edge is not why they fail: their numbers are finite."""
+    ids, cases = set(explained), [c for c in evidence.scored if c.id > 0]
+    return {c.id for c in cases if -c.id in ids and (_finite(evidence.outcomes[c.id]) or not forgotten(c))}
+
+
 def of_cases(d: Diagnosis, twins: set[int]) -> Diagnosis:
     """The diagnosis with cases of the vectors alone: a twin is evidence, and no case of its own."""
     hit = [i for i in d.cases if i not in twins]
