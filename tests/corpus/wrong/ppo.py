@@ -9,14 +9,13 @@ def masked_mean(x, mask):
 
 # objective: ppo_loss
 # stands: for the others of K9
-# call: f(log_probs, old_log_probs, advantages, mask, epsilon)
 # kind: K9
 # expect: caught as the mask inverted
 # named: (?i)invert|complement|~mask|padding is trained|where the mask is False|negat(ed)? mask
-def pads_trained(logprobs, old_logprobs, advantages, pad_mask_of_response, cliprange=0.2):
+def pads_trained(logprobs, old_logprobs, advantages, action_mask, cliprange=0.2):
     ratio = torch.exp(logprobs - old_logprobs)
     loss = torch.max(-advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange))
-    return masked_mean(loss, ~pad_mask_of_response)
+    return masked_mean(loss, ~action_mask)
 
 
 # objective: ppo_loss
