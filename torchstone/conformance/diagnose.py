@@ -20,6 +20,7 @@ from torchstone.conformance.evidence import (
     of_cases,
     one_name,
     right_but_for_edges,
+    silent,
     tells,
     tells_an_edge,
     thin,
@@ -385,16 +386,8 @@ def _by_edge(facts: Facts, failed: Sequence[Result]) -> list[Diagnosis]:
         accepted = name in facts.accept or any(ONE_NAME.get(n) == name for n in facts.accept)
         diagnoses.append(
             Diagnosis(
-                (name,),
-                "edge",
-                len(ids),
-                of,
-                (flag.about,),
-                (flag.effect,),
-                flag.links,
-                flag.pitfalls,
-                accepted=accepted,
-                cases=tuple(sorted(ids)),
+                (name,), "edge", len(ids), of, (flag.about,), (flag.effect,), flag.links, flag.pitfalls,
+                accepted=accepted, cases=tuple(sorted(ids)), silent=silent(name, ids, cases, facts.outcomes),
             )
-        )
+        )  # fmt: skip
     return diagnoses

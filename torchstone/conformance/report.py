@@ -56,6 +56,11 @@ def _brief(report: Report) -> None:
         first = report.unexplained[0]
         print(_hanging("for example", f"case {first.case_id}, {first.comment}: {first.detail}") + "\n")
     edges = [d for d in report.diagnoses if d.kind == "edge"]
+    for d in edges if report.verdict == "wrong" and not causes else []:
+        if d.silent and not d.accepted:
+            print(_hanging("effect", d.effect[0]) + "\n")
+    if report.verdict == "wrong":
+        edges = [d for d in edges if not d.silent]
     if edges and report.verdict == "wrong":
         names = listed([styled(n, "yellow") for d in edges for n in d.names])
         print(_hanging("edges", f"apart from that it fails, as plain code does, at {names}") + "\n")

@@ -61,6 +61,7 @@ class Diagnosis:
     accepted: bool = False
     cases: tuple[int, ...] = ()  # the failures that it explains
     thin: str = ""  # why the name is no more than a perhaps; "" where it is more
+    silent: bool = False  # of an edge: it gives a wrong number there, and nobody sees it
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """ "right", "edges" (right on ordinary batches), "wrong" or "not asked" (too little to tell)."""
-        if self.unexplained or any(not d.accepted and d.kind != "edge" for d in self.diagnoses):
+        if self.unexplained or any(not d.accepted and (d.kind != "edge" or d.silent) for d in self.diagnoses):
             return "wrong"
         if self.unasked or not any(r.status in ("pass", "warn") for r in self.results):
             return "not asked"
