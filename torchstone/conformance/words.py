@@ -82,9 +82,9 @@ def _wrong(report: Report, asked: int) -> str:
     causes = [d for d in report.diagnoses if d.kind != "edge" and not d.accepted]
     silent = [d for d in report.edges if d.silent]
     if silent and not causes and not report.unexplained:
-        names = listed([f"`{n}`" for d in silent for n in d.names])
         told = f": {silent[0].about[0]}" if len(silent) == 1 else "."
-        return f"{report.target} is {report.objective} on ordinary batches, but gives a wrong number at {names}{told}"
+        where = listed([f"`{n}`" for d in silent for n in d.names])
+        return f"{report.target} is {report.objective} on ordinary batches, but gives a wrong number at {where}{told}"
     if not causes:
         return f"{first} No mistake that is known gives its numbers."
     names = [listed([f"`{n}`" for n in d.names]) for d in causes]
