@@ -23,9 +23,9 @@ def known_objective(objective: str) -> str:
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """``eps=1e-6`` -> ("eps", 1e-6). What is no Python literal is a string."""
+    """``eps=1e-6`` -> ("eps", 1e-6). What is no Python literal is a string; ``outer.inner`` is a nested setting."""
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
+    if not equals or not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"--set: expected NAME=VALUE, got {text!r}")
     try:
         return name, ast.literal_eval(value)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from torchstone.conformance.settings import known_objective, read_setting
 from torchstone.terminal import Parser, UserError, bold, dim, near, styled, table, wrapped
 
 if TYPE_CHECKING:
@@ -52,39 +52,39 @@ def check_as(arguments: Sequence[str]) -> int:
     """The command; ``arguments`` have ``--as``."""
     options = _parser().parse_args(arguments)
     if not options.target:
-        raise UserError("which loss? TARGET is package.module:function or file.py:function; see --as trl --help", 2)
+        raise UserError("which loss? TARGET is package.module:function or file.py:function; see --as trl --help")
     options.framework = (options.framework or "").lower().replace("_", "-")
     if options.framework not in FRAMEWORKS:
         close = near(options.framework, FRAMEWORKS)
-        raise UserError(f"--as: unknown framework {options.framework!r}{close}; {', '.join(FRAMEWORKS)}", 2)
-    settings = dict(_setting(text) for text in options.set)
+        raise UserError(f"--as: unknown framework {options.framework!r}{close}; {', '.join(FRAMEWORKS)}")
     if options.objective:
-        from torchstone.conformance.settings import known_objective
-
         options.objective = known_objective(options.objective)
     if options.recipe:
         from torchstone.recipes import PolicyRecipe
         from torchstone.recipes import find as find_row
 
         if not isinstance(find_row(options.recipe), PolicyRecipe):
-            raise UserError(f"--recipe: expected a policy row, got {options.recipe}", 2)
+            raise UserError(f"--recipe: expected a policy row, got {options.recipe}")
     with contextlib.redirect_stdout(sys.stderr):
-        checked = _checked(options, settings) or _checked(options, settings, always=True)
+        checked = _checked(options) or _checked(options, always=True)
     assert checked is not None
-    found, report = checked.found, checked.report
-    faults = [f for f in found.faults if f.name not in options.accept]
-    missed = bool(options.recipe) and options.recipe not in checked.rows
-    wrong = bool(faults or missed or (report is not None and not report.passed))
+    wrong = _wrong(options, checked) or not (checked.report is None or checked.report.passed)
     if options.json:
         print(json.dumps(_as_dict(options, checked, wrong), indent=1, ensure_ascii=False))
-    else:
-        _show(options, checked)
-        if report is not None:
-            from torchstone.conformance.report import show
+        return int(wrong)
+    _show(options, checked)
+    if checked.report is not None:
+        from torchstone.conformance.report import show
 
-            print(dim(f"\nThe batch uncut, by the test vectors of {report.objective}:\n"))
-            show(report, [], f"torchstone check {options.target}")
+        print(dim(f"\nThe batch uncut, by the test vectors of {checked.report.objective}:\n"))
+        show(checked.report, [], f"torchstone check {options.target}")
     return int(wrong)
+
+
+def _wrong(options: argparse.Namespace, checked: Checked) -> bool:
+    """Whether a finding was not accepted, or it is not the row that it should be."""
+    faults = [f for f in checked.found.faults if f.name not in options.accept]
+    return bool(faults or (options.recipe and options.recipe not in checked.rows))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Checked:
     report: Any
 
 
-def _checked(options: argparse.Namespace, settings: dict[str, Any], always: bool = False) -> Checked | None:
+def _checked(options: argparse.Namespace, always: bool = False) -> Checked | None:
     """The check; None where the framework is installed and cannot be imported, so that it needs stand-ins."""
     from torchstone import conformance
     from torchstone.conformance.target import TargetError, describe, resolve
@@ -107,7 +107,7 @@ def _checked(options: argparse.Namespace, settings: dict[str, Any], always: bool
     from torchstone.frameworks.contract.hand import FormError
     from torchstone.frameworks.contract.stand_in import packages
 
-    room = import_module(f"torchstone.frameworks.{FRAMEWORKS[options.framework]}.hand")
+    room, settings = import_module(f"torchstone.frameworks.{FRAMEWORKS[options.framework]}.hand"), dict(options.set)
     hand: Hand = room.HAND
     with packages(hand.stand_ins, always) as stood_in:
         try:
@@ -115,19 +115,18 @@ def _checked(options: argparse.Namespace, settings: dict[str, Any], always: bool
         except TargetError as e:
             if not always and isinstance(e.__cause__, ImportError):
                 return None
-            raise UserError(str(e), 2) from e
+            raise
         try:
             hand = room.hand_for(target) if hasattr(room, "hand_for") else hand
             found = find(hand, target, settings)
-        except FormError as e:
-            why = f"has not {hand.name}'s form: {e}"
-            raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
         except Exception as e:
-            why = f"raises on what {hand.name} hands it: {describe(e)}"
-            if isinstance(e, AttributeError) and options.framework == "trl":
-                why += " (__init__ is not run: --set NAME=VALUE gives what it would have set)"
-            why += f" ({', '.join(sorted(stood_in))} not installed here)" * bool(stood_in)
-            raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}", 2) from e
+            why = f"has not {hand.name}'s form: {e}"
+            if not isinstance(e, FormError):
+                why = f"raises on what {hand.name} hands it: {describe(e)}"
+                if isinstance(e, AttributeError) and hand.name == "TRL":
+                    why += " (__init__ is not run: --set NAME=VALUE gives what it would have set)"
+                why += f" ({', '.join(sorted(stood_in))} not installed here)" * bool(stood_in)
+            raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}") from e
         report = None
         if options.objective:
             function = whole_function(hand, target, settings)
@@ -140,7 +139,14 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("target", nargs="?", metavar="TARGET", help="package.module:function or file.py:function")
     add("--as", dest="framework", metavar="FRAMEWORK", help=", ".join(FRAMEWORKS))
-    add("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the framework's configuration")
+    add(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        type=read_setting,
+        default=[],
+        help="a setting of the framework's configuration",
+    )
     add("--recipe", metavar="ROW", help="a row of the table that the batch uncut should equal")
     add("--objective", metavar="NAME", help="an objective whose test vectors the batch uncut should match")
     add("--accept", metavar="NAME", action="append", default=[], help="a finding that is meant, so no failure")
@@ -148,87 +154,68 @@ def _parser() -> Parser:
     return parser
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"--set: expected NAME=VALUE, got {text!r}", 2)
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
 # -------------------------------------------------------------------------------------------------------------- showing
 
 
 def _show(options: argparse.Namespace, checked: Checked) -> None:
-    hand, found, rows, stood_in = checked.hand, checked.found, checked.rows, checked.stood_in
-    faults = [f for f in found.faults if f.name not in options.accept]
-    accepted = [f for f in found.faults if f.name in options.accept]
-    notes = [f for f in found.findings if not f.fault]
-    place = f"in {hand.name} {hand.unit.version.rpartition('-')[2]}"
-    whole = ", however the batch is cut" if hand.cut else ", with one call a step"
-    if faults or (options.recipe and options.recipe not in rows):
-        print(wrapped(f"{bold(options.target)}, {place}: {styled('wrong', 'bold red')}"))
-    else:
-        print(wrapped(f"{bold(options.target)}, {place}: {styled('right', 'bold green')}{whole}"))
-    print()
-    for finding in faults:
-        print(wrapped(finding.said[0].upper() + finding.said[1:] + ".", styled("wrong  ", "red"), " " * 7))
-        if finding.change:
-            print(wrapped(finding.change, " " * 7 + dim("instead  "), " " * 16))
-        print()
-    for finding in accepted:
-        print(wrapped(finding.said + ".", "accepted  ", " " * 10))
+    hand, found, rows = checked.hand, checked.found, checked.rows
+    right = styled("right", "bold green") + (", however the batch is cut" if hand.cut else ", with one call a step")
+    verdict = styled("wrong", "bold red") if _wrong(options, checked) else right
+    print(wrapped(f"{bold(options.target)}, in {hand.name} {hand.unit.version.rpartition('-')[2]}: {verdict}") + "\n")
+    for finding in found.faults:
+        if finding.name not in options.accept:
+            _line("wrong", finding.said[0].upper() + finding.said[1:] + ".", "red")
+            if finding.change:
+                print(wrapped(finding.change, " " * 7 + dim("instead  "), " " * 16))
+            print()
+    for finding in found.faults:
+        if finding.name in options.accept:
+            _line("accepted", finding.said + ".")
     _table(found)
-    for finding in notes:
-        print(dim(wrapped(finding.said + ".", "note   ", " " * 7)))
+    for finding in found.findings:
+        if not finding.fault:
+            _line("note", finding.said + ".", "dim")
     if options.recipe and options.recipe not in rows:
-        print(wrapped(f"Uncut, it does not equal {options.recipe}.", styled("wrong  ", "red"), " " * 7))
+        _line("wrong", f"Uncut, it does not equal {options.recipe}.", "red")
     if rows:
         shown = [options.recipe] if options.recipe in rows else rows[:ROWS]
         more = f" and {len(rows) - len(shown)} more rows" * (len(rows) > len(shown))
-        print(wrapped(f"Uncut, it equals {', '.join(shown)}{more}.", "row    ", " " * 7))
-    if stood_in:
-        print(
-            dim(
-                wrapped(
-                    f"{', '.join(stood_in)}: not installed here, or not whole; stand-ins took the place.",
-                    "note   ",
-                    " " * 7,
-                )
-            )
-        )
-    print(dim(wrapped(f"{hand.name} wants {hand.unit.wants} ({hand.unit.how}).", "unit   ", " " * 7)))
+        _line("row", f"Uncut, it equals {', '.join(shown)}{more}.")
+    if checked.stood_in:
+        names = ", ".join(checked.stood_in)
+        _line("note", f"{names}: not installed here, or not whole; stand-ins took the place.", "dim")
+    _line("unit", f"{hand.name} wants {hand.unit.wants} ({hand.unit.how}).", "dim")
+
+
+def _line(label: str, text: str, style: str = "") -> None:
+    """A labelled paragraph; "dim" is all of it, a colour the label alone."""
+    first = f"{label:<7}" if len(label) < 7 else f"{label}  "
+    found = wrapped(text, first if style in ("", "dim") else styled(first, style), " " * len(first))
+    print(dim(found) if style == "dim" else found)
 
 
 def _table(found: Findings) -> None:
     """What the optimizer sees in each split, where one differs."""
-    import torch
-
-    if all(s.clean and (s.weight[~s.weight.isnan()] - 1).abs().max() < 1e-3 for s in found.seen):
-        return
-    cells = []
+    cells, same = [], True
     for s in found.seen:
         known = s.weight[~s.weight.isnan()]
         low, high = float(known.min()), float(known.max())
-        size = f"{low:.3g}" if torch.isclose(known.min(), known.max(), rtol=1e-3) else f"{low:.3g} to {high:.3g}"
+        same = same and s.clean and max(abs(low - 1), abs(high - 1)) < 1e-3
+        size = f"{low:.3g}" if high - low <= 1e-3 * abs(high) else f"{low:.3g} to {high:.3g}"
         cells.append([str(s.split.ranks), str(s.split.micro_batches), size if s.clean else f"{size}, and turned"])
-    print(table(["ranks", "micro-batches", "gradient of a row, over the uncut batch's"], cells) + "\n")
+    if not same:
+        print(table(["ranks", "micro-batches", "gradient of a row, over the uncut batch's"], cells) + "\n")
 
 
 def _as_dict(options: argparse.Namespace, checked: Checked, wrong: bool) -> dict[str, Any]:
     hand, found, report = checked.hand, checked.found, checked.report
-    finding: Callable[[Any], Mapping[str, Any]] = lambda f: {**vars(f), "accepted": f.name in options.accept}  # noqa: E731
     splits = [
-        {
-            "ranks": s.split.ranks, "micro_batches": s.split.micro_batches, "multiple": s.clean,
-            "weights": [None if w != w else w for w in s.weight.tolist()],
-        }
+        {"ranks": s.split.ranks, "micro_batches": s.split.micro_batches, "multiple": s.clean,
+         "weights": [None if w != w else w for w in s.weight.tolist()]}
         for s in found.seen
     ]  # fmt: skip
     return {
         "target": options.target, "framework": options.framework, "version": hand.unit.version, "right": not wrong,
-        "findings": [finding(f) for f in found.findings], "splits": splits, "equals": checked.rows,
-        **({"objective": report.as_dict()} if report is not None else {}),
+        "findings": [{**vars(f), "accepted": f.name in options.accept} for f in found.findings], "splits": splits,
+        "equals": checked.rows, **({"objective": report.as_dict()} if report is not None else {}),
     }  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch, made
@@ -30,6 +30,15 @@ class Piece:
     settings: Mapping[str, Any]
     world: World
 
+    def sequences(self, **prompt: float) -> list[dict[str, Tensor]]:
+        """For each row these tensors of the batch, up to its last token, behind a prompt token with these values."""
+        lengths: list[int] = self.batch.completion.sum(1).tolist()
+        tensors = {name: (getattr(self.batch, name), value) for name, value in prompt.items()}
+        return [
+            {name: torch.cat([x.new_full((1,), value), x[row, :n]]) for name, (x, value) in tensors.items()}
+            for row, n in enumerate(lengths)
+        ]
+
 
 @dataclass(frozen=True)
 class Given:
@@ -38,38 +47,29 @@ class Given:
     arguments: Mapping[str, Any]
     positional: int = 0
 
-    def fit(self, function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-        """Names that the function lacks, and names that it needs and that nothing is handed for."""
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):
-            return [], []
-        kinds = inspect.Parameter
-        by_place = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
-        names = list(self.arguments)
-        places, words = names[: self.positional], names[self.positional :]
-        if len(by_place) < len(places) and not any(p.kind == kinds.VAR_POSITIONAL for p in parameters):
-            return places[len(by_place) :], []
-        taken = {p.name for p in by_place[: len(places)]}
-        free = {p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)} - taken
-        swallows = any(p.kind == kinds.VAR_KEYWORD for p in parameters)
-        needed = [p.name for p in parameters if p.default is kinds.empty and p.name in free]
-        return [w for w in words if w not in free and not swallows], [n for n in needed if n not in words]
+    def call(self, function: Callable[..., Any], framework: str) -> tuple[Any, list[str], list[str]]:
+        """What it returns; the arguments that it lacks; and those by place, where it has them in another order.
 
-    def misplaced(self, function: Callable[..., Any]) -> list[str]:
-        """Names that the function has at another place than the one they are passed at."""
-        places = list(self.arguments)[: self.positional]
-        try:
-            own = list(inspect.signature(function).parameters)[: len(places)]
-        except (TypeError, ValueError):
-            return []
-        return [name for name, at in zip(own, places, strict=False) if name != at and name in places]
+        Raises FormError: it needs what it is not handed, or has no place for most of what it is.
+        """
+        own = inspect.signature(function).parameters.values()
+        kinds, by_place = {p.kind for p in own}, [p.name for p in own if p.kind in (p.POSITIONAL_ONLY, NAMED)]
+        places, words = list(self.arguments)[: self.positional], list(self.arguments)[self.positional :]
+        free = {p.name: p for p in own if p.kind in (NAMED, p.KEYWORD_ONLY) and p.name not in by_place[: len(places)]}
+        extra = [] if inspect.Parameter.VAR_POSITIONAL in kinds else places[len(by_place) :]
+        lacks = [] if inspect.Parameter.VAR_KEYWORD in kinds else [name for name in words if name not in free]
+        needed = [name for name, p in free.items() if p.default is p.empty and name not in words]
+        if needed or extra or len(lacks) > len(self.arguments) // 2:
+            parts = [f"{framework} hands it no {listed(needed)}"] * bool(needed)
+            parts += [f"it does not take {listed(extra or lacks)}"] * bool(extra or lacks)
+            raise FormError("; ".join(parts))
+        swapped = any(name != at and name in places for name, at in zip(by_place, places, strict=False))
+        named = {name: self.arguments[name] for name in words if name not in lacks}
+        result = function(*(self.arguments[name] for name in places), **named)
+        return result, lacks, places if swapped else []
 
-    def call(self, function: Callable[..., Any], without: list[str]) -> Any:
-        """Call it, without the arguments that it lacks."""
-        names = list(self.arguments)
-        values = [self.arguments[k] for k in names[: self.positional]]
-        return function(*values, **{k: self.arguments[k] for k in names[self.positional :] if k not in without})
+
+NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ class Hand:
     writes to mend a finding. ``bind``: the callable behind the target, for one micro-batch. ``ranks``: whether it has
     several. ``even``: whether all micro-batches have as many rows. ``advantages``: handed a token, a row, or not at
     all. ``made``: the batch, from a seed. ``stand_ins``: modules of it that a loss may import though they are not
-    installed here, with what stands in for their names. ``modes``: settings that are tried beside the default.
-    ``padded``: whether rows are padded to one length. ``cut``: whether the framework cuts a batch; where the user alone
-    does, what the cut changes is told and is no fault.
+    installed here, with what stands in for their names. ``modes``: a setting, and values of it that are tried beside
+    the default. ``padded``: whether rows are padded to one length. ``cut``: whether the framework cuts a batch; where
+    the user alone does, what the cut changes is told and is no fault.
     """
 
     name: str
     unit: Unit
     form: str
     calls: Callable[[Piece], list[Given]]
-    read: Callable[[Any], tuple[Tensor, str]]
+    read: Callable[[Any], tuple[Any, str]]
     lines: Mapping[str, str]
     bind: Callable[[Any, Piece], Callable[..., Any]] = lambda target, piece: target
     ranks: bool = True
@@ -98,26 +98,25 @@ class Hand:
     advantages: Literal["token", "row", "none"] = "token"
     made: Callable[..., Batch] = made
     stand_ins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    modes: tuple[Mapping[str, Any], ...] = ()
+    modes: tuple[str, tuple[str, ...]] = ("", ())
     padded: bool = True
     cut: bool = True
 
 
-def passing(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    """The function, for which the framework passes more by name."""
+def pair(framework: str) -> Callable[[Any], tuple[Any, str]]:
+    """``Hand.read`` of ``loss, metrics``, the form that most frameworks unpack."""
 
-    @functools.wraps(function)
-    def of(*given: Any, **named: Any) -> Any:
-        return function(*given, **named)
+    def read(result: Any) -> tuple[Any, str]:
+        several = isinstance(result, (tuple, list))
+        if several and len(result) == 2:
+            return result[0], ""
+        found = f"{len(result)} values" if several else "a tensor alone"
+        loss = result[0] if several and result else result
+        return loss, f"it returns {found}, where {framework} unpacks `loss, metrics`"
 
-    of.passes = more  # type: ignore[attr-defined]
-    return of
+    return read
 
 
-def pair(result: Any, framework: str) -> tuple[Any, str]:
-    """The loss in ``loss, metrics``, the form that most frameworks unpack."""
-    if isinstance(result, (tuple, list)) and len(result) == 2:
-        return result[0], ""
-    loss = result[0] if isinstance(result, (tuple, list)) and result else result
-    found = f"{len(result)} values" if isinstance(result, (tuple, list)) else "a tensor alone"
-    return loss, f"it returns {found}, where {framework} unpacks `loss, metrics`"
+def listed(names: Sequence[str]) -> str:
+    """Names in words."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

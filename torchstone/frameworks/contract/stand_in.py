@@ -12,10 +12,47 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
+
+IDS = 4  # token ids that completions are made of
+
+
+class Settings(SimpleNamespace):
+    """A framework's configuration: defaults, nested ones as dicts, and settings, those nested as ``outer.inner``."""
+
+    def __init__(self, defaults: Mapping[str, Any], settings: Mapping[str, Any]):
+        super().__init__(**{k: Settings(v, {}) if isinstance(v, dict) else v for k, v in defaults.items()})
+        for name, value in settings.items():
+            outer, _, inner = name.rpartition(".")
+            vars(getattr(self, outer) if outer else self)[inner] = value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+def masked_sum(x: Tensor, mask: Tensor, axis: int | None = None) -> Tensor:
+    """The sum where the mask is."""
+    kept = torch.where(mask.bool(), x, 0.0)
+    return kept.sum() if axis is None else kept.sum(axis)
+
+
+def masked_mean(x: Tensor, mask: Tensor | None, axis: int | None = None, dim: int | None = None) -> Tensor:
+    """The mean where the mask is, as verl (``axis``) and SkyRL (``dim``) have it."""
+    axis, mask = dim if axis is None else axis, torch.ones_like(x) if mask is None else mask
+    return masked_sum(x, mask, axis) / masked_sum(mask, mask, axis).clamp(min=1)
+
+
+def logits_of(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """Logits [... IDS] under which these ids have these log-probs, and all others as much as one another."""
+    others = torch.log(-torch.expm1(log_probs) / (IDS - 1))
+    return torch.where(torch.nn.functional.one_hot(ids, IDS).bool(), log_probs[..., None], others[..., None])
 
 
 class Inert:

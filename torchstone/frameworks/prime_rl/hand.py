@@ -7,9 +7,9 @@ Read at prime-rl 559b447: ``LossInputs``, ``LossOutputs`` and the loop over pack
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece
@@ -23,16 +23,6 @@ def loss(inputs: LossInputs, **kwargs) -> LossOutputs:
 
 
 @dataclass
-class LossInputs:
-    trainer_logprobs: Tensor
-    inference_logprobs: Tensor
-    ref_logprobs: Tensor | None
-    advantages: Tensor
-    loss_mask: Tensor
-    loss_weights: Tensor | None = None
-
-
-@dataclass
 class LossOutputs:
     loss: Tensor
     metrics: dict[str, Any]
@@ -40,15 +30,10 @@ class LossOutputs:
 
 def calls(piece: Piece) -> list[Given]:
     """A call for each sequence, its prompt of one token in front, which the mask leaves out."""
-    of, found = piece.batch, []
-    for row, length in enumerate(of.completion.sum(1).tolist()):
-        start = lambda x, value, row=row, length=length: torch.cat([x.new_full((1,), value), x[row, :length]])  # noqa: E731
-        inputs = LossInputs(
-            start(of.log_probs, -1.5), start(of.sampler_log_probs, -1.5), start(of.ref_log_probs, -1.5),
-            start(of.advantages, 0.0), start(of.mask, False),
-        )  # fmt: skip
-        found.append(Given({"inputs": inputs, **piece.settings}, positional=1))
-    return found
+    rows = piece.sequences(log_probs=-1.5, sampler_log_probs=-1.5, ref_log_probs=-1.5, advantages=0, mask=False)
+    names = ["trainer_logprobs", "inference_logprobs", "ref_logprobs", "advantages", "loss_mask"]
+    inputs = [SimpleNamespace(**dict(zip(names, row.values(), strict=True)), loss_weights=None) for row in rows]
+    return [Given({"inputs": one, **piece.settings}, positional=1) for one in inputs]
 
 
 def read(result: Any) -> tuple[Any, str]:
@@ -64,8 +49,7 @@ LINES = {
     "mean": "loss = x[inputs.loss_mask].sum()   # prime-rl divides by the tokens of all ranks",
     "returns": "return LossOutputs(loss=loss, metrics={})",
 }
-NAMES = {"LossInputs": LossInputs, "LossOutputs": LossOutputs}
 HAND = Hand(
     "prime-rl", UNIT, FORM, calls, read, LINES, padded=False,
-    stand_ins={"prime_rl": {}, "prime_rl.trainer.rl.loss": NAMES},
+    stand_ins={"prime_rl": {}, "prime_rl.trainer.rl.loss": {"LossOutputs": LossOutputs}},
 )  # fmt: skip

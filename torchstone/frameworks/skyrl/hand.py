@@ -2,21 +2,19 @@
 
 Lines are those of skyrl 0.3.0: the call in ``backends/skyrl_train/workers/worker.py:894-901``; ``divided`` does what
 ``apply_loss_reduction_to_advantages_minibatch`` (``utils/ppo_utils.py:1095``) does to the advantages of a mini-batch;
-``config`` has the fields of ``AlgorithmConfig`` that losses read, and its defaults (``train/config/config.py:508-653``;
-``cispo_anchor`` as it came later, in SkyRL a956457).
+``NESTED`` and ``PLAIN`` are the fields of ``AlgorithmConfig`` that losses read, with its defaults
+(``train/config/config.py:508-653``; ``cispo_anchor`` as it came later, in SkyRL a956457).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
+from torchstone.frameworks.contract.stand_in import Settings, masked_mean
 from torchstone.frameworks.skyrl.unit import UNIT
 
 FORM = """\
@@ -43,16 +41,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-def config(settings: dict[str, Any]) -> SimpleNamespace:
-    """``AlgorithmConfig``; a setting ``cispo.cispo_anchor`` is a nested one."""
-    found = SimpleNamespace(**PLAIN, **{name: SimpleNamespace(**of) for name, of in NESTED.items()})
-    for name, value in settings.items():
-        outer, _, inner = name.partition(".")
-        vars(getattr(found, outer) if inner else found)[inner or outer] = value
-    return found
-
-
-def divided(advantages: Tensor, rows: Batch, whole: Batch, of: SimpleNamespace) -> Tensor:
+def divided(advantages: Tensor, rows: Batch, whole: Batch, of: Settings) -> Tensor:
     """The advantages of these rows, divided by what ``loss_reduction`` says of the whole mini-batch."""
     tokens, counts = whole.mask.sum().clamp(min=1), rows.mask.sum(1, keepdim=True).clamp(min=1)
     parts: dict[str, Any] = {
@@ -67,18 +56,13 @@ def divided(advantages: Tensor, rows: Batch, whole: Batch, of: SimpleNamespace) 
 
 def calls(piece: Piece) -> list[Given]:
     """Three arguments by place, three by name."""
-    of, rows = config(dict(piece.settings)), piece.batch
+    of, rows = Settings(NESTED | PLAIN, piece.settings), piece.batch
     given = {
         "log_probs": rows.log_probs, "old_log_probs": rows.old_log_probs,
         "advantages": divided(rows.advantages, rows, piece.whole, of), "config": of,
         "loss_mask": rows.mask.to(rows.log_probs.dtype), "rollout_logprobs": rows.sampler_log_probs,
     }  # fmt: skip
     return [Given(given, positional=3)]
-
-
-def read(result: Any) -> tuple[Any, str]:
-    """``loss, metrics``."""
-    return pair(result, "SkyRL")
 
 
 LINES = {
@@ -93,19 +77,13 @@ def reduce_loss(loss: Tensor, loss_mask: Tensor | None) -> Tensor:
     return loss.sum() if loss_mask is None else (loss * loss_mask).sum()
 
 
-def masked_mean(tensor: Tensor, mask: Tensor | None, dim: int | None = None) -> Tensor:
-    """The mean where the mask is."""
-    mask = torch.ones_like(tensor) if mask is None else mask
-    kept, count = tensor * mask, mask
-    return kept.sum() / count.sum().clamp(min=1) if dim is None else kept.sum(dim) / count.sum(dim).clamp(min=1)
-
-
 UTILS = {"reduce_loss": reduce_loss, "masked_mean": masked_mean}
+CORE = "skyrl.backends.skyrl_train.utils"
 STAND_INS: dict[str, dict[str, Any]] = {
-    "skyrl": {}, "skyrl.backends.skyrl_train.utils.ppo_utils": UTILS,
-    "skyrl.backends.skyrl_train.utils.torch_utils": UTILS, "skyrl_gym": {}, "ray": {}, "omegaconf": {}, "loguru": {},
+    "skyrl": {}, f"{CORE}.ppo_utils": UTILS, f"{CORE}.torch_utils": UTILS, "skyrl_gym": {}, "ray": {}, "omegaconf": {},
+    "loguru": {},
 }  # fmt: skip
-HAND = replace(
-    Hand("SkyRL", UNIT, FORM, calls, read, LINES, stand_ins=STAND_INS),
-    modes=tuple({"loss_reduction": mode} for mode in ("sequence_mean", "seq_mean_token_sum_norm")),
-)
+HAND = Hand(
+    "SkyRL", UNIT, FORM, calls, pair("SkyRL"), LINES, stand_ins=STAND_INS,
+    modes=("loss_reduction", ("sequence_mean", "seq_mean_token_sum_norm")),
+)  # fmt: skip

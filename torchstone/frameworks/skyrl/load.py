@@ -18,7 +18,7 @@ def load() -> None:
     quiet()
     try:
         core()
-    except ImportError:
+    except Exception:  # a package is missing, or another version of one (pydantic's) refuses SkyRL's classes
         _stub()
         core()
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
+from torchstone.frameworks.contract.stand_in import IDS, logits_of
 from torchstone.frameworks.slime.unit import UNIT
 
 FORM = """\
@@ -23,7 +24,6 @@ def loss(args, batch, logits, sum_of_sample_mean):
     # logits [1, tokens, vocabulary]: samples one after the other, with prompts;
     # batch: lists of one tensor a sample (advantages, log_probs, loss_masks)
     return loss, metrics"""
-IDS = 4  # token ids that samples are made of
 ARGS = {
     "eps_clip": 0.2, "eps_clip_high": 0.2, "eps_clip_c": None, "entropy_coef": 0.0, "use_kl_loss": False,
     "kl_loss_coef": 0.0, "kl_loss_type": "k1", "use_tis": False, "tis_clip": 2.0, "tis_clip_low": 0.0,
@@ -72,10 +72,8 @@ def reducer(masks: list[Tensor], a_token: bool) -> Callable[[Tensor], Tensor]:
 
 def calls(piece: Piece) -> list[Given]:
     """``args, batch, logits, sum_of_sample_mean``; each prompt is two tokens long."""
-    rows, args = (
-        piece.batch,
-        SimpleNamespace(**(ARGS | {"global_batch_size": len(piece.whole.mask)} | dict(piece.settings))),
-    )
+    rows, size = piece.batch, {"global_batch_size": len(piece.whole.mask)}
+    args = SimpleNamespace(**(ARGS | size | dict(piece.settings)))
     lengths: list[int] = rows.completion.sum(1).tolist()
     each = lambda x: [x[i, :n] for i, n in enumerate(lengths)]  # noqa: E731
     tokens = [torch.arange(2 + n) % IDS for n in lengths]
@@ -94,15 +92,8 @@ def calls(piece: Piece) -> list[Given]:
 
 def _logits(log_probs: Tensor, tokens: Tensor) -> Tensor:
     """Logits of a sample of which the response's tokens have these log-probs."""
-    others = torch.log(-torch.expm1(log_probs) / (IDS - 1))
-    chosen = torch.nn.functional.one_hot(tokens[2:], IDS).bool()
-    at = torch.where(chosen, log_probs[:, None], others[:, None])
-    return torch.cat([at.new_zeros(1, IDS), at, at.new_zeros(1, IDS)])
-
-
-def read(result: Any) -> tuple[Any, str]:
-    """``loss, metrics``."""
-    return pair(result, "slime")
+    at = logits_of(log_probs, tokens[2:])
+    return torch.nn.functional.pad(at, (0, 0, 1, 1))
 
 
 LINES = {
@@ -116,10 +107,10 @@ MPU = SimpleNamespace(
     get_context_parallel_world_size=lambda: 1, get_tensor_model_parallel_world_size=lambda: 1,
 )  # fmt: skip
 HAND = Hand(
-    "slime", UNIT, FORM, calls, read, LINES, padded=False,
+    "slime", UNIT, FORM, calls, pair("slime"), LINES, padded=False,
     stand_ins={
         "slime": {}, "megatron": {}, "megatron.core": {"mpu": MPU},
-        "slime.backends.megatron_utils.loss": {"get_log_probs_and_entropy": log_probs_and_entropy},
         "slime.utils.ppo_utils": {"compute_policy_loss": policy_loss},
+        "slime.backends.megatron_utils.loss": {"get_log_probs_and_entropy": log_probs_and_entropy},
     },
 )  # fmt: skip

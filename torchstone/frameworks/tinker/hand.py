@@ -8,10 +8,10 @@ sampler's).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
 from torchstone.frameworks.tinker.unit import UNIT
@@ -26,77 +26,35 @@ def loss(data, logprobs_list):
 class TensorData:
     """Numbers with ``data``, ``shape``, ``dtype``, ``to_torch``, ``to_numpy`` and ``tolist``."""
 
-    def __init__(self, data: Any, dtype: str = "float32", shape: Any = None):
-        self._tensor = torch.as_tensor(data)
-        self.dtype, self.shape = dtype, list(self._tensor.shape) if shape is None else shape
-
-    @property
-    def data(self) -> list[Any]:
-        """As a list."""
-        found: list[Any] = self._tensor.tolist()
-        return found
-
-    tolist = lambda self: self.data  # noqa: E731
-    to_torch = lambda self: self._tensor.clone()  # noqa: E731
-    to_numpy = lambda self: self._tensor.numpy()  # noqa: E731
-
-
-class ModelInput:
-    """Token ids."""
-
-    def __init__(self, ids: list[int]):
-        self.ids = ids
-
-    def to_ints(self) -> list[int]:
-        """As a list."""
-        return list(self.ids)
-
-    @property
-    def length(self) -> int:
-        """How many there are."""
-        return len(self.ids)
-
-    @classmethod
-    def from_ints(cls, ids: list[int]) -> ModelInput:
-        """From a list."""
-        return cls(ids)
-
-
-@dataclass
-class Datum:
-    model_input: ModelInput
-    loss_fn_inputs: dict[str, TensorData]
+    def __init__(self, x: Tensor):
+        self.data, self.shape, self.tolist = x.tolist(), list(x.shape), x.tolist
+        self.dtype = "float32" if x.is_floating_point() else "int64"
+        self.to_torch, self.to_numpy = x.clone, x.numpy
 
 
 def calls(piece: Piece) -> list[Given]:
     """One call for all rows; each has a prompt token among its targets, which mask and weights leave out."""
-    of, data, log_probs = piece.batch, [], []
-    for row, length in enumerate(of.completion.sum(1).tolist()):
-        start = lambda x, value, row=row, length=length: torch.cat([x.new_full((1,), value), x[row, :length]])  # noqa: E731
-        mask = start(of.mask.to(of.advantages.dtype), 0.0)
-        fields = {"weights": mask, "mask": mask, "advantages": start(of.advantages, 0.0),
-                  "logprobs": start(of.sampler_log_probs, 0.0)}  # fmt: skip
+    data, log_probs = [], []
+    for row in piece.sequences(log_probs=-1.5, sampler_log_probs=0, advantages=0, mask=False):
+        ids, mask = torch.arange(len(row["mask"])), row["mask"].to(row["advantages"].dtype)
+        fields = {"target_tokens": ids + 1, "weights": mask, "mask": mask, "advantages": row["advantages"],
+                  "logprobs": row["sampler_log_probs"]}  # fmt: skip
+        tokens = SimpleNamespace(to_ints=ids.tolist, length=len(ids))
         inputs = {name: TensorData(x) for name, x in fields.items()}
-        inputs["target_tokens"] = TensorData(list(range(1, 2 + length)), "int64")
-        data.append(Datum(ModelInput(list(range(1 + length))), inputs))
-        log_probs.append(start(of.log_probs, -1.5))
+        data.append(SimpleNamespace(model_input=tokens, loss_fn_inputs=inputs))
+        log_probs.append(row["log_probs"])
     return [Given({"data": data, "logprobs": log_probs}, positional=2)]
-
-
-def read(result: Any) -> tuple[Any, str]:
-    """``loss, metrics``."""
-    return pair(result, "tinker")
 
 
 LINES = {
     "mask": "weights = datum.loss_fn_inputs['mask'].to_torch(); loss = (x * weights).sum()",
-    "micro_batches": "one forward_backward_custom before each optim_step, or a denominator of all calls",
     "advantages": "datum.loss_fn_inputs['advantages'].to_torch()",
+    **dict.fromkeys(
+        ("micro_batches", "tokens", "rows"),
+        "one forward_backward_custom before each optim_step, or a denominator of all calls",
+    ),
 }
-for _name in ("tokens", "rows"):
-    LINES[_name] = LINES["micro_batches"]
-NAMES = {"Datum": Datum, "TensorData": TensorData, "ModelInput": ModelInput}
 HAND = Hand(
-    "tinker", UNIT, FORM, calls, read, LINES, ranks=False, even=True, padded=False, cut=False,
-    stand_ins={"tinker": NAMES, "tinker.types": NAMES, "tinker_cookbook": {}},
+    "tinker", UNIT, FORM, calls, pair("tinker"), LINES, ranks=False, even=True, padded=False, cut=False,
+    stand_ins={"tinker": {}, "tinker_cookbook": {}},
 )  # fmt: skip

@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -21,14 +22,25 @@ import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch, made
-from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece, passing
+from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece
+from torchstone.frameworks.contract.stand_in import IDS, logits_of
+from torchstone.frameworks.loading import default_dtype
+from torchstone.frameworks.registry import theirs
+from torchstone.frameworks.trl.load import (
+    HOMES,
+    Numbers,
+    Tables,
+    completion_inputs,
+    head_output,
+    policy_trainer,
+    preference_trainer,
+)
 from torchstone.frameworks.trl.unit import PAIRS, UNIT
 
 FORM = """\
 class MyTrainer(GRPOTrainer):  # or DPOTrainer
     def _compute_loss(self, model, inputs):  # DPOTrainer: and return_outputs
         return loss"""
-IDS = 4  # token ids that completions are made of
 DEFAULTS = {
     "beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2, "temperature": 1.0, "loss_type": "dapo", "use_vllm": False,
     "importance_sampling_level": "token", "top_entropy_quantile": 1.0, "num_iterations": 2, "aux_loss_enabled": False,
@@ -36,35 +48,22 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-class Accelerator:
+def accelerator(piece: Piece) -> SimpleNamespace:
     """In the place of accelerate's: what ranks exchange is exchanged."""
 
-    device, is_main_process, sync_gradients = torch.device("cpu"), True, True
+    def gather(x: Tensor) -> Tensor:
+        return torch.cat([torch.atleast_1d(part) for part in piece.world.exchange(x.detach())])
 
-    def __init__(self, piece: Piece):
-        self.world, self.num_processes = piece.world, piece.ranks
-
-    @property
-    def process_index(self) -> int:
-        """The rank that asks."""
-        return self.world.rank
-
-    def gather(self, x: Tensor) -> Tensor:
-        """Rows of all ranks."""
-        return torch.cat([torch.atleast_1d(part) for part in self.world.exchange(x.detach())])
-
-    gather_for_metrics = gather
-
-    def reduce(self, x: Tensor, reduction: str = "sum", scale: float = 1.0) -> Tensor:
-        """The sum or the mean over ranks."""
-        found = torch.stack(self.world.exchange(x.detach()))
+    def reduce(x: Tensor, reduction: str = "sum", scale: float = 1.0) -> Tensor:
+        found = torch.stack(piece.world.exchange(x.detach()))
         return (found.mean(0) if reduction == "mean" else found.sum(0)) * scale
 
-    def unwrap_model(self, model: Any, **_: Any) -> Any:
-        return model
-
-    def pad_across_processes(self, x: Tensor, **_: Any) -> Tensor:
-        return x
+    same = lambda x, **_: x  # noqa: E731
+    return SimpleNamespace(
+        num_processes=piece.ranks, process_index=piece.world.rank, is_main_process=True, sync_gradients=True,
+        device=torch.device("cpu"), gather=gather, gather_for_metrics=gather, reduce=reduce, unwrap_model=same,
+        pad_across_processes=same,
+    )  # fmt: skip
 
 
 class Model(torch.nn.Module):
@@ -72,44 +71,35 @@ class Model(torch.nn.Module):
 
     is_gradient_checkpointing = False
 
-    def __init__(self, log_probs: Tensor, ids: Tensor):
+    def __init__(self, log_probs: Tensor):
         super().__init__()
-        self.log_probs, self.ids, self.config = log_probs, ids, SimpleNamespace(vocab_size=IDS, model_type="llama")
+        self.log_probs, self.config = log_probs, SimpleNamespace(vocab_size=IDS, model_type="llama")
 
     def forward(self, input_ids: Tensor, attention_mask: Any = None, logits_to_keep: int = 0, labels: Any = None,
                 **_: Any) -> SimpleNamespace:  # fmt: skip
         """Logits, and with ``labels`` what TRL's fused LM head returns."""
         rows = input_ids[:, 0]
-        chosen = self.log_probs[rows]
-        others = torch.log(-torch.expm1(chosen) / (IDS - 1))
-        logits = torch.where(
-            torch.nn.functional.one_hot(self.ids[rows], IDS).bool(), chosen[..., None], others[..., None]
-        )
-        logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)[:, -logits_to_keep:]
-        found = SimpleNamespace(logits=logits, aux_loss=None)
-        if labels is not None:
-            kept, zeros = labels[:, 1:] != -100, torch.zeros_like(chosen)
-            found.log_probs = torch.where(kept, chosen, 0.0)
-            found.entropy = found.mean_logits = found.log_sum_sq_probs = zeros
-            found.is_top1 = kept
-        return found
+        logits = logits_of(self.log_probs[rows], ids_of(self.log_probs)[rows])
+        logits = torch.nn.functional.pad(logits, (0, 0, 0, 1))[:, -logits_to_keep:]
+        head = vars(head_output(self.log_probs[rows], labels[:, 1:] != -100)) if labels is not None else {}
+        return SimpleNamespace(**(head | {"logits": logits, "aux_loss": None}))
+
+
+def ids_of(log_probs: Tensor) -> Tensor:
+    """The token ids of all completions."""
+    return torch.arange(log_probs.numel()).view(log_probs.shape) % IDS
 
 
 class Doors:
-    """On ``self``: what GRPOTrainer has there, its settings at their defaults."""
+    """Mixed in before a trainer: its doors to a model give the micro-batch's log-probs."""
 
     def __init__(self) -> None:
         pass
 
     def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, **__: Any) -> tuple[Tensor, Tensor, None]:
-        everything = self.everything(model)
-        return everything, torch.ones_like(everything.detach()), None
+        return model.log_probs, torch.ones_like(model.log_probs.detach()), None
 
     def _get_per_token_logps(self, model: Any, *_: Any, **__: Any) -> Tensor:
-        return self.everything(model)
-
-    def everything(self, model: Any) -> Tensor:
-        """The log-probs of the micro-batch."""
         found: Tensor = model.log_probs
         return found
 
@@ -132,70 +122,59 @@ def _method(target: Any) -> str:
 
 def bind(target: Any, piece: Piece) -> Callable[..., Any]:
     """The method, of a trainer whose ``__init__`` is not run, as it stands before this micro-batch."""
-    method, kind, settings = _method(target), _kind(target), piece.settings
+    kind = _kind(target)
     settings = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
-    }  # TRL's configs are kept by them
-    model = Model(piece.batch.log_probs, _ids(piece.batch))
-    if kind:
-        trainer = _real(target, kind, settings, piece, model)
-    else:
-        trainer = type(target.__name__, (Doors, target), {})()
-        vars(trainer).update(DEFAULTS | settings)
-        trainer.args = SimpleNamespace(**(DEFAULTS | {"delta": None, "epsilon": 0.2} | settings))
-        trainer._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
-        trainer.model = trainer.ref_model = model
-    trainer.accelerator = Accelerator(piece)
+        k: tuple(v) if isinstance(v, list) else v for k, v in piece.settings.items()
+    }  # configs are kept by them
+    trainer = _real(target, kind, settings, piece.batch) if kind else _plain(target, settings)
+    trainer.model, trainer.ref_model = Model(piece.batch.log_probs), Model(piece.batch.ref_log_probs)
+    trainer.accelerator = accelerator(piece)
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps = piece.micro_batches
     trainer.args.steps_per_generation = piece.micro_batches
     trainer.state = SimpleNamespace(global_step=0, epoch=0.0, max_steps=1)
-    found: Callable[..., Any] = getattr(trainer, method)
-    return passing(found, num_items_in_batch=None) if method == "compute_loss" else found
+    found: Callable[..., Any] = getattr(trainer, _method(target))
+    return found
 
 
-def _real(target: Any, kind: str, settings: dict[str, Any], piece: Piece, model: Any) -> Any:
-    """One of TRL's own trainers with its config's settings, made into the target."""
-    from torchstone.frameworks.loading import default_dtype
-    from torchstone.frameworks.registry import theirs
-    from torchstone.frameworks.trl.load import HOMES, Numbers, Tables, policy_trainer, preference_trainer
-
-    alone = patch.multiple(torch.distributed, is_available=lambda: False, is_initialized=lambda: False)
-    with default_dtype(torch.float64), alone:  # a config that TRL makes would look for a launcher's ranks
-        known = theirs(f"{HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
-        others = {k: v for k, v in settings.items() if k not in known}  # what the target's own __init__ would have set
-        settings = {k: v for k, v in settings.items() if k in known}
-        if kind in ("GRPO", "RLOO", "GMPO"):
-            sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8}
-            own: dict[str, Any] = sizes | settings
-            trainer = policy_trainer(kind, Numbers(piece.batch.log_probs, piece.batch.mask), **own)
-            trainer.__class__ = type(target.__name__, (Doors, target), {})
-        elif kind == "DPO":
-            trainer = preference_trainer(kind, Tables(), **settings)
-            trainer.__class__ = target
-        else:
-            raise FormError(f"a subclass of {kind}Trainer is not known here: GRPOTrainer, DPOTrainer and theirs are")
-    vars(trainer).update(others)
-    trainer.model = model
-    trainer.ref_model = Model(piece.batch.ref_log_probs, _ids(piece.batch))
+def _plain(target: Any, settings: dict[str, Any]) -> Any:
+    """An instance of a class that is none of TRL's, with the attributes of GRPOTrainer."""
+    trainer = type(target.__name__, (Doors, target), {})()
+    vars(trainer).update(DEFAULTS | settings)
+    trainer.args = SimpleNamespace(**(DEFAULTS | {"delta": None, "epsilon": 0.2} | settings))
+    trainer._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
     return trainer
 
 
-def _ids(batch: Batch) -> Tensor:
-    return torch.arange(batch.mask.numel()).view(batch.mask.shape) % IDS
+def _real(target: Any, kind: str, settings: dict[str, Any], batch: Batch) -> Any:
+    """One of TRL's own trainers with its config's settings, made into the target."""
+    alone = patch.multiple(torch.distributed, is_available=lambda: False, is_initialized=lambda: False)
+    with default_dtype(torch.float64), alone:  # a config that TRL makes would look for a launcher's ranks
+        fields = theirs(f"{HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
+        own: dict[str, Any] = {k: v for k, v in settings.items() if k in fields}
+        if kind in ("GRPO", "RLOO", "GMPO"):
+            sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8}
+            trainer = policy_trainer(kind, Numbers(batch.log_probs, batch.mask), **(sizes | own))
+        elif kind == "DPO":
+            trainer = preference_trainer(kind, Tables(), **own)
+        else:
+            raise FormError(f"a subclass of {kind}Trainer is not known here: GRPOTrainer, DPOTrainer and theirs are")
+    trainer.__class__ = target if kind == "DPO" else type(target.__name__, (Doors, target), {})
+    vars(trainer).update({k: v for k, v in settings.items() if k not in fields})  # what its own __init__ would have set
+    return trainer
 
 
-def calls(piece: Piece) -> list[Given]:
+def calls(piece: Piece, **more: Any) -> list[Given]:
     """``model, inputs``; the count is that of the whole generated batch, all ranks."""
     rows, prompt = piece.batch, torch.arange(len(piece.batch.mask))[:, None]
     inputs = {
-        "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": _ids(rows),
+        "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": ids_of(rows.log_probs),
         "completion_mask": rows.completion.long(), "tool_mask": (rows.mask | ~rows.completion).long(),
         "advantages": rows.advantages[:, 0], "num_items_in_batch": piece.whole.mask.sum(),
         "old_per_token_logps": rows.old_log_probs, "sampling_per_token_logps": rows.sampler_log_probs,
         "ref_per_token_logps": rows.ref_log_probs,
         "importance_sampling_ratio": (rows.old_log_probs - rows.sampler_log_probs).exp().where(rows.mask, 1.0),
     }  # fmt: skip
-    return [Given({"model": Model(rows.log_probs, _ids(rows)), "inputs": inputs}, positional=2)]
+    return [Given({"model": Model(rows.log_probs), "inputs": inputs, **more}, positional=2)]
 
 
 def read(result: Any) -> tuple[Any, str]:
@@ -218,17 +197,14 @@ def _halves(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2, 1))
 
 
-def pair_calls(piece: Piece) -> list[Given]:
+def pair_calls(piece: Piece, **more: Any) -> list[Given]:
     """``model, inputs, return_outputs`` of DPOTrainer."""
     rows = piece.batch.each(_halves)
-    row = torch.arange(len(rows.mask))[:, None]
-    inputs = {
-        "input_ids": torch.cat([row, _ids(rows)], 1),
-        "attention_mask": torch.cat([torch.ones_like(row), rows.completion.long()], 1),
-        "completion_mask": torch.cat([torch.zeros_like(row), rows.completion.long()], 1),
-    }
-    given = {"model": Model(rows.log_probs, _ids(rows)), "inputs": inputs, "return_outputs": False}
-    return [Given(given, positional=2)]
+    inputs = completion_inputs(rows.completion)
+    inputs["input_ids"] = torch.cat([torch.arange(len(rows.mask))[:, None], ids_of(rows.log_probs)], 1)
+    inputs["attention_mask"][:, 1:] = rows.completion
+    given = {"model": Model(rows.log_probs), "inputs": inputs, "return_outputs": False}
+    return [Given(given | more, positional=2)]
 
 
 def bind_pairs(target: Any, piece: Piece) -> Callable[..., Any]:
@@ -246,29 +222,26 @@ LINES = {
     "ranks": "divide by inputs['num_items_in_batch'] / self.accelerator.num_processes",
     "tokens": "(x * mask).sum() / (inputs['num_items_in_batch'] / self.accelerator.num_processes)",
     "mask": "mask = inputs['completion_mask'] * inputs.get('tool_mask', 1)",
-    "tool": "mask = inputs['completion_mask'] * inputs.get('tool_mask', 1)",
-    "padding": "mask = inputs['completion_mask'] * inputs.get('tool_mask', 1)",
     "beside": "take statistics in _generate_and_score_completions, which sees the whole batch",
+}
+PAIRS_LINES = {
+    "micro_batches": "losses.mean()   # Trainer divides by the micro-batches",
+    "ranks": "losses.mean()   # the ranks are averaged",
+    "tokens": "losses.mean(), one number a pair",
+    "mask": "inputs['completion_mask'][:, 1:]",
 }
 STAND_INS: dict[str, dict[str, Any]] = {
     "trl": {}, "trl.trainer.utils": {"selective_log_softmax": selective_log_softmax}, "transformers": {},
     "accelerate": {}, "datasets": {}, "peft": {},
 }  # fmt: skip
 HAND = Hand("TRL", UNIT, FORM, calls, read, LINES, bind=bind, even=True, advantages="row", stand_ins=STAND_INS)
-PAIRS_LINES = {
-    "micro_batches": "losses.mean()   # Trainer divides by the micro-batches",
-    "ranks": "losses.mean()   # the ranks are averaged",
-    "tokens": "losses.mean(), one number a pair",
-    "padding": "inputs['completion_mask'][:, 1:]",
-}
-OF_PAIRS = Hand(
-    "TRL", PAIRS, FORM, pair_calls, read, PAIRS_LINES, bind=bind_pairs, even=True, advantages="none", made=made_pairs,
-    stand_ins=STAND_INS,
-)  # fmt: skip
+OF_PAIRS = replace(
+    HAND, unit=PAIRS, calls=pair_calls, lines=PAIRS_LINES, bind=bind_pairs, advantages="none", made=made_pairs
+)
 
 
 def hand_for(target: Any) -> Hand:
-    """Of GRPOTrainer, or of DPOTrainer for its subclasses."""
-    _method(target)
-    kind = _kind(target) if "trl" in sys.modules else ""
-    return OF_PAIRS if kind == "DPO" else HAND
+    """Of GRPOTrainer, or of DPOTrainer for its subclasses; ``compute_loss`` is passed one more argument by name."""
+    more = {"num_items_in_batch": None} if _method(target) == "compute_loss" else {}
+    hand = OF_PAIRS if "trl" in sys.modules and _kind(target) == "DPO" else HAND
+    return replace(hand, calls=partial(hand.calls, **more))

@@ -1,20 +1,20 @@
 """What verl hands to a policy loss, micro-batch by micro-batch.
 
 Lines are those of verl 0.9.1: the arguments of ``workers/utils/losses.py:101-109``, the counts of :65-68. Where the
-loss's own file has not imported verl, ``Config`` stands for ``ActorConfig``: fields and defaults of
-``workers/config/actor.py``.
+loss's own file has not imported verl, ``DEFAULTS`` are the fields of ``ActorConfig`` that losses read
+(``workers/config/actor.py``).
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
+from torchstone.frameworks.contract.stand_in import Settings, masked_mean, masked_sum
 from torchstone.frameworks.verl.unit import UNIT
 
 FORM = """\
@@ -25,56 +25,15 @@ MODES = ("seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
 AGG = "agg_loss(x, response_mask, loss_agg_mode, **config.global_batch_info)"
 
 
-class _Mapping:
-    """Fields that are read as attributes, as items and by ``get``, as verl's ``BaseConfig`` allows."""
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-
-@dataclass
-class PolicyLoss(_Mapping):
-    loss_mode: str = "vanilla"
-    clip_cov_ratio: float = 0.0002
-    clip_cov_lb: float = 1.0
-    clip_cov_ub: float = 5.0
-    kl_cov_ratio: float = 0.0002
-    ppo_kl_coef: float = 0.1
-    dro_beta: float | None = None
-    rollout_correction: Any = None
-
-
-@dataclass
-class Config(_Mapping):
-    clip_ratio: float = 0.2
-    clip_ratio_low: float = 0.2
-    clip_ratio_high: float = 0.2
-    clip_ratio_c: float = 3.0
-    tau_pos: float = 1.0
-    tau_neg: float = 1.05
-    loss_agg_mode: str = "token-mean"
-    loss_scale_factor: int | None = None
-    entropy_coeff: float = 0
-    use_kl_loss: bool = False
-    kl_loss_coef: float = 0.001
-    kl_loss_type: str = "low_var_kl"
-    ppo_epochs: int = 1
-    policy_loss: PolicyLoss = field(default_factory=PolicyLoss)
-    global_batch_info: dict[str, Any] = field(default_factory=dict)
-
-
-def masked_sum(values: Tensor, mask: Tensor, axis: int | None = None) -> Tensor:
-    """The sum where the mask is, as ``verl.utils.torch_functional`` has it."""
-    kept = torch.where(mask.bool(), values, 0.0)
-    return kept.sum() if axis is None else kept.sum(axis)
-
-
-def masked_mean(values: Tensor, mask: Tensor, axis: int | None = None) -> Tensor:
-    """The mean where the mask is."""
-    return masked_sum(values, mask, axis) / ((mask.sum() if axis is None else mask.sum(axis)) + 1e-8)
+DEFAULTS: dict[str, Any] = {
+    "clip_ratio": 0.2, "clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0,
+    "tau_neg": 1.05, "loss_agg_mode": "token-mean", "loss_scale_factor": None, "entropy_coeff": 0, "use_kl_loss": False,
+    "kl_loss_coef": 0.001, "kl_loss_type": "low_var_kl", "ppo_epochs": 1,
+    "policy_loss": {
+        "loss_mode": "vanilla", "clip_cov_ratio": 0.0002, "clip_cov_lb": 1.0, "clip_cov_ub": 5.0,
+        "kl_cov_ratio": 0.0002, "ppo_kl_coef": 0.1, "dro_beta": None, "rollout_correction": None,
+    },
+}  # fmt: skip
 
 
 def agg_loss(
@@ -94,42 +53,29 @@ def agg_loss(
     return (of_rows / lengths.get(loss_agg_mode, 1)).sum() / rows * dp_size
 
 
-def config(settings: dict[str, Any]) -> Any:
+def config(settings: Mapping[str, Any]) -> Any:
     """verl's own ActorConfig where the loss has imported verl, else the stand-in; ``policy_loss.NAME`` are nested."""
-    inner = {k.partition(".")[2]: v for k, v in settings.items() if k.startswith("policy_loss.")}
-    outer = {k: v for k, v in settings.items() if not k.startswith("policy_loss.")}
     real = sys.modules.get("verl.workers.config")
-    if getattr(real, "ActorConfig", Config) is not Config:
-        from torchstone.frameworks.verl.functions import config as with_settings
+    if getattr(real, "ActorConfig", Settings) is Settings:
+        return Settings(DEFAULTS, {"global_batch_info": {}, **settings})
+    from torchstone.frameworks.verl.functions import config as with_settings
 
-        return with_settings(inner, **outer)
-    known = {f.name for f in fields(Config)}
-    found = Config(**{k: v for k, v in outer.items() if k in known}, policy_loss=PolicyLoss(**inner))
-    vars(found).update({k: v for k, v in outer.items() if k not in known})
-    return found
+    inner = {k.removeprefix("policy_loss."): v for k, v in settings.items() if k.startswith("policy_loss.")}
+    return with_settings(inner, **{k: v for k, v in settings.items() if not k.startswith("policy_loss.")})
 
 
 def calls(piece: Piece) -> list[Given]:
     """One call of keywords; the counts are those of all ranks."""
-    of, rows = config(dict(piece.settings)), piece.batch
+    of, rows = config(piece.settings), piece.batch
     of.global_batch_info.update(
         dp_size=piece.ranks, batch_num_tokens=int(piece.whole.mask.sum()), global_batch_size=len(piece.whole.mask),
         loss_scale_factor=of.loss_scale_factor,
     )  # fmt: skip
-    return [
-        Given(
-            {
-                "old_log_prob": rows.old_log_probs, "log_prob": rows.log_probs, "advantages": rows.advantages,
-                "response_mask": rows.mask, "loss_agg_mode": of.loss_agg_mode, "config": of,
-                "rollout_is_weights": None,
-            }
-        )
-    ]  # fmt: skip
-
-
-def read(result: Any) -> tuple[Tensor, str]:
-    """``loss, metrics``."""
-    return pair(result, "verl")
+    given = {
+        "old_log_prob": rows.old_log_probs, "log_prob": rows.log_probs, "advantages": rows.advantages,
+        "response_mask": rows.mask, "loss_agg_mode": of.loss_agg_mode, "config": of, "rollout_is_weights": None,
+    }  # fmt: skip
+    return [Given(given)]
 
 
 LINES = {
@@ -142,9 +88,8 @@ LINES = {
 MASKED = {"masked_sum": masked_sum, "masked_mean": masked_mean}
 PACKAGES: dict[str, dict[str, Any]] = {
     "verl": {}, "verl.trainer.ppo.core_algos": {"agg_loss": agg_loss}, "verl.utils.torch_functional": MASKED,
-    "verl.workers.config": {"ActorConfig": Config, "PolicyLossConfig": PolicyLoss}, "omegaconf": {}, "tensordict": {},
+    "verl.workers.config": {"ActorConfig": Settings}, "omegaconf": {}, "tensordict": {},
 }  # fmt: skip
-HAND: Hand = Hand(
-    "verl", UNIT, FORM, calls, read, LINES, stand_ins=PACKAGES,
-    modes=tuple({"loss_agg_mode": mode} for mode in MODES),
+HAND = Hand(
+    "verl", UNIT, FORM, calls, pair("verl"), LINES, stand_ins=PACKAGES, modes=("loss_agg_mode", MODES),
 )  # fmt: skip
