@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from torchstone.frameworks.unit import Unit
-from torchstone.recipes import RECIPES
+from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
 HERE = "torchstone.frameworks"
@@ -26,7 +26,7 @@ with contextlib.redirect_stdout(sys.stderr):
     try:
         found = [getattr(importlib.import_module(plug.partition(":")[0]), plug.partition(":")[2]) for plug in {plugs!r}]
         answer = found[0]() if {call!r} else {{}}
-    except Exception as e:
+    except BaseException as e:
         answer = {{"problems": ["".join(traceback.format_exception_only(e)).strip()]}}
 print("\\n" + json.dumps(answer))
 """
@@ -84,6 +84,14 @@ class Engine:
             return dict.fromkeys(RECIPES, self.place)
         refusal: Callable[[Recipe], str] = import_module(f"{self.room}.settings").refusal
         return {name: refusal(row) for name, row in RECIPES.items()}
+
+    def losses(self) -> list[str]:
+        """The policy rows whose loss it can run, with the row's advantages or with its own."""
+        if not self.lines:
+            return []
+        settings = import_module(f"{self.room}.settings")
+        refusal: Callable[[Recipe], str] = getattr(settings, "loss_refusal", settings.refusal)
+        return [name for name, row in RECIPES.items() if isinstance(row, PolicyRecipe) and not refusal(row)]
 
 
 NO_PLACE, LOSSES = "no place for a loss", "losses alone, no trainer"

@@ -94,15 +94,19 @@ def _list(found: Sequence[Found]) -> None:
     for one in found:
         _tell_problems(one)
     print()
-    print(dim(wrapped("Rows: how many of each kind it can run. torchstone frameworks NAME: which it cannot, and why. "
+    print(dim(wrapped("Rows: how many of each kind it can run; (loss): with advantages of its own. "
+                      "torchstone frameworks NAME: which it cannot, and why. "
                       "How to use it there: docs/engines.md.")))  # fmt: skip
 
 
 def _counts(engine: Engine) -> dict[str, str]:
-    """How many rows of each kind the engine runs: ``{"policies": "66/95", ...}``."""
-    rows = engine.rows()
-    of = {title: [not rows[name] for name in names] for title, names in _by_kind(rows).items()}
-    return {title: f"{sum(runs)}/{len(runs)}" if any(runs) else "-" for title, runs in of.items()}
+    """How many rows of each kind the engine runs: ``{"policies": "66/95", ...}``; "(loss)": with its own advantages."""
+    rows, losses = engine.rows(), engine.losses()
+    counts = {}
+    for title, names in _by_kind(rows).items():
+        whole, loss = (sum(name in of for name in names) for of in ([k for k in rows if not rows[k]], losses))
+        counts[title] = f"{whole or loss}/{len(names)}{' (loss)' * (not whole and loss > 0)}" if engine.lines else "-"
+    return counts
 
 
 def _by_kind(names: Iterable[str]) -> dict[str, list[str]]:
@@ -129,7 +133,7 @@ def _show(found: Found) -> None:
     if engine.unit is not None:
         unit = engine.unit
         facts["unit"] = f"micro-batches are {unit.micro_batches}, ranks {unit.ranks}; a loss returns {unit.wants}"
-        runs = ", ".join(f"{count} {kind}" for kind, count in _counts(engine).items() if count != "-")
+        runs = ", ".join(f"{kind} {count}" for kind, count in _counts(engine).items() if count[0] != "0")
         facts["runs"] = runs or "no row as it stands"
     if found.works is not None:
         facts["plug"] = styled(PLUG[found.works], STYLE[found.works])
