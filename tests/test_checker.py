@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from torchstone import conformance
-from torchstone.conformance.aliases import role, setting
-from torchstone.conformance.target import TargetError, resolve
+from torchstone.conformance.fit.aliases import role, setting
+from torchstone.conformance.fit.target import TargetError, resolve
 
 
 def select(x, mask):

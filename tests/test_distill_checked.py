@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from torchstone import conformance
-from torchstone.conformance.aliases import role, setting
+from torchstone.conformance.fit.aliases import role, setting
 from torchstone.core import sequence_sum
 from torchstone.grpo.variants import dppo_surrogate
 

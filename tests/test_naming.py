@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from torchstone import conformance
-from torchstone.conformance.changes import numbers_of
 from torchstone.conformance.evidence import tells_an_edge
+from torchstone.conformance.name.changes import numbers_of
 from torchstone.conformance.vectors import hazards, leaves
 from torchstone_oracle.contract import flat
 from torchstone_oracle.contracts import OBJECTIVES

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from torchstone import conformance, core
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.relations import Answer, check_relations, relations_of
-from torchstone.conformance.target import TargetError
 from torchstone.dpo import bradley_terry_loss, dpo_loss
 from torchstone.dpo.variants import apo_down_loss, discopop_loss, ipo_loss
 from torchstone.grpo import group_advantages, grpo_loss

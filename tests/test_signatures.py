@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from torchstone import conformance
-from torchstone.conformance.aliases import is_padding, role, setting
+from torchstone.conformance.ask.compare import matches
 from torchstone.conformance.checker import _cases as cases_of
-from torchstone.conformance.compare import matches
-from torchstone.conformance.signature import read_signature
-from torchstone.conformance.target import TargetError
+from torchstone.conformance.fit.aliases import is_padding, role, setting
+from torchstone.conformance.fit.signature import read_signature
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.trial import best_trial, hypotheses, likely_arrays
 from torchstone.conformance.vectors import hazards, load
 

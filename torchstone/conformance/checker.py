@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.asked import lost_gradients, refusals, same_twice, switched_on, unasked, wants, without
-from torchstone.conformance.compare import broken_property, difference, in_float32, matches
+from torchstone.conformance.ask.compare import broken_property, difference, in_float32, matches
+from torchstone.conformance.ask.screening import (
+    lost_gradients,
+    refusals,
+    same_twice,
+    switched_on,
+    unasked,
+    wants,
+    without,
+)
 from torchstone.conformance.diagnose import Facts, diagnose
 from torchstone.conformance.evidence import at_a_kink
+from torchstone.conformance.fit.signature import Signature, read_signature
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.result import PRECISIONS, Outcome, Report, Result
 from torchstone.conformance.settled import settled
-from torchstone.conformance.signature import Signature, read_signature
-from torchstone.conformance.target import TargetError
 from torchstone.conformance.trial import Trial, askable, best_trial, constant_rows, likely_arrays, run_all
 from torchstone.conformance.vectors import Case, Vectors, hazards, load
 from torchstone.terminal import near

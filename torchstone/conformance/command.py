@@ -105,7 +105,7 @@ def _check(arguments: Sequence[str]) -> int:
         raise UserError("which function? TARGET is package.module:function or file.py:function; see --help")
     asked = _asked(options) | {"layout": LAYOUTS.get(options.layout)}
 
-    from torchstone.conformance.target import resolve
+    from torchstone.conformance.fit.target import resolve
 
     with _aside():
         function = resolve(options.target)
@@ -252,8 +252,8 @@ def _identify(arguments: Sequence[str]) -> int:
     asked = _asked(options)
 
     from torchstone import conformance
+    from torchstone.conformance.fit.target import resolve
     from torchstone.conformance.machine import as_json
-    from torchstone.conformance.target import resolve
 
     with _aside():
         found = conformance.identify(resolve(options.target), target=options.target, **asked)

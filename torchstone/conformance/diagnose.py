@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torchstone.conformance.asked import constant
-from torchstone.conformance.call import Trial
-from torchstone.conformance.combined import Evidence, Names, combined, extended, flag_of
-from torchstone.conformance.compare import as_reduced, matches
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import as_reduced, matches
+from torchstone.conformance.ask.screening import constant
 from torchstone.conformance.evidence import (
     ONE_NAME,
     as_its_twin,
@@ -26,6 +25,7 @@ from torchstone.conformance.evidence import (
     thin,
     with_twins,
 )
+from torchstone.conformance.name.combined import Evidence, Names, combined, extended, flag_of
 from torchstone.conformance.result import BAD, Diagnosis, Outcome, Result
 from torchstone.conformance.vectors import Case, Flag, Numbers, Setting, Vectors, hazards, leaves
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.call import Trial
-from torchstone.conformance.combined import Evidence, Names
-from torchstone.conformance.compare import matches
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.fit.signature import Signature
+from torchstone.conformance.name.combined import Evidence, Names
 from torchstone.conformance.result import Diagnosis, Outcome
-from torchstone.conformance.signature import Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards, leaves
 from torchstone.conformance.written_in import computed
 

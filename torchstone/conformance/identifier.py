@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchstone.conformance.checker import check
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.nearest import EQUAL, Asked, Match, recipes
 from torchstone.conformance.result import BAD, Report
-from torchstone.conformance.target import TargetError
 from torchstone.conformance.trial import likely_arrays
 from torchstone.conformance.vectors import load, objectives
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.call import Trial
-from torchstone.conformance.calling import Calling
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.fit.calling import Calling
+from torchstone.conformance.fit.signature import Signature, read_signature
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.signature import Signature, read_signature
 from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, leaves
 from torchstone.recipes import RECIPES, DistillRecipe, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes.choices import Choice, Recipe, show

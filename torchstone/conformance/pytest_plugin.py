@@ -153,8 +153,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 def _items(session: pytest.Session, config: pytest.Config, target: str, objective: str) -> Iterable[pytest.Item]:
     from pathlib import Path
 
+    from torchstone.conformance.fit.target import resolve
     from torchstone.conformance.settings import known_objective, read_names, read_setting
-    from torchstone.conformance.target import resolve
     from torchstone.terminal import UserError
 
     try:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.call import Trial
-from torchstone.conformance.combined import oracle
-from torchstone.conformance.compare import matches
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import matches
 from torchstone.conformance.evidence import SHARE, candidate
+from torchstone.conformance.name.combined import oracle
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.trial import WEIGHTS, form, hypotheses, reduces
 from torchstone.conformance.vectors import Case, Vectors, hazards

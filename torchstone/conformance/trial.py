@@ -9,13 +9,13 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from torchstone.conformance.aliases import is_padding, words
-from torchstone.conformance.arguments import FILLED
-from torchstone.conformance.call import Trial
-from torchstone.conformance.calling import PER_ROW, Calling
-from torchstone.conformance.compare import matches
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.fit.aliases import is_padding, words
+from torchstone.conformance.fit.arguments import FILLED
+from torchstone.conformance.fit.calling import PER_ROW, Calling
+from torchstone.conformance.fit.signature import HALVES, OF_LOGITS, Signature
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.signature import HALVES, OF_LOGITS, Signature
 from torchstone.conformance.vectors import Case, Vectors, hazards
 
 OVERTIMES = 3  # cases that take too long; after them no more is run

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
 
-from torchstone.conformance.combined import Names, by_oracle, oracle
-from torchstone.conformance.compare import matches
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.name.combined import Names, by_oracle, oracle
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Numbers, Vectors, leaves
 

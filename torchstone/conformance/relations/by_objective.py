@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.arguments import array
-from torchstone.conformance.call import Trial
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.fit.arguments import array
+from torchstone.conformance.fit.signature import Signature, read_signature
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.relations.subject import Answer, Batch, Call, Refused, first_that_runs
-from torchstone.conformance.signature import Signature, read_signature
-from torchstone.conformance.target import TargetError
 from torchstone.conformance.trial import askable, best_trial, likely_arrays
 from torchstone.conformance.vectors import Case, Vectors, load
 

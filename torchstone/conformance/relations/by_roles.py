@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.aliases import role, setting
+from torchstone.conformance.fit.aliases import role, setting
+from torchstone.conformance.fit.target import Overtime, TargetError, describe, limited
 from torchstone.conformance.relations.subject import Answer, Batch, Call, Refused, first_that_runs
-from torchstone.conformance.target import Overtime, TargetError, describe, limited
 from torchstone.terminal import near
 
 ROLES = {

@@ -101,7 +101,7 @@ class Checked:
 def _checked(options: argparse.Namespace, always: bool = False) -> Checked | None:
     """The check; None where the framework is installed and cannot be imported, so that it needs stand-ins."""
     from torchstone import conformance
-    from torchstone.conformance.target import TargetError, describe, resolve
+    from torchstone.conformance.fit.target import TargetError, describe, resolve
     from torchstone.frameworks.contract.compare import rows_equal, whole_function
     from torchstone.frameworks.contract.find import find
     from torchstone.frameworks.contract.hand import FormError

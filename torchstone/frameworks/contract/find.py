@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.target import describe
+from torchstone.conformance.fit.target import describe
 from torchstone.frameworks.contract.batch import Batch, Split, splits
 from torchstone.frameworks.contract.hand import Hand
 from torchstone.frameworks.contract.run import WHOLE, Outcome, run

@@ -16,7 +16,7 @@ from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
-from torchstone.conformance.changes import Change, numbers_of
+from torchstone.conformance.name.changes import Change, numbers_of
 from torchstone.conformance.vectors import Case
 
 PACKAGE = "torchstone_oracle"
@@ -50,7 +50,7 @@ Edited = tuple[ast.AST, str, str]  # a node in place of another, what differs, i
 SIGN = "What should go up goes down, or a part of it."
 
 
-def edits(objective: Any, case: Case) -> Iterable[Change]:
+def code_changes(objective: Any, case: Case) -> Iterable[Change]:
     """Every function of the oracle that computes this case, with one change in its code."""
     for same in functions(objective, case):
         function = same[0]

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torchstone.conformance.changes import Change, Inputs
-from torchstone.conformance.input_changes import each_entry, of_all, word
+from torchstone.conformance.name.changes import Change, Inputs
+from torchstone.conformance.name.inputs import each_entry, of_all, word
 from torchstone.conformance.vectors import Argument, Vectors
 
 

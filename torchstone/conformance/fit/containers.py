@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from torchstone.conformance.aliases import WHOSE, words
+from torchstone.conformance.fit.aliases import WHOSE, words
 
 Path = tuple[str, ...]  # the parameter, then keys or attributes
 Uses = dict[Path, Any]  # what is read, and its default where one is given

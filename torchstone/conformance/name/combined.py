@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from torchstone.conformance import borrowed
-from torchstone.conformance.call import Trial
-from torchstone.conformance.changes import Change, numbers_of
-from torchstone.conformance.compare import matches
-from torchstone.conformance.naming import SHARE, Search
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.name import borrowed
+from torchstone.conformance.name.changes import Change, numbers_of
+from torchstone.conformance.name.search import SHARE, Search
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Flag, Numbers, Vectors
 

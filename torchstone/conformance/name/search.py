@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torchstone.conformance import borrowed, edits
-from torchstone.conformance.changes import Change, numbers_of
-from torchstone.conformance.compare import matches
-from torchstone.conformance.fresh import fresh
-from torchstone.conformance.input_changes import input_changes
-from torchstone.conformance.joint_changes import joint_changes
-from torchstone.conformance.number_changes import result_changes, scaled_inputs, setting_changes
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.name import borrowed
+from torchstone.conformance.name.batches import fresh
+from torchstone.conformance.name.changes import Change, numbers_of
+from torchstone.conformance.name.code import code_changes
+from torchstone.conformance.name.inputs import input_changes
+from torchstone.conformance.name.joint import joint_changes
+from torchstone.conformance.name.numbers import result_changes, scaled_inputs, setting_changes
 from torchstone.conformance.result import Diagnosis, Outcome
 from torchstone.conformance.vectors import MASKS, Case, hazards, leaves
 
@@ -146,7 +147,7 @@ class Search:
         self.borrowed = [*borrowed.steps(self.objective), *result_changes(self.objective, vectors)]
         yield "inputs, numbers and steps", [*self.borrowed, *self.inputs]
         yield "other objectives", borrowed.others(self.objective, self.probes[0], taken)
-        self.edited = [*edits.edits(self.objective, self.probes[0])]
+        self.edited = [*code_changes(self.objective, self.probes[0])]
         known = borrowed.alternatives(self.objective)
         yield "alternatives in pairs", _pairs(known, known)
         yield "lines of the equations", self.edited

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.arguments import reduction
-from torchstone.conformance.calling import Calling
+from torchstone.conformance.fit.arguments import reduction
+from torchstone.conformance.fit.calling import Calling
 from torchstone.conformance.vectors import Case, Vectors
 
 Named = tuple[str, Any]  # an index, key or attribute, and the array or number there

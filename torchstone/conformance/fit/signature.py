@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torchstone.conformance.aliases import OF_TOKENS, WORDS, is_new, near_roles, role, setting, words
-from torchstone.conformance.containers import METRICS, Containers, opened
-from torchstone.conformance.refusal import refusal
-from torchstone.conformance.target import TargetError
+from torchstone.conformance.fit.aliases import OF_TOKENS, WORDS, is_new, near_roles, role, setting, words
+from torchstone.conformance.fit.containers import METRICS, Containers, opened
+from torchstone.conformance.fit.refusal import refusal
+from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors
 
 

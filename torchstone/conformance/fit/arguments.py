@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from torchstone import core
-from torchstone.conformance.aliases import AGGREGATIONS, WORDS, is_padding, words
-from torchstone.conformance.calling import PER_ROW, Calling
-from torchstone.conformance.signature import (
+from torchstone.conformance.fit.aliases import AGGREGATIONS, WORDS, is_padding, words
+from torchstone.conformance.fit.calling import PER_ROW, Calling
+from torchstone.conformance.fit.signature import (
     BESIDE_TEACHER,
     FILLERS,
     HALVES,

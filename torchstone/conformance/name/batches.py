@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.changes import floats
+from torchstone.conformance.name.changes import floats
 from torchstone.conformance.vectors import Argument, Case, Numbers, Vectors
 
 ROWS = ("B", "N", "P")  # dimensions that may have any size

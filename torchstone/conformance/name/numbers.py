@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torchstone.conformance.changes import Change, times
-from torchstone.conformance.input_changes import each_entry, word
+from torchstone.conformance.name.changes import Change, times
+from torchstone.conformance.name.inputs import each_entry, word
 from torchstone.conformance.vectors import Vectors
 
 Rows = list[Any]

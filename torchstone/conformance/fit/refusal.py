@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchstone.conformance.containers import Containers
+from torchstone.conformance.fit.containers import Containers
 from torchstone.conformance.vectors import Vectors
 
 TEXT = """\
@@ -72,4 +72,4 @@ def _call(values: Mapping[str, str], containers: Containers) -> tuple[str, str]:
             inside = f"({', '.join(e.partition(': ')[2] for e in entries)})"
         plain.append(f"{root}=Bag({inside})" if root not in containers.ordered else f"{root}={inside}")
     bags = any(root not in containers.ordered for root in trees)
-    return ", ".join(plain), "\n  from torchstone.conformance.containers import Bag" if bags else ""
+    return ", ".join(plain), "\n  from torchstone.conformance.fit.containers import Bag" if bags else ""

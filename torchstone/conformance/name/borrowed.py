@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torchstone.conformance.changes import Change
+from torchstone.conformance.name.changes import Change
 from torchstone.conformance.vectors import Case
 
 MOST = 60  # combinations of numbers that another objective is tried with

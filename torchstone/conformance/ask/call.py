@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone.conformance.arguments import array, keywords
-from torchstone.conformance.calling import Calling
+from torchstone.conformance.ask.returns import Found, defined, differentiated, read, shape_of, unpacked
+from torchstone.conformance.fit.arguments import array, keywords
+from torchstone.conformance.fit.calling import Calling
+from torchstone.conformance.fit.signature import Signature
+from torchstone.conformance.fit.target import Overtime, TargetError, contained, describe, limited, out_of_reach
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.returns import Found, defined, differentiated, read, shape_of, unpacked
-from torchstone.conformance.signature import Signature
-from torchstone.conformance.target import Overtime, TargetError, contained, describe, limited, out_of_reach
 from torchstone.conformance.vectors import Case, Vectors, leaves
 
 

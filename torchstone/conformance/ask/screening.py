@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torchstone.conformance.arguments import keywords
-from torchstone.conformance.call import Trial
-from torchstone.conformance.compare import matches
+from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.fit.arguments import keywords
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Numbers, hazards, leaves
 

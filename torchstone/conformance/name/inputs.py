@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torchstone.conformance.changes import Change, Inputs
+from torchstone.conformance.name.changes import Change, Inputs
 from torchstone.conformance.vectors import Argument, Vectors
 
 Rows = list[Any]
