@@ -47,10 +47,8 @@ class Signature:
 
     def can_lay_out(self, case: Case) -> bool:
         """Can this case's mask be said? One that is passed as lengths has no gaps."""
-        if "lengths" not in self.derived.values() or {"mask", "cu_seqlens"} & {
-            *self.arguments.values(),
-            *self.derived.values(),
-        }:
+        passed = {*self.arguments.values(), *self.derived.values()}
+        if "lengths" not in self.derived.values() or {"mask", "cu_seqlens"} & passed:
             return True
         return all(row == sorted(row, reverse=True) for row in case.inputs["mask"])
 
@@ -85,7 +83,7 @@ THUMBS = {  # one tensor for each kind of thumb, as TRL's KTO has it
 MISMATCHED = ("log_probs of the KL", "ref_log_probs of the KL")  # their mean difference is the reference point
 OF_LOGITS = {f"logits of {what}": what for what in ("log_probs", "ref_log_probs", "old_log_probs")}
 DERIVED = (
-    "log_ratios", "ratios", "group_size", "gamma_beta_ratio", "labels", "group_ids", "cu_seqlens", "lengths", "dones",
+    "log_ratios", "ratios", "group_size", "gamma_beta_ratio", "labels", "group_ids", "cu_seqlens", "lengths",
     "not keep_mean", *NORMALISED, *HALVES, *THUMBS, *MISMATCHED, *OF_LOGITS,
 )  # fmt: skip
 
@@ -170,14 +168,7 @@ def _matched(
     parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     kinds: dict[str, dict[str, str]] = {"arguments": {}, "settings": {}, "derived": {}}
     left = [p for p in parameters if p.name not in settings]
-    for match in (
-        _as_told,
-        _as_the_new_one,
-        _by_its_name,
-        _by_its_words,
-        _by_its_role,
-        _by_what_is_left,
-    ):  # the surest first
+    for match in MATCHES:
         for p in list(left):
             used = set(kinds["arguments"].values()) | set(kinds["settings"].values())
             kind, ours = match(p, vectors, names, used)
@@ -285,14 +276,15 @@ def _by_its_words(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, st
             return "settings", ours
     if "mask" in vectors.arguments and joined in CUMULATIVE:
         return "derived", "cu_seqlens"
-    if joined == "shift_mean" and "keep_mean" in vectors.settings:
-        return "derived", "not keep_mean"
-    if joined == "gamma_beta_ratio" and "gamma" in vectors.settings:
-        return "derived", "gamma_beta_ratio"
-    if _of_groups(vectors) and joined in GROUP_IDS:
-        return "derived", "group_ids"
-    if _of_groups(vectors) and "group_size" in setting(p.name):
-        return "derived", "group_size"
+    of_groups = any(a.shape == "P G" for a in vectors.arguments.values())
+    for here, ours in (
+        (joined == "shift_mean" and "keep_mean" in vectors.settings, "not keep_mean"),
+        (joined == "gamma_beta_ratio" and "gamma" in vectors.settings, "gamma_beta_ratio"),
+        (of_groups and joined in GROUP_IDS, "group_ids"),
+        (of_groups and "group_size" in setting(p.name), "group_size"),
+    ):
+        if here:
+            return "derived", ours
     if "desirable" in vectors.arguments and (found := _thumbs(said, guess)):
         return found
     if guess == "mask" and "scored" in vectors.arguments and "scored" not in used and not OF_TOKENS & set(said):
@@ -334,23 +326,13 @@ def _by_what_is_left(p: inspect.Parameter, vectors: Vectors, names: Mapping[str,
     if guess == "targets" or {"ids", "tokens"} & set(words(p.name)):
         return "derived", "labels"
     said = set(words(p.name))
-    lengths = {"lengths", "lens", "seqlens"} & said and said <= {
-        "lengths",
-        "lens",
-        "seqlens",
-        "seq",
-        "sequence",
-    } | OF_TOKENS
-    return ("derived", "lengths") if lengths else NOT_HERE
+    lengths = {"lengths", "lens", "seqlens"}
+    return ("derived", "lengths") if lengths & said and said <= {*lengths, "seq", "sequence"} | OF_TOKENS else NOT_HERE
 
 
 CUMULATIVE = {"cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_lens", "cu_lengths", "cumulative_lengths"}
 GROUP_IDS = {"index", "uid", "uids", "group_ids", "group_id", "prompt_ids", "prompt_id", "group_index", "prompt_index",
              "group_idx", "prompt_idx", "groups", "group", "qid", "qids", "batch_idx"}  # fmt: skip
-
-
-def _of_groups(vectors: Vectors) -> bool:
-    return any(a.shape == "P G" for a in vectors.arguments.values())
 
 
 def _thumbs(said: list[str], guess: str | None) -> Matched:
@@ -368,6 +350,7 @@ def _thumbs(said: list[str], guess: str | None) -> Matched:
     return NOT_HERE
 
 
+MATCHES = (_as_told, _as_the_new_one, _by_its_name, _by_its_words, _by_its_role, _by_what_is_left)  # the surest first
 OTHER_TYPES = {  # words of what is no number for each token, row or pair
     "cu", "seqlens", "lengths", "lens", "ids", "index", "idx", "uid", "tokenizer", "model", "config", "cfg", "args",
     "step", "device", "mode", "type", "name", "use", "is", "num", "max", "min", "coef", "dones", "done", "position",

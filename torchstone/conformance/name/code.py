@@ -9,6 +9,8 @@ import ast
 import copy
 import gc
 import inspect
+import itertools
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -52,22 +54,41 @@ SIGN = "What should go up goes down, or a part of it."
 
 def code_changes(objective: Any, case: Case) -> Iterable[Change]:
     """Every function of the oracle that computes this case, with one change in its code."""
+    taken: set[str] = set()
     for same in functions(objective, case):
         function = same[0]
         found = _source(function)
         if found is None:
             continue
         node, doc = found
-        for number, (at, (new, about, effect)) in enumerate(_edits(node)):
+        for at, (new, about, effect) in _edits(node):
             code = _compiled(function, node, at, new)
             if code is not None:
                 name = function.__name__ if function.__name__ != "<lambda>" else _step(objective, function)
-                line = ast.unparse(at)
+                where = f"In {name.replace('_', ' ')}{f' ({doc})' if doc else ''}"
                 yield Change(
-                    f"{name}_{number}", f"In {name.replace('_', ' ')}{f' ({doc})' if doc else ''}: {about}, "
-                    f"`{ast.unparse(new)}` where `{line}` belongs.", effect, frozenset((f"code {name}",)),
+                    _called(f"{name} {about}", taken), f"{where}: {about}, `{ast.unparse(new)}` where "
+                    f"`{ast.unparse(at)}` belongs.", effect, frozenset((f"code {name}",)),
                     code=tuple((f, code) for f in same),
                 )  # fmt: skip
+
+
+SHORTER = {  # of what is said, in a name
+    r" \(ignored\): it is": " as", r" \((missing|swapped|squared|sign|detached|a variance|ignored)[^)]*\)": "",
+    ": .*": "", "a sign is wrong, - .*": "minus for plus", "a sign is wrong, .*": "plus for minus",
+    "(stands )?in place of": "for", "are exchanged": "exchanged", r"\[(\w+)\]": "",
+}  # fmt: skip
+
+
+def _called(said: str, taken: set[str]) -> str:
+    """A name in words, such as delta_factor_gamma_left_out; with a number where the same can be done twice."""
+    for long, short in SHORTER.items():
+        said = re.sub(long, short, said)
+    kept = [w for w in re.findall(r"\w+", said) if w not in ("the", "is", "a", "it", "in", "of")]
+    name = "_".join(kept[:12])
+    name = next(n for i in itertools.count(1) if (n := name if i == 1 else f"{name}_{i}") not in taken)
+    taken.add(name)
+    return name
 
 
 def _step(objective: Any, function: FunctionType) -> str:
@@ -198,11 +219,8 @@ def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
         for part in node.values:
             yield part, f"only the condition `{ast.unparse(part)}` is left", "It acts where it should not, or nowhere."
     elif isinstance(node, ast.IfExp):
-        yield (
-            ast.IfExp(node.test, node.orelse, node.body),
-            "the two branches are exchanged",
-            "It acts on the other side.",
-        )
+        turned_around = ast.IfExp(node.test, node.orelse, node.body)
+        yield turned_around, "the two branches are exchanged", "It acts on the other side."
         yield node.body, "only the first branch is kept", "It acts everywhere."
         yield node.orelse, "only the second branch is kept", "It acts nowhere."
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
@@ -221,18 +239,12 @@ def _of_product(node: ast.BinOp) -> Iterator[Edited]:
     if isinstance(node.op, ast.Add | ast.Mult):
         yield node.right, f"the {what} {left} is left out (missing, ignored)", f"{left} has no effect here."
     elif isinstance(node.op, ast.Sub):
-        yield (
-            ast.UnaryOp(ast.USub(), node.right),
-            f"the term {left} is left out (missing)",
-            f"{left} has no effect here.",
-        )
+        minus = ast.UnaryOp(ast.USub(), node.right)
+        yield minus, f"the term {left} is left out (missing)", f"{left} has no effect here."
         yield ast.BinOp(node.right, ast.Sub(), node.left), "the difference is turned around (sign flipped)", SIGN
     elif isinstance(node.op, ast.Div):
-        yield (
-            ast.BinOp(node.right, ast.Div(), node.left),
-            "the quotient is turned upside down",
-            "Its scale is another one.",
-        )
+        turned = ast.BinOp(node.right, ast.Div(), node.left)
+        yield turned, "the quotient is turned upside down", "Its scale is another one."
         yield (ast.BinOp(ast.BinOp(node.left, ast.Div(), node.right), ast.Div(), node.right),
                f"it is divided by {right} twice", "Its scale is another one.")  # fmt: skip
     if isinstance(node.op, ast.Mult):
@@ -270,12 +282,7 @@ def _of_call(node: ast.Call) -> Iterator[Edited]:
                "It is bounded on one side only.")  # fmt: skip
     for i in range(len(node.args) - 1):
         pair = node.args[i : i + 2]
-        if any(isinstance(a, ast.Starred | ast.Constant) for a in pair) or name in (
-            "minimum",
-            "maximum",
-            "isinstance",
-            "zip",
-        ):
+        if name in ANY_ORDER or any(isinstance(a, ast.Starred | ast.Constant) for a in pair):
             continue
         turned = [*node.args[:i], pair[1], pair[0], *node.args[i + 2 :]]
         yield (ast.Call(node.func, turned, node.keywords),
@@ -286,6 +293,7 @@ def _of_call(node: ast.Call) -> Iterator[Edited]:
                "A part of the gradient is missing.")  # fmt: skip
 
 
+ANY_ORDER = ("minimum", "maximum", "isinstance", "zip")
 HELD = ("exp", "bounded_exp", "log", "sigmoid", "log_sigmoid", "clip", "mean", "total", "sqrt", "minimum", "maximum")
 
 

@@ -76,83 +76,66 @@ def _by_row(function: Callable[[Rows], Rows]) -> Callable[[Any], Any]:
     return lambda x: [function(row) if isinstance(row, list) else row for row in x]
 
 
+def _after(row: Rows, t: int) -> bool:
+    return any(row[t + 1 :])
+
+
+_OF_ROWS_OF_A_MASK: tuple[tuple[str, str, str, Callable[[Rows, int, Any], Any]], ...] = (
+    ("last_lost", "False at the last token of each row that counts: it is lost.",
+     "The end of a completion is never trained.", lambda row, t, m: m and _after(row, t)),
+    ("first_lost", "False at the first token of each row that counts: it is lost.",
+     "The first token of a completion is never trained.", lambda row, t, m: m and any(row[:t])),
+    ("one_longer", "True at one place more, after the last token that counts.",
+     "The first token of the padding is trained.", lambda row, t, m: m or (t > 0 and row[t - 1] and not any(row[t:]))),
+    ("gaps_filled", "True from the first token that counts to the last: gaps are filled.",
+     "What a tool wrote is trained as if the policy had.", lambda row, t, m: m or (any(row[:t]) and any(row[t:]))),
+    ("first_run_only", "False after the first gap: only the first run of tokens counts.",
+     "What comes after a tool's output is never trained.", lambda row, t, m: m and all(row[row.index(True) : t])),
+    ("last_only", "True at the last token of each row alone.",
+     "One token a completion is trained.", lambda row, t, m: m and not _after(row, t)),
+)  # fmt: skip
+
+
 def _of_mask(k: str, a: Argument) -> Iterable[Change]:
-    on = "what is masked counts, and what should count does not"
-    if k == "mask":
-        on = "padding is trained and answers are not"
-    yield _change(k, "inverted", f"inverted (negated, ~{k}): {on}.", f"{on.capitalize()}.", each_entry(lambda m: not m))
-    yield _change(k, "all_true", "ignored: every entry counts.", "What should be left out counts too, whatever it is.",
-                  each_entry(lambda m: True))  # fmt: skip
-    yield _change(k, "all_false", "taken as False everywhere: no entry counts.", "Nothing is trained.",
-                  each_entry(lambda m: False))  # fmt: skip
-    if len(a.shape.split()) < 2:
-        return
-    yield _change(k, "last_lost", "False at the last token of each row that counts: it is lost.",
-                  "The end of a completion is never trained.", _by_row(_without_last))  # fmt: skip
-    yield _change(k, "first_lost", "False at the first token of each row that counts: it is lost.",
-                  "The first token of a completion is never trained.", _by_row(_without_first))  # fmt: skip
-    yield _change(k, "one_longer", "True at one place more, after the last token that counts.",
-                  "The first token of the padding is trained.", _by_row(_one_longer))  # fmt: skip
-    yield _change(k, "gaps_filled", "True from the first token that counts to the last: gaps are filled.",
-                  "What a tool wrote is trained as if the policy had.", _by_row(_filled))  # fmt: skip
-    yield _change(k, "first_run_only", "False after the first gap: only the first run of tokens counts.",
-                  "What comes after a tool's output is never trained.", _by_row(_first_run))  # fmt: skip
-    yield _change(k, "last_only", "True at the last token of each row alone.", "One token a completion is trained.",
-                  _by_row(lambda row: [m and not any(row[t + 1:]) for t, m in enumerate(row)]))  # fmt: skip
-
-
-def _without_last(row: Rows) -> Rows:
-    return [m and any(row[t + 1 :]) for t, m in enumerate(row)]
-
-
-def _without_first(row: Rows) -> Rows:
-    return [m and any(row[:t]) for t, m in enumerate(row)]
-
-
-def _one_longer(row: Rows) -> Rows:
-    return [m or (t > 0 and row[t - 1] and not any(row[t:])) for t, m in enumerate(row)]
-
-
-def _filled(row: Rows) -> Rows:
-    return [m or (any(row[:t]) and any(row[t:])) for t, m in enumerate(row)]
-
-
-def _first_run(row: Rows) -> Rows:
-    return [m and all(row[next(i for i, x in enumerate(row) if x) : t]) for t, m in enumerate(row)]
+    on = "padding is trained and answers are not" if k == "mask" else (
+        "what is masked counts, and what should count does not")  # fmt: skip
+    for name, about, effect, entry in (
+        ("inverted", f"inverted (negated, ~{k}): {on}.", f"{on.capitalize()}.", lambda m: not m),
+        ("all_true", "ignored: every entry counts.", "What should be left out counts too, whatever it is.",
+         lambda m: True),
+        ("all_false", "taken as False everywhere: no entry counts.", "Nothing is trained.", lambda m: False),
+    ):  # fmt: skip
+        yield _change(k, name, about, effect, each_entry(entry))
+    for name, about, effect, at in _OF_ROWS_OF_A_MASK if len(a.shape.split()) > 1 else ():
+        function = _by_row(lambda row, at=at: [at(row, t, m) for t, m in enumerate(row)])
+        yield _change(k, name, about, effect, function)
 
 
 def _of_numbers(k: str, a: Argument) -> Iterable[Change]:
     from torchstone_oracle.numbers import absolute, dual, exp, log, stop
 
-    yield _change(
-        k, "zero", "ignored: 0 stands in their place.", "Nothing depends on them.", each_entry(lambda x: dual(0))
-    )
-    yield _change(
-        k, "one", "ignored: 1 stands in their place.", "Nothing depends on them.", each_entry(lambda x: dual(1))
-    )
-    yield _change(
-        k, "negated", "negated: their sign is flipped.", "What should go up goes down.", each_entry(lambda x: -x)
-    )
-    yield _change(k, "doubled", "doubled: counted twice.", "Their weight is twice what it should be.",
-                  each_entry(lambda x: x + x))  # fmt: skip
-    yield _change(k, "halved", "halved.", "Their weight is half of what it should be.", each_entry(lambda x: x / 2))
-    yield _change(k, "squared", "squared.", "Their sign is lost, and large ones weigh far too much.",
-                  each_entry(lambda x: x * x))  # fmt: skip
-    yield _change(k, "absolute", "taken as absolute values: their sign is lost.", "Good and bad are the same.",
-                  each_entry(absolute))  # fmt: skip
-    if "log" in k or k == "x":
-        yield _change(k, "exp_taken", "probabilities where logs belong: exp is taken of them.",
-                      "Unlikely tokens hardly differ from each other.", each_entry(exp))  # fmt: skip
-    yield _change(k, "log_taken", "the log of what was given.", "A number below 0 gives NaN.", each_entry(log))
-    yield _change(k, "sign", "taken by their sign alone: 1, 0 or -1.", "Great and small count the same.",
-                  each_entry(lambda x: dual((x > 0) - (x < 0))))  # fmt: skip
-    yield _change(k, "not_below_zero", "held at 0 or above (clamp(min=0), relu).", "What is below 0 is lost.",
-                  each_entry(lambda x: x if x > 0 else dual(0)))  # fmt: skip
-    yield _change(k, "not_above_zero", "held at 0 or below (clamp(max=0)).", "What is above 0 is lost.",
-                  each_entry(lambda x: x if x < 0 else dual(0)))  # fmt: skip
-    if a.gradient:
-        yield _change(k, "detached", "detached: the value is right, and no gradient flows into them.",
-                      "They are not trained.", each_entry(stop))  # fmt: skip
+    unlike = "Unlikely tokens hardly differ from each other."
+    for here, name, about, effect, entry in (
+        (True, "zero", "ignored: 0 stands in their place.", "Nothing depends on them.", lambda x: dual(0)),
+        (True, "one", "ignored: 1 stands in their place.", "Nothing depends on them.", lambda x: dual(1)),
+        (True, "negated", "negated: their sign is flipped.", "What should go up goes down.", lambda x: -x),
+        (True, "doubled", "doubled: counted twice.", "Their weight is twice what it should be.", lambda x: x + x),
+        (True, "halved", "halved.", "Their weight is half of what it should be.", lambda x: x / 2),
+        (True, "squared", "squared.", "Their sign is lost, and large ones weigh far too much.", lambda x: x * x),
+        (True, "absolute", "taken as absolute values: their sign is lost.", "Good and bad are the same.", absolute),
+        ("log" in k or k == "x", "exp_taken", "probabilities where logs belong: exp is taken of them.", unlike, exp),
+        (True, "log_taken", "the log of what was given.", "A number below 0 gives NaN.", log),
+        (True, "sign", "taken by their sign alone: 1, 0 or -1.", "Great and small count the same.",
+         lambda x: dual((x > 0) - (x < 0))),
+        (True, "not_below_zero", "held at 0 or above (clamp(min=0), relu).", "What is below 0 is lost.",
+         lambda x: x if x > 0 else dual(0)),
+        (True, "not_above_zero", "held at 0 or below (clamp(max=0)).", "What is above 0 is lost.",
+         lambda x: x if x < 0 else dual(0)),
+        (a.gradient, "detached", "detached: the value is right, and no gradient flows into them.",
+         "They are not trained.", stop),
+    ):  # fmt: skip
+        if here:
+            yield _change(k, name, about, effect, each_entry(entry))
     if a.shape:
         yield from _levelled(k, a)
 
@@ -161,27 +144,29 @@ def _levelled(k: str, a: Argument) -> Iterable[Change]:
     """One number of many: a mean, a sum, a first or last one, a whitened one."""
     from torchstone_oracle.numbers import mean, total
 
+    rows = len(a.shape.split()) > 1
     for what, one in (("mean", mean), ("sum", total), ("maximum", max), ("minimum", min), ("first", _first)):
         yield _change(k, f"{what}_of_all", f"replaced by the {what} of the whole batch.",
                       "Rows and tokens are not told apart.", of_all(one))  # fmt: skip
-        if len(a.shape.split()) > 1:
+        if rows:
             yield _change(k, f"{what}_of_row", f"replaced by the {what} of each row.",
                           "The entries of a row are not told apart.",
                           _by_row(lambda row, one=one: [_some(one, row)] * len(row)))  # fmt: skip
     yield _change(k, "centred", "less the mean of the batch (centred).", "A constant is taken off everywhere.",
                   of_all(mean, lambda x, m: x - m))  # fmt: skip
-    for correction in (1, 0):
-        yield _change(k, f"whitened_{correction}", "whitened once more over the batch: less the mean, over the "
-                      f"deviation (n{' - 1' * correction}).", "Their scale and their sign are those of the batch.",
-                      lambda x, n=correction: _whitened(x, n))  # fmt: skip
-    if len(a.shape.split()) > 1:
-        yield _change(k, "centred_by_row", "less the mean of each row (centred).", "A constant is taken off each row.",
-                      _by_row(lambda row: [x - mean(row) for x in row]))  # fmt: skip
-        yield _change(k, "cumulated", "summed up along each row (cumsum).", "Each entry counts again later.",
-                      _by_row(lambda row: [total(row[: t + 1]) for t in range(len(row))]))  # fmt: skip
-        yield _change(k, "cumulated_from_the_end", "summed up along each row from its end.",
-                      "Each entry counts again earlier.",
-                      _by_row(lambda row: [total(row[t:]) for t in range(len(row))]))  # fmt: skip
+    for n in (1, 0):
+        yield _change(k, f"whitened_{n}", "whitened once more over the batch: less the mean, over the deviation "
+                      f"(n{' - 1' * n}).", "Their scale and their sign are those of the batch.",
+                      lambda x, n=n: normalised(x, n))  # fmt: skip
+    for name, about, effect, function in (
+        ("centred_by_row", "less the mean of each row (centred).", "A constant is taken off each row.",
+         lambda row: [x - mean(row) for x in row]),
+        ("cumulated", "summed up along each row (cumsum).", "Each entry counts again later.",
+         lambda row: [total(row[: t + 1]) for t in range(len(row))]),
+        ("cumulated_from_the_end", "summed up along each row from its end.", "Each entry counts again earlier.",
+         lambda row: [total(row[t:]) for t in range(len(row))]),
+    ) if rows else ():  # fmt: skip
+        yield _change(k, name, about, effect, _by_row(function))
 
 
 def _first(xs: Rows) -> Any:
@@ -203,22 +188,24 @@ def of_all(one: Callable[[Rows], Any], put: Callable[[Any, Any], Any] = lambda x
     return function
 
 
-def _whitened(x: Any, correction: int) -> Any:
+def normalised(x: Any, correction: int, centred: bool = True, eps: Any = 0, divided: bool = True) -> Any:
+    """Less the mean of all entries, over their deviation plus ``eps``; or one of the two."""
     from torchstone_oracle.contract import flat
-    from torchstone_oracle.numbers import mean, sqrt, total
+    from torchstone_oracle.numbers import dual, mean, sqrt, total
 
     xs = flat(x)
     centre = mean(xs)
     spread = sqrt(total((v - centre) * (v - centre) for v in xs) / (len(xs) - correction))
-    return each_entry(lambda v: (v - centre) / spread)(x)
+    divisor = spread + dual(eps) if divided else dual(1)
+    return each_entry(lambda v: (v - centre * int(centred)) / divisor)(x)
 
 
 def _of_ids(k: str, a: Argument) -> Iterable[Change]:
-    yield _change(
-        k, "next_id", "one too large (off by one).", "Another token is looked up.", each_entry(lambda i: i + 1)
-    )
-    yield _change(k, "previous_id", "one too small (off by one).", "Another token is looked up.",
-                  each_entry(lambda i: max(i - 1, 0)))  # fmt: skip
+    for name, about, entry in (
+        ("next_id", "one too large (off by one).", lambda i: i + 1),
+        ("previous_id", "one too small (off by one).", lambda i: max(i - 1, 0)),
+    ):
+        yield _change(k, name, about, "Another token is looked up.", each_entry(entry))
 
 
 def _moved(k: str, a: Argument) -> Iterable[Change]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchstone.conformance.name.changes import Change, times
-from torchstone.conformance.name.inputs import each_entry, word
+from torchstone.conformance.name.inputs import each_entry, normalised, word
 from torchstone.conformance.vectors import Vectors
 
 Rows = list[Any]
@@ -133,15 +133,9 @@ def result_changes(objective: Any, vectors: Vectors) -> Iterable[Change]:
 
 def _of_many(change: Callable[..., Change], shape: str) -> Iterable[Change]:
     """A result of many numbers whitened, centred, or held at a bound."""
-    from torchstone_oracle.contract import flat
-    from torchstone_oracle.numbers import dual, mean, sqrt, total
 
     def scaled(x: Any, case: Any, correction: int, centred: bool, divided: bool) -> Any:
-        xs = flat(x)
-        centre = mean(xs)
-        spread = sqrt(total((v - centre) * (v - centre) for v in xs) / (len(xs) - correction))
-        divisor = spread + dual(case.settings.get("eps") or 0) if divided else dual(1)
-        return each_entry(lambda v: (v - centre * int(centred)) / divisor)(x)
+        return normalised(x, correction, centred, case.settings.get("eps") or 0, divided)
 
     for n in (1, 0):
         deviation = f"the deviation (n{' - 1' * n}) of the batch"
