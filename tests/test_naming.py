@@ -201,7 +201,7 @@ MADE = [
     (repeated, "grpo_loss", "advantages_repeated"),
     (optimistic_where_bad, "grpo_loss", "maximum_where_negative"),
     (lambda_twice, "gae", "lam_squared"),
-    (value_added, "gae", "delta_0"),
+    (value_added, "gae", "delta_plus_for_minus"),
     (margin_of_the_batch, "dpo_loss", "mean_first"),
     (every_pair, "dpo_loss", "chosen_log_probs_and_ref_chosen_log_probs_broadcast"),
     (median, "group_advantages", "median"),
