@@ -9,12 +9,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from engine_losses import ALL, LOSSES
+from torch.nn.functional import logsigmoid
 
+from torchstone import conformance
 from torchstone.cli import main
 from torchstone.frameworks.contract.batch import cut, made, splits
 from torchstone.frameworks.contract.command import FRAMEWORKS
+from torchstone.frameworks.contract.compare import rows_equal, whole_function
 from torchstone.frameworks.contract.find import find
 from torchstone.frameworks.contract.world import World
+from torchstone.frameworks.trl.hand import OF_PAIRS
 
 HERE = str(Path(__file__).parent / "engine_losses.py")
 
@@ -57,6 +61,49 @@ def said(framework, name):
 )
 def test_it_says_by_what_factor_and_in_which_split(framework, name, words):
     assert words in said(framework, name)
+
+
+def pairs(compare):
+    class Trainer:
+        def _compute_loss(self, model, inputs, return_outputs=False):
+            ids, mask = inputs["input_ids"], inputs["completion_mask"][:, 1:]
+
+            def rewards(of):
+                log_probs = of(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+                return 0.1 * (log_probs * mask).sum(1)
+
+            with torch.no_grad(), self.accelerator.autocast():
+                reference = rewards(self.ref_model)
+            return compare(*(rewards(model) - reference).chunk(2)).mean()
+
+    return Trainer
+
+
+@pytest.mark.parametrize(
+    ("compare", "faults", "row"),
+    [
+        (lambda a, b: -logsigmoid(a - b), "", "dpo"),
+        (lambda a, b: torch.relu(1 - a + b), "", "rso@trl-1.16.0"),
+        (lambda a, b: -logsigmoid(b - a), "sign", ""),
+        (lambda a, b: logsigmoid(a - b), "sign", ""),
+        (lambda a, b: -logsigmoid(a + b), "pairs", ""),
+        (lambda a, b: -a, "pairs", ""),
+        (lambda a, b: -logsigmoid(a - b) * len(a), "ranks", ""),
+    ],
+)
+def test_pairs_are_compared_the_right_way_and_held_against_preference_rows(compare, faults, row):
+    target = pairs(compare)
+    found = find(OF_PAIRS, target, {})
+    assert " ".join(f.name for f in found.faults) == faults
+    assert not row or row in rows_equal(OF_PAIRS, found, None)
+    assert row or not rows_equal(OF_PAIRS, found, None)
+
+
+def test_a_pair_trainer_is_asked_an_objective_s_vectors():
+    function = whole_function(OF_PAIRS, pairs(lambda a, b: -logsigmoid(a - b)), {})
+    assert conformance.check(function, "dpo_loss").passed
+    turned = whole_function(OF_PAIRS, pairs(lambda a, b: -logsigmoid(b - a)), {})
+    assert not conformance.check(turned, "dpo_loss").passed
 
 
 def test_a_batch_is_cut_into_every_row_once():

@@ -60,11 +60,9 @@ def check_as(arguments: Sequence[str]) -> int:
     if options.objective:
         options.objective = known_objective(options.objective)
     if options.recipe:
-        from torchstone.recipes import PolicyRecipe
         from torchstone.recipes import find as find_row
 
-        if not isinstance(find_row(options.recipe), PolicyRecipe):
-            raise UserError(f"--recipe: expected a policy row, got {options.recipe}")
+        find_row(options.recipe)
     with contextlib.redirect_stdout(sys.stderr):
         checked = _checked(options) or _checked(options, always=True)
     assert checked is not None
@@ -102,7 +100,7 @@ def _checked(options: argparse.Namespace, always: bool = False) -> Checked | Non
     """The check; None where the framework is installed and cannot be imported, so that it needs stand-ins."""
     from torchstone import conformance
     from torchstone.conformance.fit.target import TargetError, describe, resolve
-    from torchstone.frameworks.contract.compare import rows_equal, whole_function
+    from torchstone.frameworks.contract.compare import kind_of, rows_equal, whole_function
     from torchstone.frameworks.contract.find import find
     from torchstone.frameworks.contract.hand import FormError
     from torchstone.frameworks.contract.stand_in import packages
@@ -118,13 +116,18 @@ def _checked(options: argparse.Namespace, always: bool = False) -> Checked | Non
             raise
         try:
             hand = room.hand_for(target) if hasattr(room, "hand_for") else hand
+            _row_of_its_kind(options.recipe, kind_of(hand))
             found = find(hand, target, settings)
+        except UserError:
+            raise
         except Exception as e:
             why = f"has not {hand.name}'s form: {e}"
             if not isinstance(e, FormError):
                 why = f"raises on what {hand.name} hands it: {describe(e)}"
                 if isinstance(e, AttributeError) and hand.name == "TRL":
                     why += " (__init__ is not run: --set NAME=VALUE gives what it would have set)"
+                if isinstance(e, KeyError) and str(e) in ("'ref_chosen_logps'", "'ref_rejected_logps'"):
+                    why += " (TRL hands it only with --set precompute_ref_log_probs=true)"
                 why += f" ({', '.join(sorted(stood_in))} not installed here)" * bool(stood_in)
             raise UserError(f"{options.target} {why}. {hand.name} calls\n{hand.form}") from e
         report = None
@@ -132,6 +135,14 @@ def _checked(options: argparse.Namespace, always: bool = False) -> Checked | Non
             function = whole_function(hand, target, settings)
             report = conformance.check(function, options.objective, target=options.target)
         return Checked(hand, found, rows_equal(hand, found, options.recipe), sorted(stood_in), report)
+
+
+def _row_of_its_kind(recipe: str | None, kind: type) -> None:
+    from torchstone.recipes import PolicyRecipe
+    from torchstone.recipes import find as find_row
+
+    if recipe and not isinstance(find_row(recipe), kind):
+        raise UserError(f"--recipe: expected a {'policy' if kind is PolicyRecipe else 'preference'} row, got {recipe}")
 
 
 def _parser() -> Parser:

@@ -12,37 +12,48 @@ from torchstone.frameworks.contract.batch import Batch
 from torchstone.frameworks.contract.find import Findings
 from torchstone.frameworks.contract.hand import Hand
 from torchstone.frameworks.contract.run import run
-from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes import find as find_row
 
+REFERENCES = ("ref_chosen_log_probs", "ref_rejected_log_probs")
 EQUAL = 1e-5  # relative to the largest gradient: frameworks add 1e-8 to their denominators
 
 
 def rows_equal(hand: Hand, found: Findings, recipe: str | None) -> list[str]:
     """The rows of the table, and the named one, whose gradient on the batch uncut is this loss's; this framework's own
     dialect first, and those of others only if nothing nearer is equal."""
-    if hand.advantages == "none" or found.whole.gradient is None:
+    if found.whole.gradient is None:
         return []
+    kind = kind_of(hand)
     own = {name: row for name, row in RECIPES.items() if name.endswith(f"@{hand.unit.version}")}
     near = own | {name: row for name, row in RECIPES.items() if "@" not in name}
     for table in ({recipe: find_row(recipe)} if recipe else {}, near, RECIPES):
         equal = [
             name
             for name, row in table.items()
-            if isinstance(row, PolicyRecipe) and _equal(row, hand.made(), found.whole.slope, must=name == recipe)
+            if isinstance(row, kind) and _equal(row, hand.made(), found.whole.slope, must=name == recipe)
         ]
         if equal:
             return equal
     return []
 
 
-def _equal(row: PolicyRecipe, batch: Batch, slope: Tensor, must: bool) -> bool:
+def kind_of(hand: Hand) -> type[PolicyRecipe | PreferenceRecipe]:
+    """The kind of rows that a loss of this form may equal."""
+    return PreferenceRecipe if hand.advantages == "none" else PolicyRecipe
+
+
+def _equal(row: PolicyRecipe | PreferenceRecipe, batch: Batch, slope: Tensor, must: bool) -> bool:
     """Whether this is the row's gradient; where it needs what a policy loss is not handed, no, or an error if it
     ``must`` be told."""
     leaf = batch.log_probs.clone().requires_grad_()
-    known = row.used("loss", {**vars(batch), "group_size": 4, "max_length": batch.mask.shape[1]})
     try:
-        row.loss(leaf, batch.advantages, batch.mask, **known).value.backward()
+        if isinstance(row, PreferenceRecipe):
+            known = row.used("loss", dict(zip(REFERENCES, batch.ref_log_probs.chunk(2, 1), strict=True)))
+            row.loss(*leaf.chunk(2, 1), *batch.mask.chunk(2, 1), **known).value.backward()
+        else:
+            known = row.used("loss", {**vars(batch), "group_size": 4, "max_length": batch.mask.shape[1]})
+            row.loss(leaf, batch.advantages, batch.mask, **known).value.backward()
     except ValueError:
         if must:
             raise
@@ -65,4 +76,18 @@ def whole_function(hand: Hand, target: Any, settings: Mapping[str, Any]) -> Call
         moved = (log_probs - log_probs.detach()).where(mask, 0.0)
         return value + (moved * found.gradient.to(log_probs.dtype)).sum()
 
-    return loss
+    def of_pairs(
+        chosen_log_probs: Tensor, rejected_log_probs: Tensor, ref_chosen_log_probs: Tensor,
+        ref_rejected_log_probs: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Each completion is one token."""
+        log_probs = torch.stack([chosen_log_probs, rejected_log_probs], 1)
+        ref = torch.stack([ref_chosen_log_probs, ref_rejected_log_probs], 1).detach()
+        at, all_of_it = log_probs.detach(), torch.ones_like(ref, dtype=torch.bool)
+        found = run(hand, target, settings, Batch(at, at, at, ref, torch.zeros_like(at), all_of_it, all_of_it))
+        value = torch.tensor(found.value, dtype=at.dtype)
+        if found.gradient is None:
+            return value
+        return value + ((log_probs - at) * found.gradient.to(at.dtype)).sum()
+
+    return of_pairs if hand.advantages == "none" else loss

@@ -215,6 +215,7 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
     """Whether the advantages are read, with their sign, at their own tokens."""
     hand, batch, slope = loss.hand, loss.batch, loss.whole.slope
     if hand.advantages == "none":
+        yield from _pairs(loss)
         return
     if not loss.moved(loss.run(advantages=-0.7 * batch.advantages).slope).any():
         said = "it ignores the advantages: whatever was earned, the same is learned, as in supervised learning"
@@ -234,6 +235,26 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
             side = "before" if reached[at - 1] else "after"
             yield loss.told("shift", f"it is shifted: a number of {name} counts for the token {side} its own")
             return
+
+
+def _pairs(loss: Plugged) -> Iterator[Finding]:
+    """Whether both completions of a pair are learned from, the chosen one up against the rejected one."""
+    halves = zip(loss.whole.slope.chunk(2, 1), loss.batch.mask.chunk(2, 1), strict=True)
+    chosen, rejected = ((slope * mask).sum(1) / mask.sum(1) for slope, mask in halves)
+    for name, slope in (("chosen", chosen), ("rejected", rejected)):
+        if slope.abs().max() < ZERO:
+            yield loss.told("pairs", f"it does not depend on the {name} completions, so nothing is compared")
+            return
+    if _most(chosen > rejected):
+        yield loss.told("sign", "it prefers the rejected: each step raises it against the chosen one")
+    elif _most((chosen < 0) & (rejected < 0)):
+        yield loss.told("pairs", "it makes the rejected completions more likely too, not only the chosen ones")
+    elif _most((chosen > 0) & (rejected > 0)):
+        yield loss.told("pairs", "it makes the chosen completions less likely too, the rejected more so", fault=False)
+
+
+def _most(found: Tensor) -> bool:
+    return bool(found.double().mean() > 0.9)
 
 
 # ---------------------------------------------------------------------------------------------------------------- unit

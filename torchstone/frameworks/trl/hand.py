@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -62,7 +63,7 @@ def accelerator(piece: Piece) -> SimpleNamespace:
     return SimpleNamespace(
         num_processes=piece.ranks, process_index=piece.world.rank, is_main_process=True, sync_gradients=True,
         device=torch.device("cpu"), gather=gather, gather_for_metrics=gather, reduce=reduce, unwrap_model=same,
-        pad_across_processes=same,
+        pad_across_processes=same, autocast=nullcontext,
     )  # fmt: skip
 
 
@@ -203,6 +204,9 @@ def pair_calls(piece: Piece, **more: Any) -> list[Given]:
     inputs = completion_inputs(rows.completion)
     inputs["input_ids"] = torch.cat([torch.arange(len(rows.mask))[:, None], ids_of(rows.log_probs)], 1)
     inputs["attention_mask"][:, 1:] = rows.completion
+    if piece.settings.get("precompute_ref_log_probs"):
+        of_rows = rows.ref_log_probs.where(rows.mask, 0.0).sum(1).chunk(2)
+        inputs.update(zip(("ref_chosen_logps", "ref_rejected_logps"), of_rows, strict=True))
     given = {"model": Model(rows.log_probs), "inputs": inputs, "return_outputs": False}
     return [Given(given | more, positional=2)]
 
@@ -225,6 +229,8 @@ LINES = {
     "beside": "take statistics in _generate_and_score_completions, which sees the whole batch",
 }
 PAIRS_LINES = {
+    "sign": "chosen, rejected = log_probs.chunk(2)   # chosen rows first; the loss falls as chosen - rejected grows",
+    "pairs": "compare chosen - rejected, each over its reference, as in -logsigmoid(beta * (chosen - rejected))",
     "micro_batches": "losses.mean()   # Trainer divides by the micro-batches",
     "ranks": "losses.mean()   # the ranks are averaged",
     "tokens": "losses.mean(), one number a pair",
