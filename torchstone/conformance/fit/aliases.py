@@ -101,16 +101,10 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "level": "level importance_sampling_level rollout_is is_level",
 }
 # fmt: on
-WORDS: dict[
-    str, dict[Any, Any]
-] = {  # what a setting's values are called where they have names: their parameter -> our value -> their word
-    "kl_direction": {0.0: "forward", 1.0: "reverse"},
-    "direction": {0.0: "forward", 1.0: "reverse"},
-    "kl_type": {0.0: "forward", 1.0: "reverse"},
+WORDS: dict[str, dict[Any, Any]] = {  # where a setting's values have names: their parameter -> our value -> their word
+    **{k: {0.0: "forward", 1.0: "reverse"} for k in ("kl_direction", "direction", "kl_type")},
     "divergence": {0.0: "forward_kl", 1.0: "reverse_kl", 0.5: "jsd"},
-    "add_tail": {"tail": True, "renormalise": False},
-    "distillation_add_tail": {"tail": True, "renormalise": False},
-    "loss_add_tail": {"tail": True, "renormalise": False},
+    **{k: {"tail": True, "renormalise": False} for k in ("add_tail", "distillation_add_tail", "loss_add_tail")},
 }
 AGGREGATIONS = {  # loss_agg_mode, as verl names them
     "token_mean": "token-mean",

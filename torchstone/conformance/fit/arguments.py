@@ -60,7 +60,7 @@ def keywords(
     passed: dict[str, Any] = {}
     for theirs, ours in signature.arguments.items():
         if ours in values:
-            x = _inverted(values[ours]) if calling.padding and is_padding(theirs) else values[ours]
+            x = ~values[ours] if calling.padding and is_padding(theirs) else values[ours]
             passed[theirs] = _of_tokens(_laid_out(ours, x, calling, values, leaves), signature, calling, values)
         elif ours == "ref_log_probs":
             passed[theirs] = _of_tokens(_constant(values["log_probs"]), signature, calling, values)
@@ -110,12 +110,14 @@ def _on_the_last_token(x: Any) -> Any:
     """Rewards [P G] as [P * G, 3]: 0, 0, and the reward."""
     column = x.reshape(-1, 1)
     nothing = column * 0
-    numpy = torch if isinstance(x, Tensor) else sys.modules["numpy" if type(x).__module__ == "numpy" else "jax.numpy"]
-    return numpy.concatenate([nothing, nothing, column], 1)
+    return _library(x).concatenate([nothing, nothing, column], 1)
 
 
-def _inverted(mask: Any) -> Any:
-    return ~mask
+def _library(x: Any) -> Any:
+    """What an array is of: torch, numpy or jax.numpy."""
+    if isinstance(x, Tensor):
+        return torch
+    return sys.modules["numpy" if type(x).__module__ == "numpy" else "jax.numpy"]
 
 
 def _of_tokens(x: Any, signature: Signature, calling: Calling, values: dict[str, Any]) -> Any:
@@ -201,8 +203,7 @@ def _derive(what: str, values: dict[str, Any], case: Case, calling: Calling, sig
 
 def _in_one(chosen: Any, rejected: Any, calling: Calling) -> Any:
     """Chosen and rejected in one array: one half after the other, in turn, or as two rows or columns."""
-    numpy = torch if isinstance(chosen, Tensor) else sys.modules[f"{type(chosen).__module__.split('.')[0]}"]
-    numpy = getattr(numpy, "numpy", numpy) if numpy is not torch else torch
+    numpy = _library(chosen)
     if calling.pairs == "halves":
         return numpy.concatenate([chosen, rejected])
     both = numpy.stack([chosen, rejected], 0 if calling.pairs == "rows" else 1)
@@ -234,7 +235,7 @@ def _log_softmax(logits: Any) -> Any:
     if isinstance(logits, Tensor):
         return logits.log_softmax(-1)
     shifted = logits - logits.max(-1, keepdims=True)
-    numpy = sys.modules["numpy" if type(logits).__module__ == "numpy" else "jax.numpy"]
+    numpy = _library(logits)
     return shifted - numpy.log(numpy.exp(shifted).sum(-1, keepdims=True))
 
 
