@@ -38,11 +38,17 @@ def settled(trial: Trial, cases: Sequence[Case], outcomes: Outcomes, search: boo
     open_ = [k for k in fixed if k not in settings]
     settings |= _solved(trial, cases, outcomes, settings, open_, search) if open_ else {}
     there = _at(vectors, cases, {k: settings[k] for k in fixed})
-    forms = [[c for c in there if form(c) == f] for f in dict.fromkeys(map(form, there))]
-    if len(forms) > 1:  # a function of one number a row, or of one a token, that does not take the other
-        fits = [any(_fits(outcomes[c.id], c) for c in some if c.id in outcomes) for some in forms]
-        there = [c for some, fit in zip(forms, fits, strict=True) if fit or not any(fits) for c in some]
+    there = [c for c in there if not _other_form(c, there, outcomes)]
     return {k: settings[k] for k in fixed}, sorted(there, key=lambda c: c.id)
+
+
+def _other_form(case: Case, cases: Sequence[Case], outcomes: Outcomes) -> bool:
+    """Has it one number a row where the function takes one a token, or the reverse? It fits only the other form."""
+    for k, of_tokens in form(case).items():
+        fits = [form(c)[k] for c in cases if k in form(c) and c.id in outcomes and _fits(outcomes[c.id], c)]
+        if fits and of_tokens not in fits:
+            return True
+    return False
 
 
 def _without_input(setting: str, trial: Trial) -> Any:

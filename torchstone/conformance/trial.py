@@ -217,11 +217,9 @@ def _score(outcome: Outcome, case: Case) -> float:
     return 1.0
 
 
-def form(case: Case) -> tuple[str, ...]:
-    """Which arguments hold one number a token, of those that may also hold one a row."""
-    return tuple(
-        k for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list) and x and isinstance(x[0], list)
-    )
+def form(case: Case) -> dict[str, bool]:
+    """Of the arguments that may hold one number a row or one a token: do they hold one a token?"""
+    return {k: isinstance(x[0], list) for k in PER_ROW for x in [case.inputs.get(k)] if isinstance(x, list) and x}
 
 
 def reduces(outcomes: Mapping[int, Outcome]) -> bool:
