@@ -39,7 +39,7 @@ ONE_NAME = {
 # Alternatives that leave out a setting: of a function that cannot be given it, they say only that it has another value.
 LEAVES_OUT = {
     "no_temperature": "temperature", "always_forward_kl": "beta", "always_reverse_kl": "beta", "always_half": "beta",
-    "each_token_alone": "gamma", "undiscounted": "gamma",
+    "each_token_alone": "gamma", "undiscounted": "gamma", "always_divided": "divide_by_std",
 }  # fmt: skip
 
 

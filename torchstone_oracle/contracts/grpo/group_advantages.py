@@ -381,7 +381,7 @@ OBJECTIVE = Objective(
     },
     returns={"advantages": Argument("P G", "none if divided, else reward")},
     settings={
-        "divide_by_std": Setting("True: GRPO as published; False: Dr. GRPO", (True, False)),
+        "divide_by_std": Setting("True: GRPO as published; False: Dr. GRPO", (True, False), free=True),
         "correction": Setting("0: the deviation of a population; 1: of a sample, over n - 1", (1, 0), free=True),
         "eps": Setting("added to the deviation", (1e-4, 1e-6, 1e-8, 1e-9, 0.0), free=True),
     },
