@@ -46,8 +46,8 @@ class Split:
     @property
     def words(self) -> str:
         """Such as "2 ranks with 1 micro-batch"."""
-        ranks, micro_batches = self.ranks, self.micro_batches
-        return f"{ranks} rank{'s' * (ranks > 1)} with {micro_batches} micro-batch{'es' * (micro_batches > 1)}"
+        many = "s" * (self.ranks > 1), "es" * (self.micro_batches > 1)
+        return f"{self.ranks} rank{many[0]} with {self.micro_batches} micro-batch{many[1]}"
 
 
 def made(seed: int = 0) -> Batch:
@@ -73,17 +73,14 @@ def signs_of(count: int, every: int) -> Tensor:
 
 
 def splits(ranks: bool, even: bool) -> list[Split]:
-    """All ways of cutting: each rank has as many rows; its micro-batches are of unequal sizes unless ``even``."""
+    """All ways of cutting, for several ranks or for one."""
     return [cut(r, m, even) for r, m in SPLITS if r == 1 or ranks]
 
 
 def cut(ranks: int, micro_batches: int, even: bool = False) -> Split:
-    """The rows in order, in so many pieces."""
-    rows = ROWS // ranks
-    size = rows // micro_batches
+    """The rows in order: each rank has as many; its micro-batches are of unequal sizes unless ``even``."""
+    size = ROWS // ranks // micro_batches
     uneven = 0 if even or micro_batches == 1 else size // 2
     sizes = [size + (uneven if i % 2 else -uneven) for i in range(micro_batches)]
-    starts = list(accumulate([0] + sizes * ranks))
-    slices = [slice(a, b) for a, b in pairwise(starts)]
-    of_ranks = (slices[r * micro_batches : (r + 1) * micro_batches] for r in range(ranks))
-    return Split(ranks, micro_batches, tuple(tuple(part) for part in of_ranks))
+    slices = [slice(a, b) for a, b in pairwise(accumulate([0] + sizes * ranks))]
+    return Split(ranks, micro_batches, tuple(zip(*[iter(slices)] * micro_batches, strict=True)))

@@ -174,14 +174,11 @@ def _show(options: argparse.Namespace, checked: Checked) -> None:
     verdict = styled("wrong", "bold red") if _wrong(options, checked) else right
     print(wrapped(f"{bold(options.target)}, in {hand.name} {hand.unit.version.rpartition('-')[2]}: {verdict}") + "\n")
     for finding in found.faults:
-        if finding.name not in options.accept:
-            _line("wrong", finding.said[0].upper() + finding.said[1:] + ".", "red")
-            if finding.change:
-                print(wrapped(finding.change, " " * 7 + dim("instead  "), " " * 16))
-            print()
-    for finding in found.faults:
         if finding.name in options.accept:
             _line("accepted", finding.said + ".")
+            continue
+        _line("wrong", finding.said[0].upper() + finding.said[1:] + ".", "red")
+        print(wrapped(finding.change, " " * 7 + dim("instead  "), " " * 16) + "\n" if finding.change else "")
     _table(found)
     for finding in found.findings:
         if not finding.fault:

@@ -33,6 +33,7 @@ COUNTED = {
     "padding": "it counts padding: junk behind the last token changes the loss",
     "tool": "it ignores the tool mask: it learns from tokens that a tool wrote, not the policy",
 }
+STATE = "it keeps state: the same batch, given again, has another loss"
 NUMBERS = ("log_probs", "old_log_probs", "sampler_log_probs", "ref_log_probs", "advantages")
 
 
@@ -139,19 +140,8 @@ def _findings(loss: Plugged, seen: list[Seen]) -> Iterator[Finding]:
         said = f"it lacks the argument {name}, which {hand.name} passes: the first step ends in a TypeError"
         yield Finding("argument", said, f"def ...(..., {name}=None)")
     yield from (loss.told("returns", remark) for remark in whole.remarks)
-    state = loss.told("state", "it keeps state: the same batch, given again, has another loss")
-    if whole.gradient is None:
-        nothing = "nothing that it returns depends on the log-probs, so nothing is learned"
-        yield loss.told("gradient", f"it has no gradient: {nothing}")
-        return
-    if whole.slope.abs().max() < ZERO:
-        yield loss.told("gradient", "it has no gradient where all tokens of a completion earn the same")
-        return
-    if not whole.slope.isfinite().all():
-        yield loss.told("finite", "its gradient is not a number on an ordinary batch")
-        return
-    if not loss.keeps(loss.run()):
-        yield state
+    if (end := _end(loss)) is not None:
+        yield end
         return
     drawn = loss.moved(loss.run(seed=1).slope)
     many = bool(drawn[loss.batch.mask].double().mean() > FEW)
@@ -168,11 +158,24 @@ def _findings(loss: Plugged, seen: list[Seen]) -> Iterator[Finding]:
             yield loss.told("raises", f"with {split.words} it raises {describe(e)}")
             return
     if not loss.keeps(loss.run()):
-        yield state
+        yield loss.told("state", STATE)
         return
     yield from _unit(loss, seen)
     yield from _length(loss)
     yield from _modes(loss)
+
+
+def _end(loss: Plugged) -> Finding | None:
+    """What leaves no gradient to look at."""
+    whole = loss.whole
+    if whole.gradient is None:
+        nothing = "nothing that it returns depends on the log-probs, so nothing is learned"
+        return loss.told("gradient", f"it has no gradient: {nothing}")
+    if whole.gradient.abs().max() < ZERO:
+        return loss.told("gradient", "it has no gradient where all tokens of a completion earn the same")
+    if not whole.gradient.isfinite().all():
+        return loss.told("finite", "its gradient is not a number on an ordinary batch")
+    return None if loss.keeps(loss.run()) else loss.told("state", STATE)
 
 
 # -------------------------------------------------------------------------------------------------- tokens, advantages
@@ -188,8 +191,11 @@ def _tokens(loss: Plugged) -> Iterator[Finding]:
             said = f"it is shifted: the gradient reaches the token {side} each one that the mask chooses"
             yield loss.told("shift", said)
             return
+    junk = loss.hand.made(1).each(lambda x: x * 1.5)
     places = {"padding": ~batch.completion, "tool": batch.completion & ~mask}
-    counted = [name for name, where in places.items() if reached[where].any() or not loss.keeps(_junk(loss, where))]
+    counted = [
+        name for name, where in places.items() if reached[where].any() or not loss.keeps(_with(loss, where, junk))
+    ]
     if counted:
         name = "mask" if len(counted) == 2 or not loss.hand.padded else counted[0]
         yield loss.told(name, COUNTED[name])
@@ -197,15 +203,13 @@ def _tokens(loss: Plugged) -> Iterator[Finding]:
         yield loss.told("nan", "a NaN under the mask would reach its gradient (numbers stand there)", fault=False)
 
 
-def _junk(loss: Plugged, where: Tensor) -> Outcome:
-    junk = loss.hand.made(1)
-    return loss.run(**{k: getattr(loss.batch, k).where(~where, getattr(junk, k) * 1.5) for k in NUMBERS})
+def _with(loss: Plugged, where: Tensor, junk: Batch) -> Outcome:
+    return loss.run(**{k: getattr(loss.batch, k).where(~where, getattr(junk, k)) for k in NUMBERS})
 
 
 def _stands_nan(loss: Plugged) -> bool:
-    batch = loss.batch
     try:
-        found = loss.run(**{k: getattr(batch, k).where(batch.completion, float("nan")) for k in NUMBERS})
+        found = _with(loss, ~loss.batch.completion, loss.batch.each(lambda x: x * float("nan")))
     except Exception:
         return False
     return bool(found.slope.isfinite().all())
@@ -338,7 +342,7 @@ def _named(loss: Plugged, name: str, whose: str, factors: list[float], seen: lis
     weights = torch.cat([_known(s.weight) / f for s, f in zip(seen, factors, strict=True)])
     what = {"tokens": f"its {whose}'s tokens", "rows": f"its {whose}'s rows", "share": "the share of tokens that count",
             "positions": f"its {whose}'s tokens, those that the mask leaves out too"}  # fmt: skip
-    pieces = {"rank": "ranks", "micro-batch": "micro-batches"}[whose]
+    pieces = "ranks" if whose == "rank" else "micro-batches"
     said = f"it is a mean of means: it divides by {what[name]}, so rows of short {pieces} count more (here "
     said += f"{weights.min():.2g} to {weights.max():.2g} times what they should)"
     return loss.told(name, said + f"; and it {grows}" * bool(grows))

@@ -11,7 +11,6 @@ import importlib.machinery
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -55,26 +54,32 @@ def logits_of(log_probs: Tensor, ids: Tensor) -> Tensor:
     return torch.where(torch.nn.functional.one_hot(ids, IDS).bool(), log_probs[..., None], others[..., None])
 
 
+def _part(whole: Any, name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Inert(f"{whole.__name__}.{name}")
+
+
 class Inert:
     """In the place of a name that is not installed."""
 
+    __getattr__ = _part
+
     def __init__(self, name: str):
-        self._name = name
+        self.__name__ = name
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """As a decorator it gives back what it decorates; on tensors it raises."""
         if any(isinstance(x, (Tensor, list)) for x in (*given, *named.values())):
-            package = self._name.partition(".")[0]
-            raise ModuleNotFoundError(f"{self._name} is called, and {package} is not installed here", name=package)
+            package = self.__name__.partition(".")[0]
+            raise ModuleNotFoundError(f"{self.__name__} is called, and {package} is not installed here", name=package)
         return given[-1] if given and callable(given[-1]) and not isinstance(given[-1], Inert) else self
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Inert(f"{self._name}.{name}")
 
     def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
         return ()
+
+    def __instancecheck__(self, _: Any) -> bool:
+        return False
 
     def __getitem__(self, _: Any) -> Inert:
         return self
@@ -86,10 +91,7 @@ class Inert:
 
 
 class _Module(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Inert(f"{self.__name__}.{name}")
+    __getattr__ = _part
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -98,8 +100,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.roots = {name.partition(".")[0] for name in stand_ins}
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        """A stand-in; asked last, so that a package which is installed has been found, and may lack a module."""
         root = name.partition(".")[0]
-        if root not in self.roots or (root not in self.used and not self.always and _installed(root, self)):
+        installed = root != name and not isinstance(sys.modules.get(root), _Module)
+        if root not in self.roots or (installed and not self.always):
             return None
         self.used.add(root)
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -111,16 +115,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         pass
-
-
-def _installed(root: str, finder: _Finder) -> bool:
-    sys.meta_path.remove(finder)
-    try:
-        return find_spec(root) is not None
-    except (ImportError, ValueError):
-        return False
-    finally:
-        sys.meta_path.append(finder)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def calls(piece: Piece) -> list[Given]:
     lengths: list[int] = rows.completion.sum(1).tolist()
     each = lambda x: [x[i, :n] for i, n in enumerate(lengths)]  # noqa: E731
     tokens = [torch.arange(2 + n) % IDS for n in lengths]
-    logits = [_logits(lp, ids) for lp, ids in zip(each(rows.log_probs), tokens, strict=True)]
+    pairs = zip(each(rows.log_probs), tokens, strict=True)  # of the response; logits stand one place before their token
+    logits = [torch.nn.functional.pad(logits_of(x, ids[2:]), (0, 0, 1, 1)) for x, ids in pairs]
     masks = each(rows.mask.to(rows.log_probs.dtype))
     batch = {
         "unconcat_tokens": tokens, "tokens": torch.cat(tokens), "total_lengths": [2 + n for n in lengths],
@@ -88,12 +89,6 @@ def calls(piece: Piece) -> list[Given]:
     given = {"args": args, "batch": batch, "logits": torch.cat(logits)[None],
              "sum_of_sample_mean": reducer(masks, args.calculate_per_token_loss)}  # fmt: skip
     return [Given(given, positional=4)]
-
-
-def _logits(log_probs: Tensor, tokens: Tensor) -> Tensor:
-    """Logits of a sample of which the response's tokens have these log-probs."""
-    at = logits_of(log_probs, tokens[2:])
-    return torch.nn.functional.pad(at, (0, 0, 1, 1))
 
 
 LINES = {

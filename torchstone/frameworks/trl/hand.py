@@ -27,15 +27,7 @@ from torchstone.frameworks.contract.hand import FormError, Given, Hand, Piece
 from torchstone.frameworks.contract.stand_in import IDS, logits_of
 from torchstone.frameworks.loading import default_dtype
 from torchstone.frameworks.registry import theirs
-from torchstone.frameworks.trl.load import (
-    HOMES,
-    Numbers,
-    Tables,
-    completion_inputs,
-    head_output,
-    policy_trainer,
-    preference_trainer,
-)
+from torchstone.frameworks.trl import load
 from torchstone.frameworks.trl.unit import PAIRS, UNIT
 
 FORM = """\
@@ -82,7 +74,7 @@ class Model(torch.nn.Module):
         rows = input_ids[:, 0]
         logits = logits_of(self.log_probs[rows], ids_of(self.log_probs)[rows])
         logits = torch.nn.functional.pad(logits, (0, 0, 0, 1))[:, -logits_to_keep:]
-        head = vars(head_output(self.log_probs[rows], labels[:, 1:] != -100)) if labels is not None else {}
+        head = vars(load.head_output(self.log_probs[rows], labels[:, 1:] != -100)) if labels is not None else {}
         return SimpleNamespace(**(head | {"logits": logits, "aux_loss": None}))
 
 
@@ -150,13 +142,13 @@ def _real(target: Any, kind: str, settings: dict[str, Any], batch: Batch) -> Any
     """One of TRL's own trainers with its config's settings, made into the target."""
     alone = patch.multiple(torch.distributed, is_available=lambda: False, is_initialized=lambda: False)
     with default_dtype(torch.float64), alone:  # a config that TRL makes would look for a launcher's ranks
-        fields = theirs(f"{HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
+        fields = theirs(f"{load.HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
         own: dict[str, Any] = {k: v for k, v in settings.items() if k in fields}
         if kind in ("GRPO", "RLOO", "GMPO"):
             sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8}
-            trainer = policy_trainer(kind, Numbers(batch.log_probs, batch.mask), **(sizes | own))
+            trainer = load.policy_trainer(kind, load.Numbers(batch.log_probs, batch.mask), **(sizes | own))
         elif kind == "DPO":
-            trainer = preference_trainer(kind, Tables(), **own)
+            trainer = load.preference_trainer(kind, load.Tables(), **own)
         else:
             raise FormError(f"a subclass of {kind}Trainer is not known here: GRPOTrainer, DPOTrainer and theirs are")
     trainer.__class__ = target if kind == "DPO" else type(target.__name__, (Doors, target), {})
@@ -201,7 +193,7 @@ def _halves(x: Tensor) -> Tensor:
 def pair_calls(piece: Piece, **more: Any) -> list[Given]:
     """``model, inputs, return_outputs`` of DPOTrainer."""
     rows = piece.batch.each(_halves)
-    inputs = completion_inputs(rows.completion)
+    inputs = load.completion_inputs(rows.completion)
     inputs["input_ids"] = torch.cat([torch.arange(len(rows.mask))[:, None], ids_of(rows.log_probs)], 1)
     inputs["attention_mask"][:, 1:] = rows.completion
     if piece.settings.get("precompute_ref_log_probs"):
