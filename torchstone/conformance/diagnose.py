@@ -387,7 +387,8 @@ def _by_edge(facts: Facts, failed: Sequence[Result]) -> list[Diagnosis]:
         diagnoses.append(
             Diagnosis(
                 (name,), "edge", len(ids), of, (flag.about,), (flag.effect,), flag.links, flag.pitfalls,
-                accepted=accepted, cases=tuple(sorted(ids)), silent=silent(name, ids, cases, facts.outcomes),
+                accepted=accepted, cases=tuple(sorted(ids)),
+                silent=silent(name, [cases[i] for i in ids], facts.cases, facts.trial),
             )
         )  # fmt: skip
     return diagnoses
