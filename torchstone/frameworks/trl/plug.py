@@ -11,15 +11,12 @@ from trl import GRPOConfig, GRPOTrainer
 from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.frameworks.trl.settings import OF_A_MICRO_BATCH, chosen_row, number, with_sampler
-from torchstone.frameworks.trl.step import chosen_tokens, config_of, count, over_ranks
+from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
 THEIRS = {"ref_log_probs": "ref_per_token_logps", "old_log_probs": "old_per_token_logps"}
-IMAGES = """
-    pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles image_sizes token_type_ids
-    mm_token_type_ids image_position_ids
-"""
+CLIPS = ("clip_ratio/low_mean", "clip_ratio/high_mean")
 
 
 class RecipeGRPOTrainer(GRPOTrainer):
@@ -34,14 +31,14 @@ class RecipeGRPOTrainer(GRPOTrainer):
                  **more: Any):  # fmt: skip
         args = config_of(args, GRPOConfig, model)
         self.recipe = with_sampler(chosen_row(recipe, GRPOTrainer, args), args)
-        self.takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
-        if any("ref_log_probs" in used for used in self.takes.values()):
+        self._takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
+        if any("ref_log_probs" in used for used in self._takes.values()):
             args.beta = number(self.recipe, "beta") or 1.0  # not 0: TRL makes a reference model, and its log-probs
         super().__init__(model, reward_funcs, args, *others, **more)
 
     def _log_probs(self, model: Any, batch: dict[str, Any], **options: Any) -> tuple[Tensor, Any, Any]:
         ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
-        images = {name: batch.get(name) for name in IMAGES.split()}
+        images = {name: batch.get(name) for name in IMAGES}
         width = batch["completion_ids"].shape[1]
         found: Any = self._get_per_token_logps_and_entropies(model, ids, mask, width, **images, **options)
         return found
@@ -52,21 +49,21 @@ class RecipeGRPOTrainer(GRPOTrainer):
         return gathered
 
     def _calculate_rewards(self, *given: Any) -> Tensor:
-        self.rewards = super()._calculate_rewards(*given)  # of all ranks, [B functions]
-        return self.rewards
+        self._rewards = super()._calculate_rewards(*given)  # of all ranks, [B functions]
+        return self._rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
-        if "old_log_probs" in self.takes["advantages"] and "old_per_token_logps" not in batch:
+        if "old_log_probs" in self._takes["advantages"] and "old_per_token_logps" not in batch:
             with torch.no_grad():
                 size = self.args.per_device_train_batch_size
                 batch["old_per_token_logps"] = self._log_probs(self.model, batch, batch_size=size)[0]
         group = self.num_generations if self.model.training else self.num_generations_eval
-        scored = ~self.rewards.isnan().all(1).view(-1, group)
-        rewards = (self.rewards * self.reward_weights.to(self.rewards)).nansum(1).view(-1, group)
+        scored = ~self._rewards.isnan().all(1).view(-1, group)
+        rewards = (self._rewards * self.reward_weights.to(self._rewards)).nansum(1).view(-1, group)
         kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
         mask = self._everywhere(chosen_tokens(batch).long()).bool() & kept[:, None]
-        taken = {name: self._everywhere(batch[THEIRS[name]]) for name in self.takes["advantages"] if name in THEIRS}
+        taken = {name: self._everywhere(batch[THEIRS[name]]) for name in self._takes["advantages"] if name in THEIRS}
         length = self.max_completion_length
         found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **taken).advantages
         tokens = mask.sum(1)
@@ -100,7 +97,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
     def _alone(self, tensors: dict[str, Any]) -> list[Loss]:
         """The row's loss of each completion, as a group of its own."""
         whole = {name: x for name, x in tensors.items() if name in ("denominator", "max_length")}
-        whole |= {"group_size": 1} if "group_size" in self.takes["loss"] else {}
+        whole |= {"group_size": 1} if "group_size" in self._takes["loss"] else {}
         each = {name: x for name, x in tensors.items() if name not in whole and x is not None}
         rows = range(len(tensors["mask"]))
         return [self.recipe.loss(**{name: x[i : i + 1] for name, x in each.items()}, **whole) for i in rows]
@@ -114,17 +111,6 @@ class RecipeGRPOTrainer(GRPOTrainer):
         value = sum(loss.value * share for loss, share in zip(losses, shares, strict=True))
         metrics = {k: sum((x.metrics[k] for x in losses[1:]), m) for k, m in losses[0].metrics.items()}
         return Loss(value, metrics)
-
-    def _clips(self, tensors: dict[str, Any], means: dict[str, float]) -> dict[str, float]:
-        """What TRL says of a clip beside its means: both sides together, and the extremes over completions."""
-        sides = ("clip_ratio/low_mean", "clip_ratio/high_mean")
-        if not means.keys() >= set(sides):
-            return {}
-        with torch.no_grad():
-            found = [[float(loss.metrics[side]) for side in sides] for loss in self._alone(tensors)]
-        low, high = self.accelerator.gather(torch.tensor(found, device=self.accelerator.device)).unbind(1)
-        extremes = {"clip_ratio/low_min": low.min().item(), "clip_ratio/high_max": high.max().item()}
-        return extremes | {"clip_ratio/region_mean": sum(means[side] for side in sides)}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         training = self.model.training
@@ -142,7 +128,9 @@ class RecipeGRPOTrainer(GRPOTrainer):
         loss = self._row_loss(tensors, inputs["share_of_group"])
         metrics = self._metrics["train" if training else "eval"]
         means = over_ranks(self.accelerator, {"entropy": mean_of(entropies, mask)} | loss.metrics)
-        for name, mean in (means | self._clips(tensors, means)).items():
+        if means.keys() >= set(CLIPS):
+            means["clip_ratio/region_mean"] = sum(means[side] for side in CLIPS)
+        for name, mean in means.items():
             metrics[name].append(mean)
         if aux_loss is None:
             return loss.value * scale

@@ -10,14 +10,9 @@ from trl import DistillationConfig, DistillationTrainer
 
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.frameworks.trl.settings import chosen_row, without_sampler
-from torchstone.frameworks.trl.step import chosen_tokens, config_of, count, over_ranks
+from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
-
-IMAGES = """
-    pixel_values image_grid_thw pixel_attention_mask spatial_shapes image_sizes token_type_ids mm_token_type_ids
-    image_position_ids
-"""
 
 
 class RecipeDistillationTrainer(DistillationTrainer):
@@ -35,7 +30,7 @@ class RecipeDistillationTrainer(DistillationTrainer):
         self.recipe = without_sampler(chosen_row(recipe, DistillationTrainer, args), args)
         if teacher_model is None:
             raise ValueError(f"teacher_model: the recipe {self.recipe.name} has a teacher, got None")
-        self.of_the_row: Any = {}  # its metrics, of the micro-batch at hand
+        self._of_the_row: Any = {}  # its metrics, of the micro-batch at hand
         super().__init__(model, teacher_model, args, *others, **more)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -49,7 +44,7 @@ class RecipeDistillationTrainer(DistillationTrainer):
         """At the positions that chose the completions' tokens [B T V]."""
         ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
         width = batch["completion_ids"].shape[1]
-        given = {name: batch[name] for name in IMAGES.split() if name in batch}
+        given = {name: batch[name] for name in IMAGES if name in batch}
         if "logits_to_keep" in self.model_kwarg_keys:
             given["logits_to_keep"] = width + 1
         logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False, **given).logits
@@ -72,7 +67,7 @@ class RecipeDistillationTrainer(DistillationTrainer):
         }  # fmt: skip
         known["denominator"] = inputs["denominator"]
         loss = self.recipe.loss(mask, **self.recipe.used("loss", known))
-        self.of_the_row = loss.metrics
+        self._of_the_row = loss.metrics
         with torch.no_grad():
             entropies = token_entropies(logits, temperature=self.temperature).where(mask, 0)
         return loss.value * UNIT.scale(1, self.accelerator.num_processes), entropies.sum(), mask.sum()
@@ -82,6 +77,6 @@ class RecipeDistillationTrainer(DistillationTrainer):
     ) -> Any:
         """TRL's, and the row's metrics: ranks meet here, since ``_compute_loss`` runs inside the wrapped forward."""
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        for name, mean in over_ranks(self.accelerator, self.of_the_row).items():
+        for name, mean in over_ranks(self.accelerator, self._of_the_row).items():
             self._metrics["train" if self.model.training else "eval"][name].append(mean)
         return loss

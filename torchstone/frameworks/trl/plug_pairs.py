@@ -29,35 +29,35 @@ class RecipeDPOTrainer(DPOTrainer):
                  **more: Any):  # fmt: skip
         args = config_of(args, DPOConfig, model)
         self.recipe = chosen_row(recipe, DPOTrainer, args)
-        self.counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
-        self.with_reference = "ref_chosen_log_probs" in self.recipe.takes()
-        if not self.with_reference:
+        self._counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
+        self._with_reference = "ref_chosen_log_probs" in self.recipe.takes()
+        if not self._with_reference:
             if ref_model is not None:
                 raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
             args.precompute_ref_log_probs = True  # so that TRL makes no reference; _precompute_ref_logps: nor runs one
         args.beta = number(self.recipe, "beta") or args.beta  # what TRL's metrics of rewards are scaled with
         args.use_weighting = "weights" in self.recipe.takes()  # TRL's head then gives log sum_v p_v^2
         super().__init__(model, ref_model, args, *others, **more)
-        self.precompute_ref_logps: bool = self.with_reference and args.precompute_ref_log_probs
-        self.precomputed = self.precompute_ref_logps
+        self.precompute_ref_logps: bool = self._with_reference and args.precompute_ref_log_probs
+        self._precomputed = self.precompute_ref_logps
 
     def _precompute_ref_logps(self, dataset: Any, *given: Any) -> Any:
-        return super()._precompute_ref_logps(dataset, *given) if self.with_reference else dataset
+        return super()._precompute_ref_logps(dataset, *given) if self._with_reference else dataset
 
     def get_batch_samples(self, *given: Any) -> Any:
         """Also counts the pairs and the chosen completions' tokens of the optimizer step, over all ranks."""
         samples, items = super().get_batch_samples(*given)
         chosen = [x["completion_mask"].chunk(2)[0][:, 1:] for x in samples]
         here = torch.tensor([sum(map(len, chosen)), sum(int(x.sum()) for x in chosen)], device=self.accelerator.device)
-        self.counts = self.accelerator.reduce(here, "sum")
+        self._counts = self.accelerator.reduce(here, "sum")
         return samples, items
 
     def _references(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """log pi_ref of whole completions, as TRL computes it; zeros for a row that has none."""
         names = [f"ref_{side}_logps" for side in SIDES]
-        if self.precomputed:
+        if self._precomputed:
             return {name: inputs[name] for name in names}
-        if self.with_reference:
+        if self._with_reference:
             found = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
             return dict(zip(names, found, strict=True))
         return dict.fromkeys(names, inputs["input_ids"].new_zeros(len(inputs["input_ids"]) // 2, dtype=torch.float32))
@@ -72,14 +72,14 @@ class RecipeDPOTrainer(DPOTrainer):
 
         self.precompute_ref_logps = True  # TRL's own loss, for its metrics: with these references, not computed again
         theirs = super()._compute_loss(forward, {**inputs, **references}, return_outputs)
-        self.precompute_ref_logps = self.precomputed
+        self.precompute_ref_logps = self._precomputed
         mask = inputs["completion_mask"][:, 1:].bool()
         width = mask.shape[1]
         log_probs, lengths = seen[0].log_probs[:, -width:], mask.sum(1, keepdim=True).clamp(min=1)
         tensors: dict[str, Any] = {}
         for i, side in enumerate(SIDES):
             tensors[f"{side}_log_probs"], tensors[f"{side}_mask"] = log_probs.chunk(2)[i], mask.chunk(2)[i]
-            if self.with_reference:  # TRL keeps its sum alone: its distance is spread over the tokens, 0 where it is 0
+            if self._with_reference:  # TRL keeps its sum alone: its distance is spread over the tokens, 0 where it is 0
                 here = log_probs.detach().chunk(2)[i]
                 apart = references[f"ref_{side}_logps"] - here.sum(1)
                 tensors[f"ref_{side}_log_probs"] = here + apart[:, None] / lengths.chunk(2)[i]
@@ -88,7 +88,7 @@ class RecipeDPOTrainer(DPOTrainer):
             tensors["weights"] = weights[0] * weights[1]
         scale = 1
         if mode == "train" and f"@{VERSION}" not in self.recipe.name:
-            pairs, tokens = self.counts
+            pairs, tokens = self._counts
             tensors["denominator"] = pairs
             if "sft_denominator" in self.recipe.takes():
                 tensors["sft_denominator"] = tokens if self.recipe.sft.numbers["mean"] == "token" else pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from torchstone.frameworks.refusals import changed
 from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes import DistillRecipe, PolicyRecipe, PreferenceRecipe, find
 from torchstone.recipes.choices import TENSORS, Choice, Recipe
@@ -33,10 +34,10 @@ REPLACED = {
 # Settings of TRL's that add something to a loss: where to say it in a row.
 ADDED = {
     "GRPOTrainer": {
-        "beta": 'a KL is the row\'s: recipe="{name}:loss_kl=k3+loss_kl.beta={value}", or the row\'s own',
-        "entropy_coef": 'an entropy bonus is the row\'s: recipe="{name}:entropy=bonus+entropy.coef={value}"',
+        "beta": 'a KL is the row\'s: recipe={kl}, or the row\'s own',
+        "entropy_coef": 'an entropy bonus is the row\'s: recipe={entropy}',
         "off_policy_mask_threshold": "the mask is the row's: "
-        'recipe="{name}:sampler=off-policy-mask+sampler.limit={value}"',
+        'recipe={mask}',
         "use_adaptive_entropy": "no row has a coefficient that follows the entropy",
         "top_entropy_quantile": "no row leaves out tokens by their entropy",
         "multi_objective_aggregation": "a row takes one reward a completion: the weighted sum",
@@ -51,6 +52,10 @@ ADDED = {
         "use_liger_kernel": "rows were tested without Liger's kernels",
     },
     "DistillationTrainer": {"use_liger_kernel": "rows were tested without Liger's kernels"},
+}  # fmt: skip
+CHANGES = {
+    "kl": "loss_kl=k3+loss_kl.beta={}", "entropy": "entropy=bonus+entropy.coef={}",
+    "mask": "sampler=off-policy-mask+sampler.limit={}",
 }  # fmt: skip
 OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose denominator is a micro-batch's
 
@@ -94,7 +99,8 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
         if value == default:
             continue
         if name in ADDED[kind]:
-            why = ADDED[kind][name].format(name=row.name, value=value)
+            changes = {word: changed(row, change.format(value)) for word, change in CHANGES.items()}
+            why = ADDED[kind][name].format(**changes)
             raise ValueError(f"{name}: expected TRL's default {default!r} beside a recipe, got {value!r}; {why}")
         warnings.warn(f"{name}={value!r} is not read: the recipe {row.name} is the loss", stacklevel=3)
     return row

@@ -13,6 +13,11 @@ from torchstone.core.result import Mean
 from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
 
+IMAGES = (  # a batch's entries that go to the model beside the tokens
+    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
+    "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+)  # fmt: skip
+
 
 def config_of(args: Any, config: type, model: Any) -> Any:
     """A copy of the user's config; without one TRL's default, its folder named as TRL names it."""
