@@ -76,6 +76,8 @@ def _first(got: Any, expected: Any, margin: float, at: str = "") -> str | None:
             return f"{at}: expected {len(expected)} entries, got {len(got) if isinstance(got, list) else got}"
         found = (_first(g, e, margin, f"{at}[{i}]") for i, (g, e) in enumerate(zip(got, expected, strict=True)))
         return next((f for f in found if f), None)
+    if isinstance(got, list):
+        return f"{at}: expected one number, got {len(got)} entries"
     return None if same(float(got), float(expected), margin) else f"{at}: expected {expected:.9g}, got {got:.9g}"
 
 
