@@ -121,7 +121,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
         mask = chosen_tokens(inputs)
         known = self._known(inputs, log_probs, entropies) | {"denominator": inputs["denominator"] * of_generated}
         scale: float = UNIT.scale(pieces, self.accelerator.num_processes)
-        if self.recipe.name.partition(":")[0] == OF_A_MICRO_BATCH:
+        if self.recipe.source == OF_A_MICRO_BATCH:  # under any name
             known["denominator"], scale = None, 1 / pieces
         tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
         tensors |= self.recipe.used("loss", known)

@@ -11,7 +11,7 @@ from trl import DPOConfig, DPOTrainer
 from torchstone.dpo.variants import wpo_weights
 from torchstone.frameworks.trl.settings import chosen_row, number
 from torchstone.frameworks.trl.step import config_of, over_ranks
-from torchstone.frameworks.trl.unit import PAIRS, VERSION
+from torchstone.frameworks.trl.unit import PAIRS
 from torchstone.recipes.choices import Recipe
 
 SIDES = ("chosen", "rejected")
@@ -87,7 +87,7 @@ class RecipeDPOTrainer(DPOTrainer):
             weights = wpo_weights(log_probs, seen[0].log_sum_sq_probs[:, -width:], mask).chunk(2)
             tensors["weights"] = weights[0] * weights[1]
         scale = 1
-        if mode == "train" and f"@{VERSION}" not in self.recipe.name:
+        if mode == "train" and not self.recipe.source.startswith("trl/"):
             pairs, tokens = self._counts
             tensors["denominator"] = pairs
             if "sft_denominator" in self.recipe.takes():

@@ -57,7 +57,7 @@ CHANGES = {
     "kl": "loss_kl=k3+loss_kl.beta={}", "entropy": "entropy=bonus+entropy.coef={}",
     "mask": "sampler=off-policy-mask+sampler.limit={}",
 }  # fmt: skip
-OF_A_MICRO_BATCH = f"bnpo@{VERSION}"  # of the GRPOTrainer's rows the one whose denominator is a micro-batch's
+OF_A_MICRO_BATCH = find(f"bnpo@{VERSION}").source  # of GRPOTrainer's rows the one divided by a micro-batch's count
 
 
 def refusal(row: Recipe) -> str:
