@@ -74,7 +74,7 @@ def diagnose(
     wrong |= not_edges
     if lost:
         found.append(_detached(evidence, lost, wrong, accept))
-        right = {c.id for c in evidence.scored if matches(outcomes[c.id], c.expected)}
+        right = {c.id for c in evidence.scored if matches(evidence.outcomes[c.id], c.expected)}
         failed = [r for r in failed if r.case_id not in right]
         wrong -= right
     edges: set[int] = set()

@@ -213,4 +213,5 @@ def _apart(outcome: Outcome, wanted: Mapping[str, Any]) -> float:
             got = torch.tensor([x for _, x in leaves(outcome.gradients[k])]) if k in outcome.gradients else 0 * right
             squares.append(float((got - right).square().sum()))
             sizes.append(float(right.square().sum()))
-    return max((s / max(n, 1e-12)) ** 0.5 for s, n in zip(squares, sizes, strict=True) if n > 0 or s > 0)
+    apart = ((s / max(n, 1e-12)) ** 0.5 for s, n in zip(squares, sizes, strict=True) if n > 0 or s > 0)
+    return max(apart, default=0.0)
