@@ -351,3 +351,38 @@ def refuses_other_modes(old_log_prob, log_prob, advantages, response_mask, clipr
 def test_a_mode_that_is_refused_by_its_name_is_left_out():
     report = conformance.check(refuses_other_modes, "ppo_loss")
     assert report.passed and any("it refuses loss_agg_mode" in r.detail for r in report.results if r.status == "skip")
+
+
+# ------------------------------------------------------------------------------ forms, names and bounds that are not ours
+
+
+def takes_one_end(completion_ids, eos_token_id):
+    ends = completion_ids == eos_token_id
+    at = torch.full((ends.size(0),), ends.size(1))
+    at[ends.any(1)] = ends.int().argmax(1)[ends.any(1)]
+    return torch.arange(ends.size(1)).expand(ends.size(0), -1) <= at[:, None]
+
+
+def test_a_list_that_is_refused_in_every_case_is_left_out():
+    report = conformance.check(takes_one_end, "completion_mask")
+    assert report.passed and any("it refuses a list as eos_token_id" in r.detail for r in report.results)
+
+
+def no_log(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1):
+    h = policy_chosen_logps - reference_chosen_logps - policy_rejected_logps + reference_rejected_logps
+    return -torch.sigmoid(beta * h).mean()
+
+
+def test_changed_code_is_told_as_a_person_writes_it():
+    (found,) = conformance.check(no_log, "dpo_loss").diagnoses
+    assert "sigmoid(h)` where `log_sigmoid(h)` belongs" in found.about[0] and "__import__" not in found.about[0]
+
+
+def no_bonus_above_one(newlogprob, oldlogprob, advantages, clip_coef=0.2):
+    ratio = (newlogprob - oldlogprob).exp()
+    return -torch.min(ratio * advantages, ratio.clamp(1 - clip_coef, 1.0) * advantages)
+
+
+def test_an_upper_bound_of_nothing_is_no_number_that_is_written_in():
+    report = conformance.check(no_bonus_above_one, "clipped_surrogate")
+    assert report.verdict == "wrong" and report.built_in["epsilon_high"] is None

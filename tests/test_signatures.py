@@ -19,6 +19,7 @@ from torchstone.conformance.fit.signature import read_signature
 from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.trial import best_trial, hypotheses, likely_arrays
 from torchstone.conformance.vectors import hazards, load
+from torchstone.conformance.written_in import computed
 
 
 def mean(x, mask):
@@ -390,6 +391,9 @@ def outcomes_of(objective, function):
     signature = read_signature(function, vectors, {}, {})
     ordinary = [c for c in cases_of(signature, vectors) if c.expected is not None and not hazards(c)]
     trial = best_trial(function, signature, vectors, ordinary, likely_arrays(function), None, None, 10.0)
+    whole = {c.id: c for c in vectors.cases}
+    at_its_inputs = (computed(whole[c.id], vectors, c.settings, c.inputs) for c in ordinary)
+    ordinary = [c for c in at_its_inputs if c is not None]
     groups = hypotheses(ordinary, [k for k in vectors.settings if not signature.expresses(k)])
     ran = [[(c, o) for c in group if (o := trial.run(c)).kind == "numbers"] for group in groups]
     return [pairs for pairs in ran if len(pairs) > 1]
@@ -479,3 +483,18 @@ def test_a_question_has_no_answer():
 def test_the_report_lists_what_was_left_at_its_default():
     report = conformance.check(dpo_authors, "dpo_loss", search=False)
     assert report.left_default == {"reference_free": "False"} == report.as_dict()["left_default"]
+
+
+def overlong(lengths, max_len, cache_len):
+    return torch.clamp((max_len - cache_len - lengths) / cache_len, -1.0, 0.0)
+
+
+def no_word_for_it(rewards, num_generations, what_is_it):
+    return rewards
+
+
+def test_a_cache_and_what_is_required_in_an_adapter():
+    assert conformance.check(overlong, "overlong_penalties").passed
+    with pytest.raises(TargetError) as e:
+        read_signature(no_word_for_it, load("overlong_penalties"), {}, {})
+    assert "num_generations=" in str(e.value)

@@ -55,9 +55,13 @@ class Numbers:
 
     @cached_property
     def magnitude(self) -> float:
-        """The largest finite magnitude; 1 where all are 0."""
+        """The largest finite magnitude; 1 where all are 0, or what 50 digits leave of a 0."""
         trees = (self.outputs, self.gradients)
-        return max((abs(x) for tree in trees for _, x in leaves(tree) if math.isfinite(x)), default=0.0) or 1.0
+        largest = max((abs(x) for tree in trees for _, x in leaves(tree) if math.isfinite(x)), default=0.0)
+        return largest if largest > NOTHING else 1.0
+
+
+NOTHING = 1e-40  # less is rounding: no float32 number is as small
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ GRID = (
     0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0,
 )  # fmt: skip
 
+BOUNDS = ("epsilon", "epsilon_high", "value_epsilon")  # a clip of width 0 is none that anybody means
+
 Values = dict[str, Any]
 
 
@@ -88,7 +90,10 @@ def candidates(setting: str, vectors: Vectors, own: Sequence[float]) -> tuple[li
         return first, first
     first = _different([*first, *own])
     more = (y for x in own for y in (1 - x, x - 1, -x, 1 / x if x else x))
-    return first, _different([*first, *(round(y, 12) for y in more)])
+    wide = _different([*first, *(round(y, 12) for y in more)])
+    if setting in BOUNDS and 0 not in known:
+        first, wide = ([x for x in some if x != 0] for some in (first, wide))
+    return first, wide
 
 
 def _different(values: Iterable[Any]) -> list[Any]:
@@ -180,6 +185,8 @@ class Search:
                         break
                     low, high = (middle, high) if at[i] * a[i] > 0 else (low, middle)
                 x = float(f"{(low + high) / 2:.9g}")
+                if name in BOUNDS and abs(x) < 1e-9:
+                    continue
                 if matches(wanted, self._numbers(case, values | {name: x}, False)):
                     yield x
                     return

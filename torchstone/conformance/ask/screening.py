@@ -112,10 +112,22 @@ def refusals(trial: Trial, cases: Sequence[Case], outcomes: Outcomes) -> dict[in
             mode = _mode_in(outcome.detail, trial, case)
             if mode:
                 found[case.id] = f"it refuses {mode}: {outcome.detail}"
+    for case, name in _lists(trial, cases):
+        alike = [c for c in cases if isinstance(_passed(trial, c).get(name), list)]
+        if all(outcomes[c.id].kind == "refused" for c in alike if c.id in outcomes) and case.result != "invalid":
+            found.setdefault(case.id, f"it refuses a list as {name}: {getattr(outcomes.get(case.id), 'detail', '')}")
     answered = {repr(sorted(_passed(trial, c).items())) for c in cases if outcomes.get(c.id, _NONE).kind == "numbers"}
     return {
         c.id: found[c.id] for c in cases if c.id in found and repr(sorted(_passed(trial, c).items())) not in answered
     }
+
+
+def _lists(trial: Trial, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
+    """The cases that give a list for a setting which others give one number, and the function's name of it."""
+    told = [(c, _passed(trial, c)) for c in cases]
+    numbers = {k for _, values in told for k, x in values.items() if isinstance(x, int | float)}
+    for case, values in told:
+        yield from ((case, k) for k, x in values.items() if isinstance(x, list) and k in numbers)
 
 
 _NONE = Outcome("refused")

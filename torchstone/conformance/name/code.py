@@ -67,9 +67,8 @@ def code_changes(objective: Any, case: Case) -> Iterable[Change]:
                 name = function.__name__ if function.__name__ != "<lambda>" else _step(objective, function)
                 where = f"In {name.replace('_', ' ')}{f' ({doc})' if doc else ''}"
                 yield Change(
-                    _called(f"{name} {about}", taken), f"{where}: {about}, `{ast.unparse(new)}` where "
-                    f"`{ast.unparse(at)}` belongs.", effect, frozenset((f"code {name}",)),
-                    code=tuple((f, code) for f in same),
+                    _called(f"{name} {about}", taken), f"{where}: {about}{_in_place(new, at)}.", effect,
+                    frozenset((f"code {name}",)), code=tuple((f, code) for f in same),
                 )  # fmt: skip
 
 
@@ -200,7 +199,7 @@ def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
                        f"{node.id} does not act where it should.")  # fmt: skip
         for number in (1, 0):
             yield (ast.Constant(number), f"{node.id} is left out (ignored): it is {number}",
-                   f"{node.id} does not act where it should.")  # fmt: skip
+                   f"{node.id} makes no difference.")  # fmt: skip
     elif isinstance(node, ast.BinOp):
         yield from _of_product(node)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -217,7 +216,7 @@ def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
             yield ast.Constant(always), f"the condition is always {always}", "It acts everywhere, or nowhere."
     elif isinstance(node, ast.BoolOp):
         for part in node.values:
-            yield part, f"only the condition `{ast.unparse(part)}` is left", "It acts where it should not, or nowhere."
+            yield part, f"only the condition `{_written(part)}` is left", "It acts where it should not, or nowhere."
     elif isinstance(node, ast.IfExp):
         turned_around = ast.IfExp(node.test, node.orelse, node.body)
         yield turned_around, "the two branches are exchanged", "It acts on the other side."
@@ -234,7 +233,7 @@ def _of_product(node: ast.BinOp) -> Iterator[Edited]:
         effect = SIGN if isinstance(node.op, ast.Add | ast.Sub) else "Its scale is another one."
         yield ast.BinOp(node.left, op(), node.right), about, effect
     what = "term" if isinstance(node.op, ast.Add | ast.Sub) else "divisor" if isinstance(node.op, ast.Div) else "factor"
-    right, left = ast.unparse(node.right), ast.unparse(node.left)
+    right, left = _written(node.right), _written(node.left)
     yield node.left, f"the {what} {right} is left out (missing, ignored)", f"{right} has no effect here."
     if isinstance(node.op, ast.Add | ast.Mult):
         yield node.right, f"the {what} {left} is left out (missing, ignored)", f"{left} has no effect here."
@@ -255,7 +254,7 @@ def _of_product(node: ast.BinOp) -> Iterator[Edited]:
     if isinstance(node.op, ast.Add | ast.Sub):
         for term in (node.left, node.right):
             yield (ast.BinOp(node, ast.Add() if term is node.left else node.op, term),
-                   f"the term {ast.unparse(term)} is counted twice", "It weighs too much.")  # fmt: skip
+                   f"the term {_written(term)} is counted twice", "It weighs too much.")  # fmt: skip
 
 
 def _of_call(node: ast.Call) -> Iterator[Edited]:
@@ -274,7 +273,7 @@ def _of_call(node: ast.Call) -> Iterator[Edited]:
             yield _imported(other, arguments), about, "The result is of another size, or on the other side."
     if name in ("minimum", "maximum") and len(node.args) == 2:
         for kept in (0, 1):
-            about = f"only `{ast.unparse(node.args[kept])}` is kept: the {name} with the other is missing"
+            about = f"only `{_written(node.args[kept])}` is kept: the {name} with the other is missing"
             yield node.args[kept], about, "Nothing chooses between the two."
     if name == "clip" and len(node.args) == 3 and not any(isinstance(a, ast.Starred) for a in node.args):
         yield _imported("maximum", node.args[:2]), "the upper bound is missing", "It is bounded on one side only."
@@ -286,7 +285,7 @@ def _of_call(node: ast.Call) -> Iterator[Edited]:
             continue
         turned = [*node.args[:i], pair[1], pair[0], *node.args[i + 2 :]]
         yield (ast.Call(node.func, turned, node.keywords),
-               f"{ast.unparse(pair[0])} and {ast.unparse(pair[1])} are exchanged (swapped)",
+               f"{_written(pair[0])} and {_written(pair[1])} are exchanged (swapped)",
                "Each has the place of the other.")  # fmt: skip
     if name in HELD:
         yield (_imported("stop", [node]), "it is held constant (detached): no gradient flows",
@@ -301,3 +300,15 @@ def _imported(name: str, arguments: list[ast.expr]) -> ast.Call:
     """A call of a function of the oracle's numbers, whatever the module has imported."""
     module = ast.parse(f"__import__('{PACKAGE}.numbers', fromlist=['x']).{name}", mode="eval").body
     return ast.Call(module, arguments, [])
+
+
+def _in_place(new: ast.AST, at: ast.AST) -> str:
+    """What stands there and what belongs there, where that is more than a name and a number."""
+    if isinstance(at, ast.Name) and isinstance(new, ast.Name | ast.Constant):
+        return ""
+    return f", `{_written(new)}` where `{_written(at)}` belongs"
+
+
+def _written(node: ast.AST) -> str:
+    """The code of a node as a person would write it: without the import of what it calls."""
+    return re.sub(r"__import__\([^()]*\)\.", "", ast.unparse(node))
