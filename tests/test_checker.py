@@ -353,7 +353,7 @@ def test_a_mode_that_is_refused_by_its_name_is_left_out():
     assert report.passed and any("it refuses loss_agg_mode" in r.detail for r in report.results if r.status == "skip")
 
 
-# ------------------------------------------------------------------------------ forms, names and bounds that are not ours
+# ------------------------------------------------------------------- forms, names and bounds that are not ours
 
 
 def takes_one_end(completion_ids, eos_token_id):
@@ -386,3 +386,14 @@ def no_bonus_above_one(newlogprob, oldlogprob, advantages, clip_coef=0.2):
 def test_an_upper_bound_of_nothing_is_no_number_that_is_written_in():
     report = conformance.check(no_bonus_above_one, "clipped_surrogate")
     assert report.verdict == "wrong" and report.built_in["epsilon_high"] is None
+
+
+def metric_through_numpy(values, returns):
+    y_pred, y_true = values.reshape(-1).numpy(), returns.reshape(-1).numpy()
+    var_y = np.var(y_true)
+    return np.nan if var_y == 0 else 1 - np.var(y_true - y_pred) / var_y
+
+
+def test_a_metric_that_goes_through_numpy_has_no_gradient_to_lose():
+    report = conformance.check(metric_through_numpy, "explained_variance")
+    assert report.verdict == "edges" and names(report) == {"equal_returns"}

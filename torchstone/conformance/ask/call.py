@@ -106,7 +106,7 @@ def _gradients(vectors: Vectors, case: Case, found: Found, free: dict[str, Tenso
     """By each free leaf; 0 for a loss without a gradient; None for what is one number a token and has none."""
     first = next(iter(vectors.returns))
     primary = found.outputs[first]
-    if primary.requires_grad and free:
+    if free and getattr(primary, "requires_grad", False):  # a number of NumPy has no such attribute
         total = differentiated(primary, vectors, case)
         slopes = torch.autograd.grad(total, list(free.values()), allow_unused=True)
         return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(free.items(), slopes, strict=True)}

@@ -97,7 +97,8 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "centre": "centre center center_coef center_rewards_coef centering_coef",
     "reward_shift": "reward_shift running_mean running_mean_value baseline_shift",
     "max_length": "max_length l_max max_resp_len max_response_length max_len max_completion_length max_tokens",
-    "cache": "cache cache_len buffer buffer_len overlong_buffer_len overlong_buffer cache_length soft_punish_cache l_cache",
+    "cache": "cache cache_len buffer buffer_len overlong_buffer_len overlong_buffer cache_length "
+             "soft_punish_cache l_cache",
     "level": "level importance_sampling_level rollout_is is_level",
 }
 # fmt: on

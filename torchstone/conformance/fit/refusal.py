@@ -37,14 +37,9 @@ def refusal(
     ours = [k for k in (*vectors.arguments, *vectors.settings) if k not in taken.values()]
     given = dict(taken) | dict(zip(unknown, [k for k in vectors.arguments if k in ours], strict=False))
     used = [k for k in (*vectors.arguments, *vectors.settings) if k in given.values()]
-    required = [
-        p
-        for p in parameters
-        if p.name in given
-        or p.name in unknown
-        or p.default is p.empty
-        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    must = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind in must}
+    required = [p for p in parameters if p.name in needed | {*given, *unknown}]
     values = {p.name: given.get(p.name, "None") for p in required}
     values = {k: v if v in used else "None" for k, v in values.items()}
     name = getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]

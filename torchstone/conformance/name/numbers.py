@@ -106,7 +106,9 @@ def result_changes(objective: Any, vectors: Vectors) -> Iterable[Change]:
                  each(lambda x: -x))  # fmt: skip
     yield change("zero", "The result is the constant 0.", "Nothing is trained.", each(lambda x: dual(0)))
     yield change("one", "The result is the constant 1.", "Nothing is trained.", each(lambda x: dual(1)))
-    yield change("detached", "The result is detached: no gradient flows from it.", "Nothing is trained.", each(stop))
+    if any(a.gradient for a in vectors.arguments.values()):  # a metric trains nothing
+        yield change("detached", "The result is detached: no gradient flows from it.", "Nothing is trained.",
+                     each(stop))  # fmt: skip
     yield change("absolute", "The absolute value of the result is taken.", "What is below 0 is turned around.",
                  each(lambda x: x if dual(x) > 0 else -dual(x)))  # fmt: skip
     yield change("not_below_zero", "The result is held at 0 or above (clamp(min=0)).", "What is below 0 is lost.",
