@@ -199,7 +199,10 @@ def of_cases(d: Diagnosis, twins: set[int]) -> Diagnosis:
 
 
 def plain_twin(case: Case, vectors: Vectors) -> Case | None:
-    """The same case without its edge: finite numbers under the mask, a token in every row. None where there is none."""
+    """The same case without its edge: finite numbers under the mask, a token in every row. None where there is none.
+
+    Nor is there one where all the right numbers are 0 without the edge too.
+    """
     if case.expected is None or not TWINNED & set(case.flags):
         return None
     inputs = {k: _made_finite(x) if vectors.arguments[k].kind == "float" else x for k, x in case.inputs.items()}
@@ -207,10 +210,16 @@ def plain_twin(case: Case, vectors: Vectors) -> Case | None:
         if k.endswith("mask") and {"empty_row", "all_masked"} & set(case.flags):
             inputs[k] = [row if any(row) else [True, *row[1:]] for row in x]
     twin = computed(case, vectors, {}, inputs)
-    return (
-        None
-        if twin is None
-        else replace(twin, id=-case.id, flags=tuple(f for f in case.flags if f not in FORGOTTEN and f not in TWINNED))
+    if twin is None or not _says_something(twin):
+        return None
+    return replace(twin, id=-case.id, flags=tuple(f for f in case.flags if f not in FORGOTTEN and f not in TWINNED))
+
+
+def _says_something(twin: Case) -> bool:
+    """Is any of its right numbers not 0? All are where a count that is a setting of 0 is divided by."""
+    numbers = twin.expected
+    return numbers is not None and any(
+        x != 0 for tree in (numbers.outputs, numbers.gradients) for _, x in leaves(dict(tree))
     )
 
 

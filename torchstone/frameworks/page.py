@@ -125,6 +125,8 @@ def names(reports: Sequence[PeerReport]) -> str:
             for n in d.names:
                 if n in flags:
                     about.setdefault(n, flags[n].about)
+                elif len(d.names) == 1 and d.kind != "edge":  # a mistake of any code, which no vectors have
+                    about.setdefault(n, d.about)
     lines = [f"- `{n}`: {text}" for n, text in sorted(about.items())]
     return (
         "## Names\n\nAs the vectors explain them; all of them are in [flags.md](flags.md).\n\n"
