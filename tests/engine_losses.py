@@ -61,6 +61,19 @@ def verl_bare(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, 
     return by_mode(clipped(log_prob, old_log_prob, advantages), response_mask, config.global_batch_info, None)
 
 
+def verl_upside_down(sign):
+    def loss(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
+        x = sign * clipped(old_log_prob, log_prob, advantages)
+        return by_mode(x, response_mask, config.global_batch_info, None), {}
+
+    return loss
+
+
+def verl_in_place(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
+    x = clipped(log_prob, old_log_prob, advantages.mul_(0.5))
+    return by_mode(x, response_mask, config.global_batch_info, None), {}
+
+
 def verl_shifted_advantages(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, **_):
     x = clipped(log_prob, old_log_prob, advantages.roll(1, 1))
     return by_mode(x, response_mask, config.global_batch_info, None), {}
@@ -97,6 +110,10 @@ VERL = {
     "a bare tensor": (verl_bare, "returns"),
     "advantages of the token before": (verl_shifted_advantages, "shift"),
     "rows in another mode": (verl_by_mode, "rows"),
+    "the old over the new": (verl_upside_down(1), "ratio"),
+    "the old over the new, and the sign": (verl_upside_down(-1), "ratio"),
+    "dropout": (verl(lambda x, m, i, a: by_mode(torch.nn.functional.dropout(x, 0.1), m, i, a)), "random"),
+    "advantages in place": (verl_in_place, "inplace"),
 }  # fmt: skip
 
 # ----------------------------------------------------------------------------------------------------------------- TRL
@@ -143,6 +160,7 @@ TRL = {
     "rows": (trl(lambda s, x, m, i: ((x * m).sum(1) / m.sum(1)).mean() / rows_of(s)), ""),
     "a fixed length": (trl(lambda s, x, m, i: (x * m).sum() / len(x) / s.max_completion_length / rows_of(s)), ""),
     "the model's logits": (trl_logits(True), ""),
+    "a padded mean": (trl(lambda s, x, m, i: (x * m).mean() / rows_of(s)), "positions"),
     "tokens by gather": (trl(lambda s, x, m, i: (x * m).sum() / s.accelerator.gather(m.sum()).sum()
                              * s.accelerator.num_processes / rows_of(s)), "weights"),
     "forgets accumulation": (trl(lambda s, x, m, i: ((x * m).sum(1) / m.sum(1)).mean()), "micro_batches"),

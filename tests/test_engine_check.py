@@ -56,6 +56,9 @@ def said(framework, name):
         ("verl", "no weights", "it lacks the argument rollout_is_weights, which verl passes"),
         ("trl", "forgets accumulation", "it doubles with two micro-batches: in TRL micro-batches are summed"),
         ("trl", "accumulation twice", "it halves with two micro-batches"),
+        ("verl", "the old over the new", "its ratio is upside down: old and new log-probs are exchanged"),
+        ("verl", "advantages in place", "it changes advantages in place"),
+        ("trl", "a padded mean", "it divides by the length to which its rank's rows are padded"),
         ("trl", "padding only", "it ignores the tool mask"),
     ],
 )
@@ -106,6 +109,19 @@ def test_a_pair_trainer_is_asked_an_objective_s_vectors():
     assert not conformance.check(turned, "dpo_loss").passed
 
 
+def test_a_fixed_length_is_told_from_the_padded_one():
+    right = find(hand("trl"), LOSSES["trl"]["a fixed length"][0], {})
+    assert "dr_grpo" in rows_equal(hand("trl"), right, None)
+    assert not rows_equal(hand("trl"), find(hand("trl"), LOSSES["trl"]["a padded mean"][0], {}), None)
+
+
+def test_a_row_without_a_token_is_told():
+    found = find(hand("verl"), LOSSES["verl"]["rows"][0], {})
+    assert "empty" in {f.name for f in found.findings if not f.fault}
+    found = find(hand("verl"), LOSSES["verl"]["the clipped surrogate"][0], {})
+    assert "empty" not in {f.name for f in found.findings}
+
+
 def test_a_batch_is_cut_into_every_row_once():
     mask, sizes = made().mask, set()
     for split in splits(ranks=True, even=False):
@@ -152,6 +168,10 @@ def right(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, conf
     low, high = 1 - config.clip_ratio_low, 1 + config.clip_ratio_high
     x = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
     return torch.where(response_mask, x, 0).sum() / info["batch_num_tokens"] * info["dp_size"], {{}}
+
+def doubled(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
+    loss, metrics = right(old_log_prob, log_prob, advantages * 2, response_mask, loss_agg_mode, config)
+    return loss, metrics
 
 def wrong(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
     return -(log_prob * advantages * response_mask).sum() / config.global_batch_info["batch_num_tokens"], {{}}
@@ -205,6 +225,12 @@ def test_a_loss_that_is_right_is_told_so_and_which_row_it_is(mine, capsys):
     status, out, _ = run(capsys, "mine.py:right", "--as", "verl")
     assert status == 0 and "mine.py:right, in verl 0.9.1: right, however the batch is cut" in out
     assert "Uncut, it equals" in out
+
+
+def test_a_loss_that_equals_no_row_is_told_that_its_formula_was_not_asked(mine, capsys):
+    status, out, _ = run(capsys, "mine.py:doubled", "--as", "verl")
+    assert status == 0 and "mine.py:doubled, in verl 0.9.1: cut rightly" in out and "right, however" not in out
+    assert "Uncut, it equals no row of the table: whether the formula is right was not asked" in out
 
 
 def test_a_loss_that_is_wrong_is_told_the_factor_and_the_line(mine, capsys):

@@ -170,7 +170,11 @@ def _parser() -> Parser:
 
 def _show(options: argparse.Namespace, checked: Checked) -> None:
     hand, found, rows = checked.hand, checked.found, checked.rows
-    right = styled("right", "bold green") + (", however the batch is cut" if hand.cut else ", with one call a step")
+    known = rows or options.recipe or checked.report
+    right = styled("right" if known or not hand.cut else "cut rightly", "bold green")
+    right += (", however the batch is cut" if known else "") if hand.cut else ", with one call a step"
+    if any(f.name == "chooses" for f in found.findings):
+        right = styled("right", "bold green") + ", but for the tokens that it chooses"
     verdict = styled("wrong", "bold red") if _wrong(options, checked) else right
     print(wrapped(f"{bold(options.target)}, in {hand.name} {hand.unit.version.rpartition('-')[2]}: {verdict}") + "\n")
     for finding in found.faults:
@@ -189,6 +193,9 @@ def _show(options: argparse.Namespace, checked: Checked) -> None:
         shown = [options.recipe] if options.recipe in rows else rows[:ROWS]
         more = f" and {len(rows) - len(shown)} more rows" * (len(rows) > len(shown))
         _line("row", f"Uncut, it equals {', '.join(shown)}{more}.")
+    elif not (known or _wrong(options, checked)):
+        text = "Uncut, it equals no row of the table: whether the formula is right was not asked; "
+        _line("row", text + "--recipe ROW or --objective NAME does.")
     if checked.stood_in:
         names = ", ".join(checked.stood_in)
         _line("note", f"{names}: not installed here, or not whole; stand-ins took the place.", "dim")

@@ -31,7 +31,7 @@ def rows_equal(hand: Hand, found: Findings, recipe: str | None) -> list[str]:
         equal = [
             name
             for name, row in table.items()
-            if isinstance(row, kind) and _equal(row, hand.made(), found.whole.slope, must=name == recipe)
+            if isinstance(row, kind) and _equal(row, hand, found.whole.slope, must=name == recipe)
         ]
         if equal:
             return equal
@@ -43,16 +43,17 @@ def kind_of(hand: Hand) -> type[PolicyRecipe | PreferenceRecipe]:
     return PreferenceRecipe if hand.advantages == "none" else PolicyRecipe
 
 
-def _equal(row: PolicyRecipe | PreferenceRecipe, batch: Batch, slope: Tensor, must: bool) -> bool:
+def _equal(row: PolicyRecipe | PreferenceRecipe, hand: Hand, slope: Tensor, must: bool) -> bool:
     """Whether this is the row's gradient; where it needs what a policy loss is not handed, no, or an error if it
     ``must`` be told."""
+    batch = hand.made()
     leaf = batch.log_probs.clone().requires_grad_()
     try:
         if isinstance(row, PreferenceRecipe):
             known = row.used("loss", dict(zip(REFERENCES, batch.ref_log_probs.chunk(2, 1), strict=True)))
             row.loss(*leaf.chunk(2, 1), *batch.mask.chunk(2, 1), **known).value.backward()
         else:
-            known = row.used("loss", {**vars(batch), "group_size": 4, "max_length": batch.mask.shape[1]})
+            known = row.used("loss", {**vars(batch), "group_size": 4, "max_length": hand.max_length})
             row.loss(leaf, batch.advantages, batch.mask, **known).value.backward()
     except ValueError:
         if must:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,9 @@ MENDED = {  # in every framework, where a hand has no line of its own
     "shift": "log-probs, advantages and mask as they are: {framework} hands them aligned",
     "beside": "take statistics of the whole batch where the advantages are made, before it is cut",
     "sign": "loss = -loss",
+    "ratio": "(log_probs - old_log_probs).exp(), the new over the old",
+    "inplace": "a new tensor: x = x - y, not x -= y",
+    "empty": "the row's tokens, at least 1: mask.sum(1).clamp(min=1)",
 }
 COUNTED = {
     "mask": "it ignores the mask: it learns from tokens that the policy did not choose",
@@ -140,14 +144,13 @@ def _findings(loss: Plugged, seen: list[Seen]) -> Iterator[Finding]:
         said = f"it lacks the argument {name}, which {hand.name} passes: the first step ends in a TypeError"
         yield Finding("argument", said, f"def ...(..., {name}=None)")
     yield from (loss.told("returns", remark) for remark in whole.remarks)
+    for name in whole.changed:
+        yield loss.told("inplace", f"it changes {name} in place: a second pass over the batch has other numbers")
     if (end := _end(loss)) is not None:
         yield end
         return
-    drawn = loss.moved(loss.run(seed=1).slope)
-    many = bool(drawn[loss.batch.mask].double().mean() > FEW)
-    if drawn.any():
-        yield loss.told("random", "it draws random numbers: the same batch has another loss each time", fault=many)
-    if many:
+    if not loss.keeps(loss.run(seed=1)):
+        yield loss.told("random", "it draws random numbers: the same batch has another loss each time")
         return
     odd = [*_tokens(loss), *_advantages(loss)]
     yield from [f for f in odd if f.name == "shift"][:1] or odd  # a shift explains what else is odd of tokens
@@ -199,12 +202,25 @@ def _tokens(loss: Plugged) -> Iterator[Finding]:
     if counted:
         name = "mask" if len(counted) == 2 or not loss.hand.padded else counted[0]
         yield loss.told(name, COUNTED[name])
+    elif not _stands_empty(loss):
+        said = "a completion without a chosen token makes its gradient not a number (0 / 0)"
+        yield loss.told("empty", said, fault=False)
     elif not _stands_nan(loss):
         yield loss.told("nan", "a NaN under the mask would reach its gradient (numbers stand there)", fault=False)
 
 
 def _with(loss: Plugged, where: Tensor, junk: Batch) -> Outcome:
     return loss.run(**{k: getattr(loss.batch, k).where(~where, getattr(junk, k)) for k in NUMBERS})
+
+
+def _stands_empty(loss: Plugged) -> bool:
+    mask = loss.batch.mask.clone()
+    mask[2] = False
+    try:
+        found = loss.run(mask=mask)
+    except Exception:
+        return True  # not asked: a form that has no place for such a row
+    return math.isfinite(found.value) and bool(found.slope.isfinite().all())
 
 
 def _stands_nan(loss: Plugged) -> bool:
@@ -228,7 +244,9 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
         yield loss.told("advantages", said, fault=learns)
         return
     pulls = (slope * batch.advantages * batch.mask).sum(1)
-    if (pulls > 0).sum() > 0.9 * len(pulls):
+    if _exchanged(loss):
+        yield loss.told("ratio", "its ratio is upside down: old and new log-probs are exchanged")
+    elif (pulls > 0).sum() > 0.9 * len(pulls):
         yield loss.told("sign", "its sign is turned: it makes less likely what earned more")
     row, at = 6, 4  # a long completion, away from its ends
     for name in ("advantages", "old_log_probs", "sampler_log_probs")[hand.advantages == "row" :]:
@@ -239,6 +257,14 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
             side = "before" if reached[at - 1] else "after"
             yield loss.told("shift", f"it is shifted: a number of {name} counts for the token {side} its own")
             return
+
+
+def _exchanged(loss: Plugged) -> bool:
+    """Whether a token counts e^x times as much where its old log-prob is x larger; it should as much as e^-x."""
+    step, slope = 1e-3, loss.whole.slope
+    old = {name: getattr(loss.batch, name) + step for name in ("old_log_probs", "sampler_log_probs")}
+    kept = loss.batch.mask & (slope.abs() > CLOSE * slope.abs().max())
+    return bool((((loss.run(**old).slope / slope)[kept].log() / step - 1).abs() < 0.1).double().mean() > 0.5)
 
 
 def _pairs(loss: Plugged) -> Iterator[Finding]:
@@ -285,7 +311,7 @@ def _why(loss: Plugged, seen: list[Seen]) -> Iterator[Finding]:
         said = "what a row teaches depends on the rows beside it: it takes a mean, a deviation or an order over its "
         yield loss.told("beside", said + "micro-batch, which is another batch in every split")
         return
-    for whose, name in product(("micro-batch", "rank"), ("", "tokens", "rows", "share", "positions")):
+    for whose, name in product(("micro-batch", "rank"), ("", "tokens", "rows", "share", "positions", "width")):
         scaled = [s.weight * _counted(loss.batch, s.split, whose)[name] for s in seen]
         if all(_are(w, _first(w)) for w in scaled):
             yield _named(loss, name, whose, [_first(w) for w in scaled], seen)
@@ -322,7 +348,9 @@ def _counted(batch: Batch, split: Split, whose: str) -> dict[str, Tensor]:
 
     tokens, rows = count(batch.mask.sum(1)), count(torch.ones(len(batch.mask)))
     found = {"": torch.ones_like(rows), "tokens": tokens, "rows": rows, "share": tokens / rows}
-    return found | {"positions": count(batch.completion.sum(1))}
+    lengths = batch.completion.sum(1)
+    width = torch.cat([lengths[part].max().expand(part.stop - part.start) for part in parts]).double()
+    return found | {"positions": count(lengths), "width": width / lengths.max()}
 
 
 def _named(loss: Plugged, name: str, whose: str, factors: list[float], seen: list[Seen]) -> Finding:
@@ -341,11 +369,12 @@ def _named(loss: Plugged, name: str, whose: str, factors: list[float], seen: lis
         return loss.told("mean", said + f", and so it {grows}" * bool(grows))
     weights = torch.cat([_known(s.weight) / f for s, f in zip(seen, factors, strict=True)])
     what = {"tokens": f"its {whose}'s tokens", "rows": f"its {whose}'s rows", "share": "the share of tokens that count",
-            "positions": f"its {whose}'s tokens, those that the mask leaves out too"}  # fmt: skip
+            "positions": f"its {whose}'s tokens, those that the mask leaves out too",
+            "width": f"the length to which its {whose}'s rows are padded"}  # fmt: skip
     pieces = "ranks" if whose == "rank" else "micro-batches"
     said = f"it is a mean of means: it divides by {what[name]}, so rows of short {pieces} count more (here "
     said += f"{weights.min():.2g} to {weights.max():.2g} times what they should)"
-    return loss.told(name, said + f"; and it {grows}" * bool(grows))
+    return loss.told({"width": "positions"}.get(name, name), said + f"; and it {grows}" * bool(grows))
 
 
 def _powers(cuts: Iterable[Split], factors: list[float]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchstone.frameworks.contract.batch import Batch, made
+from torchstone.frameworks.contract.batch import WIDTH, Batch, made
 from torchstone.frameworks.contract.world import World
 from torchstone.frameworks.unit import Unit
 
@@ -82,7 +82,8 @@ class Hand:
     several. ``even``: whether all micro-batches have as many rows. ``advantages``: handed a token, a row, or not at
     all. ``made``: the batch, from a seed. ``stand_ins``: modules of it that a loss may import though they are not
     installed here, with what stands in for their names. ``modes``: a setting, and values of it that are tried beside
-    the default. ``padded``: whether rows are padded to one length. ``cut``: whether the framework cuts a batch; where
+    the default. ``padded``: whether rows are padded to one length. ``max_length``: the most tokens that
+    a completion may have there. ``cut``: whether the framework cuts a batch; where
     the user alone does, what the cut changes is told and is no fault.
     """
 
@@ -100,6 +101,7 @@ class Hand:
     stand_ins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     modes: tuple[str, tuple[str, ...]] = ("", ())
     padded: bool = True
+    max_length: int = WIDTH
     cut: bool = True
 
 

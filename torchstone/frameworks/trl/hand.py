@@ -34,10 +34,12 @@ FORM = """\
 class MyTrainer(GRPOTrainer):  # or DPOTrainer
     def _compute_loss(self, model, inputs):  # DPOTrainer: and return_outputs
         return loss"""
+MAX_LENGTH = 10
 DEFAULTS = {
     "beta": 0.0, "epsilon_low": 0.2, "epsilon_high": 0.2, "temperature": 1.0, "loss_type": "dapo", "use_vllm": False,
     "importance_sampling_level": "token", "top_entropy_quantile": 1.0, "num_iterations": 2, "aux_loss_enabled": False,
-    "max_completion_length": 8, "num_generations": 2, "scale_rewards": "group", "off_policy_mask_threshold": None,
+    "max_completion_length": MAX_LENGTH, "num_generations": 2, "scale_rewards": "group",
+    "off_policy_mask_threshold": None,
 }  # fmt: skip
 
 
@@ -113,8 +115,16 @@ def _method(target: Any) -> str:
     raise FormError("it is no trainer: it has neither _compute_loss nor compute_loss")
 
 
+def padded(piece: Piece) -> Piece:
+    """The rows up to the longest completion that its rank has generated: TRL pads no further."""
+    rows = len(piece.whole.mask) // piece.ranks
+    longest = int(piece.whole.completion[piece.world.rank * rows :][:rows].sum(1).max())
+    return replace(piece, batch=piece.batch.each(lambda x: x[:, :longest]))
+
+
 def bind(target: Any, piece: Piece) -> Callable[..., Any]:
     """The method, of a trainer whose ``__init__`` is not run, as it stands before this micro-batch."""
+    piece = piece if _kind(target) == "DPO" else padded(piece)
     kind = _kind(target)
     settings = {
         k: tuple(v) if isinstance(v, list) else v for k, v in piece.settings.items()
@@ -145,7 +155,7 @@ def _real(target: Any, kind: str, settings: dict[str, Any], batch: Batch) -> Any
         fields = theirs(f"{load.HOMES.get(kind, 'trl')}:{kind}Config").__dataclass_fields__
         own: dict[str, Any] = {k: v for k, v in settings.items() if k in fields}
         if kind in ("GRPO", "RLOO", "GMPO"):
-            sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8}
+            sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": MAX_LENGTH}
             trainer = load.policy_trainer(kind, load.Numbers(batch.log_probs, batch.mask), **(sizes | own))
         elif kind == "DPO":
             trainer = load.preference_trainer(kind, load.Tables(), **own)
@@ -158,6 +168,7 @@ def _real(target: Any, kind: str, settings: dict[str, Any], batch: Batch) -> Any
 
 def calls(piece: Piece, **more: Any) -> list[Given]:
     """``model, inputs``; the count is that of the whole generated batch, all ranks."""
+    piece = padded(piece)
     rows, prompt = piece.batch, torch.arange(len(piece.batch.mask))[:, None]
     inputs = {
         "prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": ids_of(rows.log_probs),
@@ -217,6 +228,7 @@ LINES = {
     "micro_batches": "loss / self.current_gradient_accumulation_steps   # micro-batches are added up",
     "ranks": "divide by inputs['num_items_in_batch'] / self.accelerator.num_processes",
     "tokens": "(x * mask).sum() / (inputs['num_items_in_batch'] / self.accelerator.num_processes)",
+    "positions": "(x * mask).sum() / len(x) / self.max_completion_length / self.current_gradient_accumulation_steps",
     "mask": "mask = inputs['completion_mask'] * inputs.get('tool_mask', 1)",
     "beside": "take statistics in _generate_and_score_completions, which sees the whole batch",
 }
@@ -232,7 +244,19 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "trl": {}, "trl.trainer.utils": {"selective_log_softmax": selective_log_softmax}, "transformers": {},
     "accelerate": {}, "datasets": {}, "peft": {},
 }  # fmt: skip
-HAND = Hand("TRL", UNIT, FORM, calls, read, LINES, bind=bind, even=True, advantages="row", stand_ins=STAND_INS)
+HAND = Hand(
+    "TRL",
+    UNIT,
+    FORM,
+    calls,
+    read,
+    LINES,
+    bind=bind,
+    even=True,
+    advantages="row",
+    stand_ins=STAND_INS,
+    max_length=MAX_LENGTH,
+)
 OF_PAIRS = replace(
     HAND, unit=PAIRS, calls=pair_calls, lines=PAIRS_LINES, bind=bind_pairs, advantages="none", made=made_pairs
 )
