@@ -50,16 +50,16 @@ def test_no_loss_of_gmpo_trainer_is_accused():
 
 
 @pytest.mark.parametrize(
-    ("trainer", "loss_type", "fault"),
+    ("trainer", "loss_type", "told"),
     [
         (GRPOTrainer, "bnpo", "tokens"),  # GRPOConfig says so of it: "normalization is performed over the local batch"
-        (DPOTrainer, ("sft",), "weights"),  # a mean over the chosen tokens of the micro-batch
+        (DPOTrainer, ("sft",), "pairs weights"),  # the chosen alone, a mean over their tokens in the micro-batch
         (DPOTrainer, ("aot",), "beside"),  # it sorts the log-ratios of the micro-batch
         (DPOTrainer, ("aot_unpaired",), "beside"),
     ],
 )
-def test_what_trl_takes_of_a_micro_batch_is_told(trainer, loss_type, fault):
-    assert list(faults(trl.hand_for(trainer), trainer, loss_type=loss_type)) == [fault]
+def test_what_trl_takes_of_a_micro_batch_is_told(trainer, loss_type, told):
+    assert list(faults(trl.hand_for(trainer), trainer, loss_type=loss_type)) == told.split()
 
 
 class Forgets(GRPOTrainer):
