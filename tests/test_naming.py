@@ -90,7 +90,9 @@ def test_an_alternative_is_named(name, alternative):
 @pytest.mark.parametrize(("name", "alternative"), EDGES)
 def test_what_shows_on_edges_alone_is_told_as_an_edge(name, alternative):
     report = conformance.check(wrong(OBJECTIVES[name], alternative), name, arrays="torch", search=False)
-    assert report.verdict == "edges" and {d.kind for d in report.edges} == {"edge"}
+    silent = any(d.silent for d in report.edges)  # these functions are safe from NaN, and go on with a wrong number
+    assert report.verdict == ("wrong" if silent else "edges") and not report.unexplained
+    assert {d.kind for d in report.diagnoses if not d.accepted} == {"edge"}
     if alternative == "empty_rows_counted":
         assert alternative in named(report)
 
