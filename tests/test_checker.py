@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone import conformance
+from torchstone.conformance import identifier
 from torchstone.conformance.fit.aliases import role, setting
 from torchstone.conformance.fit.target import TargetError, resolve
 
@@ -293,7 +294,8 @@ def test_identify_names_recipes_dialects_and_objectives():
     assert found.exact[0].name == "grpo" and "grpo_loss" in {m.name for m in found.exact if m.kind == "objective"}
 
 
-def test_identify_names_the_nearest_and_what_differs():
+def test_identify_names_the_nearest_and_what_differs(monkeypatch):
+    monkeypatch.setattr(identifier, "objectives", lambda: ("grpo_loss", "ppo_loss", "kl_k3"))  # all take a minute
     found = conformance.identify(reversed_and_by_token)
     assert not [m for m in found.exact if m.kind == "recipe" and not m.given]
     assert found.near
