@@ -19,6 +19,7 @@ from torchstone.frameworks.contract.run import WHOLE, Outcome, run
 
 CLOSE = 1e-4  # relative: a loss may calculate in float32
 ZERO = 1e-10  # a gradient that is rounding
+DRAWN = 0.1  # of the tokens: verl's clip-cov draws the few that it leaves out
 FEW = 0.25  # of the tokens: a loss that chooses some by the rows beside them
 ALIKE = {"padding": "mask", "tool": "mask", "sum": "mean", "weights": "beside"}  # mended by another's line
 MENDED = {  # in every framework, where a hand has no line of its own
@@ -149,9 +150,12 @@ def _findings(loss: Plugged, seen: list[Seen]) -> Iterator[Finding]:
     if (end := _end(loss)) is not None:
         yield end
         return
-    if not loss.keeps(loss.run(seed=1)):
-        yield loss.told("random", "it draws random numbers: the same batch has another loss each time")
-        return
+    drawn = loss.moved(loss.run(seed=1).slope)[loss.batch.mask].double().mean()
+    if drawn > 0:
+        many = bool(drawn > DRAWN)
+        yield loss.told("random", "it draws random numbers: the same batch has another loss each time", fault=many)
+        if many:
+            return
     odd = [*_tokens(loss), *_advantages(loss)]
     yield from [f for f in odd if f.name == "shift"][:1] or odd  # a shift explains what else is odd of tokens
     for split in splits(hand.ranks, hand.even):
