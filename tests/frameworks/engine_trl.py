@@ -41,7 +41,7 @@ from trl import (
 )
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-from torchstone.frameworks.loading import float32_is_float64
+from torchstone.frameworks.loading import default_dtype, float32_is_float64
 from torchstone.frameworks.trl import RecipeDistillationTrainer, RecipeDPOTrainer, RecipeGRPOTrainer
 from torchstone.frameworks.trl.settings import refusal
 from torchstone.frameworks.trl.unit import VERSION
@@ -86,7 +86,8 @@ def start() -> tempfile.TemporaryDirectory:
         num_key_value_heads=2, pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.3,
         tie_word_embeddings=False,
     )  # fmt: skip
-    LlamaForCausalLM(config).double().save_pretrained(folder.name)
+    with default_dtype(torch.float32):  # the same numbers, whatever a caller's is
+        LlamaForCausalLM(config).double().save_pretrained(folder.name)
     return folder
 
 
