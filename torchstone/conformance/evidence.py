@@ -80,12 +80,14 @@ def silent(name: str, failing: Sequence[Case], cases: Iterable[Case], trial: Tri
         cases: all that were asked.
         trial: the function.
     """
+    if name == "empty_rows_counted":
+        guarded = [trial.run(c) for c in cases if "nan_under_mask" in c.flags]
+        return bool(guarded) and all(_finite(o) for o in guarded)
     if name in ("float_ties", "tie_that_rounds"):
         as_set = [replace(c, settings={**c.settings, **_defaults(trial)}) for c in failing]
         found = [x for c in as_set for _, x in leaves(dict(trial.run(c, "float32").outputs))]
         return any(SEEN < abs(x) < math.inf for x in found)
-    guarded = [trial.run(c) for c in cases if "nan_under_mask" in c.flags]
-    return name == "empty_rows_counted" and bool(guarded) and all(_finite(o) for o in guarded)
+    return False
 
 
 def _defaults(trial: Trial) -> dict[str, Any]:
