@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.frameworks.trl.settings import OF_A_MICRO_BATCH, chosen_row, number, with_sampler
-from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, over_ranks
+from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
@@ -43,11 +43,6 @@ class RecipeGRPOTrainer(GRPOTrainer):
         found: Any = self._get_per_token_logps_and_entropies(model, ids, mask, width, **images, **options)
         return found
 
-    def _everywhere(self, x: Tensor) -> Tensor:
-        """Rows of all ranks, in the order of the prompts."""
-        gathered: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(x, dim=1))
-        return gathered
-
     def _calculate_rewards(self, *given: Any) -> Tensor:
         self._rewards = super()._calculate_rewards(*given)  # of all ranks, [B functions]
         return self._rewards
@@ -62,8 +57,12 @@ class RecipeGRPOTrainer(GRPOTrainer):
         scored = ~self._rewards.isnan().all(1).view(-1, group)
         rewards = (self._rewards * self.reward_weights.to(self._rewards)).nansum(1).view(-1, group)
         kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
-        mask = self._everywhere(chosen_tokens(batch).long()).bool() & kept[:, None]
-        taken = {name: self._everywhere(batch[THEIRS[name]]) for name in self._takes["advantages"] if name in THEIRS}
+        mask = everywhere(self.accelerator, chosen_tokens(batch).long()).bool() & kept[:, None]
+        taken = {
+            ours: everywhere(self.accelerator, batch[theirs])
+            for ours, theirs in THEIRS.items()
+            if ours in self._takes["advantages"]
+        }
         length = self.max_completion_length
         found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **taken).advantages
         tokens = mask.sum(1)

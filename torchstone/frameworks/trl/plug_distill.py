@@ -10,7 +10,7 @@ from trl import DistillationConfig, DistillationTrainer
 
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.frameworks.trl.settings import chosen_row, without_sampler
-from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, over_ranks
+from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
@@ -35,7 +35,7 @@ class RecipeDistillationTrainer(DistillationTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
-        mask = self.accelerator.gather(self.accelerator.pad_across_processes(chosen_tokens(batch).long(), dim=1)).bool()
+        mask = everywhere(self.accelerator, chosen_tokens(batch).long()).bool()
         kept = torch.ones_like(mask[:, 0])
         batch["denominator"] = count(self.recipe, mask, kept, group=1)
         return batch

@@ -71,8 +71,10 @@ class RecipeDPOTrainer(DPOTrainer):
             return seen[-1]
 
         self.precompute_ref_logps = True  # TRL's own loss, for its metrics: with these references, not computed again
-        theirs = super()._compute_loss(forward, {**inputs, **references}, return_outputs)
-        self.precompute_ref_logps = self._precomputed
+        try:
+            theirs = super()._compute_loss(forward, {**inputs, **references}, return_outputs)
+        finally:
+            self.precompute_ref_logps = self._precomputed
         mask = inputs["completion_mask"][:, 1:].bool()
         width = mask.shape[1]
         log_probs, lengths = seen[0].log_probs[:, -width:], mask.sum(1, keepdim=True).clamp(min=1)

@@ -48,6 +48,12 @@ def count(row: PolicyRecipe | DistillRecipe, mask: Tensor, kept: Tensor, group: 
     return (kept if reduction.numbers["empty_rows"] == "counted" else rows).sum()
 
 
+def everywhere(accelerator: Any, x: Tensor) -> Tensor:
+    """Rows of all ranks [B T], in the order of the prompts."""
+    gathered: Tensor = accelerator.gather(accelerator.pad_across_processes(x, dim=1))
+    return gathered
+
+
 def over_ranks(accelerator: Any, metrics: dict[str, Mean]) -> dict[str, float]:
     """The means of all ranks' pieces."""
     found = {}
