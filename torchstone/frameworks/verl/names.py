@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NoReturn
 
 from torchstone.frameworks.verl.settings import advantages_refusal
@@ -37,6 +37,7 @@ def named() -> dict[str, Found]:
     return found
 
 
+@cache
 def policy_row(text: str) -> PolicyRecipe:
     """The policy row of this name, or with these changes."""
     row = find(text)
