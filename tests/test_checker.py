@@ -399,3 +399,42 @@ def metric_through_numpy(values, returns):
 def test_a_metric_that_goes_through_numpy_has_no_gradient_to_lose():
     report = conformance.check(metric_through_numpy, "explained_variance")
     assert report.verdict == "edges" and names(report) == {"equal_returns"}
+
+
+def normalised(rewards, eps=1e-4):
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
+
+
+def normalised_by_less(rewards, eps=1e-6):
+    return normalised(rewards, eps)
+
+
+@pytest.mark.parametrize(("function", "verdict"), [(normalised, "edges"), (normalised_by_less, "wrong")])
+def test_equal_rewards_are_judged_at_the_functions_own_eps(function, verdict):
+    report = conformance.check(function, "group_advantages")
+    assert report.verdict == verdict and [d.silent for d in report.edges if d.names == ("float_ties",)] == [
+        verdict == "wrong"
+    ]
+
+
+def by_rows(log_probs, old_log_probs, advantages, mask, epsilon, guarded):
+    ratio = torch.exp(torch.where(mask, log_probs - old_log_probs, 0.0) if guarded else log_probs - old_log_probs)
+    earned = advantages[:, None]
+    terms = torch.minimum(ratio * earned, ratio.clamp(1 - epsilon, 1 + epsilon) * earned)
+    kept = torch.where(mask, terms, 0.0) if guarded else terms * mask
+    return -(kept.sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+def plain_rows(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+    return by_rows(log_probs, old_log_probs, advantages, mask, epsilon, guarded=False)
+
+
+def guarded_rows(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+    return by_rows(log_probs, old_log_probs, advantages, mask, epsilon, guarded=True)
+
+
+@pytest.mark.parametrize(("function", "verdict"), [(plain_rows, "edges"), (guarded_rows, "wrong")])
+def test_rows_without_a_token_are_counted_unasked_by_plain_code_and_on_purpose_by_guarded(function, verdict):
+    report = conformance.check(function, "grpo_loss")
+    assert report.verdict == verdict and {d.kind for d in report.diagnoses if not d.accepted} == {"edge"}
+    assert [d.silent for d in report.edges if d.names == ("empty_rows_counted",)] == [verdict == "wrong"]
