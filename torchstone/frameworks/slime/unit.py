@@ -24,12 +24,3 @@ UNIT = Unit(
     wants="the sum over the completions of a micro-batch; slime divides by the rollouts of the whole step",
     divided_by="completions",
 )
-PER_TOKEN = Unit(
-    framework="slime",
-    version=UNIT.version,
-    how=UNIT.how,
-    micro_batches="summed",
-    ranks="summed",
-    wants="--calculate-per-token-loss: the sum over the tokens of a micro-batch; Megatron divides by those of the step",
-    divided_by="tokens",
-)
