@@ -37,7 +37,9 @@ def double(x):
 
 
 def plain(setting):
-    """A reduction comes as a function of torchstone's; the oracle wants its name."""
+    """A reduction comes as a function of torchstone's, a number as a tensor; the oracle wants its name, and a float."""
+    if isinstance(setting, torch.Tensor):
+        return setting.item()
     return getattr(getattr(setting, "func", setting), "__name__", setting) if callable(setting) else setting
 
 

@@ -254,17 +254,17 @@ def _single(evidence: Evidence, wrong: set[int], explained: Set[int] = frozenset
         if not candidate(name, signature, vectors) or tells_an_edge(name, vectors):
             continue
         shown = [c for c in evidence.scored if name in c.alternatives]
-        hit = {c.id for c in shown if _equal(evidence.outcomes[c.id], c.alternatives[name])}
-        against = [c for c in shown if c.id not in hit | explained and tells(evidence.outcomes[c.id])]
+        hit = {c.id for c in shown if _equal(evidence.outcomes[c.id], c, c.alternatives[name])}
+        against = [c for c in shown if c.id not in hit | explained and tells(evidence.outcomes[c.id], c)]
         score = len(hit & wrong) - sum(1 if hazards(c) else 2 for c in against)
         if hit & wrong and score > best[0]:
             best = (score, (name,), hit & wrong)
     return best[1], best[2]
 
 
-def _equal(outcome: Outcome, numbers: Numbers) -> bool:
+def _equal(outcome: Outcome, case: Case, numbers: Numbers) -> bool:
     """The same numbers, as far as they speak for a name."""
-    return tells(outcome) and matches(outcome, numbers)
+    return tells(outcome, case) and matches(outcome, numbers)
 
 
 def _unstored(evidence: Evidence, names: Names, left: set[int]) -> set[int]:

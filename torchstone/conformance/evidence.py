@@ -97,13 +97,16 @@ def _defaults(trial: Trial) -> dict[str, Any]:
     return {ours: value for ours, value in used.items() if value is not inspect.Parameter.empty and value is not None}
 
 
-def tells(outcome: Outcome) -> bool:
-    """Can these numbers speak for a name? NaN equals NaN whatever the formula is: it speaks for none.
+def tells(outcome: Outcome, case: Case) -> bool:
+    """Can these numbers speak for a name? At an edge NaN equals NaN whatever the formula is: it speaks for none.
 
-    Which of several numbers are NaN does say something, such as the groups with a completion that was not scored.
+    Which of several numbers are NaN does say something, such as the groups with a completion that was not scored; and
+    NaN on an ordinary batch is what the formula gives, though it is the same in every case: see ``thin``.
     """
     if outcome.kind != "numbers":
         return False
+    if not hazards(case):
+        return True
     trees = [outcome.outputs, *([outcome.gradients] if outcome.gradients else [])]
     return all(any(math.isfinite(x) for _, x in leaves(dict(tree))) for tree in trees)
 
@@ -121,8 +124,10 @@ def thin(evidence: Evidence, explained: Iterable[int], differ: Iterable[int]) ->
     """
     asked = {c.id: c for c in evidence.scored}
     hit = {i for i in explained if i in asked}
-    core = {i for i in differ if i in asked and tells(evidence.outcomes[i])} | hit
-    numbers = {repr(sorted(evidence.outcomes[i].outputs.items())[:1]) for i in hit if tells(evidence.outcomes[i])}
+    core = {i for i in differ if i in asked and tells(evidence.outcomes[i], asked[i])} | hit
+    numbers = {
+        repr(sorted(evidence.outcomes[i].outputs.items())[:1]) for i in hit if tells(evidence.outcomes[i], asked[i])
+    }
     if len(numbers) < 2:
         return "in one case only" if len(hit) < 2 else "in cases with the same numbers only"
     if len(hit) < SHARE * len(core):
