@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from math import isfinite
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from torchstone.recipes.choices import Choice, Number, Recipe
+from torchstone.recipes.choices import Choice, Number, Option, Recipe
 from torchstone.recipes.published.distill import DISTILL
 from torchstone.recipes.published.online import ONLINE
 from torchstone.recipes.published.pairs import PAIRS
@@ -19,7 +24,9 @@ class Recipes(dict[str, Recipe]):
     """Rows by name, in the order of the table. An unknown name is a ``ValueError`` that lists near ones."""
 
     def __missing__(self, name: str) -> Recipe:
-        raise ValueError(f"recipe: expected a name in the table (torchstone recipes), got {name!r}{near(name, self)}")
+        raise ValueError(
+            f"recipe: expected a name in the table (torchstone recipes), got {name!r}{near(name.lower(), self)}"
+        )
 
 
 def dialects() -> list[Recipe]:
@@ -37,43 +44,80 @@ def find(text: str) -> Recipe:
 
     A change is ``column=option`` or ``column.number=value``; the option's numbers stay where the new one has them too.
 
-    Raises ValueError: the name, a column, an option or a number is unknown.
+    Raises ValueError: the name, a column, an option or a number is unknown; a value is none that the number can have;
+        something is said twice.
     """
-    name, _, changes = text.partition(":")
+    if not isinstance(text, str):
+        raise ValueError(f"recipe: expected a row's name, with changes or without, got {text!r}")
+    name, colon, changes = text.partition(":")
     recipe = RECIPES[name]
-    if not changes:
+    if not colon:
         return recipe
-    names: dict[str, str] = {}
-    numbers: dict[str, dict[str, Number]] = {}
+    given: dict[str, dict[str, str]] = {}  # by column; "" is its option
     for change in changes.split("+"):
         key, equals, value = change.partition("=")
         at, _, number = key.partition(".")
         if not equals or at not in recipe.COLUMNS:
             known = "column=option or column.number=value with a column of " + ", ".join(recipe.COLUMNS)
             raise ValueError(f"recipe {name}: expected {known}, got {change!r}{near(at, recipe.COLUMNS)}")
-        if number:
-            numbers.setdefault(at, {})[number] = _value(value)
-        else:
-            names[at] = value
-    changed = recipe.but(name=text, **{at: _changed(recipe, at, names, numbers) for at in {**names, **numbers}})
-    own = {f"{at}.{number}" for at, given in numbers.items() for number in given}
+        if {",", "="} & {*value}:
+            raise ValueError(f"recipe {name}: expected changes with a + between two, and 1.5 for 1,5, got {change!r}")
+        if number in given.setdefault(at, {}):
+            raise ValueError(f"recipe {name}: expected {key} once, got {given[at][number]} and {value}")
+        given[at][number] = value
+    changed = recipe.but(name=text, **{at: _changed(recipe, at, values) for at, values in given.items()})
+    own = {f"{at}.{number}" for at, values in given.items() for number in values}
     return changed.but(stated={k: "set here" if k in own else recipe.stated.get(k, "") for k in changed.numbers()})
 
 
-def _changed(recipe: Recipe, at: str, names: dict[str, str], numbers: dict[str, dict[str, Number]]) -> Choice:
+def _changed(recipe: Recipe, at: str, values: dict[str, str]) -> Choice:
     old: Choice = getattr(recipe, at)
-    option = recipe.COLUMNS[at].get(names.get(at, old.name))
-    kept = {k: v for k, v in old.numbers.items() if option is not None and k in option.numbers}
-    return Choice(names.get(at, old.name), **{**kept, **numbers.get(at, {})})
+    name = values.get("", old.name)
+    option = recipe.COLUMNS[at].get(name)
+    if option is None:
+        return Choice(name)  # the row says that there is none
+    kept = {k: v for k, v in old.numbers.items() if k in option.numbers}
+    read = {k: _value(f"recipe {recipe.name}: {at}.{k}", v, _kinds(option, k)) for k, v in values.items() if k}
+    return Choice(name, **{**kept, **read})
 
 
-def _value(text: str) -> Number:
-    words: dict[str, Number] = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
+def _kinds(option: Option, number: str) -> set[type]:
+    """What this number of the option may be, by the annotation of its function; empty where it has no such number."""
+    if number not in option.numbers:
+        return set()
+    run: Any = option.run
+    hint = get_type_hints(getattr(run, "func", run))[number]
+    return KINDS.keys() & {hint, *get_args(hint)}
+
+
+def _value(what: str, text: str, kinds: set[type]) -> Number:
+    """The text as one of these kinds; as it is where there are none: the row says that it has no such number."""
+    for kind, (_, read) in KINDS.items():
+        with suppress(ValueError, KeyError):
+            if kind in kinds:
+                return read(text)
+    if kinds:
+        expected = " or ".join(words for kind, (words, _) in KINDS.items() if kind in kinds)
+        raise ValueError(f"{what}: expected {expected}, got {text!r}")
     return text
+
+
+def _finite(text: str) -> float:
+    if isfinite(value := float(text)):
+        return value
+    raise ValueError
+
+
+def _word(text: str) -> str:
+    if text.replace("-", "_").isidentifier():
+        return text
+    raise ValueError
+
+
+KINDS: dict[type, tuple[str, Callable[[str], Number]]] = {  # tried in this order
+    NoneType: ("none", lambda text: {"none": None}[text.lower()]),
+    bool: ("true or false", lambda text: {"true": True, "false": False}[text.lower()]),
+    int: ("an integer", int),
+    float: ("a number", _finite),
+    str: ("a word", _word),
+}
