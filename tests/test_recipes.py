@@ -574,7 +574,6 @@ def test_a_row_with_changes():
             "advantage: group-std takes correction, eps",
         ),
         ("GRPO", r"got 'GRPO' \(did you mean 'grpo'"),
-        (None, "recipe: expected a row's name, with changes or without, got None"),
         ("grpo:loss_kl.beta=abc", "recipe grpo: loss_kl.beta: expected a number, got 'abc'"),
         ("grpo:loss_kl.beta=", "loss_kl.beta: expected a number, got ''"),
         ("grpo:loss_kl.beta=true", "loss_kl.beta: expected a number, got 'true'"),
