@@ -3,6 +3,7 @@
 A handful of rows, one a path; all of them, on one process or more: ``python tests/frameworks/engine_trl.py``.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -267,6 +268,37 @@ def test_a_killed_run_resumes_to_the_same_weights(train, recipe, beside, tmp_pat
     assert torch.equal(flat(whole.model), flat(resumed.model))
 
 
+@pytest.mark.parametrize(
+    ("train", "recipe", "same", "other", "said"),
+    [
+        (online, "dr_grpo", "dr_grpo:surrogate.epsilon_high=none", "grpo", "dr_grpo, got grpo: .*loss_kl was none, is"),
+        (offline, "dpo", "dpo:objective.beta=0.1", f"dpo@{VERSION}", "denominator was a step's, is a micro-batch's"),
+        (distilled, "opd-exact", "opd-exact", "opd", "opd-exact, got opd: .*signal was "),
+    ],
+)
+def test_a_checkpoint_names_its_recipe_and_another_is_not_resumed(train, recipe, same, other, said, tmp_path):
+    given = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path)}
+    train(recipe=recipe, max_steps=1, **given).save_model(str(tmp_path / "last"))
+    for folder in ("checkpoint-1", "last"):
+        assert sorted(x.name for x in (tmp_path / folder).glob("torchstone*")) == ["torchstone_recipe.json"]
+        assert json.loads((tmp_path / folder / "torchstone_recipe.json").read_text())["recipe"] == recipe
+    with pytest.raises(ValueError, match=f"recipe: expected that of .*checkpoint-1, .*{said}"):
+        train(recipe=other, max_steps=2, resume=True, **given)
+    assert train(recipe=same, max_steps=2, resume=True, **given).state.global_step == 2
+    (tmp_path / "checkpoint-2" / "torchstone_recipe.json").unlink()
+    with pytest.warns(UserWarning, match=r"checkpoint-2 has no torchstone_recipe\.json"):
+        train(recipe=other, max_steps=2, resume=True, **given)
+
+
+@pytest.mark.parametrize(("train", "recipe"), [(online, "rloo"), (offline, "simpo"), (offline, "wpo")])
+def test_the_settings_of_the_run_stay_the_users(train, recipe):
+    """TRL's constructor alone sees what makes it build a reference or not; what is saved and logged is as given."""
+    args = train(recipe=recipe, max_steps=1).args
+    fields = type(args).__dataclass_fields__
+    names = fields.keys() & {"beta", "precompute_ref_log_probs", "use_weighting"}
+    assert "beta" in names and all(getattr(args, name) == fields[name].default for name in names)
+
+
 def test_evaluation_and_the_table_of_completions_have_the_rows_numbers():
     run = online(recipe=f"dr_grpo-unscaled@{VERSION}", tools=False, max_steps=1)
     run.evaluate(run.train_dataset.select(range(8)))
@@ -327,8 +359,19 @@ def test_the_lines_of_the_page_run(tmp_path, monkeypatch):
             online,
             "grpo",
             {"beta": 0.04},
-            "beta: expected TRL's default 0.0 beside a recipe, got 0.04; a KL is the row's",
+            "beta: expected TRL's default 0.0 beside a recipe, got 0.04; a KL is the row's: "
+            'recipe="grpo:loss_kl.beta=0.04"',
         ),
+        (online, "rloo", {"beta": 0.04}, 'recipe="rloo:reward_kl.beta=0.04"'),
+        (online, "grpo:loss_kl.beta=0.1", {"beta": 0.2}, 'recipe="grpo:loss_kl.beta=0.2"'),
+        (
+            online,
+            "dapo",
+            {},
+            'max_completion_length: expected at least 4096 with dapo.* got 6; .*recipe="dapo:penalty.cache=1"',
+        ),
+        (online, "dr_grpo", {"sync_ref_model": True}, "sync_ref_model: expected False with dr_grpo, which has no ref"),
+        (offline, "simpo", {"sync_ref_model": True}, "sync_ref_model: expected False with simpo, which has no ref"),
         (online, "dr_grpo", {"entropy_coef": 0.1}, "entropy=bonus"),
         (online, "dr_grpo", {"top_entropy_quantile": 0.2}, "no row leaves out tokens"),
         (online, "dr_grpo", {"use_liger_kernel": True}, "without Liger's kernels"),
@@ -353,9 +396,36 @@ def test_a_suggestion_can_be_pasted(recipe, setting, value):
     assert value in pasted.numbers().values() and pasted.reduction == find(recipe).reduction
 
 
-def test_a_setting_that_is_not_read_is_said():
-    with pytest.warns(UserWarning, match="loss_type='grpo' is not read: the recipe dr_grpo is the loss"):
-        online(recipe="dr_grpo", loss_type="grpo", max_steps=1)
+@pytest.mark.parametrize(
+    ("train", "recipe", "given", "written"),
+    [
+        (online, "dr_grpo", {"loss_type": "grpo"}, f': recipe="grpo@{VERSION}"'),
+        (online, "dr_grpo", {"epsilon": 0.3}, ': recipe="dr_grpo:surrogate.epsilon=0.3"'),
+        (online, "dr_grpo", {"epsilon_high": 0.3}, ': recipe="dr_grpo:surrogate.epsilon_high=0.3"'),
+        (online, "reinforce", {"epsilon": 0.3}, ""),
+        (offline, "dpo", {"beta": 0.3}, ': recipe="dpo:objective.beta=0.3"'),
+        (distilled, "gkd", {"beta": 0.3}, ': recipe="gkd:signal.beta=0.3"'),
+    ],
+)
+def test_a_setting_that_is_not_read_is_said_with_what_the_recipe_has_for_it(train, recipe, given, written):
+    (name,) = given
+    with pytest.warns(UserWarning, match=f"{name}=.* is not read: the recipe {recipe} is the loss{written}$"):
+        train(recipe=recipe, max_steps=1, **given)
+    assert not written or find(written.split('"')[1])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config", "message"),
+    [
+        ("grpo", DPOConfig, "args: expected a GRPOConfig, got DPOConfig"),
+        (None, GRPOConfig, "recipe: expected a row's name, with changes or without, got None"),
+    ],
+)
+def test_what_is_no_recipe_or_another_trainers_config_is_an_error(recipe, config, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plugs.RecipeGRPOTrainer(
+            model(), digits, config(output_dir=str(tmp_path), use_cpu=True, bf16=False), recipe=recipe
+        )
 
 
 def test_a_sampler_that_reports_nothing_is_missed(monkeypatch):

@@ -14,8 +14,11 @@ from torchstone.recipes.choices import Recipe
 
 
 def changed(row: Recipe, change: str) -> str:
-    """The row with one more change, as ``find`` reads it: ``"dapo:reduction=token-mean"``."""
-    return f'"{row.name}{"+" if ":" in row.name else ":"}{change}"'
+    """The row with this change, as ``find`` reads it: ``"dapo:reduction=token-mean"``; a number it has already goes."""
+    name, _, own = row.name.partition(":")
+    keys = {part.partition("=")[0] for part in change.split("+")}
+    kept = [part for part in own.split("+") if part and part.partition("=")[0] not in keys]
+    return f'"{name}:{"+".join([*kept, change])}"'
 
 
 @cache

@@ -10,8 +10,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from torchstone.core import Loss
 from torchstone.core.result import mean_of
-from torchstone.frameworks.trl.settings import OF_A_MICRO_BATCH, chosen_row, number, with_sampler
-from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, over_ranks
+from torchstone.frameworks.trl.recorded import Recorded
+from torchstone.frameworks.trl.settings import chosen_row, number, of_a_micro_batch, with_sampler
+from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, lent, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
@@ -19,7 +20,7 @@ THEIRS = {"ref_log_probs": "ref_per_token_logps", "old_log_probs": "old_per_toke
 CLIPS = ("clip_ratio/low_mean", "clip_ratio/high_mean")
 
 
-class RecipeGRPOTrainer(GRPOTrainer):
+class RecipeGRPOTrainer(Recorded, GRPOTrainer):
     """``GRPOTrainer`` with ``recipe``: a policy row, its name, or its name with changes.
 
     All other arguments are GRPOTrainer's. Rewards become the row's advantages over the whole generated batch, all ranks
@@ -32,9 +33,11 @@ class RecipeGRPOTrainer(GRPOTrainer):
         args = config_of(args, GRPOConfig, model)
         self.recipe = with_sampler(chosen_row(recipe, GRPOTrainer, args), args)
         self._takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
+        beta = args.beta
         if any("ref_log_probs" in used for used in self._takes.values()):
-            args.beta = number(self.recipe, "beta") or 1.0  # not 0: TRL makes a reference model, and its log-probs
-        super().__init__(model, reward_funcs, args, *others, **more)
+            beta = number(self.recipe, "beta") or 1.0  # not 0: TRL makes a reference model, and its log-probs
+        with lent(args, beta=beta):
+            super().__init__(model, reward_funcs, args, *others, **more)
 
     def _log_probs(self, model: Any, batch: dict[str, Any], **options: Any) -> tuple[Tensor, Any, Any]:
         ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
@@ -120,7 +123,7 @@ class RecipeGRPOTrainer(GRPOTrainer):
         mask = chosen_tokens(inputs)
         known = self._known(inputs, log_probs, entropies) | {"denominator": inputs["denominator"] * of_generated}
         scale: float = UNIT.scale(pieces, self.accelerator.num_processes)
-        if self.recipe.source == OF_A_MICRO_BATCH:  # under any name
+        if of_a_micro_batch(self.recipe):
             known["denominator"], scale = None, 1 / pieces
         tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
         tensors |= self.recipe.used("loss", known)

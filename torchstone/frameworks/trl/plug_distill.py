@@ -9,13 +9,14 @@ from torch import Tensor
 from trl import DistillationConfig, DistillationTrainer
 
 from torchstone.core import token_entropies, token_log_probs
+from torchstone.frameworks.trl.recorded import Recorded
 from torchstone.frameworks.trl.settings import chosen_row, without_sampler
 from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, over_ranks
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
 
-class RecipeDistillationTrainer(DistillationTrainer):
+class RecipeDistillationTrainer(Recorded, DistillationTrainer):
     """``DistillationTrainer`` with ``recipe``: a distillation row, its name, or its name with changes.
 
     All other arguments are DistillationTrainer's. The row's loss has the denominators of the whole generated batch,

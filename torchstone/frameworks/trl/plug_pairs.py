@@ -9,15 +9,16 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
 from torchstone.dpo.variants import wpo_weights
-from torchstone.frameworks.trl.settings import chosen_row, number
-from torchstone.frameworks.trl.step import config_of, over_ranks
+from torchstone.frameworks.trl.recorded import Recorded
+from torchstone.frameworks.trl.settings import chosen_row, number, of_a_micro_batch
+from torchstone.frameworks.trl.step import config_of, lent, over_ranks
 from torchstone.frameworks.trl.unit import PAIRS
 from torchstone.recipes.choices import Recipe
 
 SIDES = ("chosen", "rejected")
 
 
-class RecipeDPOTrainer(DPOTrainer):
+class RecipeDPOTrainer(Recorded, DPOTrainer):
     """``DPOTrainer`` with ``recipe``: a preference row, its name, or its name with changes.
 
     All other arguments are DPOTrainer's. A row without a reference makes and runs no reference model. Denominators are
@@ -31,13 +32,15 @@ class RecipeDPOTrainer(DPOTrainer):
         self.recipe = chosen_row(recipe, DPOTrainer, args)
         self._counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
         self._with_reference = "ref_chosen_log_probs" in self.recipe.takes()
-        if not self._with_reference:
-            if ref_model is not None:
-                raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
-            args.precompute_ref_log_probs = True  # so that TRL makes no reference; _precompute_ref_logps: nor runs one
-        args.beta = number(self.recipe, "beta") or args.beta  # what TRL's metrics of rewards are scaled with
-        args.use_weighting = "weights" in self.recipe.takes()  # TRL's head then gives log sum_v p_v^2
-        super().__init__(model, ref_model, args, *others, **more)
+        if not self._with_reference and ref_model is not None:
+            raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
+        asked = {
+            "precompute_ref_log_probs": args.precompute_ref_log_probs or not self._with_reference,  # it makes none then
+            "beta": number(self.recipe, "beta") or args.beta,  # what TRL's metrics of rewards are scaled with
+            "use_weighting": "weights" in self.recipe.takes(),  # TRL's head then gives log sum_v p_v^2
+        }
+        with lent(args, **asked):
+            super().__init__(model, ref_model, args, *others, **more)
         self.precompute_ref_logps: bool = self._with_reference and args.precompute_ref_log_probs
         self._precomputed = self.precompute_ref_logps
 
@@ -89,7 +92,7 @@ class RecipeDPOTrainer(DPOTrainer):
             weights = wpo_weights(log_probs, seen[0].log_sum_sq_probs[:, -width:], mask).chunk(2)
             tensors["weights"] = weights[0] * weights[1]
         scale = 1
-        if mode == "train" and not self.recipe.source.startswith("trl/"):
+        if mode == "train" and not of_a_micro_batch(self.recipe):
             pairs, tokens = self._counts
             tensors["denominator"] = pairs
             if "sft_denominator" in self.recipe.takes():

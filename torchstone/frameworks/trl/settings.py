@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from torchstone.frameworks.refusals import changed
@@ -34,10 +35,9 @@ REPLACED = {
 # Settings of TRL's that add something to a loss: where to say it in a row.
 ADDED = {
     "GRPOTrainer": {
-        "beta": 'a KL is the row\'s: recipe={kl}, or the row\'s own',
-        "entropy_coef": 'an entropy bonus is the row\'s: recipe={entropy}',
-        "off_policy_mask_threshold": "the mask is the row's: "
-        'recipe={mask}',
+        "beta": "a KL is the row's",
+        "entropy_coef": "an entropy bonus is the row's",
+        "off_policy_mask_threshold": "the mask is the row's",
         "use_adaptive_entropy": "no row has a coefficient that follows the entropy",
         "top_entropy_quantile": "no row leaves out tokens by their entropy",
         "multi_objective_aggregation": "a row takes one reward a completion: the weighted sum",
@@ -53,11 +53,14 @@ ADDED = {
     },
     "DistillationTrainer": {"use_liger_kernel": "rows were tested without Liger's kernels"},
 }  # fmt: skip
-CHANGES = {
-    "kl": "loss_kl=k3+loss_kl.beta={}", "entropy": "entropy=bonus+entropy.coef={}",
-    "mask": "sampler=off-policy-mask+sampler.limit={}",
+NAMED = {  # settings of TRL's that a row has under another name
+    "beta": "loss_kl=k3+loss_kl.beta", "entropy_coef": "entropy=bonus+entropy.coef",
+    "off_policy_mask_threshold": "sampler=off-policy-mask+sampler.limit",
+    "sapo_temperature_neg": "surrogate.tau_negative", "sapo_temperature_pos": "surrogate.tau_positive",
+    "vespo_k_pos": "surrogate.k_positive", "vespo_k_neg": "surrogate.k_negative", "discopop_tau": "objective.tau",
+    "vespo_lambda_pos": "surrogate.lambda_positive", "vespo_lambda_neg": "surrogate.lambda_negative",
 }  # fmt: skip
-OF_A_MICRO_BATCH = find(f"bnpo@{VERSION}").source  # of GRPOTrainer's rows the one divided by a micro-batch's count
+BNPO = find(f"bnpo@{VERSION}").source  # of GRPOTrainer's rows the one divided by a micro-batch's count
 
 
 def refusal(row: Recipe) -> str:
@@ -81,13 +84,13 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
         trainer: TRL's ``GRPOTrainer``, ``DPOTrainer`` or ``DistillationTrainer``.
         args: the config, as the user gave it.
     Raises ValueError: the row is unknown or of another kind; it needs what TRL has not; a setting adds to the loss what
-        is the row's to say. Raises RuntimeError: this version of TRL lacks a method that the plug rests on,
-        or adds up micro-batches in another way.
+        is the row's to say, or has no place beside it. Raises RuntimeError: this version of TRL lacks a method that
+        the plug rests on, or adds up micro-batches in another way.
     Warns: another version of TRL than was tested; a setting that is not read.
     """
     kind = trainer.__name__
     _check_version(trainer)
-    row = find(recipe) if isinstance(recipe, str) else recipe
+    row = recipe if isinstance(recipe, Recipe) else find(recipe)
     reason = refusal(row)
     if reason:
         raise ValueError(f"recipe: TRL cannot run {row.name}: {reason}")
@@ -98,12 +101,43 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
         value, default = getattr(args, name), _default(type(args), fields[name])
         if value == default:
             continue
+        written = in_the_recipe(row, name, value)
         if name in ADDED[kind]:
-            changes = {word: changed(row, change.format(value)) for word, change in CHANGES.items()}
-            why = ADDED[kind][name].format(**changes)
+            why = ADDED[kind][name] + written
             raise ValueError(f"{name}: expected TRL's default {default!r} beside a recipe, got {value!r}; {why}")
-        warnings.warn(f"{name}={value!r} is not read: the recipe {row.name} is the loss", stacklevel=3)
+        warnings.warn(f"{name}={value!r} is not read: the recipe {row.name} is the loss{written}", stacklevel=3)
+    _check_fit(row, args)
     return row
+
+
+def in_the_recipe(row: Recipe, setting: str, value: Any) -> str:
+    """How the recipe says what a setting of TRL's does: ``: recipe="grpo:loss_kl.beta=0.04"``; "" where it cannot."""
+    own = (f"{at}.{setting}" for at in row.COLUMNS if setting in row.option(at).numbers)
+    text = changed(row, f"{next(own, NAMED.get(setting, setting))}={value}")
+    if setting == "loss_type":
+        text = f'"{value[0] if isinstance(value, list) else value}@{VERSION}"'
+    with suppress(ValueError):
+        find(text.strip('"'))
+        return f": recipe={text}"
+    return ""
+
+
+def _check_fit(row: Recipe, args: Any) -> None:
+    """Raise ``ValueError`` where a setting that stays TRL's has no place beside the row."""
+    if getattr(args, "sync_ref_model", False) and not any("ref_" in x for of in row.STAGES for x in row.takes(of)):
+        raise ValueError(f"sync_ref_model: expected False with {row.name}, which has no reference, got True")
+    cache, longest = row.numbers().get("penalty.cache"), getattr(args, "max_completion_length", None)
+    if isinstance(cache, int) and longest is not None and longest < cache:
+        shorter = changed(row, f"penalty.cache={max(1, longest // 5)}")
+        raise ValueError(
+            f"max_completion_length: expected at least {cache} with {row.name}, whose penalty for length begins "
+            f"{cache} tokens before it, got {longest}; for shorter completions: recipe={shorter}"
+        )
+
+
+def of_a_micro_batch(row: Recipe) -> bool:
+    """Whether the row is divided by a micro-batch's own count, under any name: TRL's bnpo, and its rows of pairs."""
+    return row.source.startswith("trl/") if isinstance(row, PreferenceRecipe) else row.source == BNPO
 
 
 def _default(config: type, field: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -20,11 +22,27 @@ IMAGES = (  # a batch's entries that go to the model beside the tokens
 
 
 def config_of(args: Any, config: type, model: Any) -> Any:
-    """A copy of the user's config; without one TRL's default, its folder named as TRL names it."""
-    if args is not None:
+    """A copy of the user's config; without one TRL's default, its folder named as TRL names it.
+
+    Raises ValueError: it is another trainer's.
+    """
+    if isinstance(args, config):
         return copy(args)
+    if args is not None:
+        raise ValueError(f"args: expected a {config.__name__}, got {type(args).__name__}")
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return config(f"{name.split('/')[-1]}-{config.__name__.removesuffix('Config')}")
+
+
+@contextmanager
+def lent(args: Any, **settings: Any) -> Iterator[None]:
+    """The config with these settings while TRL's constructor reads it; with the user's again after it."""
+    own = {name: getattr(args, name) for name in settings}
+    vars(args).update(settings)
+    try:
+        yield
+    finally:
+        vars(args).update(own)
 
 
 def chosen_tokens(batch: dict[str, Any]) -> Tensor:
