@@ -123,17 +123,20 @@ def test_what_nothing_explains_is_shown_with_what_to_do(capsys):
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "says", "verdict"),
     [
-        ("raises", "RuntimeError: no such kernel"),
-        ("wrong_shape", "expected kl of shape [2, 3], got result [5, 7]"),
-        ("slow", "took longer than 0.05 s"),
+        ("raises", "RuntimeError: no such kernel", "NOT FITTED"),
+        ("wrong_shape", "expected kl of shape [2, 3], got result [5, 7]", "WRONG"),
+        ("slow", "took longer than 0.05 s", "NOT FITTED"),
     ],
 )
-def test_a_function_that_gives_nothing(target, says, capsys):
+def test_a_function_that_gives_nothing(target, says, verdict, capsys):
+    """Of one that raises, or never comes back, nothing is known; one that gives another shape is wrong."""
     status, out, _ = check(capsys, target, "--time-limit", "0.05")
-    assert status == 1 and says in out and "nothing to compare" in out and out.count("Effect") == 0
-    assert out.startswith(f"WRONG targets.py:{target} gives nothing that could be compared with kl_k3.")
+    assert status == {"WRONG": 1, "NOT FITTED": 2}[verdict] and out.startswith(f"{verdict} targets.py:{target} ")
+    assert says in out and "nothing to compare" in out and out.count("Effect") == 0
+    call = f"return {target}(log_probs=log_probs, ref_log_probs=ref_log_probs, mask=mask)"
+    assert ("from targets import" in out and call in out) == (target != "slow")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -300,6 +300,42 @@ def dpo_dicts(policy, reference, beta=0.1):
     return -F.logsigmoid(beta * d).mean()
 
 
+def dpo_keys(policy_logps, reference_logps, beta=0.1):
+    gain = {k: beta * (policy_logps[k] - reference_logps[k]) for k in ("chosen", "rejected")}
+    return F.softplus(gain["rejected"] - gain["chosen"]).mean()
+
+
+def dpo_spelled(batch, beta):
+    margin = 0
+    for side, sign in (("chosen", 1), ("rejected", -1)):
+        margin = margin + sign * (batch[f"policy_{side}_logps"] - batch["reference_" + side + "_logps"])
+    return -F.logsigmoid(beta * margin).mean()
+
+
+def dpo_inner(policy, reference, beta):
+    def gain(k):
+        return policy[k] - reference[k]
+
+    return -F.logsigmoid(beta * (gain("chosen") - gain("rejected"))).mean()
+
+
+SIDES = {"chosen": 1, "rejected": -1}
+
+
+def entry(x, key):
+    return x[key]
+
+
+def dpo_constant(policy, reference, beta):
+    parts = [sign * (entry(policy, k) - entry(reference, k)) for k, sign in SIDES.items()]
+    return -F.logsigmoid(beta * sum(parts)).mean()
+
+
+def dpo_mapped(policy, reference, beta):
+    chosen, rejected = map(lambda k: policy[k] - reference[k], SIDES)
+    return -F.logsigmoid(beta * (chosen - rejected)).mean()
+
+
 def dpo_letters(pi_yw, pi_yl, ref_yw, ref_yl, beta=0.1):
     return F.softplus(-beta * (pi_yw - pi_yl - ref_yw + ref_yl)).mean()
 
@@ -378,7 +414,8 @@ SIGNATURES = {
     "group_advantages": [verl_index, with_uids, grouped, valid],
     "leave_one_out_advantages": [rloo],
     "masked_whiten": [trl_whiten],
-    "dpo_loss": [dpo_authors, dpo_halves, dpo_in_turn, dpo_dicts, dpo_letters],
+    "dpo_loss": [dpo_authors, dpo_halves, dpo_in_turn, dpo_dicts, dpo_letters, dpo_keys, dpo_spelled, dpo_inner,
+                 dpo_constant, dpo_mapped],
     "ipo_loss": [ipo], "simpo_loss": [simpo], "orpo_loss": [orpo], "bradley_terry_loss": [reward_model],
     "kto_loss": [trl_kto, halo_kto], "sequence_log_probs": [get_batch_logps],
     "completion_mask": [stop_ids], "gae": [gae_of],
@@ -414,6 +451,19 @@ def test_a_refusal_writes_the_adapter_with_their_names():
     assert "cannot tell what cu_seqlens_of_images should be" in str(e.value)
     assert "from test_signatures import cu_seqlens_in_a_loss_of_rows" in str(e.value)
     assert "log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask" in str(e.value)
+
+
+def of_all_keys(policy_logps, reference_logps, beta):
+    gain = {k: x - reference_logps[k] for k, x in policy_logps.items()}
+    return -F.logsigmoid(beta * (gain["chosen"] - gain["rejected"])).mean()
+
+
+def test_a_dict_whose_keys_are_not_in_the_code_is_not_called_wrong():
+    """The check says that it was not fitted, with the lines that call it, and not that it is wrong."""
+    report = conformance.check(of_all_keys, "dpo_loss")
+    assert (report.verdict, report.exit_status) == ("not fitted", 2)
+    assert "def dpo_loss(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rej" in report.adapter
+    assert "return of_all_keys(beta=beta, policy_logps=..., reference_logps=...)" in report.adapter
 
 
 def test_what_is_left_at_its_default_is_kept_with_its_value():

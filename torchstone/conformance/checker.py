@@ -18,6 +18,7 @@ from torchstone.conformance.ask.screening import (
 )
 from torchstone.conformance.diagnose import Facts, diagnose
 from torchstone.conformance.evidence import at_a_kink
+from torchstone.conformance.fit.refusal import adapter
 from torchstone.conformance.fit.signature import Signature, read_signature
 from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.result import PRECISIONS, Outcome, Report, Result
@@ -89,7 +90,13 @@ def check(
         kinds={name: flag.kind for name, flag in vectors.flags.items()},
         unasked=tuple(unasked(trial, cases, outcomes)),
         strict=strict,
+        adapter=_adapter(function, signature, vectors),
     )
+
+
+def _adapter(function: Callable[..., Any], signature: Signature, vectors: Vectors) -> str:
+    inner = signature.constructor
+    return adapter(function, signature.passed(), signature.containers, vectors, inner.passed() if inner else None)
 
 
 def _check_known(accept: Iterable[str], vectors: Vectors) -> None:

@@ -44,7 +44,7 @@ def show(report: Report, relations: Sequence[Relation] = (), again: str = "", ve
         print(f"\n{dim(wrapped(what))}\n{styled(command, 'cyan')}")
 
 
-VERDICTS = {"RIGHT": "bold green", "WRONG": "bold red", "NOT ASKED ENOUGH": "bold yellow"}
+VERDICTS = {"RIGHT": "bold green", "WRONG": "bold red", "NOT ASKED ENOUGH": "bold yellow", "NOT FITTED": "bold yellow"}
 
 
 def _brief(report: Report) -> None:
@@ -252,12 +252,6 @@ def _line(label: str, style: str, text: str) -> str:
     return wrapped(f"{styled(label, style)}  {text}", indent="")
 
 
-ADAPTER = """\
-  from {module} import {name}
-  def {short}({arguments}):
-      return {made}({call})"""
-
-
 def _next(report: Report, again: str, verbose: bool) -> Iterable[tuple[str, str]]:
     """What to do about it: a line of words, and a command or a few lines of code."""
     if report.verdict != "right" and not verbose:
@@ -272,25 +266,12 @@ def _next(report: Report, again: str, verbose: bool) -> Iterable[tuple[str, str]
             yield f"If {listed(meant)} is meant:", f"  {again}{''.join(f' --accept {n}' for n in dict.fromkeys(meant))}"
     strange = not report.diagnoses or report.unexplained
     if strange and not all(r.status == "timeout" for r in report.unexplained):
-        vectors = load(report.objective)
-        got = set(report.signature.values())
-        arguments = [k for k in vectors.arguments if k in got] or list(vectors.arguments)
-        settings = [k for k in vectors.settings if k in got]
-        module, _, name = report.target.rpartition(":")
-        theirs = {ours: k for k, ours in report.signature.items()}
-        code = ADAPTER.format(
-            module=module.removesuffix(".py").rpartition("/")[2] or "my_losses",
-            name=name,
-            made=f"{name}()" if name[:1].isupper() else name,  # a class is made first
-            short="adapter",
-            arguments=", ".join([*arguments, *settings]),
-            call=", ".join(f"{theirs[k]}={k}" if k in theirs else k for k in [*arguments, *settings]),
-        )
         wrong = 'If an argument was taken for another one, say which is which in a file (their_name = "our_name"):'
         yield wrong, f"  {again} --names names.toml"
         yield (
-            "If it wants them in another form, or gives something else, a few lines of adapter, checked instead:",
-            code,
+            "If it wants them in another form, or gives something else: a few lines that call it, checked instead "
+            f"(torchstone check adapter.py:{report.objective}).",
+            report.adapter,
         )
 
 

@@ -95,10 +95,13 @@ class Report:
 
     unasked: tuple[str, ...] = ()  # what it takes that no case has used
     strict: bool = False  # edges count as failures
+    adapter: str = ""  # lines of Python that call it, to be changed where it was called in another way than it wants
 
     @property
     def verdict(self) -> str:
-        """ "right", "edges" (right on ordinary batches), "wrong" or "not asked" (too little to tell)."""
+        """ "right", "edges" (right on ordinary batches), "wrong", "not asked" (too little to tell) or "not fitted"."""
+        if self.unanswered:
+            return "not fitted"
         if self.unexplained or any(not d.accepted and (d.kind != "edge" or d.silent) for d in self.diagnoses):
             return "wrong"
         if self.unasked or not any(r.status in ("pass", "warn") for r in self.results):
@@ -107,8 +110,16 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 right, edges included unless ``strict``; 1 wrong; 2 not asked enough to tell."""
-        return {"right": 0, "edges": int(self.strict), "wrong": 1, "not asked": 2}[self.verdict]
+        """0 right, edges included unless ``strict``; 1 wrong; 2 not fitted, or not asked enough to tell."""
+        return {"right": 0, "edges": int(self.strict), "wrong": 1}.get(self.verdict, 2)
+
+    @property
+    def unanswered(self) -> bool:
+        """Did it raise, or take too long, in each case that was tried? Then it was called in a way that it is not."""
+        tried = [r for r in self.results if r.status not in ("skip", "warn")]
+        return bool(tried) and all(
+            r.status == "timeout" or (r.status == "error" and not r.detail.startswith("expected ")) for r in tried
+        )
 
     @property
     def passed(self) -> bool:
@@ -151,6 +162,7 @@ class Report:
             "fitted": dict(self.signature),
             "way": self.calling,
             "left_default": dict(self.left_default),
+            "adapter": self.adapter,
             "taken": dict(self.built_in),
             "diagnoses": [vars(d) for d in self.diagnoses],
             "flags": [vars(f) for f in self.flag_counts],

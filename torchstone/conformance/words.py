@@ -60,6 +60,10 @@ def verdict(report: Report) -> tuple[str, str]:
     share = f"all {count(of, 'case')}" if asked == of else f"the {asked} of {count(of, 'case')} that could be asked"
     if report.verdict == "wrong":
         return "WRONG", _wrong(report, asked)
+    if report.verdict == "not fitted":
+        slow = all(r.status == "timeout" for r in report.results if r.status not in ("skip", "warn"))
+        how = "takes too long (--time-limit gives it more)" if slow else "raises"
+        return "NOT FITTED", f"{report.target} {how} in each case that was tried, so nothing is known of it."
     if report.verdict == "not asked":
         why = listed(report.unasked) or "no case could be run"
         return "NOT ASKED ENOUGH", f"{report.target} may be {report.objective}: {why}. It matches in {share}."

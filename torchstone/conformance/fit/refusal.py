@@ -12,11 +12,13 @@ from torchstone.conformance.fit.containers import Containers
 from torchstone.conformance.vectors import Vectors
 
 TEXT = """\
-cannot tell what {unknown} should be; say so with names ({first} = one of {known}) or set a value ({first}=...)
+target: cannot tell what {unknown} should be; say so with names ({first} = one of {known}) or set a value ({first}=...)
 Or check a few lines of your own (torchstone check adapter.py:{objective}), in which {unknown} {is_are} a guess:
 
-  # adapter.py{more}
-  from {module} import {name}
+{adapter}"""
+ADAPTER = """\
+  # adapter.py
+  from {module} import {name}{more}
 
   def {objective}({ours}):
       return {made}({theirs})"""
@@ -36,20 +38,39 @@ def refusal(
     """
     ours = [k for k in (*vectors.arguments, *vectors.settings) if k not in taken.values()]
     given = dict(taken) | dict(zip(unknown, [k for k in vectors.arguments if k in ours], strict=False))
-    used = [k for k in (*vectors.arguments, *vectors.settings) if k in given.values()]
     must = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = {p.name for p in parameters if p.default is p.empty and p.kind in must}
-    required = [p for p in parameters if p.name in needed | {*given, *unknown}]
-    values = {p.name: given.get(p.name, "None") for p in required}
-    values = {k: v if v in used else "None" for k, v in values.items()}
-    name = getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
-    call, more = _call(values, containers)
-    own = inspect.isclass(function)
-    return "target: " + TEXT.format(
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind in must} | {*given, *unknown}
+    passed = {p.name: given.get(p.name, "") for p in parameters if p.name in needed}
+    return TEXT.format(
         unknown=", ".join(unknown), first=unknown[0], known=", ".join(ours) or "none that is left",
-        is_are="are" if len(unknown) > 1 else "is", objective=vectors.objective, more=more,
-        module=_module(function), name=name.split(".")[0], ours=", ".join(used),
-        made=f"{name}()" if own else name, theirs=call,
+        is_are="are" if len(unknown) > 1 else "is", objective=vectors.objective,
+        adapter=adapter(function, passed, containers, vectors),
+    )  # fmt: skip
+
+
+def adapter(
+    function: Callable[..., Any], passed: Mapping[str, str], containers: Containers, vectors: Vectors,
+    made: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """A few lines with the objective's name and arguments that call the function; ``...`` is to be filled in.
+
+    Args:
+        function: what is called, or the class that is made first.
+        passed: their name -> ours, of all that it must be given, and of what else is understood.
+        containers: those that some of these names are in.
+        vectors: of the objective.
+        made: the same as ``passed`` for the arguments of the class.
+    """
+    known = [*vectors.arguments, *vectors.settings]
+    every = {**(made or {}), **passed}
+    said = {k: v if v in known else "..." for k, v in every.items()}
+    call, more = _call({k: said[k] for k in passed}, containers)
+    needed = {*every.values(), *(vectors.arguments if "..." in said.values() else ())}
+    name = getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
+    own = f"({', '.join(f'{k}={said[k]}' for k in made or {})})" if inspect.isclass(function) else ""
+    return ADAPTER.format(
+        module=_module(function), name=name.split(".")[0], more=more, objective=vectors.objective,
+        ours=", ".join(k for k in known if k in needed), made=name + own, theirs=call,
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchstone.conformance.fit.aliases import OF_TOKENS, WORDS, is_new, near_roles, role, setting, words
-from torchstone.conformance.fit.containers import METRICS, Containers, opened
+from torchstone.conformance.fit.containers import Containers, opened
+from torchstone.conformance.fit.reading import METRICS
 from torchstone.conformance.fit.refusal import refusal
 from torchstone.conformance.fit.target import TargetError
 from torchstone.conformance.vectors import Case, Vectors
@@ -66,6 +67,10 @@ class Signature:
         """Their name -> ours, those of the constructor first."""
         outer = self.constructor.names() if self.constructor else {}
         return {**outer, **self.arguments, **self.settings, **self.derived, **self.fillers}
+
+    def passed(self) -> dict[str, str]:
+        """The same without those of the constructor, and with what the user gave a value."""
+        return {**self.arguments, **self.settings, **self.derived, **self.fillers, **dict.fromkeys(self.values, "")}
 
 
 NORMALISED = {  # log-probs of the whole vocabulary, for an objective of logits
