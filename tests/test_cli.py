@@ -114,7 +114,11 @@ def test_each_method_explains_its_own_options(method, capsys):
         (["train", "dpo", "--data", "no.jsonl"], "cannot read no.jsonl"),
         (["train", "ppo", "--model", "./nowhere"], "--model ./nowhere cannot be loaded"),
         (["train", "--resume", "nowhere"], "--resume nowhere: no run there"),
-        (["train", "grpo", "--resume", "nowhere", "--lr", "1"], "takes every option from the folder"),
+        (
+            ["train", "grpo", "--resume", "--lr", "1"],
+            "--resume FOLDER: the folder of a run that was stopped is missing",
+        ),
+        (["compare", "--resume", "nowhere", "--lr", "1"], "takes every option from the folder"),
         (["compare", "--resume", "nowhere"], "--resume nowhere: no comparison there"),
         (["train", "grpo", "--device", "gpu"], "--device gpu cannot be used here"),
         (["frameworks", "velr"], "unknown engine 'velr' (did you mean 'verl'?); choose trl, verl"),

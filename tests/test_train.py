@@ -19,6 +19,7 @@ from torchstone.terminal import UserError
 from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
 from torchstone.train import online
+from torchstone.train.files import load_config
 from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import Batch, method_of
@@ -38,7 +39,7 @@ from torchstone.train.options import (
     Run,
 )
 from torchstone.train.rollout import Reader, Rollout, as_rollout, outputs_of, sample, slices
-from torchstone.train.run import Interrupted, load_config, train
+from torchstone.train.run import Interrupted, train
 from torchstone.train.start import make_start
 from torchstone.train.tasks import HELD_OUT, Task, exact_match, judge, load_task, take
 

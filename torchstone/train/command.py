@@ -40,11 +40,11 @@ def train(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     method, *options = arguments
-    resume = _resume_folder(arguments)
+    resume, rest = _resume_folder(arguments)
     if resume:
-        from torchstone.train.run import load_config
+        from torchstone.train.files import load_config
 
-        config = load_config(resume)
+        config = load_config(resume, rest)
     elif method not in METHODS:
         raise UserError(f"unknown method {method!r}{near(method, METHODS)}; choose {', '.join(METHODS)}")
     else:
@@ -94,8 +94,10 @@ def compare(arguments: list[str]) -> int:
     """``torchstone compare [options]``, or ``torchstone compare --resume FOLDER``."""
     from torchstone.train.options import Compare
 
-    folder = _resume_folder(arguments)
+    folder, rest = _resume_folder(arguments)
     if folder:
+        if rest:
+            raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
         if not (folder / "compare.json").is_file():
             raise UserError(f"--resume {folder}: no comparison there (compare.json is missing)")
         values = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
@@ -175,18 +177,18 @@ class _Display:
             print(f"{name:<{self.width}} done  {note}".rstrip())
 
 
-def _resume_folder(arguments: list[str]) -> Path | None:
-    """FOLDER of ``--resume FOLDER``; every other option is in there, so none may stand beside it but the method."""
+def _resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """FOLDER of ``--resume FOLDER``, and the options beside it; a method's name may stand there, and says nothing."""
     at = [i for i, argument in enumerate(arguments) if argument.split("=")[0] == "--resume"]
     if not at:
-        return None
+        return None, arguments
     _, equals, folder = arguments[at[0]].partition("=")
-    rest = arguments[: at[0]] + arguments[at[0] + (1 if equals else 2) :]
-    if not equals:
-        folder = arguments[at[0] + 1] if at[0] + 1 < len(arguments) else ""
-    if not folder or any(argument.startswith("-") for argument in rest):
-        raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
-    return Path(folder)
+    after = at[0] + (1 if equals else 2)
+    folder = folder or next(iter(arguments[at[0] + 1 : after]), "")
+    if not folder or folder.startswith("-"):
+        raise UserError("--resume FOLDER: the folder of a run that was stopped is missing")
+    before = arguments[: at[0]]
+    return Path(folder), before[bool(before and not before[0].startswith("-")) :] + arguments[after:]
 
 
 def _ctrl_c_waits() -> threading.Event:

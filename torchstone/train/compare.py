@@ -17,6 +17,7 @@ from typing import Any
 
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
+from torchstone.train.files import absolute
 from torchstone.train.inputs import find_task, load_teacher
 from torchstone.train.options import (
     Compare,
@@ -53,7 +54,10 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     if options.teacher:
         load_teacher(runs[students[0]][0], "cpu")  # one that cannot be read is an error at once
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps({**asdict(options), "out": str(folder)}), encoding="utf-8")
+    (folder / "compare.json").write_text(
+        json.dumps({**asdict(options), "out": str(folder), "teacher": absolute("teacher", options.teacher)}),
+        encoding="utf-8",
+    )
 
     start = Run(task=options.task)
     start = replace(start, **options.changes(start))
@@ -145,4 +149,4 @@ def _train(config: Run) -> None:
         _messages.put((f"{config.label} {config.seed}", record))
         return _stop.is_set()
 
-    train(config, report, resume=(config.folder / "checkpoint.pt").exists())
+    train(config, report, resume=(config.folder / "config.json").exists())

@@ -244,6 +244,8 @@ METHODS: dict[str, type[Run]] = {
     "distill": DistillOptions,
     "recipe": RecipeOptions,
 }
+# What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
+RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every")
 
 
 def file_name(label: str) -> str:

@@ -78,7 +78,7 @@ def cost_of_teacher(runs: dict[str, list[Path]]) -> list[str]:
     if not teachers:
         return []
     teacher = Path(teachers.pop())
-    if teacher.parent != next(iter(runs.values()))[0].parent:
+    if teacher.parent.resolve() != next(iter(runs.values()))[0].parent.resolve():
         return [wrapped(f"Distillation learns from {teacher}: what that took is not counted.")]
     samples = read_records(teacher)[-1]["samples"]
     return [wrapped(f"Distillation learns from the GRPO run of its seed, whose {samples:,} samples are not counted.")]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ import torch
 
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_lesson, check_options, check_task
+from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model
 from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import method_of
@@ -23,7 +22,7 @@ from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import METHODS, DPOOptions, Online, Run
+from torchstone.train.options import DPOOptions, Online, Run
 from torchstone.train.start import make_start, untrained
 from torchstone.train.tasks import Example, Task
 
@@ -43,11 +42,19 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
         resume: go on from the checkpoint in ``config.out``; the result is that of an unbroken run.
     """
     check_options(config)
-    folder = config.folder
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
-        raise UserError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
     task = find_task(config)
+    with claimed(config.folder, resume):
+        return _train(config, task, report, resume)
+
+
+def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
+    folder, checkpoint = config.folder, config.folder / "checkpoint.pt"
+    if (
+        resume
+        and not checkpoint.exists()
+        and ((folder / "model").exists() or len(read_records(folder / "metrics.jsonl")) > 1)
+    ):
+        raise UserError(f"{folder} has a run's rounds and no checkpoint.pt to go on from; choose another --out")
     teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
     policy = first_policy(config, task, teacher, resume)
 
@@ -77,7 +84,8 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     if not source:
         save_model(policy, start)
     options = {"method": config.method, **asdict(config), "out": config.folder}
-    save(config.folder / "config.json", json.dumps(options, default=str))
+    written = {name: absolute(name, value) for name, value in options.items()}
+    save(config.folder / "config.json", json.dumps(written, indent=1))
     return policy
 
 
@@ -160,53 +168,3 @@ def make_and_save_start(config: Run, folder: Path) -> None:
     """Only the small start model, as a folder that ``--model`` takes."""
     if not (folder / "config.json").exists():
         save_model(make_start(config, find_task(config), "cpu"), folder)
-
-
-def load_config(folder: Path) -> Run:
-    """The options of the run in a folder."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--resume {folder}: no run there (config.json is missing)")
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    paths = {key: Path(values[key]) for key in ("data", "out") if values[key]}
-    return METHODS[values.pop("method")](**values | paths)
-
-
-# ------------------------------------------------------------------------------------------------------ files
-
-
-def save(file: Path, content: Any) -> None:
-    """Write a whole file, or leave the old one: nothing is ever half written."""
-    temporary = file.with_name(file.name + ".tmp")
-    if isinstance(content, str):
-        temporary.write_text(content, encoding="utf-8")
-    else:
-        torch.save(content, temporary)
-    os.replace(temporary, file)
-
-
-def save_model(policy: Policy, folder: Path) -> None:
-    """A folder that ``--model`` and transformers load, complete or not there at all."""
-    from transformers import logging
-
-    logging.disable_progress_bar()
-    temporary = folder.with_name(folder.name + ".tmp")
-    policy.save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
-
-
-def append(file: Path, records: list[dict[str, Any]]) -> None:
-    """Add a line of JSON for each record."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write("".join(json.dumps(record) + "\n" for record in records))
-
-
-def rewind(folder: Path, step: int) -> float:
-    """Drop what a killed run wrote after its last checkpoint; give back the seconds used until then."""
-    seconds = 0.0
-    for file in (folder / "metrics.jsonl", folder / "completions.jsonl"):
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-        kept = [line for line in lines if line.endswith("}\n") and step and json.loads(line)["step"] <= step]
-        save(file, "".join(kept))
-        seconds = max([seconds, *(json.loads(line).get("seconds", 0.0) for line in kept)])
-    return seconds

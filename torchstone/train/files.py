@@ -1,0 +1,143 @@
+"""The folder of a run: one process at a time, files that are whole or not there, damage by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchstone.terminal import UserError, read_options
+from torchstone.train.options import METHODS, RESUMABLE, Run
+
+LEFT = ("config.json", "metrics.jsonl", "checkpoint.pt", "model")  # any of these, and a folder holds a run
+
+
+def say(text: str) -> None:
+    """Something that the user has to know while the run goes on: a line on stderr."""
+    print(f"torchstone train: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """The folder for this process alone, made if need be; taken away again if nothing was written."""
+    from filelock import FileLock, Timeout
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a run is one process, and WORLD_SIZE says several: start it without torchrun")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process trains in {folder}: let it end, or choose another --out") from None
+    except OSError as e:
+        raise UserError(f"nothing can be written into {folder}: {e.strerror}; choose another --out") from e
+    try:
+        held = [name for name in LEFT if (folder / name).exists()]
+        if held and not resume:
+            there = f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} there"
+            raise UserError(
+                f"{folder} holds a run already: go on with --resume {folder}, or choose another --out ({there})"
+            )
+        yield
+    finally:
+        lock.release()
+        if [file.name for file in folder.iterdir()] in ([], [".lock"]):
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def load_config(folder: Path, given: Sequence[str] = ()) -> Run:
+    """The options of the run in a folder, with the changes that ``given`` makes, such as ``--steps 200``."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"--resume {folder}: no run there (config.json is missing)")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        method = values.pop("method", None) if isinstance(values, dict) else None
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        kind, default = METHODS[method], METHODS[method]()
+        changed = {name: value for name, value in values.items() if getattr(default, name, ...) != value}
+        read = replace(read_options(f"train {method}", kind, default, list(as_words(changed))), out=folder)
+    except (ValueError, TypeError, UserError) as e:
+        raise UserError(f"{file} does not hold the options of a run: {e}") from e
+    config = read_options(f"train {method}", kind, read, given)
+    differ = [field.name for field in fields(kind) if getattr(config, field.name) != getattr(read, field.name)]
+    if fixed := [name for name in differ if name not in RESUMABLE]:
+        may, (other, *_) = ", ".join(as_words(dict.fromkeys(RESUMABLE, True))), as_words(dict.fromkeys(fixed, True))
+        raise UserError(f"--resume takes every option from the folder but {may}: another {other} is another run")
+    return config
+
+
+def as_words(options: dict[str, Any]) -> Iterator[str]:
+    """Options as they are typed."""
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        yield f"--no-{option}" if value is False else f"--{option}" + ("" if value is True else f"={value}")
+
+
+def absolute(name: str, value: Any) -> Any:
+    """An option's path as it is from any working directory; a hub id, or a value of another option, as it is."""
+    is_path = name in ("data", "out", "reward", "teacher") or (name == "model" and Path(value or "").is_dir())
+    return os.path.abspath(value) if is_path and value else value
+
+
+def save(file: Path, content: Any) -> None:
+    """Write a whole file, or leave the old one: nothing is ever half written."""
+    temporary = file.with_name(file.name + ".tmp")
+    if isinstance(content, str):
+        temporary.write_text(content, encoding="utf-8")
+    else:
+        torch.save(content, temporary)
+    os.replace(temporary, file)
+
+
+def save_model(policy: Any, folder: Path) -> None:
+    """A folder that ``--model`` and transformers load, complete or not there at all."""
+    from transformers import logging
+
+    logging.disable_progress_bar()
+    temporary = folder.with_name(folder.name + ".tmp")
+    policy.save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def append(file: Path, records: list[dict[str, Any]]) -> None:
+    """Add a line of JSON for each record."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The records of a file of lines with ``step``; a half line at the end is that of a killed run, and left out."""
+    records: list[dict[str, Any]] = []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else [""]
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+            records.append(record | {"step": int(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{file}, line {number}: not a record of a round: {line[:60]!r}; mend the line") from None
+    return records
+
+
+def rewind(folder: Path, step: int) -> float:
+    """Drop what a killed run wrote after its last checkpoint; give back the seconds used until then."""
+    metrics, completions = (read_records(folder / name) for name in ("metrics.jsonl", "completions.jsonl"))
+    kept = [[record for record in records if step and record["step"] <= step] for records in (metrics, completions)]
+    if lacking := set(range(step + 1 if step else 0)) - {record["step"] for record in kept[0]}:
+        say(f"{folder / 'metrics.jsonl'} lacks {len(lacking)} of the rounds before {step + 1}: its curves have a gap")
+    for name, records in zip(("metrics.jsonl", "completions.jsonl"), kept, strict=True):
+        save(folder / name, "".join(json.dumps(record) + "\n" for record in records))
+    return max([0.0, *(record.get("seconds", 0.0) for record in kept[0])])
