@@ -33,6 +33,7 @@ def answers(tmp_path_factory):
     """All cases at once, since each imports an engine: their exit statuses and what they printed."""
     started = {
         "all": ask(tmp_path_factory.mktemp("all"), "--json", TORCHSTONE_RECIPES="mine=gspo bad=gsop"),
+        "trl": ask(tmp_path_factory.mktemp("trl"), "trl"),
         "fails": ask(tmp_path_factory.mktemp("fails"), "verl", entry="torchstone.frameworks.verl.nowhere"),
     }
     return {name: (*process.communicate(), process.returncode) for name, process in started.items()}
@@ -47,16 +48,25 @@ def test_the_plugs_are_tried_and_a_wrong_name_of_torchstone_recipes_is_told(answ
     assert found["skyrl"]["problems"] == ["ModuleNotFoundError: No module named 'pydantic'"]  # not all of it is here
     assert found["slime"]["plug_works"] is None and found["openrlhf"]["plug_works"] is None
     verl = found["verl"]
-    losses = sum(isinstance(row, PolicyRecipe) for row in RECIPES.values()) + 2  # "bad" is registered and raises
+    losses = sum(isinstance(row, PolicyRecipe) for row in RECIPES.values()) + 1  # and "mine"
     estimators = losses + len(ADVANTAGES.keys() - RECIPES.keys())
     assert verl["installed"] == verl["tested"]
     assert verl["registered"] == {
         "registered": f"{losses} losses, {estimators} estimators",
-        "TORCHSTONE_RECIPES": "mine",
+        "TORCHSTONE_RECIPES": "mine; not bad",
     }
-    (problem,) = verl["problems"]
-    assert problem.startswith("TORCHSTONE_RECIPES: bad: ") and "did you mean 'gspo'" in problem
+    (fault,) = verl["faults"]
+    assert verl["plug_works"] and "did you mean 'gspo'" in fault
+    assert fault.startswith("TORCHSTONE_RECIPES: bad cannot be used: recipe: expected")
     assert "gspo" in verl["runs"] and "reduction=token-mean" in verl["cannot_run"]["dapo"]
+
+
+def test_trl_has_a_unit_of_policies_and_one_of_pairs(answers):
+    out, _, status = answers["trl"]
+    words = " ".join(out.split())
+    assert status == 0
+    assert "unit micro-batches are summed, ranks averaged; a loss returns the sum over the micro-batch" in words
+    assert "unit of pairs micro-batches are averaged, ranks averaged; a loss returns the mean over the pairs" in words
 
 
 def test_a_plug_that_verl_could_not_load_and_does_not_tell_of(answers):

@@ -4,6 +4,7 @@ Two ranks with two micro-batches each, of 1, 4, 5 and 2 completions. verl adds u
 averages ranks, and hands the counts of all four.
 """
 
+import logging
 import re
 from dataclasses import replace
 from importlib import import_module
@@ -30,6 +31,7 @@ from torch import Tensor
 from verl.trainer.config import AlgoConfig, KLControlConfig, RolloutCorrectionConfig
 
 from torchstone.frameworks.verl import functions, names, plug, settings
+from torchstone.frameworks.verl.registered import registered
 from torchstone.frameworks.verl.unit import UNIT, VERSION
 from torchstone.recipes import RECIPES, PolicyRecipe
 from torchstone.recipes.columns import ADVANTAGES
@@ -339,3 +341,10 @@ def test_recipes_with_changes_are_named_in_the_environment(monkeypatch):
     )
     assert names.recipes()["mine"]().reduction.name == "token-mean"
     assert names.recipes()["other"]().advantage.name == "length-weighted"
+
+
+def test_looking_at_what_is_registered_leaves_verls_logger_as_it_was():
+    logger = logging.getLogger("verl")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    assert registered()["registered"].endswith("estimators")
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before

@@ -38,7 +38,7 @@ class Engine:
 
     ``distribution``: pip's name for it. ``place``: where a recipe plugs in, in words; ``lines``: what a user writes,
     parted by semicolons, "" where no loss plugs in. ``plugs``: what is imported to try the plug. ``call``: whether the
-    first is called too: it answers with what is registered, and with ``problems``.
+    first is called too: it answers with what is registered, with ``problems`` and with ``faults``.
     """
 
     name: str
@@ -65,6 +65,11 @@ class Engine:
     def unit(self) -> Unit | None:
         """How it adds up a loss; None where no loss plugs in."""
         return import_module(f"{self.room}.unit").UNIT if self.lines else None
+
+    @property
+    def unit_of_pairs(self) -> Unit | None:
+        """Another for its rows of pairs, if it has one."""
+        return getattr(import_module(f"{self.room}.unit"), "PAIRS", None) if self.lines else None
 
     @property
     def tested(self) -> str:
@@ -151,12 +156,14 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of an engine here: ``registered`` where its plug enters names, ``problems`` empty if it works."""
+    """What was found of an engine here: ``registered`` where its plug enters names, ``problems`` empty if it works,
+    ``faults`` of single names."""
 
     engine: Engine
     installed: str | None
     registered: dict[str, str]
     problems: list[str]
+    faults: list[str]
 
     @property
     def works(self) -> bool | None:
@@ -183,13 +190,13 @@ def start(engine: Engine) -> subprocess.Popen[str] | None:
     return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(running: subprocess.Popen[str] | None) -> tuple[dict[str, str], list[str]]:
-    """What the process said is registered, and the problems."""
+def finish(running: subprocess.Popen[str] | None) -> tuple[dict[str, str], list[str], list[str]]:
+    """What the process said is registered, the problems, and the faults."""
     if running is None:
-        return {}, []
+        return {}, [], []
     out, err = running.communicate()
     if running.returncode:
-        return {}, [f"importing it ended the process with {running.returncode}: {err.strip()[-200:]}"]
+        return {}, [f"importing it ended the process with {running.returncode}: {err.strip()[-200:]}"], []
     answer = json.loads(out.strip().splitlines()[-1])
-    problems = answer.pop("problems", [])
-    return answer, problems
+    problems, faults = answer.pop("problems", []), answer.pop("faults", [])
+    return answer, problems, faults

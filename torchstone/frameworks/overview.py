@@ -57,7 +57,7 @@ def frameworks(arguments: Sequence[str]) -> int:
         _list(found)
     if options.name and found[0].installed is None:
         return 2
-    return int(any(one.works is False for one in found))
+    return int(any(one.problems or one.faults for one in found))
 
 
 def _progress(text: str) -> None:
@@ -77,6 +77,7 @@ def _data(found: Found) -> dict[str, Any]:
         "plugs_in_at": engine.lines.split("; ") if engine.lines else [],
         "plug_works": found.works,
         "problems": found.problems,
+        "faults": found.faults,
         "registered": found.registered,
         "runs": [name for name, reason in rows.items() if not reason],
         "cannot_run": {name: reason for name, reason in rows.items() if reason},
@@ -117,7 +118,7 @@ def _by_kind(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _tell_problems(found: Found) -> None:
-    for problem in found.problems:
+    for problem in found.problems + found.faults:
         print("\n" + wrapped(problem, f"{styled(found.engine.name, 'bold red')}: ", "  "))
 
 
@@ -130,9 +131,10 @@ def _show(found: Found) -> None:
         print(f"  {line}")
     print()
     facts = {"plugs in at": engine.place}
+    for name, unit in {"unit": engine.unit, "unit of pairs": engine.unit_of_pairs}.items():
+        if unit is not None:
+            facts[name] = f"micro-batches are {unit.micro_batches}, ranks {unit.ranks}; a loss returns {unit.wants}"
     if engine.unit is not None:
-        unit = engine.unit
-        facts["unit"] = f"micro-batches are {unit.micro_batches}, ranks {unit.ranks}; a loss returns {unit.wants}"
         runs = ", ".join(f"{kind} {count}" for kind, count in _counts(engine).items() if count[0] != "0")
         facts["runs"] = runs or "no row as it stands"
     if found.works is not None:

@@ -20,20 +20,19 @@ from torchstone.frameworks.unit import Unit
 
 VERSION = "trl-1.16.0"
 
-UNIT = Unit(
+UNIT = Unit(  # of GRPOTrainer and DistillationTrainer
     framework="trl",
     version=VERSION,
     how="run",
     micro_batches="summed",
     ranks="averaged",
-    wants="GRPOTrainer, DistillationTrainer: the sum over the micro-batch, divided by the count of the whole step over "
-    "the number of ranks",
+    wants="the sum over the micro-batch, divided by the count of the whole step over the number of ranks",
 )
-PAIRS = Unit(
+PAIRS = Unit(  # of DPOTrainer
     framework="trl",
     version=VERSION,
     how="run",
     micro_batches="averaged",
     ranks="averaged",
-    wants="DPOTrainer: the mean over the pairs of the micro-batch",
+    wants="the mean over the pairs of the micro-batch",
 )

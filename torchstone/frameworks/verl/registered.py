@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from traceback import format_exception_only
 
@@ -27,28 +29,41 @@ class Failures(logging.Handler):
             self.found[str(record.args[0])] = record.args[1]
 
 
-def registered() -> dict[str, str | list[str]]:
-    """Import verl and look: how many names its registries have of ours, and a list of problems."""
+@contextmanager
+def listening() -> Iterator[Failures]:
+    """verl's logger tells of plugins inside, here and nowhere else."""
     logger, failures = logging.getLogger("verl"), Failures()
-    logger.setLevel(logging.DEBUG)
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(failures)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+    try:
+        yield failures
+    finally:
+        logger.removeHandler(failures)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def registered() -> dict[str, str | list[str]]:
+    """Import verl and look: how many names its registries have of ours, problems of the plug, and faults of names."""
+    with listening() as failures:
+        from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
     from torchstone.frameworks.verl.names import VARIABLE, faults, named  # after verl, as where verl is trained with
 
+    wrong = faults()
     losses, estimators = (
-        [name.removeprefix(PREFIX) for name in registry if name.startswith(PREFIX)]
+        {name.removeprefix(PREFIX) for name in registry if name.startswith(PREFIX)} - wrong.keys()
         for registry in (POLICY_LOSS_REGISTRY, ADV_ESTIMATOR_REGISTRY)
     )
-    names = named().keys() - faults().keys()
-    problems = [f"{VARIABLE}: {name}: {reason}" for name, reason in faults().items()]
-    if not losses or not estimators or "torchstone" in failures.found:
-        problems.insert(0, why(failures.found.get("torchstone")))
+    failure = failures.found.get("torchstone")
     return {
         "registered": f"{len(losses)} losses, {len(estimators)} estimators",
-        VARIABLE: ", ".join(sorted(names)) or "names no row",
-        "problems": problems,
+        VARIABLE: (", ".join(sorted(named().keys() & losses)) or "names no row")
+        + f"; not {', '.join(wrong)}" * bool(wrong),
+        "problems": [why(failure)] * bool(failure or not losses or not estimators),
+        "faults": [f"{VARIABLE}: {name} cannot be used: {reason}" for name, reason in wrong.items()],
     }
 
 
