@@ -1,6 +1,8 @@
 """docs/peers.md says what the frameworks pinned in requirements-frameworks.txt compute."""
 
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,3 +48,23 @@ def test_an_adapter_that_breaks_is_an_error_and_no_difference() -> None:
         raise AttributeError("the trainer has no attribute")
 
     assert runner._peer_report(made, made.peers[0]).outcome == "error"
+
+
+BREAKS = """
+import importlib, sys
+real, broken, framework = importlib.import_module, [], sys.argv[1]
+def breaks(name, *given, **named):
+    if name.startswith(framework) and not broken:
+        broken.append(name)
+        raise AttributeError("another version of a package")
+    return real(name, *given, **named)
+importlib.import_module = breaks
+real(f"torchstone.frameworks.{framework}.load").load()
+assert broken
+"""
+
+
+@pytest.mark.parametrize("name", ["torchtune", "openrlhf", "skyrl"])
+def test_an_import_that_breaks_in_another_way_than_by_a_missing_package_is_gone_around(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", BREAKS, name], capture_output=True, text=True, cwd=HOME)
+    assert done.returncode == 0, done.stderr

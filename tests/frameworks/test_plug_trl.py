@@ -3,6 +3,7 @@
 A handful of rows, one a path; all of them, on one process or more: ``python tests/frameworks/engine_trl.py``.
 """
 
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import engine_trl
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from engine_trl import (
     DISTILL,
@@ -43,6 +45,7 @@ from trl.trainer.utils import add_fused_lm_head
 import torchstone.frameworks.trl as plugs
 from torchstone.core import token_log_probs
 from torchstone.frameworks.loading import default_dtype, float32_is_float64
+from torchstone.frameworks.trl import settings
 from torchstone.frameworks.trl.distill_rows import ROWS as DISTILL_ROWS
 from torchstone.frameworks.trl.rows import ROWS
 from torchstone.recipes import find
@@ -449,3 +452,18 @@ def test_another_version_is_said(monkeypatch):
     monkeypatch.delattr("trl.GRPOTrainer._compute_loss")
     with pytest.raises(RuntimeError, match=r"got 1\.17\.0, whose GRPOTrainer has no _compute_loss"):
         online(recipe="dr_grpo", max_steps=1)
+
+
+@pytest.mark.parametrize("kind", ["GRPO", "DPO", "Distillation"])
+def test_what_another_version_has_renamed_is_named(kind, monkeypatch):
+    """A key of the batch that the plug does not find would be taken for one that TRL left out."""
+    trainer, config = getattr(trl, f"{kind}Trainer"), getattr(trl, f"{kind}Config")
+    recipe = {"GRPO": "grpo", "DPO": "dpo", "Distillation": "opd"}[kind]
+    args = config(output_dir=".", use_cpu=True, bf16=False)
+    assert settings.chosen_row(recipe, trainer, args).name == recipe
+    text = inspect.getsource(sys.modules[trainer.__module__])
+    for name in settings.READ[f"{kind}Trainer"].split():
+        assert re.search(rf"\b{name}\b", text)
+        monkeypatch.setattr(settings, "getsource", lambda _, name=name: re.sub(rf"\b{name}\b", f"{name}_new", text))
+        with pytest.raises(RuntimeError, match=rf"trl: expected 1\.16\.0, got .*, whose {kind}Trainer has no {name}$"):
+            settings.chosen_row(recipe, trainer, args)

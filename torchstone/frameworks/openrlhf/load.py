@@ -33,7 +33,7 @@ def load() -> None:
     quiet()
     try:
         importlib.import_module(MAKER)
-    except ImportError:
+    except Exception:  # a package is missing, or another version of one breaks the import
         _stub()
     for name in MODULES:
         module(name)

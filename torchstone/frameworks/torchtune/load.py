@@ -17,7 +17,7 @@ def load() -> None:
     try:
         for name in (PPO, DISTILLATION):
             importlib.import_module(name)
-    except ImportError:
+    except Exception:  # a package is missing, or another version of one breaks the import
         _stub()
     for name in (REWARDS, SEQUENCE, PPO, DPO, DISTILLATION):
         importlib.import_module(name)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import suppress
+from importlib import import_module
+from inspect import getsource
 from typing import Any
 
 from torchstone.frameworks.refusals import changed
@@ -16,6 +19,18 @@ HOOKS = {  # the methods that a plug replaces or calls, by trainer
     "_get_per_token_logps_and_entropies",
     "DPOTrainer": "_compute_loss compute_ref_log_probs get_batch_samples _precompute_ref_logps",
     "DistillationTrainer": "_compute_loss compute_loss _generate_and_score_completions",
+}
+READ = {  # what the plugs read in a trainer, its batch and its config: one that is missing may have been renamed
+    "GRPOTrainer": "prompt_ids prompt_mask completion_ids completion_mask tool_mask old_per_token_logps "
+    "ref_per_token_logps sampling_per_token_logps advantages num_generations_eval reward_weights steps_per_generation "
+    "current_gradient_accumulation_steps _logs _metrics aux_loss_enabled router_aux_loss_coef use_vllm "
+    "max_completion_length vllm_importance_sampling_correction vllm_importance_sampling_mode "
+    "vllm_importance_sampling_clip_min vllm_importance_sampling_clip_max",
+    "DPOTrainer": "input_ids completion_mask ref_chosen_logps ref_rejected_logps precompute_ref_logps "
+    "precompute_ref_log_probs use_weighting log_probs log_sum_sq_probs ref_model _metrics aux_loss_enabled "
+    "router_aux_loss_coef",
+    "DistillationTrainer": "prompt_ids prompt_mask completion_ids completion_mask tool_mask teacher_model "
+    "model_kwarg_keys _forward_redirection _metrics use_vllm max_completion_length",
 }
 RUNS = {PolicyRecipe: "GRPOTrainer", PreferenceRecipe: "DPOTrainer", DistillRecipe: "DistillationTrainer"}
 SCALED = {"GRPOTrainer": True, "DPOTrainer": False, "DistillationTrainer": True}  # loss_is_scaled_for_ga: see unit.py
@@ -150,7 +165,9 @@ def _check_version(trainer: type) -> None:
     import trl
 
     tested = VERSION.partition("-")[2]
+    own = {*re.findall(r"\w+", getsource(import_module(trainer.__module__)))}
     lacking = [name for name in HOOKS[trainer.__name__].split() if not hasattr(trainer, name)]
+    lacking += [name for name in READ[trainer.__name__].split() if name not in own]
     if lacking:
         raise RuntimeError(
             f"trl: expected {tested}, got {trl.__version__}, whose {trainer.__name__} has no {', '.join(lacking)}"
