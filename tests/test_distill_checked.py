@@ -13,7 +13,7 @@ from torchstone.grpo.variants import dppo_surrogate
 # What plain code forgets: NaN under the mask (its gradient), logits of -inf, batches without a token.
 FORGOTTEN = {
     "nan_under_mask", "mask_multiplied", "multiplied_by_mask", "zero_times_inf", "minus_inf_logits", "all_masked",
-    "zero_over_zero", "infinite_divergence", "extreme_logits",
+    "zero_over_zero", "infinite_divergence", "extreme_logits", "empty_tail",
 }  # fmt: skip
 
 

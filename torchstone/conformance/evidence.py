@@ -26,7 +26,7 @@ FORGOTTEN = (
     "nan_under_mask", "empty_row", "all_masked", "one_token", "no_pairs", "group_of_one", "far_log_ratio",
     "extreme_margin", "extreme_ratio", "extreme_logits", "minus_inf_logits", "infinite_divergence", "tiny_log_ratio",
     "equal_rewards", "float_ties", "tie_that_rounds", "tie_of_all", "equal_returns", "empty_lengths", "empty_success",
-    "empty_energy", "certain", "length_mismatch",
+    "empty_energy", "certain", "length_mismatch", "empty_tail",
 )  # fmt: skip
 
 # One convention, one name: an alternative that shows itself only where an edge is goes by the name of the edge, and

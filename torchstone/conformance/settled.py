@@ -82,27 +82,25 @@ def _solved(
     """The values of these settings that explain most ordinary cases: as they are, or by one named alternative."""
     vectors = trial.vectors
     plain = _plainest(vectors, open_)
-    ordinary = [
-        replace(c, settings={**c.settings, **known})
-        for c in cases
-        if c.result == "valid" and c.expected is not None and not hazards(c)
-        if c.id in outcomes and outcomes[c.id].kind == "numbers"
-    ]
+    asked = [c for c in cases if c.result == "valid" and c.expected is not None and not hazards(c)]
+    asked = [c for c in asked if c.id in outcomes and outcomes[c.id].kind == "numbers"]
     objective = oracle(vectors.objective)
-    if objective is None or not ordinary:
-        return _stored(ordinary, outcomes, open_) or plain
+    stored = _stored([c for c in asked if all(c.settings[k] == v for k, v in known.items())], outcomes, open_)
+    if objective is None or not asked:
+        return stored or plain
+    ordinary = [replace(c, settings={**c.settings, **known}) for c in asked]
     own = numbers_in(trial.function)
     tables = {k: candidates(k, vectors, own) for k in open_}
     first = {k: [plain[k], *(x for x in t[0] if x != plain[k])] for k, t in tables.items()}
     as_it_is = Search(objective, ordinary, outcomes, first, {k: t[1] for k, t in tables.items()})
     values, equal = as_it_is.found()
-    if len(equal) == len(ordinary):
+    if 2 * len(equal) >= len(ordinary):
         return values
-    best = (values, equal) if 2 * len(equal) >= len(ordinary) else (plain, set())
+    if stored or not search:
+        return stored or plain
     usual = {k: [plain[k], *(x for x in candidates(k, vectors, ())[0] if x != plain[k])] for k in open_}
-    if not search or all(len(known) == 1 for known in usual.values()):
-        return best[0]
-    for name in objective.alternatives:
+    best: tuple[Values, set[int]] = plain, set()
+    for name in objective.alternatives if any(len(known) > 1 for known in usual.values()) else ():
         shown = [c for c in vectors.cases if name in c.alternatives and not hazards(c)]
         if shown and candidate(name, trial.signature, vectors):
             values, hit = replace(as_it_is, open=usual, more={}, names=(name,)).found(1)
@@ -124,9 +122,16 @@ def _plainest(vectors: Vectors, open_: Sequence[str]) -> Values:
 
 
 def _stored(cases: Sequence[Case], outcomes: Outcomes, open_: Sequence[str]) -> Values:
-    """Without the oracle: the values of the group of cases of which most are right."""
-    groups = [g for g in hypotheses(cases, open_) if any(_fits(outcomes[c.id], c) for c in g)]
-    if not groups:
-        return {}
-    best = max(groups, key=lambda g: sum(_fits(outcomes[c.id], c) for c in g))
-    return {k: best[0].settings[k] for k in open_}
+    """By the vectors alone: the values of the group of cases of which one name, or none, explains most."""
+    best, values = 1, {}
+    for group in hypotheses(cases, open_):
+        names = {"", *(name for c in group for name in c.alternatives)}
+        hit = max(sum(_explains(name, c, outcomes[c.id]) for c in group) for name in names)
+        if hit > best and hit >= SHARE * len(group):
+            best, values = hit, {k: group[0].settings[k] for k in open_}
+    return values
+
+
+def _explains(name: str, case: Case, outcome: Outcome) -> bool:
+    """Are these its numbers? Those of an alternative that makes no difference here are the right ones."""
+    return matches(outcome, case.alternatives.get(name, case.expected))

@@ -13,7 +13,7 @@ from typing import Any
 from torchstone.conformance.ask.compare import matches
 from torchstone.conformance.name.combined import Names, by_oracle, oracle
 from torchstone.conformance.result import Outcome
-from torchstone.conformance.vectors import Case, Numbers, Vectors, leaves
+from torchstone.conformance.vectors import Case, Numbers, Vectors, hazards, leaves
 
 DEPTH = 3  # of functions that call functions
 NUMBERS = 24  # of a function's own that are tried
@@ -114,6 +114,7 @@ class Search:
     more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     names: Names = ()
     matter: dict[int, set[str]] = field(default_factory=dict)  # by a case's id: the settings that move its numbers
+    computed: dict[Any, Numbers | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.matter = self.matter or {c.id: self._matter(c) for c in self.cases}
@@ -206,8 +207,13 @@ class Search:
         return {c.id for c in self.cases if matches(self.outcomes[c.id], self._numbers(c, values, True))}
 
     def _numbers(self, case: Case, values: Values, gradients: bool) -> Numbers | None:
-        there = replace(case, settings={**case.settings, **values})
-        return by_oracle(self.objective, there, self.names, gradients)
+        """In float64, each once: what does not move a case's numbers makes no other numbers."""
+        moving = {k: v for k, v in values.items() if k in self.matter.get(case.id, values)}
+        key = case.id, self.names, gradients, repr(sorted(moving.items()))
+        if key not in self.computed:
+            there = replace(case, settings={**case.settings, **values})
+            self.computed[key] = by_oracle(self.objective, there, self.names, gradients, fast=True)
+        return self.computed[key]
 
 
 def computed(case: Case, vectors: Vectors, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Case | None:
@@ -242,7 +248,7 @@ class Alternatives(Mapping[str, Numbers]):
         if name not in self.objective.alternatives:
             raise KeyError(name)
         if name not in self.known:
-            found = by_oracle(self.objective, self.case, (name,))
+            found = by_oracle(self.objective, self.case, (name,), fast=not hazards(self.case))
             same = found is None or matches(Outcome("numbers", found.outputs, found.gradients, single=True), self.right)
             self.known[name] = None if same else found
         found = self.known[name]

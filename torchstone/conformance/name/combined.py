@@ -108,7 +108,7 @@ def change(objective: Any, name: str) -> Change:
     )  # fmt: skip
 
 
-def by_oracle(objective: Any, case: Case, names: Names, gradients: bool = True) -> Numbers | None:
+def by_oracle(objective: Any, case: Case, names: Names, gradients: bool = True, fast: bool = False) -> Numbers | None:
     """The oracle's numbers for a case with these names; None where they have none.
 
     Args:
@@ -116,7 +116,8 @@ def by_oracle(objective: Any, case: Case, names: Names, gradients: bool = True) 
         case: inputs and settings.
         names: alternatives, numbers and changes.
         gradients: compute them too.
+        fast: in float64.
     """
     if objective is None:
         return None
-    return numbers_of(objective, case, [change(objective, n) for n in names], gradients)
+    return numbers_of(objective, case, [change(objective, n) for n in names], gradients, fast)

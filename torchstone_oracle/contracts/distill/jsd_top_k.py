@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ... import distill
-from ...contract import Argument, Group, Objective, Setting
+from ...contract import Argument, Flag, Group, Objective, Setting
 from ...numbers import Dual, exp, maximum, total
 from ..shared import divergences as shared
 from ..shared.common import (
@@ -161,6 +161,9 @@ NEITHER = distributions("a token that neither can choose", [[[0.5, -INF, 2.0, 1.
                         "minus_inf_logits")  # fmt: skip
 NOT_POLICY = distributions("a token of the teacher's that the policy cannot choose", [[[0.5, -INF, 2.0, 1.0]]],
                            [[[0.25, 1.5, 0.5, -0.5]]], "minus_inf_logits")  # fmt: skip
+EVERY = distributions(
+    "the k tokens are the whole vocabulary", CASES[0].inputs["logits"], CASES[0].inputs["teacher_logits"], "empty_tail"
+)
 EXTREME = distributions("logits of 96", [[[96.0, 95.0, 94.0]]], [[[-96.0, -97.0, -95.0]]], "extreme_logits")
 
 
@@ -186,7 +189,13 @@ OBJECTIVE = Objective(
     compute=shared.every_position,
     steps=shared.STEPS | {"keep": keep, "kept": likeliest, "rest": rest, "rest_of_teacher": rest},
     alternatives={**SHARED, **TOP_K},
-    edges=shared.DIVERGENCE_EDGES,
+    edges=shared.DIVERGENCE_EDGES | {
+        "empty_tail": Flag(
+            "edge",
+            "The k tokens are the whole vocabulary: the rest has probability 0, and adds exactly 0.",
+            "1 minus a sum that rounds to 1, or above it: its logarithm is -inf or NaN.",
+        )
+    },
     groups=(
         *(
             Group(choices(2, of, rest, beta), (*CASES, LESS_MASS) if (rest, beta) == ("drop", 1.0) else CASES)
@@ -201,7 +210,7 @@ OBJECTIVE = Objective(
         Group(choices(1, "policy", "tail", 1.0), CASES[:2]),
         Group(choices(3, "policy", "drop", 0.5), CASES[:2]),
         Group(choices(3, "teacher", "renormalise", 1.0), CASES[:2]),
-        Group(choices(4, "teacher", "tail", 0.5), CASES[:1]),
+        Group(choices(4, "teacher", "tail", 0.5), (EVERY,)),
         Group(choices(4, "policy", "renormalise", 0.0), CASES[:1]),
         Group(choices(4, "teacher", "drop", 1.0), CASES[:1]),
         Group(choices(2, "teacher", "tail", 0.0, 2.0), CASES[:2]),
