@@ -765,7 +765,7 @@ def test_prompts_alone_are_enough_for_distillation(tmp_path, llama):
 def test_what_no_student_can_learn_from_is_said_before_any_work(tmp_path, teacher, options, says):
     characters = {"ramble": "0123456789+=>.", "swapped": "0123456798+=>"}
     policy = small_policy(characters.get(teacher, "0123456789+=>"), 15, "cpu")
-    policy.eos_ids = [0] if teacher == "end" else [1]
+    policy.eos_ids, policy.tokenizer.eos_token = ([0], "<pad>") if teacher == "end" else ([1], "<eos>")
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     if teacher in ("empty", "stopped"):
         (tmp_path / teacher).mkdir()

@@ -147,7 +147,7 @@ def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> N
 def check_lesson(config: Any, task: Task, policy: Policy, teacher: Policy) -> None:
     """A teacher that says what the student says already. Raises UserError."""
     prompts = policy.encode_prompts([example["prompt"] for example in task.examples[:8]], config.system)
-    batch = as_rollout(policy, prompts, [[policy.eos_ids[0]]] * len(prompts))
+    batch = as_rollout(policy, prompts, [[policy.end_id]] * len(prompts))
     ours, theirs = (p.logits(*batch.inputs).float().log_softmax(-1) for p in (policy, teacher))
     if (ours - theirs).abs().max() < 1e-5:
         raise UserError(f"--teacher {config.teacher} predicts what the student predicts: there is nothing to learn")

@@ -154,8 +154,11 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model") -
         if not folder.is_dir() and (local or ("/" in source and folder.parent.is_dir())):
             raise OSError("no such folder")
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
-        return Policy(model.to(device), tokenizer)
+        weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=weights)
+        policy = Policy(model.to(device), tokenizer)
+        policy.compute = torch.bfloat16 if dtype == "bfloat16" else None
+        return policy
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         beside = [str(f.parent) for f in folder.parent.glob("*/config.json") if f.parent != folder]
         choices = f"; folders with a model there: {', '.join(sorted(beside))}" if beside else ""

@@ -6,7 +6,9 @@ cache serves it as it serves a real model.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +61,11 @@ class Policy(nn.Module):
         self.value_head: nn.Linear | None = None
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
-        eos = getattr(model.generation_config, "eos_token_id", None) or tokenizer.eos_token_id
-        self.eos_ids: list[int] = [eos] if isinstance(eos, int) else list(eos or [])
-        if not self.eos_ids:
-            raise UserError("the tokenizer has no end-of-sequence token, so a completion could never end")
+        self.compute: torch.dtype | None = None  # what the model computes in, beside weights of another dtype
+        listed = getattr(model.generation_config, "eos_token_id", None)
+        self.eos_ids: list[int] = [listed] if isinstance(listed, int) else list(listed or [])
+        self.end_id = _end_of_turn(tokenizer, self.eos_ids)
+        self.eos_ids += [i for i in (self.end_id,) if i not in self.eos_ids]
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         model.generation_config = type(model.generation_config)()  # or its top_k, penalties, ... would be sampled with
 
@@ -86,8 +89,8 @@ class Policy(nn.Module):
 
     @property
     def context(self) -> int:
-        """The most tokens that prompt and completion may have together."""
-        return self.model.config.max_position_embeddings
+        """The most tokens that prompt and completion may have together; any number where the config sets no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
     def forward(
         self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float
@@ -141,7 +144,12 @@ class Policy(nn.Module):
         padded = not attention.all()  # if not, no mask is needed, and one row of positions does for all
         positions = ((attention if padded else attention[:1]).long().cumsum(1) - 1).clamp(min=0)
         mask = {"attention_mask": attention.long()} if padded else {}
-        return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
+        with self.computing():
+            return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Matrix products in ``compute``; around several reads without a gradient, weights are cast once for all."""
+        return torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
 
     @property
     def vocabulary(self) -> int:
@@ -159,9 +167,9 @@ class Policy(nn.Module):
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
-        """Token ids, each with the end token: to end there is part of the answer."""
+        """Token ids, each with the token that ends a turn: to end there is part of the answer."""
         ids = self.tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-        return [[*row, self.eos_ids[0]] for row in ids]
+        return [[*row, self.end_id] for row in ids]
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``--model`` and transformers can load."""
@@ -169,6 +177,24 @@ class Policy(nn.Module):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.model.generation_config.eos_token_id = None
+
+
+def _end_of_turn(tokenizer: Any, listed: list[int]) -> int:
+    """The end token that the chat template writes after an answer, else the tokenizer's, else the only one listed."""
+    from jinja2 import TemplateError
+
+    ends, answer = {*listed, tokenizer.eos_token_id}, "torchstone"
+    if getattr(tokenizer, "chat_template", None):
+        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        with suppress(TemplateError):
+            after = tokenizer.apply_chat_template(chat, tokenize=False).partition(answer)[2]
+            ends_turn = [i for i in tokenizer(after, add_special_tokens=False)["input_ids"] if i in ends]
+            if ends_turn:
+                return ends_turn[0]
+    if tokenizer.eos_token_id is None and len(listed) != 1:
+        how = f"lists {len(listed)} end tokens, of which none is the tokenizer's" if listed else "has none"
+        raise UserError(f"which token ends an answer? The model {how}: set the tokenizer's eos_token")
+    return listed[0] if tokenizer.eos_token_id is None else tokenizer.eos_token_id
 
 
 def _new_prompt(tokens: Int[Tensor, "B P"], attention: Bool[Tensor, "B P"]) -> Bool[Tensor, " B"]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # it imports torch, which reading the options does not need
 
 MethodName = Literal["reinforce", "ppo", "grpo", "dpo", "distill"]
 Signal = Literal["teacher-advantage", "k2", "k3", "jsd", "jsd-top-k"]  # what the teacher says of a token
+DType = Literal["float32", "bfloat16", "pure-bfloat16"]
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
 
 
@@ -36,7 +37,7 @@ class Run:
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
     split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
-    dtype: Literal["float32", "bfloat16"] = "float32"  # Of the weights of --model
+    dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
     pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
     warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7, add 20
     demonstrations: int = 100  # Small model: prompts with answers that are imitated before RL starts

@@ -60,22 +60,23 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     ends = torch.tensor(policy.eos_ids, device=policy.device)
     rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
     completions = torch.full((len(tokens), max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
-    out = policy.read_prompts(tokens, attention)
-    cache = out.past_key_values
-    for t in range(max_new_tokens):
-        logits = out.logits[:, -1].float()
-        new = logits.argmax(1)
-        if temperature > 0:
-            new = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
-        completions[rows, t] = new
-        goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
-        if t + 1 == max_new_tokens or len(goes_on) == 0:
-            break
-        if len(goes_on) < len(rows):  # a completion that has ended is read no further
-            rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
-            cache.reorder_cache(goes_on)
-        visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
-        out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
+    with policy.computing():
+        out = policy.read_prompts(tokens, attention)
+        cache = out.past_key_values
+        for t in range(max_new_tokens):
+            logits = out.logits[:, -1].float()
+            new = logits.argmax(1)
+            if temperature > 0:
+                new = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
+            completions[rows, t] = new
+            goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
+            if t + 1 == max_new_tokens or len(goes_on) == 0:
+                break
+            if len(goes_on) < len(rows):  # a completion that has ended is read no further
+                rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
+                cache.reorder_cache(goes_on)
+            visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
+            out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
     completions = completions[:, : t + 1]
     mask = completion_mask(completions, eos_id=policy.eos_ids)
     lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)

@@ -14,7 +14,7 @@ import torch
 
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_lesson, check_options, check_task
-from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model
+from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model, say
 from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.methods import method_of
@@ -49,6 +49,8 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
 
 def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     folder, checkpoint = config.folder, config.folder / "checkpoint.pt"
+    if config.dtype == "pure-bfloat16":
+        say(f"--dtype pure-bfloat16 loses most steps of --lr {config.lr}; --dtype bfloat16 keeps weights in float32")
     if (
         resume
         and not checkpoint.exists()
