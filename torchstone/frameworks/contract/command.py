@@ -15,8 +15,8 @@ from torchstone.conformance.settings import known_objective, read_setting
 from torchstone.terminal import Parser, UserError, bold, dim, near, styled, table, wrapped
 
 if TYPE_CHECKING:
-    from torchstone.frameworks.contract.find import Findings
     from torchstone.frameworks.contract.hand import Hand
+    from torchstone.frameworks.contract.plugged import Findings
 
 FRAMEWORKS = {
     "trl": "trl", "verl": "verl", "prime-rl": "prime_rl", "skyrl": "skyrl", "slime": "slime", "tinker": "tinker",

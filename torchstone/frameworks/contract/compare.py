@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from torchstone.frameworks.contract.batch import Batch
-from torchstone.frameworks.contract.find import Findings
 from torchstone.frameworks.contract.hand import Hand
+from torchstone.frameworks.contract.plugged import Findings
 from torchstone.frameworks.contract.run import run
 from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes import find as find_row
