@@ -74,6 +74,19 @@ def verl_in_place(old_log_prob, log_prob, advantages, response_mask, loss_agg_mo
     return by_mode(x, response_mask, config.global_batch_info, None), {}
 
 
+def verl_pairs_of_rows(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, **_):
+    """The mean of two rows that stand together is taken off, position by position."""
+    two = advantages.view(-1, 2, advantages.shape[1])
+    x = clipped(log_prob, old_log_prob, (two - two.mean(1, keepdim=True)).view_as(advantages))
+    return by_mode(x, response_mask, config.global_batch_info, None), {}
+
+
+def verl_masked_before(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, **_):
+    """Padding has the ratio 1: a term of the value, without a gradient."""
+    x = clipped(log_prob * response_mask, old_log_prob * response_mask, advantages)
+    return by_mode(x, torch.ones_like(x), config.global_batch_info, None), {}
+
+
 def verl_shifted_advantages(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, **_):
     x = clipped(log_prob, old_log_prob, advantages.roll(1, 1))
     return by_mode(x, response_mask, config.global_batch_info, None), {}
@@ -113,6 +126,8 @@ VERL = {
     "the old over the new": (verl_upside_down(1), "ratio"),
     "the old over the new, and the sign": (verl_upside_down(-1), "ratio"),
     "dropout": (verl(lambda x, m, i, a: by_mode(torch.nn.functional.dropout(x, 0.1), m, i, a)), "random"),
+    "pairs of rows": (verl_pairs_of_rows, "beside raises"),
+    "the mask before": (verl_masked_before, ""),
     "advantages in place": (verl_in_place, "inplace"),
 }  # fmt: skip
 

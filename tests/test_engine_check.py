@@ -122,6 +122,30 @@ def test_a_row_without_a_token_is_told():
     assert "empty" not in {f.name for f in found.findings}
 
 
+@pytest.mark.parametrize(
+    ("framework", "name", "note"),
+    [
+        ("verl", "the mask before", "tokens that the mask leaves out count in its value, not in its gradient"),
+        ("verl", "no weights", "it does not read the old log-probs"),
+        ("verl", "the clipped surrogate", ""),
+        ("prime-rl", "a sum", ""),
+    ],
+)
+def test_what_is_no_fault_is_a_note(framework, name, note):
+    notes = " ".join(f.said for f in find(hand(framework), LOSSES[framework][name][0], {}).findings if not f.fault)
+    assert note in notes and (note or "old log-probs" not in notes)
+
+
+@pytest.mark.parametrize(
+    ("framework", "name"), [("prime-rl", "a sum"), ("skyrl", "a sum"), ("slime", "its reducer"), ("verl", "rows")]
+)
+def test_a_clip_alone_is_said_to_be_that_and_no_row_with_more(framework, name):
+    """Where the sampler has the only old log-probs its weights are 1: tis, icepop are not what was compared."""
+    given = hand(framework)
+    rows = rows_equal(given, find(given, LOSSES[framework][name][0], {}), None)
+    assert rows[0].startswith("grpo:loss_kl=none") and not {"tis", "icepop"} & set(rows)
+
+
 def test_a_batch_is_cut_into_every_row_once():
     mask, sizes = made().mask, set()
     for split in splits(ranks=True, even=False):
@@ -224,7 +248,7 @@ def run(capsys, *arguments):
 def test_a_loss_that_is_right_is_told_so_and_which_row_it_is(mine, capsys):
     status, out, _ = run(capsys, "mine.py:right", "--as", "verl")
     assert status == 0 and "mine.py:right, in verl 0.9.1: right, however the batch is cut" in out
-    assert "Uncut, it equals" in out
+    assert "Uncut, it equals the loss of" in out
 
 
 def test_a_loss_that_equals_no_row_is_told_that_its_formula_was_not_asked(mine, capsys):
@@ -245,7 +269,7 @@ def test_a_setting_of_the_framework_reaches_the_loss_and_a_row_is_held_against_i
     name = "dapo@trl-1.16.0"
     assert run(capsys, "mine.py:right", "--as", "verl", "--recipe", name)[0] == 0
     status, out, _ = run(capsys, "mine.py:right", "--as", "verl", "--recipe", name, "--set", "clip_ratio_high=0.01")
-    assert status == 1 and f"Uncut, it does not equal {name}" in out
+    assert status == 1 and f"Uncut, it does not equal the loss of {name}" in out
 
 
 def test_an_objective_s_vectors_are_asked_of_the_batch_uncut(mine, capsys):

@@ -98,7 +98,7 @@ def test_geo_mean_of_verl_0_9_1_changes_with_the_split(capsys):
     assert main(["check", target, "--as", "verl", "--recipe", "gmpo@verl-0.9.1"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "it divides by its micro-batch's rows" in out and "it doubles with two micro-batches" in out
-    assert "Uncut, it equals gmpo@verl-0.9.1" in out
+    assert "Uncut, it equals the loss of gmpo@verl-0.9.1" in out
 
 
 SKYRL = {

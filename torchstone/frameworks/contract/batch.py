@@ -67,6 +67,12 @@ def made(seed: int = 0) -> Batch:
     return Batch(log_probs, old, sampler, ref, advantages, completion & ~tool, completion)
 
 
+def made_with_one_old(seed: int = 0) -> Batch:
+    """The same where a framework knows of one kind of old log-probs: the sampler's."""
+    batch = made(seed)
+    return replace(batch, old_log_probs=batch.sampler_log_probs)
+
+
 def signs_of(count: int, every: int) -> Tensor:
     """1, but -1 at one in ``every``."""
     return torch.where(torch.arange(count) % every == 0, -1.0, 1.0).double()

@@ -188,11 +188,11 @@ def _show(options: argparse.Namespace, checked: Checked) -> None:
         if not finding.fault:
             _line("note", finding.said + ".", "dim")
     if options.recipe and options.recipe not in rows:
-        _line("wrong", f"Uncut, it does not equal {options.recipe}.", "red")
+        _line("wrong", f"Uncut, it does not equal the loss of {options.recipe}.", "red")
     if rows:
         shown = [options.recipe] if options.recipe in rows else rows[:ROWS]
         more = f" and {len(rows) - len(shown)} more rows" * (len(rows) > len(shown))
-        _line("row", f"Uncut, it equals {', '.join(shown)}{more}.")
+        _line("row", f"Uncut, it equals the loss of {', '.join(shown)}{more}.")
     elif not (known or _wrong(options, checked)):
         text = "Uncut, it equals no row of the table: whether the formula is right was not asked; "
         _line("row", text + "--recipe ROW or --objective NAME does.")

@@ -14,28 +14,42 @@ from torchstone.frameworks.contract.plugged import Findings
 from torchstone.frameworks.contract.run import run
 from torchstone.recipes import RECIPES, PolicyRecipe, PreferenceRecipe
 from torchstone.recipes import find as find_row
+from torchstone.recipes.choices import NONE, Recipe
 
 REFERENCES = ("ref_chosen_log_probs", "ref_rejected_log_probs")
+PLAIN = ("grpo:loss_kl=none", "grpo:loss_kl=none+reduction=token-mean")  # no row of the table is a clip alone
 EQUAL = 1e-5  # relative to the largest gradient: frameworks add 1e-8 to their denominators
 
 
 def rows_equal(hand: Hand, found: Findings, recipe: str | None) -> list[str]:
-    """The rows of the table, and the named one, whose gradient on the batch uncut is this loss's; this framework's own
-    dialect first, and those of others only if nothing nearer is equal."""
+    """The rows, and the named one, whose loss has this gradient on the batch uncut, the plainest first: of this
+    framework's own dialect and the published ones, and those of others only if none of these is equal."""
     if found.whole.gradient is None:
         return []
-    kind = kind_of(hand)
+    kind, slope = kind_of(hand), found.whole.slope
     own = {name: row for name, row in RECIPES.items() if name.endswith(f"@{hand.unit.version}")}
-    near = own | {name: row for name, row in RECIPES.items() if "@" not in name}
+    near = (
+        own | {name: row for name, row in RECIPES.items() if "@" not in name} | {name: find_row(name) for name in PLAIN}
+    )
     for table in ({recipe: find_row(recipe)} if recipe else {}, near, RECIPES):
-        equal = [
-            name
-            for name, row in table.items()
-            if isinstance(row, kind) and _equal(row, hand, found.whole.slope, must=name == recipe)
-        ]
+        rows = {name: row for name, row in table.items() if isinstance(row, kind)}
+        equal = [name for name, row in rows.items() if _equal(row, hand, slope, must=name == recipe)]
+        equal = [name for name in equal if name == recipe or _compared(rows[name], hand, slope)]
         if equal:
-            return equal
+            return sorted(equal, key=lambda name: _choices(rows[name]))
     return []
+
+
+def _choices(row: Recipe) -> int:
+    """How much the row has: the fewer choices, the plainer."""
+    return sum(getattr(row, at).name != "none" for at in row.COLUMNS)
+
+
+def _compared(row: Recipe, hand: Hand, slope: Tensor) -> bool:
+    """Whether all that the row adds to its loss shows in this batch: weights of the sampler are 1 where it is handed
+    one kind of old log-probs, and an equal gradient says nothing of them."""
+    added = [at for at in ("sampler", "loss_kl", "entropy") if at in row.COLUMNS and getattr(row, at) != NONE]
+    return not any(_equal(row.but(**{at: NONE}), hand, slope, must=False) for at in added)
 
 
 def kind_of(hand: Hand) -> type[PolicyRecipe | PreferenceRecipe]:
@@ -43,7 +57,7 @@ def kind_of(hand: Hand) -> type[PolicyRecipe | PreferenceRecipe]:
     return PreferenceRecipe if hand.advantages == "none" else PolicyRecipe
 
 
-def _equal(row: PolicyRecipe | PreferenceRecipe, hand: Hand, slope: Tensor, must: bool) -> bool:
+def _equal(row: Any, hand: Hand, slope: Tensor, must: bool) -> bool:
     """Whether this is the row's gradient; where it needs what a policy loss is not handed, no, or an error if it
     ``must`` be told."""
     batch = hand.made()

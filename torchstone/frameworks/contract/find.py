@@ -103,9 +103,13 @@ def _tokens(loss: Plugged) -> Iterator[Finding]:
             return
     junk = loss.hand.made(1).each(lambda x: x * 1.5)
     places = {"padding": ~batch.completion, "tool": batch.completion & ~mask}
-    counted = [
-        name for name, where in places.items() if reached[where].any() or not loss.keeps(_with(loss, where, junk))
-    ]
+    how = {name: _how(loss, where, reached, junk) for name, where in places.items()}
+    counted = [name for name, what in how.items() if what == "learned"]
+    if "beside" in how.values():
+        said = "what a row teaches depends on numbers of the rows beside it, where the mask leaves those out"
+        yield loss.told("beside", said)
+    if "value" in how.values():
+        yield loss.told("value", "tokens that the mask leaves out count in its value, not in its gradient", fault=False)
     if counted:
         name = "mask" if len(counted) == 2 or not loss.hand.padded else counted[0]
         yield loss.told(name, COUNTED[name])
@@ -114,6 +118,19 @@ def _tokens(loss: Plugged) -> Iterator[Finding]:
         yield loss.told("empty", said, fault=False)
     elif not _stands_nan(loss):
         yield loss.told("nan", "a NaN under the mask would reach its gradient (numbers stand there)", fault=False)
+
+
+def _how(loss: Plugged, where: Tensor, reached: Tensor, junk: Batch) -> str:
+    """How numbers at these positions count: "learned", "beside": in other rows alone, "value": in that alone; or ""."""
+    if reached[where].any():
+        return "learned"
+    found = _with(loss, where, junk)
+    if loss.keeps(found):
+        return ""
+    if not loss.moved(found.slope).any():
+        return "value"
+    rows = [(i, torch.zeros_like(where).index_fill(0, torch.tensor(i), True) & where) for i in range(len(where))]
+    return "learned" if any(loss.moved(_with(loss, at, junk).slope)[i].any() for i, at in rows) else "beside"
 
 
 def _with(loss: Plugged, where: Tensor, junk: Batch) -> Outcome:
@@ -155,6 +172,10 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
         yield loss.told("ratio", "its ratio is upside down: old and new log-probs are exchanged")
     elif (pulls > 0).sum() > 0.9 * len(pulls):
         yield loss.told("sign", "its sign is turned: it makes less likely what earned more")
+    older = {name: getattr(batch, name) - 0.01 for name in ("old_log_probs", "sampler_log_probs")}
+    if not loss.moved(loss.run(**older).slope).any():
+        said = "it does not read the old log-probs: of several steps on a batch, all but the first learn uncorrected"
+        yield loss.told("old", said, fault=False)
     row, at = 6, 4  # a long completion, away from its ends
     for name in ("advantages", "old_log_probs", "sampler_log_probs")[hand.advantages == "row" :]:
         numbers = getattr(batch, name).clone()

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchstone.frameworks.contract.batch import made_with_one_old
 from torchstone.frameworks.contract.hand import Given, Hand, Piece
 from torchstone.frameworks.prime_rl.unit import UNIT
 
@@ -50,6 +51,6 @@ LINES = {
     "returns": "return LossOutputs(loss=loss, metrics={})",
 }
 HAND = Hand(
-    "prime-rl", UNIT, FORM, calls, read, LINES, padded=False,
+    "prime-rl", UNIT, FORM, calls, read, LINES, padded=False, made=made_with_one_old,
     stand_ins={"prime_rl": {}, "prime_rl.trainer.rl.loss": {"LossOutputs": LossOutputs}},
 )  # fmt: skip

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from torchstone.frameworks.contract.batch import made_with_one_old
 from torchstone.frameworks.contract.hand import Given, Hand, Piece, pair
 from torchstone.frameworks.tinker.unit import UNIT
 
@@ -56,5 +57,5 @@ LINES = {
 }
 HAND = Hand(
     "tinker", UNIT, FORM, calls, pair("tinker"), LINES, ranks=False, even=True, padded=False, cut=False,
-    stand_ins={"tinker": {}, "tinker_cookbook": {}},
+    made=made_with_one_old, stand_ins={"tinker": {}, "tinker_cookbook": {}},
 )  # fmt: skip
