@@ -24,10 +24,10 @@ from torchstone.core import (
     token_mean,
 )  # fmt: skip
 from torchstone.dpo import dpo_loss
+from torchstone.drawing import DPO, GRPO, INK, LINE, MUTED, PPO, REINFORCE, label_ends, pyplot
 from torchstone.grpo import group_advantages
 from torchstone.ppo import clipped_surrogate, gae
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
-from torchstone.train.drawing import DPO, GRPO, INK, LINE, MUTED, PPO, REINFORCE, label_ends, pyplot
 
 MINUS, RHO = "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER RHO}"
 plt = pyplot()

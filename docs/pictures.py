@@ -14,7 +14,7 @@ from pathlib import Path
 import typst
 from differences import differences
 
-from torchstone.train.drawing import INK, LINE, PALETTE, PPO, REINFORCE, label_ends, pyplot
+from torchstone.drawing import INK, LINE, PALETTE, PPO, REINFORCE, label_ends, pyplot
 from torchstone.train.report import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from torchstone.train.drawing import label_ends, pyplot
+from torchstone.drawing import label_ends, pyplot
 
 
 def options(doc: str, steps: int) -> argparse.Namespace:

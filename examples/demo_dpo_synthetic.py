@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchstone.core import Loss
 from torchstone.dpo import dpo_loss
-from torchstone.train.drawing import DPO
+from torchstone.drawing import DPO
 
 REWARDS = torch.tensor([[0.0, 0.5, 1.0, 1.5, 2.0], [1.5, -1.0, 0.5, 0.0, 1.0], [0.3, 0.6, -0.9, 0.0, 1.2]])
 REFERENCE = torch.log_softmax(torch.tensor([[0.6, 0.3, 0.0, -0.3, -0.6]] * 3), 1)  # log pi_ref: likes the first best

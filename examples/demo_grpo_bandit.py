@@ -14,8 +14,8 @@ from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import kl_k2, sequence_mean, token_log_probs
+from torchstone.drawing import GRPO, INK, MUTED
 from torchstone.grpo import group_advantages, grpo_loss
-from torchstone.train.drawing import GRPO, INK, MUTED
 
 REWARDS = torch.tensor([[0, 0, 1, 0], [0, 0.1, 0, 0], [0.5, 0, 0, 1], [0.7, 0.7, 0.7, 0.7]])  # [prompts answers]
 REFERENCE = torch.log_softmax(torch.tensor([0.5, 0.0, -0.5, 0.0]), 0).expand(4, 4)  # log pi_ref of each answer

@@ -14,8 +14,8 @@ from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import token_entropies, token_log_probs, token_mean
+from torchstone.drawing import MUTED, PPO
 from torchstone.ppo import explained_variance, gae, ppo_loss
-from torchstone.train.drawing import MUTED, PPO
 
 P, V, BATCH, EPOCHS = 3, 4, 256, 8  # prompts, tokens to choose from, completions and updates per batch
 MEANS = torch.rand(P, V, V, generator=torch.Generator().manual_seed(0))  # mean reward; the noise has deviation 0.2

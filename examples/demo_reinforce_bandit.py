@@ -16,8 +16,8 @@ from common import every_tenth, finish, lines, options, table
 from torch import Tensor
 
 from torchstone.core import sequence_sum, token_log_probs
+from torchstone.drawing import MUTED, REINFORCE
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
-from torchstone.train.drawing import MUTED, REINFORCE
 
 MEANS = torch.tensor([8.0, 8.5, 9.0, 9.5, 10.0])  # mean reward of each arm; the noise has deviation 1
 LEARNERS, SAMPLES, LR = 100, 8, 0.2  # R (the first half without a baseline), G per learner and update, learning rate

@@ -112,7 +112,7 @@ def test_each_method_explains_its_own_options(method, capsys):
         (["compare", "--task", "srot"], "unknown task 'srot'"),
         (["train", "grpo", "--group-size", "1"], "--group-size must be at least 2 for grpo, got 1"),
         (["train", "dpo", "--data", "no.jsonl"], "cannot read no.jsonl"),
-        (["train", "ppo", "--model", "./nowhere"], "--model ./nowhere cannot be loaded"),
+        (["train", "ppo", "--model", "./nowhere", "--task", "add"], "--model ./nowhere cannot be loaded"),
         (["train", "--resume", "nowhere"], "--resume nowhere: no run there"),
         (
             ["train", "grpo", "--resume", "--lr", "1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import operator
 from collections.abc import Callable
@@ -13,34 +14,67 @@ from typing import Any
 import torch
 
 from torchstone.terminal import UserError
-from torchstone.train import methods
+from torchstone.train import methods, options
+from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
-from torchstone.train.options import DistillOptions, DPOOptions, GRPOOptions, RecipeOptions, ReinforceOptions, Run
-from torchstone.train.rollout import as_rollout
+from torchstone.train.rollout import as_rollout, check_room, sample
 from torchstone.train.tasks import Task
 
+SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
 
-def check_options(config: Run) -> None:
-    """Numbers that cannot work, by name. Raises UserError."""
+
+def check_options(config: options.Run) -> None:
+    """Numbers that cannot work, and options that would change nothing, by name. Raises UserError."""
     for name, (words, fits) in ranges(config).items():
         value = getattr(config, name, None)
         if value is not None and not (fits(value) and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} must be {words} for {config.method}, got {value}")
-    if isinstance(config, RecipeOptions):
+    for name in ("model", "reward", "teacher"):
+        if getattr(config, name, None) == "":
+            raise UserError(f"--{name} is empty: name one, or leave the option out")
+    if not (config.data or config.task):
+        raise UserError("with --model, what to learn is --data FILE or --task NAME")
+    for name, (idle, why) in idle_options(config).items():
+        if idle and is_given(config, name):
+            raise UserError(f"--{name.replace('_', '-')} would change nothing: {why}")
+    if isinstance(config, options.RecipeOptions):
         check_recipe(config)
-    if isinstance(config, DistillOptions):
-        check_signal(config)
 
 
-def ranges(config: Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
+def is_given(config: options.Run, name: str) -> bool:
+    """Whether an option is another than if it were left out."""
+    left_out = (getattr(options.defaults(config.method, large), name, None) for large in (False, True))
+    return getattr(config, name, None) not in (None, *left_out)
+
+
+def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
+    """Options that would change nothing beside others: whether it is so, and why."""
+    small = (config.model, "it is for the small model, and --model takes its place")
+    idle: dict[str, tuple[Any, str]] = dict.fromkeys(["pretrain_steps", "warmup_steps", "demonstrations"], small)
+    idle["split"] = (config.data or ":" in config.task, "it is for the built-in tasks")
+    idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
+    if isinstance(config, options.GRPOOptions):
+        idle["kl"] = (config.beta == 0, "--beta is 0")
+        idle |= dict.fromkeys(["std_correction", "std_eps"], (not config.divide_by_std, "--no-divide-by-std"))
+    if isinstance(config, options.PPOOptions):
+        idle |= dict.fromkeys(["whiten_correction", "whiten_eps"], (not config.whiten, "--no-whiten"))
+    if isinstance(config, options.DistillOptions):
+        for name in ("gamma", "beta", "k", "of", "rest"):
+            its = " or ".join(signal for signal, names in SIGNALS.items() if name in names)
+            idle[name] = (name not in SIGNALS.get(config.signal, set()), f"it belongs to --signal {its}")
+    return idle
+
+
+def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     """What each number must be, in words and as a test."""
     counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k"], 1)
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
+    counts |= {"eval_every": 0, "demonstrations": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps"], 0)
-    if isinstance(config, GRPOOptions | DPOOptions) or (
-        isinstance(config, ReinforceOptions) and config.baseline == "leave-one-out"
+    if isinstance(config, options.GRPOOptions | options.DPOOptions) or (
+        isinstance(config, options.ReinforceOptions) and config.baseline == "leave-one-out"
     ):
         counts["group_size"] = 2  # a lone completion has nothing to be compared with
     found: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -49,29 +83,19 @@ def ranges(config: Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     found |= dict.fromkeys(["gamma", "lam", "label_smoothing"], ("from 0 to 1", lambda x: 0 <= x <= 1))
     found |= dict.fromkeys(["std_correction", "whiten_correction"], ("0 or 1", lambda x: x in (0, 1)))
     found |= dict.fromkeys(["lr", "temperature", "max_grad_norm"], ("above 0", lambda x: x > 0))
+    found["seed"] = ("between -2^40 and 2^40", lambda x: abs(x) < 2**40)
+    if isinstance(config, options.Online):
+        rows = config.prompts * config.group_size
+        found["minibatches"] = (f"from 1 to the round's {rows} completions", lambda x: 1 <= x <= rows)
     found["dual_clip"] = ("above 1", lambda x: x > 1)
-    if isinstance(config, DPOOptions):
+    if isinstance(config, options.DPOOptions):
         found["beta"] = ("above 0", lambda x: x > 0)
-    if isinstance(config, DistillOptions):
+    if isinstance(config, options.DistillOptions):
         found["beta"] = found["gamma"]
     return found
 
 
-SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
-
-
-def check_signal(config: DistillOptions) -> None:
-    """A number of another signal would be without effect. Raises UserError."""
-    for name in ("gamma", "beta", "k", "of", "rest"):
-        given = getattr(config, name) != getattr(DistillOptions(), name)
-        if given and name not in SIGNALS.get(config.signal, set()):
-            its = " or ".join(signal for signal, names in SIGNALS.items() if name in names)
-            raise UserError(
-                f"--{name} belongs to --signal {its}; with --signal {config.signal} it would change nothing"
-            )
-
-
-def check_recipe(config: RecipeOptions) -> None:
+def check_recipe(config: options.RecipeOptions) -> None:
     """A round on two empty groups: what the recipe lacks, or cannot be given here, is said before any work."""
     G, why = config.group_size, ""
     try:
@@ -93,27 +117,42 @@ def check_recipe(config: RecipeOptions) -> None:
         raise UserError(f"--recipe {config.recipe}: {e}{why}") from e
 
 
-def check_task(config: Run, task: Task, policy: Policy, teacher: Policy | None = None) -> None:
+def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy | None = None) -> None:
     """Data that the method cannot learn from, and texts that the model (or its teacher) cannot read: a UserError."""
-    if task.reward is None and not (isinstance(config, DPOOptions) or config.has_teacher):
+    if task.reward is None and not (isinstance(config, options.DPOOptions) or config.has_teacher):
         raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
     if teacher is not None:
         check_teacher(config, task, policy, teacher)
-    readers = {"a": policy} | ({"the teacher's": teacher} if teacher else {})
-    whose, context = min(((name, p.context) for name, p in readers.items()), key=operator.itemgetter(1))
+    given = isinstance(config, options.DPOOptions) and task.reward is None  # the pairs
+    sides = ("chosen", "rejected") if given else ()
+    if isinstance(config, options.DPOOptions) and not given and "chosen" in task.examples[0]:
+        raise UserError(
+            f"{task.name} has preference pairs: leave --reward out, for dpo judges only what it samples itself"
+        )
+    for name in ("samples", "group_size") if given else ():
+        if is_given(config, name):
+            raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")
     examples = task.examples + task.held_out
-    lengths = [len(ids) for ids in policy.encode_prompts([example["prompt"] for example in examples], config.system)]
-    longest = [0] * len(examples)  # completion that is given
-    if isinstance(config, DPOOptions) and task.reward is None:
-        sides = (policy.encode_completions([pair[side] for pair in examples]) for side in ("chosen", "rejected"))
-        longest = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*sides, strict=True)]
-    for example, length, completion in zip(examples, lengths, longest, strict=True):
-        if length == 0 or length + max(completion, config.max_new_tokens) > context:
-            own = completion > config.max_new_tokens
-            then = f"{completion} of a completion" if own else f"--max-new-tokens {config.max_new_tokens}"
-            advice = "shorten it" if own or length + 1 >= context else "try a smaller --max-new-tokens"
-            sizes = f"{length} tokens, then {then}, in {whose} context of {context}"
-            raise UserError(f"a prompt does not fit ({sizes}): {example['prompt'][:60]!r}; {advice}")
+    if given and (twice := sum(pair["chosen"] == pair["rejected"] for pair in examples)):
+        if twice == len(examples):
+            raise UserError(f"every pair of {task.name} has one text twice: there is nothing to learn")
+        say(f"{twice} of {len(examples)} pairs have one text twice, and teach nothing")
+    size = lambda example: len(example["prompt"]) + max((len(example[side]) for side in sides), default=0)  # noqa: E731
+    few = [
+        *heapq.nlargest(256, examples, size),
+        *heapq.nsmallest(16, examples, size),
+    ]  # the others when they are needed
+    prompts = policy.encode_prompts([example["prompt"] for example in few], config.system)
+    texts = [policy.encode_completions([example[side] for example in few]) for side in sides]
+    rooms = [max([config.max_new_tokens, *map(len, both)]) for both in zip(*texts, strict=True)] if given else []
+    for whose, reader in {"a": policy, "the teacher's": teacher}.items():
+        if reader:
+            check_room(reader, prompts, rooms or [config.max_new_tokens] * len(few), whose)
+    if config.model:
+        try:
+            sample(policy, prompts[-1:], 2, temperature=0.0)
+        except AttributeError as e:
+            raise UserError(f"--model {config.model} cannot be sampled here: {e}") from e
 
 
 def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> None:
@@ -134,7 +173,7 @@ def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> N
     for text in (example["prompt"] for example in task.examples[:100]):
         if theirs(text)["input_ids"] != ours(text)["input_ids"]:
             raise UserError(f"{name} has another tokenizer: it cuts {text[:60]!r} into other tokens; {then}")
-    if isinstance(config, RecipeOptions):
+    if isinstance(config, options.RecipeOptions):
         row: Any = config.find()
         option, k = f"--recipe {config.recipe}: signal.k", row.signal.numbers.get("k", 1)
     else:

@@ -11,23 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import UserError, near, read_options, unstyled
+from torchstone.terminal import UserError, near, read_options, unstyled, wrapped
 
 HELP = """\
 usage: torchstone train METHOD [options]
-       torchstone train --resume FOLDER
+       torchstone train --resume FOLDER [--steps N] [--data FILE] ...
 
-  reinforce   raise the log-probability of what earned more than the baseline
-  ppo         some clipped steps on each round of samples, a critic, and a price
-              on leaving the start model
-  grpo        each completion against the others of its prompt; no critic
-  dpo         from pairs of a better and a worse completion; no sampling while
-              it trains
-  distill     what a teacher thinks of each token that the student samples:
-              --teacher FOLDER, such as that of a finished run
-  recipe      any row of torchstone recipes that learns from samples:
-              --recipe gspo, or --recipe opd-exact --teacher FOLDER
-
+{}
 torchstone train METHOD --help explains every option of the method.
 """
 
@@ -37,7 +27,8 @@ def train(arguments: list[str]) -> int:
     from torchstone.train.options import METHODS, defaults
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
+        about = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in METHODS.items()}
+        print(HELP.format("".join(wrapped(text, f"  {name:<12}") + "\n" for name, text in about.items())), end="")
         return 0
     method, *options = arguments
     resume, rest = _resume_folder(arguments)
@@ -50,6 +41,8 @@ def train(arguments: list[str]) -> int:
     else:
         large = any(option == "--model" or option.startswith("--model=") for option in options)
         config = read_options(f"train {method}", METHODS[method], defaults(method, large), options)
+        if config.data and any(option.split("=")[0] == "--task" for option in options):
+            raise UserError("--task would change nothing: --data says what is to be learned")
     return _train(config, resume is not None)
 
 

@@ -36,6 +36,8 @@ def task_from_file(data: Path, reward: str | None, alone: bool) -> Task:
     examples = read_jsonl(data)
     if "chosen" not in examples[0] and reward is None and not alone:
         raise UserError(f"{data} has prompts without preferences: judge completions with --reward FILE.py:FUNCTION")
+    if reward and (taken := examples[0].keys() & {"prompts", "completions"}):
+        raise UserError(f"{data}: no column may be called {min(taken)!r}, which a reward function is given anyway")
     held_out, examples = split_examples(examples)
     return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
 
@@ -68,29 +70,48 @@ def reasoning_gym_task(spec: str) -> Task:
 def read_jsonl(path: Path) -> list[Example]:
     """Read prompts or preference pairs; an error names file, line and what is missing."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
+        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    except OSError as e:
         raise UserError(f"cannot read {path}: {e}") from e
-    examples: list[Example] = []
+    except UnicodeDecodeError as e:
+        number = e.object[: e.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {number}: not text in UTF-8 ({e.reason}); expected JSON, an object a line"
+        ) from e
+    examples: list[Any] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            example = json.loads(line)
-        except json.JSONDecodeError as e:
+            examples.append(json.loads(line))
+            check_example(examples)
+        except UserError as e:
+            raise UserError(f"{path}, line {number}: {e}") from e
+        except (ValueError, RecursionError) as e:
             raise UserError(f"{path}, line {number}: not JSON ({e})") from e
-        if not isinstance(example, dict):
-            raise UserError(f"{path}, line {number}: expected an object, got {type(example).__name__}")
-        wanted = ["prompt", "chosen", "rejected"] if example.keys() & {"chosen", "rejected"} else ["prompt"]
-        for key in wanted if not examples else {*wanted, *examples[0]}:
-            if key not in example:
-                raise UserError(f"{path}, line {number}: {key!r} is missing (it has {', '.join(example) or 'nothing'})")
-            if key in wanted and not (isinstance(example[key], str) and (example[key] or key != "prompt")):
-                raise UserError(f"{path}, line {number}: {key!r} must be a text, got {example[key]!r}")
-        examples.append(example)
     if not examples:
         raise UserError(f"{path} is empty: expected one JSON object a line")
     return examples
+
+
+def check_example(examples: list[Any]) -> None:
+    """The last one: texts where texts must be, and the keys of the first. Raises UserError."""
+    first, example = examples[0], examples[-1]
+    if not isinstance(example, dict):
+        raise UserError(f"expected an object, got {type(example).__name__}")
+    wanted = ["prompt", "chosen", "rejected"] if example.keys() & {"chosen", "rejected"} else ["prompt"]
+    for key in {**dict.fromkeys(wanted), **first}:
+        if key not in example:
+            raise UserError(f"{key!r} is missing (it has {', '.join(example) or 'nothing'})")
+        if key in wanted and not (isinstance(example[key], str) and (example[key] or key != "prompt")):
+            raise UserError(f"{key!r} must be a text, got {example[key]!r}")
+    for key in example:
+        if key not in first:
+            raise UserError(
+                f"{key!r} is not in the first line (it has {', '.join(first)}): all must have the same keys"
+            )
+        if key in wanted and not example[key].isascii():
+            example[key].encode()  # half of a surrogate pair is no text: a ValueError
 
 
 def load_reward(spec: str) -> RewardFunction:

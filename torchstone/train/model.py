@@ -160,16 +160,20 @@ class Policy(nn.Module):
         """Token ids, through the chat template where the tokenizer has one."""
         if getattr(self.tokenizer, "chat_template", None) is None:
             texts = [f"{system}\n{p}" if system else p for p in prompts]
-            return self.tokenizer(texts)["input_ids"]
+            return self._ids(texts)
         first = [{"role": "system", "content": system}] if system else []
         chats = [[*first, {"role": "user", "content": p}] for p in prompts]
         texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self._ids(texts, add_special_tokens=False)
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Token ids, each with the token that ends a turn: to end there is part of the answer."""
-        ids = self.tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-        return [[*row, self.end_id] for row in ids]
+        return [[*row, self.end_id] for row in self._ids(completions, add_special_tokens=False)]
+
+    def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        """A thousand at a time: beside its ids, a text that is being tokenised takes kilobytes."""
+        pieces = (list(texts[i : i + 1000]) for i in range(0, len(texts), 1000))
+        return [ids for piece in pieces for ids in self.tokenizer(piece, **options)["input_ids"]]
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``--model`` and transformers can load."""

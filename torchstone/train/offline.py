@@ -12,7 +12,7 @@ from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
 from torchstone.train.options import DPOOptions
-from torchstone.train.rollout import as_rollout, sample, slices
+from torchstone.train.rollout import as_rollout, check_room, sample, slices
 from torchstone.train.tasks import Example, Task, judge, take
 
 
@@ -44,6 +44,7 @@ def encode(config: DPOOptions, policy: Policy, pairs: list[Example]) -> list[Exa
     """The pairs, their three texts as token ids; those of the completions have the end token."""
     prompts = policy.encode_prompts([pair["prompt"] for pair in pairs], config.system)
     chosen, rejected = (policy.encode_completions([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
+    check_room(policy, prompts, [max(map(len, both)) for both in zip(chosen, rejected, strict=True)])
     texts = zip(pairs, prompts, chosen, rejected, strict=True)
     return [pair | {"prompt": p, "chosen": c, "rejected": r} for pair, p, c, r in texts]
 

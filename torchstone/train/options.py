@@ -261,4 +261,4 @@ def defaults(method: str, large: bool) -> Run:
     rounds = {"steps": 50, "prompts": 4, "group_size": 8, "minibatches": 1}
     if method == "dpo":
         rounds = {"samples": 256, "pairs": 8, "epochs": 1}
-    return METHODS[method](lr=1e-5, max_new_tokens=64, micro_batch=8, eval_prompts=32, eval_every=10, **rounds)  # type: ignore[arg-type]
+    return METHODS[method](task="", lr=1e-5, max_new_tokens=64, micro_batch=8, eval_prompts=32, eval_every=10, **rounds)  # type: ignore[arg-type]

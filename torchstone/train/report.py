@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from torchstone.drawing import DISTILL, DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 from torchstone.terminal import table, wrapped
-from torchstone.train.drawing import DISTILL, DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]

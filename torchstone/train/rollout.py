@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchstone.core import completion_mask
+from torchstone.terminal import UserError
 from torchstone.train.model import Outputs, Policy, Sliceable
 
 
@@ -56,6 +57,7 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     Anything that cuts the distribution would make its log-probs differ from those that the training sees. At
     temperature 0 every token is the most likely one.
     """
+    check_room(policy, prompts, [max_new_tokens] * len(prompts))
     tokens, attention = (x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
     ends = torch.tensor(policy.eos_ids, device=policy.device)
     rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
@@ -84,6 +86,15 @@ def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temper
     attention = torch.cat([attention, torch.ones_like(mask)], 1)
     cut_off = ~torch.isin(completions, ends).any(1)
     return Rollout(torch.cat([tokens, completions], 1), attention, mask, cut_off, texts)
+
+
+def check_room(policy: Policy, prompts: list[list[int]], completions: list[int], whose: str = "a") -> None:
+    """A prompt that is empty, or that with so many tokens of its completion exceeds the context. Raises UserError."""
+    for ids, room in zip(prompts, completions, strict=True):
+        if not 0 < len(ids) <= policy.context - room:
+            sizes = f"{len(ids)} tokens, then {room} of a completion, in {whose} context of {policy.context}"
+            advice = "shorten the text, or try a smaller --max-new-tokens"
+            raise UserError(f"a prompt does not fit ({sizes}): {policy.tokenizer.decode(ids[:30])[:60]!r}; {advice}")
 
 
 def as_rollout(policy: Policy, prompts: list[list[int]], completions: list[list[int]]) -> Rollout:

@@ -17,6 +17,7 @@ from torchstone.train.checks import check_lesson, check_options, check_task
 from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model, say
 from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
+from torchstone.train.lesson import nothing_learned
 from torchstone.train.methods import method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
@@ -70,6 +71,7 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     for metrics in rounds:
         journal.write(metrics)
     save_model(policy, folder / "model")
+    journal.say_if_flat(read_records(folder / "metrics.jsonl")[1:])
     return folder
 
 
@@ -142,11 +144,18 @@ class Journal:
             metrics["samples"] = config.samples if self.task.reward else 0
         metrics["seconds"] = round(time.perf_counter() - self.started, 2)
         append(folder / "metrics.jsonl", [metrics])
+        if step == 1:
+            self.say_if_flat([metrics])
         stop = self.report({**metrics, "steps": self.steps}) and step < self.steps
         if evaluated or stop:
             save(folder / "checkpoint.pt", self.learner.state_dict())
         if stop:
             raise Interrupted(folder)
+
+    def say_if_flat(self, rounds: list[dict[str, Any]]) -> None:
+        """Say what most of the rounds lacked to teach anything, if they did."""
+        if flat := nothing_learned(self.config, self.task, rounds):
+            say(flat)
 
     def evaluate(self) -> dict[str, float]:
         """The metrics of held-out prompts; eight of the samples go to completions.jsonl."""
