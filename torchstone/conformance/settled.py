@@ -85,7 +85,7 @@ def _solved(
     asked = [c for c in cases if c.result == "valid" and c.expected is not None and not hazards(c)]
     asked = [c for c in asked if c.id in outcomes and outcomes[c.id].kind == "numbers"]
     objective = oracle(vectors.objective)
-    stored = _stored([c for c in asked if all(c.settings[k] == v for k, v in known.items())], outcomes, open_)
+    name, stored = _stored([c for c in asked if all(c.settings[k] == v for k, v in known.items())], outcomes, open_)
     if objective is None or not asked:
         return stored or plain
     ordinary = [replace(c, settings={**c.settings, **known}) for c in asked]
@@ -96,7 +96,9 @@ def _solved(
     values, equal = as_it_is.found()
     if 2 * len(equal) >= len(ordinary):
         return values
-    if stored or not search:
+    if stored and len(replace(as_it_is, names=(name,) * bool(name)).equal(stored)) >= SHARE * len(ordinary):
+        return stored
+    if not search:
         return stored or plain
     usual = {k: [plain[k], *(x for x in candidates(k, vectors, ())[0] if x != plain[k])] for k in open_}
     best: tuple[Values, set[int]] = plain, set()
@@ -121,15 +123,18 @@ def _plainest(vectors: Vectors, open_: Sequence[str]) -> Values:
     return {k: near[0].settings[k] for k in open_}
 
 
-def _stored(cases: Sequence[Case], outcomes: Outcomes, open_: Sequence[str]) -> Values:
-    """By the vectors alone: the values of the group of cases of which one name, or none, explains most."""
-    best, values = 1, {}
+def _stored(cases: Sequence[Case], outcomes: Outcomes, open_: Sequence[str]) -> tuple[str, Values]:
+    """By the vectors alone: the values of the group of cases of which one name explains most, and the name.
+
+    "" is the name of the right numbers.
+    """
+    best, name, values = 1, "", {}
     for group in hypotheses(cases, open_):
-        names = {"", *(name for c in group for name in c.alternatives)}
-        hit = max(sum(_explains(name, c, outcomes[c.id]) for c in group) for name in names)
-        if hit > best and hit >= SHARE * len(group):
-            best, values = hit, {k: group[0].settings[k] for k in open_}
-    return values
+        for other in ["", *dict.fromkeys(k for c in group for k in c.alternatives)]:
+            hit = sum(_explains(other, c, outcomes[c.id]) for c in group)
+            if hit > best and hit >= SHARE * len(group):
+                best, name, values = hit, other, {k: group[0].settings[k] for k in open_}
+    return name, values
 
 
 def _explains(name: str, case: Case, outcome: Outcome) -> bool:

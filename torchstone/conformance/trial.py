@@ -15,6 +15,7 @@ from torchstone.conformance.fit.aliases import is_padding, words
 from torchstone.conformance.fit.arguments import FILLED
 from torchstone.conformance.fit.calling import PER_ROW, Calling
 from torchstone.conformance.fit.signature import HALVES, OF_LOGITS, Signature
+from torchstone.conformance.name.changes import times
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Vectors, hazards
 
@@ -74,6 +75,8 @@ def askable(case: Case, signature: Signature, vectors: Vectors, without: bool = 
     for k in required:
         if k not in kept and k not in FILLED and not (k == "ref_log_probs" and signature.expresses("beta")):
             return None
+    if "old_values" in required and "old_values" not in kept and "values" in kept:
+        kept["old_values"] = times(kept["values"], 0.0, 1)  # where the clip is written in, they matter
     return replace(case, inputs=kept) if signature.can_lay_out(case) else None
 
 

@@ -18,12 +18,14 @@ from torchstone.conformance.vectors import Case, Numbers, Vectors, hazards, leav
 DEPTH = 3  # of functions that call functions
 NUMBERS = 24  # of a function's own that are tried
 TRIED = 600  # combinations of values on one case
+AGAIN = 150  # of values that were chosen before
 MISSED = 3  # cases that no combination fits, before the search ends
 KEPT = 4  # combinations that go on to the next case
 GRID = (
     0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0,
 )  # fmt: skip
 
+FAR = 1e6  # a bound that nothing comes near
 BOUNDS = ("epsilon", "epsilon_high", "value_epsilon")  # a clip of width 0 is none that anybody means
 
 Values = dict[str, Any]
@@ -127,32 +129,49 @@ class Search:
         """
         kept: list[Values] = [{}]
         left = {c.id: c for c in self.cases}
+        fitted: list[Case] = []
         while left and missed:
             case = min(left.values(), key=lambda c: len(self.matter[c.id] - set(kept[0])))
             left.pop(case.id)
-            grown = self._grown(case, kept, sorted(self.matter[case.id] - set(kept[0])))
+            grown = self._grown(case, kept, sorted(self.matter[case.id] - set(kept[0])), fitted)
+            if not grown:  # what could be anything in the cases before is chosen again
+                opened = sorted(self.matter[case.id] & set(kept[0]))
+                fewer = [{k: x for k, x in values.items() if k not in opened} for values in kept]
+                fewer = list({repr(values): values for values in fewer}.values())
+                grown = self._grown(case, fewer, sorted(self.matter[case.id] - set(fewer[0])), fitted, AGAIN)
             missed -= not grown
             kept = grown or kept
+            fitted += [case] if grown else []
         if not missed and not kept[0]:
             return {}, set()
         chosen = [{k: known[0] for k, known in self.open.items()} | values for values in kept]
-        scored = [(values, self._equal(values)) for values in chosen]
-        return max(scored, key=lambda pair: len(pair[1]))
+        scored = [(values, self.equal(values)) for values in chosen if self._reached(values)]
+        return max(scored, key=lambda pair: len(pair[1]), default=({}, set()))
 
-    def _grown(self, case: Case, kept: Sequence[Values], new: Sequence[str]) -> list[Values]:
-        """The values kept so far, with values of the new settings that fit this case."""
+    def _reached(self, values: Values) -> bool:
+        """Does each bound stop something? One that no case comes near is a bound that is missing."""
+        bounds = [k for k in BOUNDS if k in self.open and values[k] is not None]
+        return all(
+            any(self._numbers(c, values, False) != self._numbers(c, values | {k: FAR}, False) for c in self.cases)
+            for k in bounds
+        )
+
+    def _grown(
+        self, case: Case, kept: Sequence[Values], new: Sequence[str], fitted: Sequence[Case], at_most: int = TRIED
+    ) -> list[Values]:
+        """The values kept so far, with values of the new settings that fit this case and those that are fitted."""
         wanted = replace(self.outcomes[case.id], gradients=None)
         grown: list[Values] = []
         tried: set[str] = set()
         for known in (self.open, self.more) if self.more and new else (self.open,):
-            choices = sorted(itertools.product(*(range(len(known[k])) for k in new)), key=sum)[:TRIED]
+            choices = sorted(itertools.product(*(range(len(known[k])) for k in new)), key=sum)[:at_most]
             for values in kept:
                 for choice in choices:
                     more = values | {k: known[k][i] for k, i in zip(new, choice, strict=True)}
                     if repr(more) in tried:
                         continue
                     tried.add(repr(more))
-                    if matches(wanted, self._numbers(case, more, False)):
+                    if all(self._fits(c, more) for c in (case, *fitted)):
                         grown.append(more)
                         if len(grown) == KEPT:
                             return grown
@@ -203,7 +222,11 @@ class Search:
                     found.add(k)
         return found
 
-    def _equal(self, values: Values) -> set[int]:
+    def _fits(self, case: Case, values: Values) -> bool:
+        return matches(replace(self.outcomes[case.id], gradients=None), self._numbers(case, values, False))
+
+    def equal(self, values: Values) -> set[int]:
+        """The cases in which the numbers at these values are the function's own, gradients included."""
         return {c.id for c in self.cases if matches(self.outcomes[c.id], self._numbers(c, values, True))}
 
     def _numbers(self, case: Case, values: Values, gradients: bool) -> Numbers | None:

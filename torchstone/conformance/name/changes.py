@@ -89,8 +89,9 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
         value = value if change.result is None else change.result(value, case)
     value = _where_compared(value, case.expected.outputs[first])
     slopes = total(flat(value)).slopes if wanted else {}
-    found = {first: value} | ({k: outputs[k] for k in case.expected.outputs if k != first and other is objective})
-    kept = {k: _where_compared(x, case.expected.outputs[k]) for k, x in found.items() if outputs.get(k, x) is not None}
+    also = [k for k in case.expected.outputs if k != first and other is objective and outputs.get(k) is not None]
+    found = {first: value} | {k: outputs[k] for k in also}
+    kept = {k: _where_compared(x, case.expected.outputs[k]) for k, x in found.items()}
     numbers = Numbers(
         {k: floats(x) for k, x in kept.items()}, {k: floats(shaped(case.inputs[k], (k,), slopes)) for k in wanted}
     )

@@ -153,8 +153,8 @@ OBJECTIVE = Objective(
     settings={
         "reduce": policy.reduction("token_mean", free=True),
         "epsilon": Setting("the lower bound is 1 - epsilon; None: no lower bound", (None, 0.2), free=True),
-        "epsilon_high": Setting("the upper bound is 1 + epsilon_high; this or cap", (0.2, None)),
-        "cap": Setting("the upper bound itself; this or epsilon_high", (None, 5.0)),
+        "epsilon_high": Setting("the upper bound is 1 + epsilon_high; this or cap", (0.2, None), free=True),
+        "cap": Setting("the upper bound itself; this or epsilon_high", (None, 5.0), free=True),
     },
     compute=policy.policy_loss,
     steps=policy.STEPS | {"surrogate": cispo},
