@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.frameworks.trl.recorded import Recorded
 from torchstone.frameworks.trl.settings import chosen_row, number, of_a_micro_batch, with_sampler
-from torchstone.frameworks.trl.step import IMAGES, chosen_tokens, config_of, count, everywhere, lent, over_ranks
+from torchstone.frameworks.trl.step import (
+    IMAGES,
+    OfGroups,
+    chosen_tokens,
+    config_of,
+    count,
+    everywhere,
+    lent,
+    over_ranks,
+)
 from torchstone.frameworks.trl.unit import UNIT
 from torchstone.recipes.choices import Recipe
 
@@ -32,6 +40,7 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
                  **more: Any):  # fmt: skip
         args = config_of(args, GRPOConfig, model)
         self.recipe = with_sampler(chosen_row(recipe, GRPOTrainer, args), args)
+        self._row = OfGroups.of(self.recipe) if self.recipe.reduction.name == "group-token-mean" else self.recipe
         self._takes = {stage: self.recipe.takes(stage) for stage in self.recipe.STAGES}
         beta = args.beta
         if any("ref_log_probs" in used for used in self._takes.values()):
@@ -75,7 +84,7 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
         batch["advantages"] = found[here, :width]
         batch["tool_mask"] = batch.get("tool_mask", torch.ones_like(batch["completion_mask"])) * kept[here, None]
         batch["denominator"] = count(self.recipe, mask, kept, group)
-        batch["share_of_group"] = (tokens / of_group)[here]
+        batch["tokens_of_group"] = of_group[here]
         self._show((found.sum(1) / tokens.clamp(min=1)).tolist())
         return batch
 
@@ -96,24 +105,6 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
         known = {"old_log_probs": old, "ref_log_probs": reference, "sampler_log_probs": sampler, "entropies": entropies}
         return known | {"max_length": self.max_completion_length}
 
-    def _alone(self, tensors: dict[str, Any]) -> list[Loss]:
-        """The row's loss of each completion, as a group of its own."""
-        whole = {name: x for name, x in tensors.items() if name in ("denominator", "max_length")}
-        whole |= {"group_size": 1} if "group_size" in self._takes["loss"] else {}
-        each = {name: x for name, x in tensors.items() if name not in whole and x is not None}
-        rows = range(len(tensors["mask"]))
-        return [self.recipe.loss(**{name: x[i : i + 1] for name, x in each.items()}, **whole) for i in rows]
-
-    def _row_loss(self, tensors: dict[str, Any], shares: Tensor) -> Loss:
-        """The row's loss. TRL has shuffled the groups apart: where the row has a mean over each group's tokens, every
-        completion is a group with its share of its group's tokens."""
-        if self.recipe.reduction.name != "group-token-mean":
-            return self.recipe.loss(**tensors)
-        losses = self._alone(tensors)
-        value = sum(loss.value * share for loss, share in zip(losses, shares, strict=True))
-        metrics = {k: sum((x.metrics[k] for x in losses[1:]), m) for k, m in losses[0].metrics.items()}
-        return Loss(value, metrics)
-
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         training = self.model.training
         pieces = self.current_gradient_accumulation_steps if training else 1
@@ -125,9 +116,10 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
         scale: float = UNIT.scale(pieces, self.accelerator.num_processes)
         if of_a_micro_batch(self.recipe):
             known["denominator"], scale = None, 1 / pieces
+        if isinstance(self._row, OfGroups):
+            known |= {"group_size": 1, "denominator": known["denominator"] * inputs["tokens_of_group"]}
         tensors = {"log_probs": log_probs, "advantages": inputs["advantages"], "mask": mask}
-        tensors |= self.recipe.used("loss", known)
-        loss = self._row_loss(tensors, inputs["share_of_group"])
+        loss = self._row.loss(**tensors, **self._row.used("loss", known))
         metrics = self._metrics["train" if training else "eval"]
         means = over_ranks(self.accelerator, {"entropy": mean_of(entropies, mask)} | loss.metrics)
         if means.keys() >= set(CLIPS):

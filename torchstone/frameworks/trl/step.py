@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,6 +33,22 @@ def config_of(args: Any, config: type, model: Any) -> Any:
         raise ValueError(f"args: expected a {config.__name__}, got {type(args).__name__}")
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return config(f"{name.split('/')[-1]}-{config.__name__.removesuffix('Config')}")
+
+
+class OfGroups(PolicyRecipe):
+    """A row with a mean over each group's tokens, where TRL has shuffled the groups apart: its ``denominator`` [B] is
+    for each completion the tokens of its group times the groups."""
+
+    @classmethod
+    def of(cls, row: PolicyRecipe) -> OfGroups:
+        """The same row."""
+        return cls(**{field.name: getattr(row, field.name) for field in fields(row)})
+
+    def run(self, at: str, batch: Mapping[str, Any]) -> Any:
+        """As every row; the last stage divides each completion by its own denominator."""
+        if at != "reduction":
+            return super().run(at, batch)
+        return (batch["x"].where(batch["mask"], 0).sum(1) / batch["denominator"]).sum()
 
 
 @contextmanager
