@@ -232,6 +232,16 @@ def test_every_alternative_is_another_one(name):
 
 
 @files
+def test_no_setting_has_one_value_alone(name):
+    """On ordinary batches each number is given as two others: a function that ignores it is wrong in one of them."""
+    groups = [g for g in read(name)["groups"] if any(c["result"] == "valid" and "expected" in c for c in g["cases"])]
+    for k in read(name)["settings"]:
+        given = {str(g["settings"][k]) for g in groups} - {"None"}
+        numbers = {x for x in given if re.fullmatch(r"-?[\d.e-]+", x)}
+        assert len(numbers) != 1 or k == "denominator", (k, given)
+
+
+@files
 def test_every_flag_is_used_and_every_pitfall_exists(name):
     data = read(name)
     used = {flag for _, case in cases(data) for flag in (*case["flags"], *case.get("alternatives", {}))}

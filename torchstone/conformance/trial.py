@@ -77,7 +77,11 @@ def askable(case: Case, signature: Signature, vectors: Vectors, without: bool = 
             return None
     if "old_values" in required and "old_values" not in kept and "values" in kept:
         kept["old_values"] = times(kept["values"], 0.0, 1)  # where the clip is written in, they matter
-    return replace(case, inputs=kept) if signature.can_lay_out(case) else None
+    settings = dict(case.settings)
+    if settings.get("epsilon_high", 0) is None and signature.expresses("epsilon_high"):
+        if not signature.expresses("epsilon"):  # none is the lower bound's number, which it cannot be given
+            settings["epsilon_high"] = settings["epsilon"]
+    return replace(case, inputs=kept, settings=settings) if signature.can_lay_out(case) else None
 
 
 def _optional(name: str, vectors: Vectors) -> bool:

@@ -276,6 +276,8 @@ def _by_its_words(p: inspect.Parameter, vectors: Vectors, names: Mapping[str, st
     if said[:1] == ["ignore"]:  # ignore_index: the number that labels have where nothing counts
         return NOT_HERE
     weight = _weight_of_teacher(p.name, vectors)
+    if "cap" in vectors.settings and "epsilon_high" in setting(p.name) and _is_above_1(p.default):
+        return "settings", "cap"  # 5 is the bound itself, 0.28 its distance from 1
     for ours in setting(p.name):
         if ours in vectors.settings and ours not in used and not _of_torch(p, ours) and not weight:
             return "settings", ours
@@ -333,6 +335,10 @@ def _by_what_is_left(p: inspect.Parameter, vectors: Vectors, names: Mapping[str,
     said = set(words(p.name))
     lengths = {"lengths", "lens", "seqlens"}
     return ("derived", "lengths") if lengths & said and said <= {*lengths, "seq", "sequence"} | OF_TOKENS else NOT_HERE
+
+
+def _is_above_1(default: Any) -> bool:
+    return isinstance(default, int | float) and not isinstance(default, bool) and default > 1
 
 
 CUMULATIVE = {"cu_seqlens", "cu_seq_lens", "cu_seqlens_q", "cu_lens", "cu_lengths", "cumulative_lengths"}

@@ -186,7 +186,8 @@ def _edits(function: ast.FunctionDef | ast.Lambda) -> Iterator[tuple[ast.AST, Ed
     for part in inside:
         if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
             continue  # its docstring
-        for node in ast.walk(part):
+        grown = {id(n.value) for n in ast.walk(part) if isinstance(n, ast.Attribute)}  # another list in its place may
+        for node in (n for n in ast.walk(part) if id(n) not in grown):  # be the one that is looped over: no end
             for edited in _of(node, known):
                 yield node, edited
 

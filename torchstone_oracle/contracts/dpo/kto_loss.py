@@ -45,8 +45,10 @@ KTO_CASES = (
 )
 
 
-def kto_numbers(z: float, up: float = 1, down: float = 1.5, denominator: int | None = None) -> dict[str, Any]:
-    return {"beta": 0.1, "reference_point": z, "desirable_weight": up, "undesirable_weight": down,
+def kto_numbers(
+    z: float, up: float = 1, down: float = 1.5, denominator: int | None = None, beta: float = 0.1
+) -> dict[str, Any]:
+    return {"beta": beta, "reference_point": z, "desirable_weight": up, "undesirable_weight": down,
             "denominator": denominator}  # fmt: skip
 
 
@@ -77,6 +79,6 @@ OBJECTIVE = Objective(
     (Group(kto_numbers(0, 1, 1), (KTO_CASES[0], MORE_THUMBS, *KTO_CASES[1:3])),
      Group(kto_numbers(0.5, 1, 1), (KTO_CASES[0], MORE_THUMBS)),
      Group(kto_numbers(0.5), KTO_CASES), Group(kto_numbers(0), KTO_CASES[:1]),
-     Group(kto_numbers(2, 1.25, 0.5), KTO_CASES[:2]),
+     Group(kto_numbers(2, 1.25, 0.5), KTO_CASES[:2]), Group(kto_numbers(0.5, beta=0.3), KTO_CASES[:1]),
      Group(kto_numbers(0, denominator=5), (Case("of 5", THUMBS, ("micro_batch",)),))),
 )  # fmt: skip

@@ -35,7 +35,7 @@ THREE = (
 NO_PAIRS = (Case("no pairs", four([], []), ("no_pairs",), "acceptable"),)
 ORPO_SETTINGS = (
     {"odds_coef": 0.1, "sft_coef": 1},
-    {"odds_coef": 0.5, "sft_coef": 1},
+    {"odds_coef": 0.5, "sft_coef": 0.5},
     {"odds_coef": 0.5, "sft_coef": 0},
 )
 OBJECTIVE = Objective(

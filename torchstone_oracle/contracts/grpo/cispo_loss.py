@@ -188,5 +188,10 @@ OBJECTIVE = Objective(
             {"reduce": "sequence_sum", "epsilon": None, "epsilon_high": 0.2, "cap": None},
             (policy_cases.few(False)[2], WIDE),
         ),
+        Group(
+            {"reduce": "token_mean", "epsilon": None, "epsilon_high": None, "cap": 2.0},
+            (WIDE, *policy_cases.NEAR_CASES[2:]),
+        ),
+        Group({"reduce": "token_mean", "epsilon": 0.3, "epsilon_high": 0.4, "cap": None}, (WIDE,)),
     ),
 )

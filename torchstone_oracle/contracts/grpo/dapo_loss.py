@@ -38,5 +38,6 @@ OBJECTIVE = Objective(
             (*policy_cases.usual(False), policy_cases.BETWEEN_THE_BOUNDS),
         ),
         Group({"reduce": "token_mean", "epsilon": 0.2, "epsilon_high": None}, policy_cases.few(False)[:3]),
+        Group({"reduce": "token_mean", "epsilon": 0.1, "epsilon_high": 0.4}, policy_cases.few(False)[:1]),
     ),
 )

@@ -154,5 +154,9 @@ OBJECTIVE = Objective(
             {"reduce": "sequence_sum", "divergence": "kl", "epsilon": 0.05, "epsilon_high": None, "cap": 20.0},
             (*policy_cases.few(False)[:3], DPPO_CASE),
         ),
+        Group(
+            {"reduce": "sequence_sum", "divergence": "tv", "epsilon": 0.2, "epsilon_high": 0.1, "cap": 5.0},
+            (DPPO_CASE,),
+        ),
     ),
 )

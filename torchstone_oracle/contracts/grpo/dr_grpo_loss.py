@@ -57,5 +57,9 @@ OBJECTIVE = Objective(
             {"reduce": "fixed_length_mean", "length": 16, "epsilon": 0.2, "epsilon_high": 0.28},
             policy_cases.few(False)[:3],
         ),
+        Group(
+            {"reduce": "fixed_length_mean", "length": 4, "epsilon": 0.1, "epsilon_high": 0.4},
+            policy_cases.few(False)[:1],
+        ),
     ),
 )

@@ -107,7 +107,7 @@ OBJECTIVE = Objective(
     steps=policy.STEPS | {"level": gmpo_level, "surrogate": lambda p, u, a, s: ppo.importance_surrogate(u, a)},
     alternatives={
         **without(policy_reductions.VARIANTS, "sequence_mean"),
-        **without(policy_reductions.BUGS, "mask_multiplied"),
+        **without(policy_reductions.BUGS, "mask_multiplied", "unmasked_mean"),
         **policy_ratios.RATIO,
         **GMPO_LEVELS,
         **without(policy_ratios.ADVANTAGES, "whitened_advantages"),
@@ -120,5 +120,6 @@ OBJECTIVE = Objective(
             {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.45},
             (*policy_cases.few(False)[:3], *GSPO_CASES[:1]),
         ),
+        Group({"reduce": "sequence_mean", "epsilon": 0.3, "epsilon_high": 0.1}, policy_cases.few(False)[:1]),
     ),
 )

@@ -53,7 +53,7 @@ OBJECTIVE = Objective(
             (*policy_cases.few(False), *hazards(False)),
         ),
         Group(
-            {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.1}, policy_cases.few(True)[:1]
+            {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.4, "beta": 0.1}, policy_cases.few(True)[:1]
         ),
         Group(
             {"reduce": "sequence_mean", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0},

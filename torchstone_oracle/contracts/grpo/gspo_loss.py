@@ -129,7 +129,7 @@ OBJECTIVE = Objective(
     steps=policy.STEPS | {"level": gspo_ratio},
     alternatives={
         **without(policy_reductions.VARIANTS, "sequence_mean"),
-        **without(policy_reductions.BUGS, "mask_multiplied"),
+        **without(policy_reductions.BUGS, "mask_multiplied", "unmasked_mean"),
         **without(policy_ratios.RATIO, "old_one_later"),
         **GSPO_LEVELS,
         **without(policy_ratios.ADVANTAGES, "whitened_advantages"),

@@ -139,7 +139,7 @@ OBJECTIVE = Objective(
                 "reduce": "sequence_sum",
                 "k_positive": 1.0,
                 "lambda_positive": 0.5,
-                "k_negative": 0.5,
+                "k_negative": 0.75,
                 "lambda_negative": 1.5,
             },
             policy_cases.few(False)[:3],

@@ -74,5 +74,6 @@ OBJECTIVE = Objective(
         Group({"epsilon": 0.2, "epsilon_high": None}, tuple(c for c in TOKEN_CASES if c.result == "valid")),
         Group({"epsilon": 0.2, "epsilon_high": 0.28}, (policy_cases.BETWEEN_TOKENS, FEW_TOKENS[0])),
         Group({"epsilon": 0.1, "epsilon_high": None}, (policy_cases.BETWEEN_TOKENS,)),
+        Group({"epsilon": 0.1, "epsilon_high": 0.4}, FEW_TOKENS[:1]),
     ),
 )

@@ -67,5 +67,7 @@ OBJECTIVE = Objective(
         Group({"epsilon": 0.2, "epsilon_high": None, "dual_clip": None}, TOKEN_CASES),
         Group({"epsilon": 0.2, "epsilon_high": 0.28, "dual_clip": None}, (FEW_TOKENS[0], policy_cases.BETWEEN_TOKENS)),
         Group({"epsilon": 0.2, "epsilon_high": None, "dual_clip": 3.0}, FEW_TOKENS[:2]),
+        Group({"epsilon": 0.3, "epsilon_high": None, "dual_clip": None}, FEW_TOKENS[:1]),
+        Group({"epsilon": 0.1, "epsilon_high": 0.4, "dual_clip": 2.0}, FEW_TOKENS[1:2]),
     ),
 )

@@ -78,6 +78,15 @@ VALUE_ERRORS = {
         ),
         {"error": lambda v, o, r, e: square(v - r) / 2 if absolute(v - r) < 1 else absolute(v - r) - dual("0.5")},
     ),
+    "around_the_return": Alternative(
+        Flag(
+            "bug",
+            "Return and old value are exchanged in the clip: the value is held near the return.",
+            "The clip bounds nothing, and where it acts the target is the old value.",
+            pitfalls=("C50",),
+        ),
+        {"error": lambda v, o, r, e: maximum(square(v - r), square(near(v, r, e) - (v if o is None else stop(o)))) / 2},
+    ),
     "old_value_as_target": Alternative(
         Flag("bug", "The target is the old value.", "The critic learns to stay where it was.", pitfalls=("C50",)),
         {"error": lambda v, o, r, e: square(v - (stop(o) if o is not None else v)) / 2},
@@ -106,6 +115,15 @@ VALUE_CASES = (
     Case(
         "the critic has not moved",
         {"values": OLD_VALUES, "old_values": OLD_VALUES, "returns": RETURNS, "mask": full(2, 3)},
+    ),
+    Case(
+        "near the return and far from the old value, and the reverse",
+        {
+            "values": [[0.9375, 0.125], [0.25, -0.5]],
+            "old_values": [[0.0, 0.0], [1.0, -0.375]],
+            "returns": [[1.0, 1.0], [0.125, 0.5]],
+            "mask": full(2, 2),
+        },
     ),
     Case(
         "one token", {"values": [[1.0]], "old_values": [[0.5]], "returns": [[0.25]], "mask": [[True]]}, ("one_token",)

@@ -161,5 +161,10 @@ OBJECTIVE = Objective(
         Group({**PLAIN, "reduce": "sequence_sum"}, FEW_TOKENS[2:3]),
         Group({**PLAIN, "reduce": "token_mean", "dual_clip": 3.0}, FEW_TOKENS[:2]),
         Group({**PLAIN, "reduce": "token_mean", "epsilon_high": 0.28}, (policy_cases.BETWEEN_TOKENS,)),
+        Group({**PLAIN, "reduce": "token_mean", "epsilon": 0.3}, FEW_TOKENS[:1]),
+        Group(
+            {**PLAIN, "reduce": "token_mean", "epsilon": 0.1, "epsilon_high": 0.4, "dual_clip": 2.0}, FEW_TOKENS[1:2]
+        ),
+        Group(CRITIC | {"value_epsilon": 0.5, "entropy_coef": 0.05}, CRITIC_CASES[:1]),
     ),
 )
