@@ -34,7 +34,7 @@ FORGOTTEN = (
 ONE_NAME = {
     "mask_multiplied": "nan_under_mask", "multiplied_by_mask": "nan_under_mask", "zero_over_zero": "all_masked",
     "zero_by_zero": "all_masked", "nan_of_empty_row": "empty_row", "nan_of_no_pairs": "no_pairs",
-    "empty_groups_counted": "empty_rows_counted", "unmasked_mean": "empty_rows_counted",
+    "empty_groups_counted": "empty_rows_counted", "empty_rows_counted_at_1": "empty_rows_counted",
     "log_of_sigmoid": "extreme_margin", "log_of_one_plus_exp": "extreme_margin", "zero_times_inf": "minus_inf_logits",
 }  # fmt: skip
 

@@ -78,9 +78,9 @@ def askable(case: Case, signature: Signature, vectors: Vectors, without: bool = 
     if "old_values" in required and "old_values" not in kept and "values" in kept:
         kept["old_values"] = times(kept["values"], 0.0, 1)  # where the clip is written in, they matter
     settings = dict(case.settings)
-    if settings.get("epsilon_high", 0) is None and signature.expresses("epsilon_high"):
-        if not signature.expresses("epsilon"):  # none is the lower bound's number, which it cannot be given
-            settings["epsilon_high"] = settings["epsilon"]
+    lower, upper = (signature.expresses(k) for k in ("epsilon", "epsilon_high"))
+    if settings.get("epsilon_high", 0) is None and upper and not lower:
+        settings["epsilon_high"] = settings["epsilon"]  # none is the lower bound's number, which it cannot be given
     return replace(case, inputs=kept, settings=settings) if signature.can_lay_out(case) else None
 
 

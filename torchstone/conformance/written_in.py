@@ -94,7 +94,7 @@ def candidates(setting: str, vectors: Vectors, own: Sequence[float]) -> tuple[li
     more = (y for x in own for y in (1 - x, x - 1, -x, 1 / x if x else x))
     wide = _different([*first, *(round(y, 12) for y in more)])
     if setting in BOUNDS and 0 not in known:
-        first, wide = ([x for x in some if x != 0] for some in (first, wide))
+        first, wide = ([x for x in some if x is None or x > 0] for some in (first, wide))
     return first, wide
 
 

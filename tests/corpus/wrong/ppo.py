@@ -711,3 +711,26 @@ def reinforce_sampled_entropy(log_probs, returns, mask, entropy_coef=0.01):
     rows = mask.any(1).sum().clamp(min=1)
     gain = (chosen.sum(1) * returns).sum() / rows
     return -gain + entropy_coef * chosen.sum() / rows
+
+
+# objective: clipped_value_error
+# stands: for the others of K9
+# kind: K9
+# expect: caught as return and old value exchanged in the clip
+# named: (?i)return.{0,40}(old|exchang|near)|around.the.return
+def held_near_the_return(vpreds, old_values, returns, mask, cliprange_value=0.2):
+    near = returns + (vpreds - returns).clamp(-cliprange_value, cliprange_value)
+    worse = torch.max((vpreds - returns) ** 2, (near - old_values) ** 2)
+    return torch.where(mask, worse / 2, 0.0)
+
+
+# objective: clipped_surrogate
+# stands: for the others of K12
+# kind: K12
+# expect: caught as a clip range that is taken and not used
+# at: epsilon=0.3
+# named: (?i)ignored|not used|whatever|0\.2
+def deaf_to_epsilon(log_probs, old_log_probs, advantages, mask, eps=0.2):
+    ratio = torch.where(mask, log_probs - old_log_probs, 0.0).exp()
+    loss = -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    return torch.where(mask, loss, 0.0)

@@ -130,6 +130,7 @@ OBJECTIVE = Objective(
     alternatives={
         **without(policy_reductions.VARIANTS, "sequence_mean"),
         **without(policy_reductions.BUGS, "mask_multiplied", "unmasked_mean"),
+        "empty_rows_counted_at_1": policy_reductions.EMPTY_ROWS_AT_1,
         **without(policy_ratios.RATIO, "old_one_later"),
         **GSPO_LEVELS,
         **without(policy_ratios.ADVANTAGES, "whitened_advantages"),

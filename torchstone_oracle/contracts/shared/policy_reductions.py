@@ -67,6 +67,16 @@ def row_loss_times_length(x: Matrix, marks: Marks, settings: Settings) -> Dual:
     return total(total(row) * len(row) for row in entries(x, marks)) / max(1, sum(len(r) for r in entries(x, marks)))
 
 
+EMPTY_ROWS_AT_1 = Alternative(
+    Flag(
+        "variant",
+        "A row without a chosen token counts in the mean over rows, with a ratio of 1.",
+        "Every other completion is scaled down when one is filtered out, and its advantage stays in the loss.",
+        (TRL_1_16_0,),
+        ("C61",),
+    ),
+    {"reduce": unmasked_mean},
+)
 TOKEN_MEAN = Flag(
     "variant",
     "Every token of the batch weighs the same (DAPO).",
