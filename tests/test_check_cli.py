@@ -47,6 +47,10 @@ def wrong_shape(log_probs, ref_log_probs, mask):
 def slow(log_probs, ref_log_probs, mask):
     time.sleep(60)
 
+def quits(log_probs, ref_log_probs, mask):
+    from os import _exit
+    _exit(0)
+
 def chatty(log_probs, ref_log_probs, mask):
     print("I am called")
     return kl_k3(log_probs, ref_log_probs, mask)
@@ -126,6 +130,7 @@ def test_what_nothing_explains_is_shown_with_what_to_do(capsys):
     ("target", "says", "verdict"),
     [
         ("raises", "RuntimeError: no such kernel", "NOT FITTED"),
+        ("quits", "SystemExit: it ends the whole process", "NOT FITTED"),
         ("wrong_shape", "expected kl of shape [2, 3], got result [5, 7]", "WRONG"),
         ("slow", "took longer than 0.05 s", "NOT FITTED"),
     ],

@@ -342,6 +342,24 @@ def test_what_is_plain_to_see_is_named_at_once(function, objective, name):
     assert names(report) == {name} and report.exit_status == 1 and not report.unexplained
 
 
+class Counting:
+    """k3 that is another one from some call on, or up to it."""
+
+    def __init__(self, wrong):
+        self.calls, self.wrong = 0, wrong
+
+    def __call__(self, log_probs, ref_log_probs, mask):
+        self.calls += 1
+        u = torch.where(mask, ref_log_probs.detach() - log_probs, 0.0)
+        return (torch.expm1(u) - u) * (2 if self.wrong(self.calls) else 1)
+
+
+@pytest.mark.parametrize("wrong", [lambda n: n < 3, lambda n: n > 2, lambda n: n > 20])
+def test_a_function_that_is_right_in_some_of_its_calls_is_not_the_same_twice(wrong):
+    report = conformance.check(Counting(wrong), "kl_k3")
+    assert names(report) == {"not_the_same_twice"} and report.exit_status == 1
+
+
 def refuses_other_modes(old_log_prob, log_prob, advantages, response_mask, cliprange=0.2, loss_agg_mode="token-mean"):
     if loss_agg_mode != "token-mean":
         raise ValueError(f"no such loss_agg_mode: {loss_agg_mode}")

@@ -507,6 +507,27 @@ def test_what_a_function_sets_and_writes_is_not_left_behind(tmp_path, monkeypatc
     assert Path.cwd() == tmp_path and torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
 
 
+def test_what_it_writes_is_said():
+    report = conformance.check(hostile, "kl_k3", search=False)
+    assert [n for n in report.notes if "it writes files where it is run (left_behind.txt)" in n]
+    assert not [n for n in conformance.check(dpo_authors, "dpo_loss", search=False).notes if "writes files" in n]
+
+
+async def awaited(log_probs, ref_log_probs, mask):
+    return k3(log_probs, ref_log_probs)
+
+
+def returns_a_coroutine(log_probs, ref_log_probs, mask):
+    return awaited(log_probs, ref_log_probs, mask)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("function", [awaited, returns_a_coroutine])
+def test_an_async_function_is_refused_in_one_sentence(function):
+    with pytest.raises(TargetError, match="it is async, and has numbers only when it is awaited"):
+        conformance.check(function, "kl_k3")
+
+
 def asks(log_probs, ref_log_probs, mask):
     return k3(log_probs, ref_log_probs) * float(input("how much? "))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchstone.conformance.ask.compare import broken_property, difference, in_float32, matches
 from torchstone.conformance.ask.screening import (
+    drifted,
     lost_gradients,
     refusals,
     same_twice,
@@ -20,7 +21,7 @@ from torchstone.conformance.diagnose import Facts, diagnose
 from torchstone.conformance.evidence import at_a_kink
 from torchstone.conformance.fit.refusal import adapter
 from torchstone.conformance.fit.signature import Signature, read_signature
-from torchstone.conformance.fit.target import TargetError
+from torchstone.conformance.fit.target import TargetError, written
 from torchstone.conformance.result import PRECISIONS, Outcome, Report, Result
 from torchstone.conformance.settled import settled
 from torchstone.conformance.trial import Trial, askable, best_trial, constant_rows, likely_arrays, run_all
@@ -65,13 +66,14 @@ def check(
     )
     cases = [c for c in cases if trial.calling.advantages != "B" or constant_rows(c)]
     outcomes = run_all(trial, cases)
+    drift = drifted(trial, cases, outcomes)
     refused = refusals(trial, cases, outcomes)
     on = [there for c in cases if c.id in refused if (there := switched_on(trial, c))]
     again = {i: o for i, o in run_all(trial, on).items() if o.kind == "numbers"}
     refused, outcomes = {i: why for i, why in refused.items() if i not in again}, outcomes | again
     cases = [*(c for c in cases if c.id not in refused | again), *(c for c in on if c.id in again)]
     numbers, cases = settled(trial, cases, outcomes, search)
-    twice = same_twice(trial, cases, outcomes)
+    twice = drift or same_twice(trial, cases, outcomes)
     lost = lost_gradients(trial, cases, outcomes)
     results = _results(trial, vectors, cases, outcomes, lost, refused)
     facts = Facts(trial, cases, without(outcomes, lost), results, numbers, accept)
@@ -211,6 +213,9 @@ def _notes(trial: Trial, cases: list[Case], outcomes: Mapping[int, Outcome], res
     telling = [c for c in cases if c.id in outcomes and c.expected is not None and not in_float32(c.expected)]
     if telling and all(outcomes[c.id].single for c in telling):
         yield "it computes in float32, whatever it is given."
+    if files := written():
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        yield f"it writes files where it is run ({', '.join(files[:3])}{more}): here into a folder that is deleted."
     changed = sorted({k for o in ran for k in o.changed})
     if changed:
         yield f"it changes its inputs in place: {', '.join(changed)}."

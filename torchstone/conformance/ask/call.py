@@ -7,7 +7,7 @@ import inspect
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,23 +17,37 @@ from torchstone.conformance.ask.returns import Found, defined, differentiated, r
 from torchstone.conformance.fit.arguments import array, keywords
 from torchstone.conformance.fit.calling import Calling
 from torchstone.conformance.fit.signature import Signature
-from torchstone.conformance.fit.target import Overtime, TargetError, contained, describe, limited, out_of_reach
+from torchstone.conformance.fit.target import AWAITED, Overtime, TargetError, contained, describe, limited, out_of_reach
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Vectors, leaves
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A function with everything that is needed to call it; ``time_limit``: seconds for one case."""
+    """A function with everything that is needed to call it; ``time_limit``: seconds for one case.
+
+    ``first``: what came back when a case was first asked in float64, however early that was.
+    """
 
     function: Callable[..., Any]
     signature: Signature
     calling: Calling
     vectors: Vectors
     time_limit: float
+    first: dict[Any, Outcome] = field(default_factory=dict, compare=False, repr=False)
 
     def run(self, case: Case, precision: str = "float64") -> Outcome:
         """Run one case in "float64" or "float32"; whatever the function does, an ``Outcome`` comes back."""
+        found = self._run(case, precision)
+        if precision == "float64":
+            self.first.setdefault(self.asked(case), found)
+        return found
+
+    def asked(self, case: Case) -> Any:
+        """What tells one question from another: the layout, the case and its settings."""
+        return self.calling, case.id, repr(sorted(case.settings.items())), *sorted(case.inputs)
+
+    def _run(self, case: Case, precision: str) -> Outcome:
         try:
             quiet = contextlib.redirect_stdout(io.StringIO())
             with warnings.catch_warnings(), quiet, contained(precision), limited(self.time_limit):
@@ -42,7 +56,7 @@ class Trial:
                 return _without_held(found, self.vectors)
         except Overtime as e:
             return Outcome("timeout", detail=str(e))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TargetError):
             raise
         except (Exception, SystemExit) as e:
             if (lacks := out_of_reach(e)) is not None:
@@ -154,6 +168,9 @@ def _read(trial: Trial, case: Case, values: dict[str, Any], leaves: dict[str, Te
     positional = [passed.pop(name) for name in signature.positional if name in passed]
     first, passed = signature.containers.pack(passed)
     result = function(*first, *positional, **passed)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TargetError(AWAITED)
     found = read(
         unpacked(result, trial.calling, case, leaves), trial.vectors, case, values.get("mask"), trial.calling.output
     )

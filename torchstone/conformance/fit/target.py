@@ -27,6 +27,9 @@ class TargetError(ValueError):
     """The target cannot be found, imported or called; the message says what to do."""
 
 
+AWAITED = "target: it is async, and has numbers only when it is awaited; check a function that runs it by asyncio.run"
+
+
 class Overtime(Exception):
     """A call took longer than its limit."""
 
@@ -75,7 +78,8 @@ def _from_name(name: str) -> ModuleType:
 
 def _import(place: str, run: Callable[[], Any]) -> Any:
     try:
-        return run()
+        with _staying():
+            return run()
     except ModuleNotFoundError as e:
         raise TargetError(f"target: {place} cannot be imported, since there is no module {e.name!r} here") from e
     except (Exception, SystemExit) as e:
@@ -103,6 +107,31 @@ def out_of_reach(error: BaseException) -> str | None:
     return None
 
 
+@contextmanager
+def _staying() -> Iterator[None]:
+    """What ends the whole process at once raises instead: no exit status of 0 says that all is right."""
+
+    def stay(*_: Any) -> None:
+        raise SystemExit("it ends the whole process (os._exit, os.abort)")
+
+    before = os._exit, os.abort
+    os._exit = os.abort = stay  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit, os.abort = before
+
+
+def written() -> list[str]:
+    """The files that functions have left in the folder where they were run; they are gone afterwards."""
+    folder = Path(_elsewhere().name)
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = [str(p.relative_to(folder)) for p in found]
+    for p in found:
+        p.unlink(missing_ok=True)
+    return names
+
+
 @cache
 def _elsewhere() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="torchstone_", ignore_cleanup_errors=True)
@@ -119,7 +148,8 @@ def contained(precision: str) -> Iterator[None]:
     sys.stdin = io.StringIO()
     torch.set_default_dtype(getattr(torch, precision))
     try:
-        yield
+        with _staying():
+            yield
     finally:
         os.chdir(before[0])
         torch.set_default_dtype(before[1])
