@@ -7,7 +7,7 @@ import csv
 import sys
 from pathlib import Path
 
-from torchstone.train.report import interval
+from torchstone.report import interval
 
 Interval = tuple[float, float]  # mean, and half the width
 

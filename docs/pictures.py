@@ -15,7 +15,7 @@ import typst
 from differences import differences
 
 from torchstone.drawing import INK, LINE, PALETTE, PPO, REINFORCE, label_ends, pyplot
-from torchstone.train.report import plot_curves
+from torchstone.report import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 PPI = 180  # 8.3 inches wide: 1,494 pixels, where a page shows about 830

@@ -16,9 +16,9 @@ import torch
 
 from torchstone.cli import main
 from torchstone.recipes import RECIPES
+from torchstone.report import at, interval, read_records
 from torchstone.terminal import read_options, styled, table, unstyled, wrapped
 from torchstone.train.options import Compare, GRPOOptions, PPOOptions, Run
-from torchstone.train.report import at, interval, read_records
 from torchstone.train.run import make_and_save_start
 
 ROOT = Path(__file__).parent.parent
@@ -146,7 +146,7 @@ def test_a_mistake_is_one_line(arguments, says, capsys, tmp_path, monkeypatch):
     assert main(arguments) in (1, 2)
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and "Traceback" not in error
-    assert not list(tmp_path.glob("runs/*/checkpoint.pt"))
+    assert not list(tmp_path.glob("runs/*/checkpoint-*"))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
     deadline = time.time() + 60
-    while time.time() < deadline and not (out / "checkpoint.pt").exists():
+    while time.time() < deadline and not list(out.glob("checkpoint-*")):
         time.sleep(0.1)
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGINT)

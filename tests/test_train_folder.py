@@ -84,7 +84,7 @@ def test_what_was_moved_is_given_beside_resume_and_nothing_else_may_be(stopped, 
 # ------------------------------------------------------------------------------------------- nothing overwritten
 
 
-@pytest.mark.parametrize("gone", ["checkpoint.pt", "config.json", "metrics.jsonl", "model"])
+@pytest.mark.parametrize("gone", ["checkpoint-000004.safetensors", "config.json", "metrics.jsonl", "model"])
 def test_a_folder_with_anything_of_a_run_is_not_overwritten(tmp_path, whole, gone, capsys):
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", whole, folder], check=True)
@@ -96,7 +96,7 @@ def test_a_folder_with_anything_of_a_run_is_not_overwritten(tmp_path, whole, gon
 
 
 def test_rounds_without_their_checkpoint_are_not_begun_again(stopped):
-    (stopped / "checkpoint.pt").unlink()
+    (stopped / "checkpoint-000002.safetensors").unlink()
     with pytest.raises(UserError, match=r"no checkpoint"):
         train(load_config(stopped), resume=True)
     assert [record["step"] for record in records(stopped)] == [0, 1, 2]

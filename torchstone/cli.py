@@ -58,7 +58,15 @@ COMMANDS = {  # the module that has a function of the command's name
     "frameworks": "torchstone.frameworks.overview",
     "cost": "torchstone.cost.command",
 }
-TRAIN = {"rich", "matplotlib", "transformers", "tokenizers", "reasoning_gym"}  # packages of the extra "train"
+TRAIN = {
+    "rich",
+    "matplotlib",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "filelock",
+    "reasoning_gym",
+}  # packages of the extra "train"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

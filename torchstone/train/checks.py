@@ -70,7 +70,7 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
     """What each number must be, in words and as a test."""
     counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k"], 1)
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
-    counts |= {"eval_every": 0, "demonstrations": 0}
+    counts |= {"eval_every": 0, "demonstrations": 0, "keep": 1}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps"], 0)
     if isinstance(config, options.GRPOOptions | options.DPOOptions) or (
@@ -123,36 +123,38 @@ def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy 
         raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
     if teacher is not None:
         check_teacher(config, task, policy, teacher)
-    given = isinstance(config, options.DPOOptions) and task.reward is None  # the pairs
-    sides = ("chosen", "rejected") if given else ()
-    if isinstance(config, options.DPOOptions) and not given and "chosen" in task.examples[0]:
-        raise UserError(
-            f"{task.name} has preference pairs: leave --reward out, for dpo judges only what it samples itself"
-        )
-    for name in ("samples", "group_size") if given else ():
-        if is_given(config, name):
-            raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")
-    examples = task.examples + task.held_out
-    if given and (twice := sum(pair["chosen"] == pair["rejected"] for pair in examples)):
-        if twice == len(examples):
-            raise UserError(f"every pair of {task.name} has one text twice: there is nothing to learn")
-        say(f"{twice} of {len(examples)} pairs have one text twice, and teach nothing")
-    size = lambda example: len(example["prompt"]) + max((len(example[side]) for side in sides), default=0)  # noqa: E731
-    few = [
-        *heapq.nlargest(256, examples, size),
-        *heapq.nsmallest(16, examples, size),
-    ]  # the others when they are needed
+    pairs = isinstance(config, options.DPOOptions) and check_pairs(config, task)
+    sides = ("chosen", "rejected") if pairs else ()
+    size = lambda example: sum(len(example[side]) for side in ("prompt", *sides))  # noqa: E731
+    examples = task.examples + task.held_out  # the longest and the shortest; the others when they are needed
+    few = heapq.nlargest(256, examples, size) + heapq.nsmallest(16, examples, size)
     prompts = policy.encode_prompts([example["prompt"] for example in few], config.system)
-    texts = [policy.encode_completions([example[side] for example in few]) for side in sides]
-    rooms = [max([config.max_new_tokens, *map(len, both)]) for both in zip(*texts, strict=True)] if given else []
+    rooms = [[config.max_new_tokens] * len(few)]
+    rooms += [[len(ids) for ids in policy.encode_completions([pair[side] for pair in few])] for side in sides]
     for whose, reader in {"a": policy, "the teacher's": teacher}.items():
         if reader:
-            check_room(reader, prompts, rooms or [config.max_new_tokens] * len(few), whose)
+            check_room(reader, prompts, [max(each) for each in zip(*rooms, strict=True)], whose)
     if config.model:
         try:
             sample(policy, prompts[-1:], 2, temperature=0.0)
         except AttributeError as e:
             raise UserError(f"--model {config.model} cannot be sampled here: {e}") from e
+
+
+def check_pairs(config: options.DPOOptions, task: Task) -> bool:
+    """Whether the pairs are given. Raises UserError: options that then change nothing, pairs that teach nothing."""
+    if task.reward and "chosen" in task.examples[0]:
+        raise UserError(f"{task.name} has preference pairs: leave --reward out, for dpo judges only what it samples")
+    for name in ("samples", "group_size") if not task.reward else ():
+        if is_given(config, name):
+            raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")
+    pairs = [] if task.reward else task.examples + task.held_out
+    twice = sum(pair["chosen"] == pair["rejected"] for pair in pairs)
+    if pairs and twice == len(pairs):
+        raise UserError(f"every pair of {task.name} has one text twice: there is nothing to learn")
+    if twice:
+        say(f"{twice} of {len(pairs)} pairs have one text twice, and teach nothing")
+    return not task.reward
 
 
 def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> None:

@@ -49,7 +49,8 @@ def train(arguments: list[str]) -> int:
 def _train(config: Any, resume: bool) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from torchstone.train import report
+    from torchstone import report
+    from torchstone.train.files import named
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
 
@@ -78,7 +79,8 @@ def _train(config: Any, resume: bool) -> int:
             raise _stopped("train", e) from e
         except KeyboardInterrupt:
             raise UserError("stopped at once; what was saved before is kept", 130) from None
-    report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
+    with named(folder / "curves.png"):
+        report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}")
     return 0
 
@@ -106,7 +108,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def _compare(options: Any, folder: Path) -> int:
-    from torchstone.train import report
+    from torchstone import report
     from torchstone.train.compare import compare as run
 
     started = time.perf_counter()
@@ -185,17 +187,18 @@ def _resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _ctrl_c_waits() -> threading.Event:
-    """The first Ctrl-C asks to stop after the round; the second stops at once."""
+    """The first Ctrl-C, or SIGTERM, asks to stop after the round; the second stops at once."""
     asked = threading.Event()
 
     def handler(*_: Any) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        print("\nstopping after this round (Ctrl-C again: at once)", file=sys.stderr)
+        print("\nstopping after this round (once more: at once)", file=sys.stderr)
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)
+        for of in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(of, handler)
     return asked
 
 

@@ -12,12 +12,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 
 from torchstone.terminal import UserError, read_options
 from torchstone.train.options import METHODS, RESUMABLE, Run
 
-LEFT = ("config.json", "metrics.jsonl", "checkpoint.pt", "model")  # any of these, and a folder holds a run
+LEFT = ("config.json", "metrics.jsonl", "checkpoint-*", "model")  # any of these, and a folder holds a run
 
 
 def say(text: str) -> None:
@@ -41,12 +41,14 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
     except OSError as e:
         raise UserError(f"nothing can be written into {folder}: {e.strerror}; choose another --out") from e
     try:
-        held = [name for name in LEFT if (folder / name).exists()]
+        held = [file.name for name in LEFT for file in folder.glob(name)]
         if held and not resume:
             there = f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} there"
             raise UserError(
                 f"{folder} holds a run already: go on with --resume {folder}, or choose another --out ({there})"
             )
+        for file in folder.glob("*.tmp"):  # of a process that was killed
+            remove(file)
         yield
     finally:
         lock.release()
@@ -92,14 +94,50 @@ def absolute(name: str, value: Any) -> Any:
     return os.path.abspath(value) if is_path and value else value
 
 
-def save(file: Path, content: Any) -> None:
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A full disk and the like become one line that names the file. Raises UserError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        safe = f"what was saved before is whole: mend this, then go on with: torchstone train --resume {path.parent}"
+        raise UserError(f"cannot write {path}: {getattr(e, 'strerror', None) or e}; {safe}") from e
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path, put in the place of ``path`` when all is on the disk; if it fails, the old one stays."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with named(path):
+            yield temporary
+            sync(*(temporary.rglob("*") if temporary.is_dir() else [temporary]))
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        remove(temporary)
+
+
+def sync(*paths: Path) -> None:
+    """Wait until what was written to these files, or renamed in these folders, is on the disk."""
+    for path in paths:
+        if path.exists():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """The file or the folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def save(file: Path, text: str) -> None:
     """Write a whole file, or leave the old one: nothing is ever half written."""
-    temporary = file.with_name(file.name + ".tmp")
-    if isinstance(content, str):
-        temporary.write_text(content, encoding="utf-8")
-    else:
-        torch.save(content, temporary)
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save_model(policy: Any, folder: Path) -> None:
@@ -107,15 +145,13 @@ def save_model(policy: Any, folder: Path) -> None:
     from transformers import logging
 
     logging.disable_progress_bar()
-    temporary = folder.with_name(folder.name + ".tmp")
-    policy.save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with replacing(folder) as temporary:
+        policy.save(temporary)
 
 
 def append(file: Path, records: list[dict[str, Any]]) -> None:
     """Add a line of JSON for each record."""
-    with file.open("a", encoding="utf-8") as out:
+    with named(file), file.open("a", encoding="utf-8") as out:
         out.write("".join(json.dumps(record) + "\n" for record in records))
 
 

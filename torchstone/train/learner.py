@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchstone.core import Loss, Mean
 from torchstone.terminal import UserError
@@ -50,12 +51,21 @@ class Learner:
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.step, "learning_rate": lr} | {k: float(m) for k, m in self.means.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds: weights, Adam's moments, rounds done."""
-        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: weights and Adam's state, by name; a weight that stands in two places once."""
+        weights = dict(self.policy.named_parameters())
+        state = {name: self.optimizer.state.get(p, {}).items() for name, p in weights.items()}
+        adam = {f"adam/{name}/{key}": x for name, of_weight in state.items() for key, x in of_weight}
+        return {f"policy/{name}": p.detach() for name, p in weights.items()} | adam
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Go on from a checkpoint of ``step`` rounds."""
+        self.step = step
+        for name, p in self.policy.named_parameters():
+            p.copy_(tensors[f"policy/{name}"])
+        weights = dict(self.policy.named_parameters())
+        for name, x in tensors.items():
+            kind, weight, *key = name.split("/")
+            if kind == "adam":
+                self.optimizer.state[weights[weight]][key[0]] = x.clone()

@@ -35,6 +35,7 @@ class Run:
     micro_batch: int = 1024  # Completions in one forward and backward pass: memory and speed, not the gradient
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
+    keep: int = 1  # Newest checkpoints that stay; with 2 or more also best/, the model with the best held-out reward
     split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
@@ -246,7 +247,7 @@ METHODS: dict[str, type[Run]] = {
     "recipe": RecipeOptions,
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
-RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every")
+RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every", "keep")
 
 
 def file_name(label: str) -> str:

@@ -6,15 +6,16 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchstone.terminal import UserError
+from torchstone.train import checkpoint
 from torchstone.train.checks import check_lesson, check_options, check_task
-from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model, say
+from torchstone.train.files import append, claimed, read_records, rewind, save, save_model, say
 from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
@@ -36,7 +37,7 @@ class Interrupted(Exception):
 
 
 def train(config: Run, report: Report = lambda record: False, resume: bool = False) -> Path:
-    """Run one method; write metrics.jsonl, completions.jsonl, checkpoint.pt and model/; give back their folder.
+    """Run one method; write metrics.jsonl, completions.jsonl, checkpoints and model/; give back their folder.
 
     Args:
         report: called with each record of metrics.jsonl, and ``steps``, the number of rounds. True asks to stop.
@@ -49,23 +50,22 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
 
 
 def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
-    folder, checkpoint = config.folder, config.folder / "checkpoint.pt"
+    folder, notes = config.folder, checkpoint.notes_of(config)
     if config.dtype == "pure-bfloat16":
         say(f"--dtype pure-bfloat16 loses most steps of --lr {config.lr}; --dtype bfloat16 keeps weights in float32")
-    if (
-        resume
-        and not checkpoint.exists()
-        and ((folder / "model").exists() or len(read_records(folder / "metrics.jsonl")) > 1)
-    ):
-        raise UserError(f"{folder} has a run's rounds and no checkpoint.pt to go on from; choose another --out")
+    if resume and not checkpoint.files(folder) and len(read_records(folder / "metrics.jsonl")) > 1:
+        raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
     teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
     policy = first_policy(config, task, teacher, resume)
+    save(folder / "config.json", json.dumps(notes["options"] | {"out": str(folder.absolute())}, indent=1))
 
     started = time.perf_counter()
     learner, rounds, steps = prepare(config, task, policy, teacher, resume)
-    if resume and checkpoint.exists():
-        learner.load_state_dict(torch.load(checkpoint, map_location=policy.device, weights_only=True))
-    journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step))
+    checkpoint.check_disk(folder, learner, config.keep)
+    notes = checkpoint.read(folder, learner, notes) if resume else notes
+    if learner.step > steps:
+        raise UserError(f"--steps {steps}: round {learner.step} of the run in {folder} is done already")
+    journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step), notes)
     if learner.step == 0:
         journal.write({"step": 0, "samples": 0})
     for metrics in rounds:
@@ -84,12 +84,8 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     policy = policy if source else make_start(config, task, device)
     if teacher:
         check_lesson(config, task, policy, teacher)
-    config.folder.mkdir(parents=True, exist_ok=True)
     if not source:
         save_model(policy, start)
-    options = {"method": config.method, **asdict(config), "out": config.folder}
-    written = {name: absolute(name, value) for name, value in options.items()}
-    save(config.folder / "config.json", json.dumps(written, indent=1))
     return policy
 
 
@@ -133,6 +129,7 @@ class Journal:
     steps: int
     report: Report
     started: float  # on the clock; earlier by the seconds that were used before an interruption
+    notes: checkpoint.Notes  # of the next checkpoint
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; where it is time, evaluate and save. Raises Interrupted if asked to stop."""
@@ -148,9 +145,18 @@ class Journal:
             self.say_if_flat([metrics])
         stop = self.report({**metrics, "steps": self.steps}) and step < self.steps
         if evaluated or stop:
-            save(folder / "checkpoint.pt", self.learner.state_dict())
+            self.notes |= {"step": step}
+            self.save_best(metrics.get("eval_reward"))
+            checkpoint.write(folder, self.learner, self.notes, config.keep)
         if stop:
             raise Interrupted(folder)
+
+    def save_best(self, reward: float | None) -> None:
+        """best/, if several checkpoints are kept: the model whose held-out reward is the highest so far."""
+        best = self.notes["best"]
+        if self.config.keep > 1 and reward is not None and (best is None or reward > best):
+            self.notes |= {"best": reward}
+            save_model(self.learner.policy, self.config.folder / "best")
 
     def say_if_flat(self, rounds: list[dict[str, Any]]) -> None:
         """Say what most of the rounds lacked to teach anything, if they did."""

@@ -1,0 +1,110 @@
+"""What a run goes on from: weights, Adam's state and what they belong to, in one safetensors file with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from torchstone.terminal import UserError
+from torchstone.train.files import absolute, replacing, say, sync
+from torchstone.train.learner import Learner
+from torchstone.train.options import RESUMABLE, Run
+
+Notes = dict[str, Any]  # step, best (the best held-out reward so far), options, files (a hash of data and reward)
+
+
+def files(folder: Path) -> list[Path]:
+    """Those in the folder, the oldest first."""
+    return sorted(folder.glob("checkpoint-*.safetensors"), key=lambda file: int(file.stem.rpartition("-")[2]))
+
+
+def write(folder: Path, learner: Learner, notes: Notes, keep: int) -> None:
+    """Write one for this round, then delete the oldest but ``keep``."""
+    sync(folder / "metrics.jsonl", folder / "completions.jsonl")
+    tensors, text = learner.tensors(), json.dumps(notes)
+    with replacing(folder / f"checkpoint-{notes['step']:06d}.safetensors") as temporary:
+        save_file(tensors, temporary, {"notes": text, "sha256": checksum(text, tensors)})
+    for file in files(folder)[:-keep]:
+        file.unlink()
+
+
+def read(folder: Path, learner: Learner, now: Notes) -> Notes:
+    """Go on from the newest one that is whole; give back its notes. Raises UserError: none is, or it is of another run.
+
+    Args:
+        now: what the notes of this run would be.
+    """
+    damaged: list[Path] = []
+    for file in reversed(files(folder)):
+        try:
+            with safe_open(file, "pt", device=str(learner.policy.device)) as found:
+                tensors, about = {name: found.get_tensor(name) for name in found.keys()}, found.metadata()  # noqa: SIM118
+            if checksum(about["notes"], tensors) != about["sha256"]:
+                raise ValueError("its checksum is another")
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
+            say(f"{file} is damaged ({e}): it cannot be gone on from")
+            damaged.append(file)
+            continue
+        notes: Notes = json.loads(about["notes"])
+        check_same_run(folder, notes, now)
+        learner.load(tensors, notes["step"])
+        for later in damaged:
+            later.unlink()
+        return notes
+    if damaged:
+        raise UserError(f"no checkpoint in {folder} is whole: begin again with another --out (--keep 2 keeps two)")
+    return now
+
+
+def checksum(notes: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the notes and of every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(notes.encode())
+    for name, x in sorted(tensors.items()):
+        sha.update(f"{name} {x.dtype} {list(x.shape)}".encode())
+        sha.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def notes_of(config: Run) -> Notes:
+    """What a checkpoint of this run says of it, before its first round."""
+    inputs = {"data": config.data, "reward": config.reward and config.reward.partition(".py")[0] + ".py"}
+    hashes = {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in inputs.items() if file}
+    options = {name: absolute(name, value) for name, value in asdict(config).items()}
+    return {"step": 0, "best": None, "options": {"method": config.method, **options}, "files": hashes}
+
+
+def check_same_run(folder: Path, then: Notes, now: Notes) -> None:
+    """The options, and the file of data, are those that the run began with. Raises UserError, and says a new reward."""
+    for name, value in then["options"].items():
+        if name not in (*RESUMABLE, "out") and now["options"].get(name) != value:
+            told = f"{name} {now['options'].get(name)!r}, and the run began with {value!r}"
+            raise UserError(
+                f"{folder / 'config.json'} says {told}: set it back, or begin another run with another --out"
+            )
+    changed = [name for name, sha in then["files"].items() if now["files"].get(name) != sha]
+    if "data" in changed:
+        raise UserError(
+            f"--data {now['options']['data']} is not the file of before: put that back, or begin another run"
+        )
+    if "reward" in changed:
+        say(f"--reward {now['options']['reward']} has changed since round {then['step']}: it judges from there on")
+
+
+def check_disk(folder: Path, learner: Learner, keep: int) -> None:
+    """Three times the weights for each checkpoint and one more, and the models. Raises UserError."""
+    weights = sum(p.numel() * p.element_size() for p in learner.policy.parameters())
+    there = sum(file.stat().st_size for file in files(folder))
+    need, free = weights * (3 * (keep + 1) + 1 + (keep > 1)), there + shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{folder} has room for {free / 1e9:.1f} GB, and the run writes {need / 1e9:.1f}: choose another --out"
+        )
