@@ -30,6 +30,7 @@ class Recorded(_Trainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             file = Path(output_dir or self.args.output_dir) / FILE
+            file.parent.mkdir(parents=True, exist_ok=True)  # FSDP's sharded state makes it later
             half = file.with_suffix(".part")
             half.write_text(json.dumps(record(self.recipe), indent=1), encoding="utf-8")
             os.replace(half, file)
