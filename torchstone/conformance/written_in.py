@@ -230,8 +230,9 @@ class Search:
         return {c.id for c in self.cases if matches(self.outcomes[c.id], self._numbers(c, values, True))}
 
     def _numbers(self, case: Case, values: Values, gradients: bool) -> Numbers | None:
-        """In float64, each once: what does not move a case's numbers makes no other numbers."""
-        moving = {k: v for k, v in values.items() if k in self.matter.get(case.id, values)}
+        """In float64, each once: what does not move a case's right numbers makes no others."""
+        matter = values if self.names else self.matter.get(case.id, values)
+        moving = {k: v for k, v in values.items() if k in matter}
         key = case.id, self.names, gradients, repr(sorted(moving.items()))
         if key not in self.computed:
             there = replace(case, settings={**case.settings, **values})
