@@ -294,6 +294,50 @@ def test_identify_names_recipes_dialects_and_objectives():
     assert found.exact[0].name == "grpo" and "grpo_loss" in {m.name for m in found.exact if m.kind == "objective"}
 
 
+def the_larger_of_both(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    w = (logps - old_logps).exp() * advantages[:, None]
+    pg = -torch.max(w, (logps - old_logps).exp().clamp(1 - eps, 1 + eps) * advantages[:, None])
+    k3 = (ref_logps - logps).exp() - (ref_logps - logps) - 1
+    return (((pg + beta * k3) * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+def test_identify_says_no_equality_of_a_part(monkeypatch):
+    """Where advantages of 0 are all that is compared, a loss equals every loss that has its KL."""
+    monkeypatch.setattr(identifier, "objectives", lambda: ("grpo_loss", "dppo_loss", "kl_k3"))
+    found = conformance.identify(the_larger_of_both)
+    assert not found.exact and found.near[0].name == "grpo_loss" and "maximum_of_both" in found.near[0].differs
+
+
+def with_a_dual_clip(old_log_prob, log_prob, advantages, response_mask, cliprange=0.2):
+    ratio = torch.where(response_mask.bool(), log_prob - old_log_prob, 0.0).exp()
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange))
+    loss = torch.where(advantages < 0, torch.min(-3 * advantages, loss), loss)
+    return torch.where(response_mask.bool(), loss, 0.0).sum() / response_mask.sum().clamp(min=1)
+
+
+def of_constant_length(logps, old_logps, adv, mask, max_tokens, eps=0.2):
+    ratio = torch.where(mask, logps - old_logps, 0.0).exp()
+    loss = -torch.min(ratio * adv[:, None], ratio.clamp(1 - eps, 1 + eps) * adv[:, None])
+    return torch.where(mask, loss, 0.0).sum() / (len(adv) * max_tokens)
+
+
+def by_a_ratio_of_both(policy_chosen_logps, policy_rejected_logps, beta=2.0, gamma_beta_ratio=0.5):
+    return -F.logsigmoid(beta * (policy_chosen_logps - policy_rejected_logps - gamma_beta_ratio)).mean()
+
+
+@pytest.mark.parametrize(
+    ("function", "names", "others"),
+    [(with_a_dual_clip, {"grpo@verl-0.9.1"}, {"dapo@trl-1.16.0"}),
+     (of_constant_length, {"dr_grpo", "dr_grpo_loss"}, {"grpo"}),
+     (by_a_ratio_of_both, {"simpo", "simpo_loss"}, {"dpo"})],
+)  # fmt: skip
+def test_identify_says_what_it_equals_and_no_more(function, names, others, monkeypatch):
+    some = ("dr_grpo_loss", "grpo_loss", "ppo_loss", "simpo_loss", "dpo_loss")
+    monkeypatch.setattr(identifier, "objectives", lambda: some)
+    found = {m.name for m in conformance.identify(function).exact}
+    assert names <= found and not others & found
+
+
 def test_identify_names_the_nearest_and_what_differs(monkeypatch):
     monkeypatch.setattr(identifier, "objectives", lambda: ("grpo_loss", "ppo_loss", "kl_k3"))  # all take a minute
     found = conformance.identify(reversed_and_by_token)

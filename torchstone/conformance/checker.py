@@ -35,7 +35,7 @@ def check(
     function: Callable[..., Any], objective: str, *, names: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None, accept: Iterable[str] = (), output: str | int | None = None,
     arrays: str | None = None, layout: str | None = None, time_limit: float = 10.0, target: str | None = None,
-    search: bool = True, strict: bool = False,
+    search: bool | None = True, strict: bool = False,
 ) -> Report:  # fmt: skip
     """Run every case of an objective that this function can express, and name what differs.
 
@@ -50,7 +50,7 @@ def check(
         layout: of rewards: "P G", "flat" (one row [P * G]) or "row" (one group [G] at a time); found out where None.
         time_limit: seconds for one case.
         target: what to call the function in the report.
-        search: look for combinations of alternatives too.
+        search: look for combinations of alternatives too; None: compare, and name nothing but edges.
         strict: what plain, correct code forgets (NaN under the mask, a row without a token) is a failure too.
 
     Returns: ``Report``; ``passed`` is True if all ordinary cases match, or what differs was accepted by name.
@@ -72,7 +72,7 @@ def check(
     again = {i: o for i, o in run_all(trial, on).items() if o.kind == "numbers"}
     refused, outcomes = {i: why for i, why in refused.items() if i not in again}, outcomes | again
     cases = [*(c for c in cases if c.id not in refused | again), *(c for c in on if c.id in again)]
-    numbers, cases = settled(trial, cases, outcomes, search)
+    numbers, cases = settled(trial, cases, outcomes, bool(search))
     twice = drift or same_twice(trial, cases, outcomes)
     lost = lost_gradients(trial, cases, outcomes)
     results = _results(trial, vectors, cases, outcomes, lost, refused)

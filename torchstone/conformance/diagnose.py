@@ -45,7 +45,7 @@ class Facts:
 
 
 def diagnose(
-    facts: Facts, lost: Sequence[str], twice: Sequence[int], search: bool = True
+    facts: Facts, lost: Sequence[str], twice: Sequence[int], search: bool | None = True
 ) -> tuple[list[Diagnosis], list[Result]]:
     """What explains the failures, and those failures that nothing explains.
 
@@ -53,7 +53,7 @@ def diagnose(
         facts: what was asked, and what came back, without the gradients that are lost.
         lost: the inputs that no gradient reaches.
         twice: cases that gave other numbers when they were asked once more.
-        search: look for combinations of alternatives too.
+        search: look for combinations of alternatives too; None: name nothing but edges.
     """
     trial, outcomes, accept = facts.trial, facts.outcomes, facts.accept
     failed = [r for r in facts.results if r.status in BAD]
@@ -82,7 +82,7 @@ def diagnose(
         edges = {c.id for c in facts.cases if c.id in {r.case_id for r in failed} and is_edge(evidence, c)}
     named: list[Diagnosis] = []
     explained: set[int] = set()
-    if wrong - edges:
+    if wrong - edges and search is not None:
         told, by_edge = _told(evidence, facts.cases, ({r.case_id for r in failed} | not_edges) - edges, search, accept)
         named, explained = [of_cases(d, not_edges) for d in told[0]], told[1] | as_its_twin(evidence, told[1])
         explained = explained | {i for d in named for i in d.cases}
@@ -181,7 +181,7 @@ def _other_settings(
         label, number = f"{name}={value}", all(isinstance(x, float) for x in (value, usual))
         if not number:  # which number is written in is the user's affair; which formula is not
             yield Diagnosis(
-                (label,), "variant", cases, cases, (f"{setting.about} It is {value} here.",), (),
+                (label,), "variant", cases, cases, (f"{setting.about.rstrip('.')}. It is {value} here.",), (),
                 accepted=label in accept or name in accept or str(value) in accept,
             )  # fmt: skip
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchstone.conformance.checker import check
+from torchstone.conformance.fit.signature import DERIVED
 from torchstone.conformance.fit.target import TargetError
-from torchstone.conformance.nearest import EQUAL, Asked, Match, recipes
+from torchstone.conformance.nearest import EQUAL, MEANS, Asked, Match, recipes
 from torchstone.conformance.result import BAD, Report
 from torchstone.conformance.trial import likely_arrays
 from torchstone.conformance.vectors import load, objectives
@@ -58,9 +59,11 @@ def identify(
     asked = Asked(function, names or {}, settings or {}, output, arrays or likely_arrays(function)[0], time_limit)
     rows = [*recipes(asked)]
     rows.sort(key=lambda m: (m.distance > EQUAL and m.distance, len(m.differs), len(m.given), m.kind != "recipe"))
-    exact += [m for m in rows if m.distance <= EQUAL and not m.differs and not m.given]
-    others = [m for m in rows if m.distance <= EQUAL and (m.differs or m.given)]
-    near += (others or [m for m in rows if m.distance > EQUAL and not m.differs])[:6]
+    equal = [m for m in rows if m.distance <= EQUAL and not m.differs]
+    plain = [m for m in equal if not m.given] or [m for m in equal if m.given == (MEANS,)]
+    exact += plain
+    others = [m for m in rows if m.distance <= EQUAL and m not in plain]
+    near += (others or [m for m in rows if m.distance > EQUAL and not m.differs and not plain])[:6]
     if not exact and not near:
         raise TargetError(reason)
     exact.sort(key=lambda m: (KINDS.index(m.kind), len(m.given), len(m.differs)))
@@ -74,24 +77,28 @@ def _objectives(function: Callable[..., Any], options: Mapping[str, Any]) -> tup
     reports, reasons = [], []
     for name in objectives():
         try:
-            reports.append(check(function, name, search=False, **options))
+            reports.append(check(function, name, search=None, **options))
         except TargetError as e:
             reasons.append(str(e))
     equal = [report for report in reports if not _bad(report) and not _unused(report) and _telling(report)]
-    equal.sort(key=_share, reverse=True)
+    equal.sort(key=lambda r: (not _as_it_is(r), -_share(r)))
     exact = [_objective(report) for report in equal if _share(report) >= HALF or report is equal[0]]
     wrong = [r for r in reports if _bad(r)]
     by_cases = sorted(wrong, key=lambda r: (len(_unused(r)), -len(_ran(r))))[:2]
     by_share = sorted(wrong, key=lambda r: (len(_unused(r)), len(_bad(r)) / len(_ran(r))))[:2]
-    closest = list({r.objective: r for r in [*by_cases, *by_share]}.values())
-    searched = closest if exact else [check(function, report.objective, **options) for report in closest[:SEARCHED]]
+    closest = {} if exact else {r.objective: len(_unused(r)) for r in [*by_cases, *by_share]}
+    fewest = [name for name, unused in closest.items() if unused == min(closest.values())][:SEARCHED]
+    searched = [check(function, name, **options) for name in fewest]
     near = [
-        _objective(r)
-        for r in searched
-        if 2 * len(_bad(r)) < len(_ran(r)) or (not exact and any(d.kind != "edge" for d in r.diagnoses))
+        _objective(r) for r in searched if 2 * len(_bad(r)) < len(_ran(r)) or any(d.kind != "edge" for d in r.diagnoses)
     ]
     near.sort(key=lambda m: m.distance)
     return exact, near, reasons[0] if reasons else "target: its parameters fit no objective"
+
+
+def _as_it_is(report: Report) -> bool:
+    """Is what it returns what the objective returns? A loss is the mean of what others return for each token."""
+    return not any(note.startswith("it returns one number; it was compared") for note in report.notes)
 
 
 def _telling(report: Report) -> bool:
@@ -111,7 +118,7 @@ def _ran(report: Report) -> set[int]:
 
 def _bad(report: Report) -> set[int]:
     """The cases that differ; none if they are edges alone."""
-    if report.verdict in ("right", "edges"):
+    if not report.unexplained and all(d.kind == "edge" or d.accepted for d in report.diagnoses):
         return set()
     return {r.case_id for r in report.results if r.status in BAD}
 
@@ -119,7 +126,7 @@ def _bad(report: Report) -> set[int]:
 def _unused(report: Report) -> list[str]:
     """What the function takes and this objective does not know."""
     vectors = load(report.objective)
-    known = {*vectors.arguments, *vectors.settings, "log_ratios", "ratios", "group_size", "labels", "teacher_weight"}
+    known = {*vectors.arguments, *vectors.settings, *DERIVED, "teacher_weight"}
     return [ours for ours in report.signature.values() if ours not in known]
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from torchstone.conformance.ask.call import Trial
+from torchstone.conformance.fit.aliases import AGGREGATIONS
 from torchstone.conformance.fit.calling import Calling
-from torchstone.conformance.fit.signature import Signature, read_signature
+from torchstone.conformance.fit.signature import BESIDE_TEACHER, Signature, read_signature
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Argument, Case, Setting, Vectors, leaves
 from torchstone.recipes import RECIPES, DistillRecipe, PolicyRecipe, PreferenceRecipe
@@ -21,7 +22,11 @@ from torchstone.recipes.choices import Choice, Recipe, show
 EQUAL = 1e-6  # relative distance below which two losses are the same
 PAIRS = ("chosen_log_probs", "rejected_log_probs", "ref_chosen_log_probs", "ref_rejected_log_probs")
 FREE = ("log_probs", "logits", *PAIRS[:2], "values", "entropies")  # what a gradient flows into
-REDUCTIONS = {"sequence-mean": "sequence_mean", "sequence-sum": "sequence_sum"}
+MEANS = "log-probs that are means"  # what a function is given that no function can see
+REDUCTIONS = {
+    "sequence-mean": "sequence_mean", "sequence-sum": "sequence_sum", "fixed-length": "fixed_length_mean",
+}  # fmt: skip
+LENGTH = 6  # tokens of the longest completion that generation allows
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ def _match(row: Recipe, asked: Asked) -> Match | None:
         return None
     given = _not_default(asked.function, signature, numbers)
     if isinstance(row, PreferenceRecipe) and row.log_prob.name == "mean":
-        given = ("log-probs that are means", *given)
+        given = (MEANS, *given)
+    given = (*(f"no {ours}" for ours in signature.fillers.values() if ours in BESIDE_TEACHER), *given)
     return Match("dialect" if "@" in row.name else "recipe", row.name, distance, (), given, row.about)
 
 
@@ -110,6 +116,7 @@ def _numbers(row: Recipe) -> dict[str, Any]:
     for at in ("signal", "ratio", "surrogate", "sampler", "objective"):
         numbers |= dict(getattr(row, at, Choice("")).numbers)
     reduce = REDUCTIONS.get(getattr(row, "reduction", Choice("")).name, "token_mean")
+    numbers |= {"length": LENGTH} if reduce == "fixed_length_mean" else {}
     numbers = {**numbers, "reduce": reduce, "epsilon_high": numbers.get("epsilon_high")}
     if isinstance(row, PolicyRecipe):
         numbers["beta"] = dict(row.loss_kl.numbers).get("beta", 0.0)
@@ -153,17 +160,22 @@ def _not_default(function: Callable[..., Any], signature: Signature, numbers: Ma
     """
     parameters = inspect.signature(function).parameters
     used = {ours: parameters.get(theirs) for theirs, ours in signature.settings.items()}
+    same = {"epsilon_high": (None, numbers.get("epsilon"))}  # none is the lower bound's number
+    words = {ours: (numbers[ours], AGGREGATIONS.get(numbers[ours])) for ours in used if ours == "reduce"}
+    right = {ours: same.get(ours, ()) if numbers[ours] is None else (numbers[ours],) for ours in used} | words
     return tuple(
         f"{ours} {show(numbers[ours])}"
         for ours, p in used.items()
-        if p is not None and (not numbers[ours] if p.default is p.empty else p.default != numbers[ours])
+        if p is not None
+        and ours != "length"
+        and (not numbers[ours] if p.default is p.empty else p.default not in right[ours])
     )
 
 
 def _batch(row: Recipe) -> dict[str, Any]:
     """A small batch on which all rows differ: ragged, both signs, ratios on both sides of every clip."""
     g = torch.Generator().manual_seed(4)
-    n, t = 8, 6
+    n, t = 8, LENGTH
     normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
     if isinstance(row, PreferenceRecipe):
         return {k: (-20 + 6 * normal(n)).tolist() for k in PAIRS}
@@ -172,8 +184,11 @@ def _batch(row: Recipe) -> dict[str, Any]:
     batch: dict[str, Tensor] = {"log_probs": log_probs}
     for name in ("old_log_probs", "ref_log_probs"):
         batch[name] = log_probs + 0.4 * normal(n, t)
+    advantages = normal(n)
+    for at in (int(advantages.argmin()), int(advantages.argmax())):  # a ratio of 6 is above every dual clip and cap
+        batch["old_log_probs"][at, 0] = log_probs[at, 0] - 1.8
     batch["sampler_log_probs"] = batch["old_log_probs"] + 0.3 * normal(n, t)
-    batch |= {"advantages": normal(n), "mask": mask}
+    batch |= {"advantages": advantages, "mask": mask}
     batch |= {name: normal(n, t) for name in ("values", "old_values", "returns")}
     batch["entropies"] = normal(n, t).abs()
     if isinstance(row, DistillRecipe):
