@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(stopped,
         train(load_config(stopped), resume=True)
     limit(resource.RLIM_INFINITY)
     assert newest(stopped).name == name and newest(stopped).read_bytes() == before
-    assert not list(stopped.rglob("*.tmp"))  # it would take the room
+    assert not list(stopped.rglob("*tmp*"))  # it would take the room
     train(load_config(stopped), resume=True)
     assert records(stopped) == records(whole) and weights(stopped) == weights(whole)
 
@@ -316,6 +316,7 @@ def test_killed_while_it_saves_is_the_same_as_never_killed(tmp_path, home, kind)
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
     assert done.returncode == -signal.SIGKILL and list((tmp_path / "run").glob("*.tmp")), done.stderr.decode()
+    (tmp_path / "run" / ".tmpw6nj88").touch()  # as safetensors leaves one when it is killed
     train(load_config(tmp_path / "run"), resume=True)
     assert records(tmp_path / "run") == records(whole) and weights(tmp_path / "run") == weights(whole)
-    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert not list((tmp_path / "run").rglob("*tmp*"))

@@ -47,7 +47,10 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
             raise UserError(
                 f"{folder} holds a run already: go on with --resume {folder}, or choose another --out ({there})"
             )
-        for file in folder.glob("*.tmp"):  # of a process that was killed
+        for file in (
+            *folder.glob("*.tmp"),
+            *folder.glob(".tmp*"),
+        ):  # ours, and safetensors', of a process that was killed
             remove(file)
         yield
     finally:
