@@ -6,6 +6,7 @@ slope. NaN slopes cannot be made in this way; alternatives that show themselves 
 
 import inspect
 import itertools
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from torchstone import conformance
 from torchstone.conformance.evidence import tells_an_edge
 from torchstone.conformance.name.changes import numbers_of
+from torchstone.conformance.name.code import code_changes
 from torchstone.conformance.vectors import hazards, leaves
 from torchstone_oracle.contract import flat
 from torchstone_oracle.contracts import OBJECTIVES
@@ -211,6 +213,45 @@ MADE = [
     (median, "group_advantages", "median"),
     (held_at_a_half, "kl_k3", "kl_clamped_above_0.5"),
 ]
+
+
+def groups_interleaved(rewards, num_generations, eps=1e-4):
+    grouped = rewards.view(num_generations, -1)
+    return ((grouped - grouped.mean(0)) / (grouped.std(0) + eps)).reshape(-1)
+
+
+def log_of_base_2(logp, ref_logp, mask):
+    ratio = torch.where(mask, ref_logp - logp, 0.0).exp()
+    return ratio - 1 - torch.log2(ratio)
+
+
+def softmax_over_time(logits, ref_logits):
+    p, q = logits.log_softmax(1), ref_logits.log_softmax(1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def mean_over_columns(logps, old_logps, ref_logps, advantages, mask, eps=0.2, beta=0.04):
+    ratio = (logps - old_logps).exp()
+    loss = -torch.min(ratio * advantages[:, None], ratio.clamp(1 - eps, 1 + eps) * advantages[:, None])
+    gap = ref_logps - logps
+    return (((loss + beta * (gap.exp() - gap - 1)) * mask).sum(0) / mask.sum(0).clamp(min=1)).mean()
+
+
+MADE += [
+    (groups_interleaved, "group_advantages", "groups_interleaved"),
+    (log_of_base_2, "kl_k3", "k3_u_log_base_2_log2"),
+    (softmax_over_time, "kl_exact", "softmax_over_time"),
+    (mean_over_columns, "grpo_loss", "mean_over_columns"),
+]
+
+
+def test_names_made_of_code_are_short_and_speak_of_the_equation():
+    """What belongs to the oracle alone (steps, dual) is in no name and no sentence."""
+    for objective in ("gae", "grpo_loss", "kto_loss"):
+        case = next(c for c in conformance.load(objective).cases if c.expected is not None)
+        for made in code_changes(OBJECTIVES[objective], case):
+            assert len(made.name) <= 64 and not re.search(r"steps\[|settings\[|dual\(|__import__", made.about)
+            assert not made.name.startswith("label_up")
 
 
 @pytest.mark.parametrize(("function", "objective", "name"), MADE, ids=[f.__name__ for f, _, _ in MADE])

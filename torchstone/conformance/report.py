@@ -76,15 +76,15 @@ def _cause(report: Report, d: Diagnosis, told: bool) -> None:
     """Each name of a diagnosis with what it is, unless the verdict has ``told`` it, and what it does to a run."""
     if told:
         for effect in d.effect:
-            print(_hanging("effect", effect) + "\n")
+            print(_hanging("effect", _code(effect)) + "\n")
         return
     effects = iter(d.effect)
     for i, about in enumerate(d.about):
         name = d.names[i] if i < len(d.names) else ""
         kind = report.kinds.get(name, d.kind)
         label = "accepted" if d.accepted else "perhaps" if d.thin else kind
-        print(_hanging(styled(label, COLOUR.get(kind, "bold red")), f"{bold(name)}: {about}" if name else about))
-        effect = next(effects, "") if name in report.kinds or len(d.about) == 1 else ""
+        print(_hanging(styled(label, COLOUR.get(kind, "bold red")), _code(f"{bold(name)}: {about}" if name else about)))
+        effect = next(effects, "") if name in report.kinds or len(d.about) == len(d.effect) else ""
         if effect:
             print(_hanging("", f"Effect: {effect}"))
     print()

@@ -26,8 +26,8 @@ def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
     effect = iter(d.effect)
     lines = []
     for name, about in zip(d.names, d.about, strict=False):
-        known = name in report.kinds
-        lines.append(f"`{name}` ({report.kinds[name]}): {about}" if known else f"`{name}`: {about}")
+        known = name in report.kinds or len(d.about) == len(d.effect)
+        lines.append(f"`{name}` ({report.kinds.get(name, d.kind)}): {about}" if known else f"`{name}`: {about}")
         lines += [f"  Effect: {e}" for e in ([next(effect, "")] if known else []) if e]
     number = {2: "two", 3: "three"}.get(len(d.names), str(len(d.names)))
     return f"with {number} changes at once, {names}, your numbers are equal {cases}:", lines + sees

@@ -48,6 +48,9 @@ SIGNS = {ast.Add: (ast.Sub, "a sign is wrong, - in place of +"), ast.Sub: (ast.A
 COMPARISONS = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE, ast.Eq: ast.NotEq,
                ast.NotEq: ast.Eq}  # fmt: skip
 
+LOGS = ("u", "log_ratio")
+LN2 = 0.6931471805599453
+
 Edited = tuple[ast.AST, str, str]  # a node in place of another, what differs, its effect
 SIGN = "What should go up goes down, or a part of it."
 
@@ -81,6 +84,7 @@ SHORTER = {  # of what is said, in a name
 
 def _called(said: str, taken: set[str]) -> str:
     """A name in words, such as delta_factor_gamma_left_out; with a number where the same can be done twice."""
+    said = re.sub(r"`([^`]*)`", lambda code: " ".join(dict.fromkeys(re.findall(r"\w+", code[1])[:2])), said)
     for long, short in SHORTER.items():
         said = re.sub(long, short, said)
     kept = [w for w in re.findall(r"\w+", said) if w not in ("the", "is", "a", "it", "in", "of")]
@@ -198,6 +202,9 @@ def _of(node: ast.AST, known: list[str]) -> Iterator[Edited]:
             if other != node.id:
                 yield (ast.Name(other, ast.Load()), f"{other} stands in place of {node.id}",
                        f"{node.id} does not act where it should.")  # fmt: skip
+        if node.id in LOGS:
+            yield (ast.BinOp(node, ast.Div(), ast.Constant(LN2)), f"{node.id} is a log of base 2 (log2)",
+                   "It is 1.44 times too large.")  # fmt: skip
         for number in (1, 0):
             yield (ast.Constant(number), f"{node.id} is left out (ignored): it is {number}",
                    f"{node.id} makes no difference.")  # fmt: skip
@@ -235,27 +242,27 @@ def _of_product(node: ast.BinOp) -> Iterator[Edited]:
         yield ast.BinOp(node.left, op(), node.right), about, effect
     what = "term" if isinstance(node.op, ast.Add | ast.Sub) else "divisor" if isinstance(node.op, ast.Div) else "factor"
     right, left = _written(node.right), _written(node.left)
-    yield node.left, f"the {what} {right} is left out (missing, ignored)", f"{right} has no effect here."
+    yield node.left, f"the {what} `{right}` is left out (missing, ignored)", f"{right} has no effect here."
     if isinstance(node.op, ast.Add | ast.Mult):
-        yield node.right, f"the {what} {left} is left out (missing, ignored)", f"{left} has no effect here."
+        yield node.right, f"the {what} `{left}` is left out (missing, ignored)", f"{left} has no effect here."
     elif isinstance(node.op, ast.Sub):
         minus = ast.UnaryOp(ast.USub(), node.right)
-        yield minus, f"the term {left} is left out (missing)", f"{left} has no effect here."
+        yield minus, f"the term `{left}` is left out (missing)", f"{left} has no effect here."
         yield ast.BinOp(node.right, ast.Sub(), node.left), "the difference is turned around (sign flipped)", SIGN
     elif isinstance(node.op, ast.Div):
         turned = ast.BinOp(node.right, ast.Div(), node.left)
         yield turned, "the quotient is turned upside down", "Its scale is another one."
         yield (ast.BinOp(ast.BinOp(node.left, ast.Div(), node.right), ast.Div(), node.right),
-               f"it is divided by {right} twice", "Its scale is another one.")  # fmt: skip
+               f"it is divided by `{right}` twice", "Its scale is another one.")  # fmt: skip
     if isinstance(node.op, ast.Mult):
         for factor, text in ((node.left, left), (node.right, right)):
             if not isinstance(factor, ast.Constant):
-                yield (ast.BinOp(node, ast.Mult(), factor), f"{text} is applied twice (squared)",
+                yield (ast.BinOp(node, ast.Mult(), factor), f"`{text}` is applied twice (squared)",
                        "Its scale is another one.")  # fmt: skip
     if isinstance(node.op, ast.Add | ast.Sub):
         for term in (node.left, node.right):
             yield (ast.BinOp(node, ast.Add() if term is node.left else node.op, term),
-                   f"the term {_written(term)} is counted twice", "It weighs too much.")  # fmt: skip
+                   f"the term `{_written(term)}` is counted twice", "It weighs too much.")  # fmt: skip
 
 
 def _of_call(node: ast.Call) -> Iterator[Edited]:
@@ -286,7 +293,7 @@ def _of_call(node: ast.Call) -> Iterator[Edited]:
             continue
         turned = [*node.args[:i], pair[1], pair[0], *node.args[i + 2 :]]
         yield (ast.Call(node.func, turned, node.keywords),
-               f"{_written(pair[0])} and {_written(pair[1])} are exchanged (swapped)",
+               f"`{_written(pair[0])}` and `{_written(pair[1])}` are exchanged (swapped)",
                "Each has the place of the other.")  # fmt: skip
     if name in HELD:
         yield (_imported("stop", [node]), "it is held constant (detached): no gradient flows",
@@ -310,6 +317,32 @@ def _in_place(new: ast.AST, at: ast.AST) -> str:
     return f", `{_written(new)}` where `{_written(at)}` belongs"
 
 
+class _Plain(ast.NodeTransformer):
+    """Without what is the oracle's own: ``steps["target"]`` is target, ``core.mean`` mean, ``dual(x)`` x."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "dual" and len(node.args) == 1:
+            inner: ast.AST = self.visit(node.args[0])
+            return inner
+        if name == "upper":
+            return ast.Name("epsilon_high", ast.Load())
+        return self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        of = node.value.id if isinstance(node.value, ast.Name) else ""
+        if of in ("steps", "settings", "inputs") and isinstance(node.slice, ast.Constant):
+            return ast.Name(str(node.slice.value), ast.Load())
+        return self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return ast.Name(node.attr, ast.Load()) if isinstance(node.value, ast.Name) else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name({"stop": "detached", "bounded_exp": "exp"}.get(node.id, node.id), ast.Load())
+
+
 def _written(node: ast.AST) -> str:
-    """The code of a node as a person would write it: without the import of what it calls."""
-    return re.sub(r"__import__\([^()]*\)\.", "", ast.unparse(node))
+    """The code of a node as a person would write it."""
+    text = re.sub(r"__import__\([^()]*\)\.", "", ast.unparse(_Plain().visit(copy.deepcopy(node))))
+    return text.replace("stop(", "detached(").replace(str(LN2), "ln 2")

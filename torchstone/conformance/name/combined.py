@@ -65,6 +65,8 @@ def _progress(what: str) -> None:
 
 def extended(evidence: Evidence, left: set[int], explained: Set[int], names: Names) -> tuple[Names, set[int]]:
     """One more alternative beside these, that explains what is left and keeps what is explained."""
+    from torchstone.conformance.evidence import candidate
+
     objective = oracle(evidence.trial.vectors.objective)
     best: tuple[Names, set[int]] = ((), set())
     if objective is None:
@@ -74,7 +76,8 @@ def extended(evidence: Evidence, left: set[int], explained: Set[int], names: Nam
     unequal = [c for c in unequal if c.id not in done]
     taken = {key for n in names for key in change(objective, n).replaces}
     for name in objective.alternatives if unequal else ():
-        if name in names or taken & change(objective, name).replaces:
+        may_be = candidate(name, evidence.trial.signature, evidence.trial.vectors)
+        if not may_be or name in names or taken & change(objective, name).replaces:
             continue
         hit = evidence.equal((*names, name), unequal)
         known = [c for c in evidence.scored if c.id in explained] if len(hit) > len(best[1]) else []

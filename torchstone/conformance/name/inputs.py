@@ -99,10 +99,10 @@ _OF_ROWS_OF_A_MASK: tuple[tuple[str, str, str, Callable[[Rows, int, Any], Any]],
 def _of_mask(k: str, a: Argument) -> Iterable[Change]:
     on = "padding is trained and answers are not" if k == "mask" else (
         "what is masked counts, and what should count does not")  # fmt: skip
+    all_ = "every completion is taken as desirable" if k == "desirable" else "every entry counts"
     for name, about, effect, entry in (
         ("inverted", f"inverted (negated, ~{k}): {on}.", f"{on.capitalize()}.", lambda m: not m),
-        ("all_true", "ignored: every entry counts.", "What should be left out counts too, whatever it is.",
-         lambda m: True),
+        ("all_true", f"ignored: {all_}.", "What should be left out counts too, whatever it is.", lambda m: True),
         ("all_false", "taken as False everywhere: no entry counts.", "Nothing is trained.", lambda m: False),
     ):  # fmt: skip
         yield _change(k, name, about, effect, each_entry(entry))

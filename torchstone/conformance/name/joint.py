@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from types import FunctionType
+from typing import Any, cast
 
 from torchstone.conformance.name.changes import Change, Inputs
 from torchstone.conformance.name.inputs import each_entry, of_all, word
@@ -21,6 +23,7 @@ def joint_changes(vectors: Vectors, taken: Iterable[str]) -> Iterable[Change]:
 
 def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
     """The same to all inputs of one shape: a mean too early, logs of another base, rows for columns."""
+    from torchstone_oracle import core
     from torchstone_oracle.numbers import dual, mean
 
     def change(name: str, about: str, effect: str, keys: list[str], function: Callable[[Any], Any],
@@ -52,6 +55,39 @@ def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
         yield change("along_columns", "It is computed along the wrong axis (dim, columns): over the same sample of all "
                      "prompts, not over the samples of a prompt.", "Easy and hard prompts are compared.", groups,
                      _exactly_transposed, _exactly_transposed)  # fmt: skip
+        yield change("groups_interleaved", "The groups are interleaved: sample i belongs to prompt i % P, where the "
+                     "samples of a prompt stand one after the other.", "Samples of other prompts are the baseline.",
+                     groups, _dealt_out, _gathered)  # fmt: skip
+    logits = [k for k in numbers if vectors.arguments[k].shape == "B T V"]
+    if logits:
+        yield replace(
+            change("softmax_over_time", "The softmax is over the tokens of a row (the wrong axis, dim), not over the "
+                   "vocabulary.", "What is trained is no distribution of a next token.", logits, _over_time),
+            code=((cast(FunctionType, core.log_softmax), _as_given.__code__),),
+        )  # fmt: skip
+
+
+def _dealt_out(x: Any) -> Any:
+    """Of all entries, one row after the other, every P-th is in a row."""
+    entries = [v for row in x for v in row]
+    return [entries[p :: len(x)] for p in range(len(x))]
+
+
+def _gathered(x: Any) -> Any:
+    """The reverse."""
+    entries = [v for column in zip(*x, strict=True) for v in column]
+    return [entries[p * len(x[0]) : (p + 1) * len(x[0])] for p in range(len(x))]
+
+
+def _over_time(x: Any) -> Any:
+    from torchstone_oracle.core import log_softmax
+
+    return [_exactly_transposed([log_softmax(column, 1) for column in zip(*row, strict=True)]) for row in x]
+
+
+def _as_given(logits: Any, temperature: Any) -> Any:
+    """In place of the oracle's ``log_softmax``, in whose module this runs: they are log-probs."""
+    return [dual(z) for z in logits]
 
 
 def _reversed(x: Any) -> Any:

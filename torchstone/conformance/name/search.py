@@ -108,6 +108,14 @@ class Search:
         return found
 
     @cached_property
+    def known(self) -> list[Change]:
+        """The alternatives that have a name, and may be named of this function."""
+        from torchstone.conformance.evidence import candidate
+
+        signature, vectors = self.trial.signature, self.trial.vectors
+        return [a for a in borrowed.alternatives(self.objective) if candidate(a.name, signature, vectors)]
+
+    @cached_property
     def calls(self) -> int:
         """How many functions are called to compute a probe: the same on every machine, as no clock is."""
         calls = 0
@@ -148,16 +156,16 @@ class Search:
         yield "inputs, numbers and steps", [*self.borrowed, *self.inputs]
         yield "other objectives", borrowed.others(self.objective, self.probes[0], taken)
         self.edited = [*code_changes(self.objective, self.probes[0])]
-        known = borrowed.alternatives(self.objective)
+        known = self.known
         yield "alternatives in pairs", _pairs(known, known)
         yield "lines of the equations", self.edited
         if all(self._value_is_right(c) for c in (*self.failing, *self.new)):
-            every = [*borrowed.alternatives(self.objective), *self.inputs, *self.borrowed, *self.edited]
+            every = [*self.known, *self.inputs, *self.borrowed, *self.edited]
             yield "gradients", map(_gradient_of, every)
 
     def pairs(self) -> Iterator[tuple[Change, ...]]:
         """An alternative with a name and any other change, any two of inputs and numbers, and what else there is."""
-        known = borrowed.alternatives(self.objective)
+        known = self.known
         yield from _pairs(known, self.borrowed)
         yield from _pairs(known, self.inputs)
         yield from _pairs(self.inputs, self.inputs)

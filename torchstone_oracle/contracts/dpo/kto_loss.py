@@ -57,7 +57,8 @@ OBJECTIVE = Objective(
     {"log_probs": NATS, "ref_log_probs": CONSTANT, "desirable": Argument("N", "True for a thumb up", kind="bool")},
     LOSS, {"beta": BETA, **{k: Setting(k.replace("_", " ") + ".") for k in
            ("reference_point", "desirable_weight", "undesirable_weight")}, "denominator": DENOMINATOR}, kto,
-    {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda up: up, "weight": lambda up, a, b: a if up else b,
+    {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda desirable: desirable,
+     "weight": lambda up, a, b: a if up else b,
      "judge": dpo.kto, "reduce": dpo.pair_mean},
     {
         "reference_ignored": bug("The reference's log-probs are not used.", "Nothing holds the model near it.",

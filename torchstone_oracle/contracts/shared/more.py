@@ -200,6 +200,11 @@ def unmasked_in_rows(x: Matrix, marks: Marks, settings: Settings) -> Dual:
     return mean([mean(row) for row in x])
 
 
+def by_columns(x: Matrix, marks: Marks, settings: Settings) -> Dual:
+    """The mean of each column, then over columns."""
+    return core.sequence_mean([[*column] for column in zip(*x, strict=True)], [[*m] for m in zip(*marks, strict=True)])
+
+
 def last_token(x: Matrix, marks: Marks, settings: Settings) -> Dual:
     rows = [chosen(row, on) for row, on in zip(x, marks, strict=True)]
     return mean([row[-1] for row in rows if row])
@@ -331,6 +336,9 @@ ALTERNATIVES = {
                                    "The step depends on the longest completion.", {"reduce": row_mean_over_width}),
     "unmasked_row_means": bug("The mean in each row is taken over the padding too: the mask is not used.",
                               "The policy is trained on tokens that it never chose.", {"reduce": unmasked_in_rows}),
+    "mean_over_columns": bug("The mean is taken over each column (the wrong axis, dim 0), then over columns.",
+                             "A token weighs by its place: the last ones of the longest completion most.",
+                             {"reduce": by_columns}),
     "last_token_only": bug("Only the last token of each row counts.", "All others are not trained.",
                            {"reduce": last_token}),
     "padding_in_the_sum": bug("The padding is summed, and only the chosen tokens are counted: the mask is in the "
