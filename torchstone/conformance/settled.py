@@ -15,6 +15,8 @@ from torchstone.conformance.trial import WEIGHTS, form, hypotheses, reduces
 from torchstone.conformance.vectors import Case, Vectors, hazards
 from torchstone.conformance.written_in import Search, Values, candidates, computed, numbers_in
 
+WRITTEN = 8  # cases that no number of the function's own fits, before it is given up
+
 Outcomes = Mapping[int, Outcome]
 
 
@@ -92,21 +94,29 @@ def _solved(
     own = numbers_in(trial.function)
     tables = {k: candidates(k, vectors, own) for k in open_}
     first = {k: [plain[k], *(x for x in t[0] if x != plain[k])] for k, t in tables.items()}
-    as_it_is = Search(objective, ordinary, outcomes, first, {k: t[1] for k, t in tables.items()})
-    values, equal = as_it_is.found()
+    as_it_is = Search(objective, ordinary, outcomes, first)
+    written, equal = as_it_is.found(WRITTEN)
+    if len(equal) < len(ordinary):  # a number that stands nowhere in the code must explain everything
+        values, more = replace(as_it_is, more={k: t[1] for k, t in tables.items()}, solve=True).found()
+        written, equal = (values, more) if len(more) == len(ordinary) else (written, equal)
     if 2 * len(equal) >= len(ordinary):
-        return values
+        return written
     if stored and len(replace(as_it_is, names=(name,) * bool(name)).equal(stored)) >= SHARE * len(ordinary):
         return stored
-    if not search:
-        return stored or plain
-    usual = {k: [plain[k], *(x for x in candidates(k, vectors, ())[0] if x != plain[k])] for k in open_}
-    best: tuple[Values, set[int]] = plain, set()
-    for name in objective.alternatives if any(len(known) > 1 for known in usual.values()) else ():
+    near = written if len(equal) > len(as_it_is.equal(plain)) else stored or plain
+    return (_with_a_name(trial, as_it_is, plain) if search else {}) or near
+
+
+def _with_a_name(trial: Trial, as_it_is: Search, plain: Values) -> Values:
+    """The values at which one named alternative explains most ordinary cases; none if there is none."""
+    vectors = trial.vectors
+    best: tuple[Values, set[int]] = {}, set()
+    usual = {k: [plain[k], *(x for x in candidates(k, vectors, ())[0] if x != plain[k])] for k in plain}
+    for name in as_it_is.objective.alternatives if any(len(known) > 1 for known in usual.values()) else ():
         shown = [c for c in vectors.cases if name in c.alternatives and not hazards(c)]
         if shown and candidate(name, trial.signature, vectors):
-            values, hit = replace(as_it_is, open=usual, more={}, names=(name,)).found(1)
-            if len(hit) > len(best[1]) and len(hit) >= SHARE * len(ordinary):
+            values, hit = replace(as_it_is, open=usual, names=(name,)).found(1)
+            if len(hit) > len(best[1]) and len(hit) >= SHARE * len(as_it_is.cases):
                 best = values, hit
     return best[0]
 

@@ -106,7 +106,8 @@ def _different(values: Iterable[Any]) -> list[Any]:
 class Search:
     """Values of settings under which the oracle gives a function's own numbers, with these alternatives.
 
-    ``cases``: ordinary ones that gave numbers. ``open``: the settings to be found, and the values to try.
+    ``cases``: ordinary ones that gave numbers. ``open``: the settings to be found, and the values to try, ``more``
+    where none of these fits. ``solve``: then look for any number that does.
     """
 
     objective: Any
@@ -114,6 +115,7 @@ class Search:
     outcomes: Mapping[int, Outcome]
     open: Mapping[str, Sequence[Any]]
     more: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    solve: bool = False
     names: Names = ()
     matter: dict[int, set[str]] = field(default_factory=dict)  # by a case's id: the settings that move its numbers
     computed: dict[Any, Numbers | None] = field(default_factory=dict)
@@ -177,7 +179,7 @@ class Search:
                             return grown
             if grown:
                 return grown
-        if len(new) == 1 and not self.names:
+        if len(new) == 1 and self.solve:
             grown = [v | {new[0]: x} for v in kept for x in self._root(case, v, new[0], wanted)]
         return grown
 
