@@ -25,6 +25,7 @@ from torchstone.train import checkpoint, files
 from torchstone.train.files import load_config
 from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
+from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions, PPOOptions
 from torchstone.train.run import Interrupted, train
 
@@ -127,8 +128,6 @@ def test_a_checkpoint_is_safetensors_with_all_that_a_run_is(stopped):
 def test_weights_that_stand_in_two_places_are_kept_once(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from torchstone.train.model import Policy, small_policy
-
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokenizer = small_policy("abc", 16, "cpu").tokenizer
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=1, tie_word_embeddings=True, **sizes))
@@ -197,6 +196,13 @@ def test_a_checkpoint_of_another_method_is_refused(stopped):
     small = {k: values[k] for k in ("pretrain_steps", "warmup_steps", "device", "eval_every")}
     file.write_text(json.dumps({"method": "ppo"} | shared | small))
     with pytest.raises(UserError, match="says method 'ppo', and the run began with 'grpo'"):
+        train(load_config(stopped), resume=True)
+
+
+def test_another_model_in_the_place_of_the_first_is_refused(stopped):
+    shutil.rmtree(stopped / "start")
+    small_policy("0123456789+=>" + "abc", 16, "cpu").save(stopped / "start")
+    with pytest.raises(UserError, match=r"checkpoint-000003.safetensors is of another model than the run has now"):
         train(load_config(stopped), resume=True)
 
 

@@ -38,11 +38,7 @@ def write(folder: Path, learner: Learner, notes: Notes, keep: int) -> None:
 
 
 def read(folder: Path, learner: Learner, now: Notes) -> Notes:
-    """Go on from the newest one that is whole; give back its notes. Raises UserError: none is, or it is of another run.
-
-    Args:
-        now: what the notes of this run would be.
-    """
+    """Go on from the newest that is whole; give back its notes. Raises UserError: none is, or not of the run of now."""
     damaged: list[Path] = []
     for file in reversed(files(folder)):
         try:
@@ -56,7 +52,10 @@ def read(folder: Path, learner: Learner, now: Notes) -> Notes:
             continue
         notes: Notes = json.loads(about["notes"])
         check_same_run(folder, notes, now)
-        learner.load(tensors, notes["step"])
+        try:
+            learner.load(tensors, notes["step"])
+        except (KeyError, RuntimeError) as e:
+            raise UserError(f"{file} is of another model than the run has now: {e}") from e
         for later in damaged:
             later.unlink()
         return notes
@@ -76,7 +75,10 @@ def checksum(notes: str, tensors: dict[str, Tensor]) -> str:
 
 def notes_of(config: Run) -> Notes:
     """What a checkpoint of this run says of it, before its first round."""
-    inputs = {"data": config.data, "reward": config.reward and config.reward.partition(".py")[0] + ".py"}
+    inputs = {
+        "data": config.data,
+        "reward": config.reward and config.reward.partition(".py:")[0].removesuffix(".py") + ".py",
+    }
     hashes = {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in inputs.items() if file}
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
     return {"step": 0, "best": None, "options": {"method": config.method, **options}, "files": hashes}
@@ -87,24 +89,20 @@ def check_same_run(folder: Path, then: Notes, now: Notes) -> None:
     for name, value in then["options"].items():
         if name not in (*RESUMABLE, "out") and now["options"].get(name) != value:
             told = f"{name} {now['options'].get(name)!r}, and the run began with {value!r}"
-            raise UserError(
-                f"{folder / 'config.json'} says {told}: set it back, or begin another run with another --out"
-            )
+            raise UserError(f"{folder / 'config.json'} says {told}: set it back, or begin a run with another --out")
     changed = [name for name, sha in then["files"].items() if now["files"].get(name) != sha]
     if "data" in changed:
-        raise UserError(
-            f"--data {now['options']['data']} is not the file of before: put that back, or begin another run"
-        )
+        raise UserError(f"--data {now['options']['data']} is not the file of before: put that back, or begin anew")
     if "reward" in changed:
         say(f"--reward {now['options']['reward']} has changed since round {then['step']}: it judges from there on")
 
 
 def check_disk(folder: Path, learner: Learner, keep: int) -> None:
-    """Three times the weights for each checkpoint and one more, and the models. Raises UserError."""
-    weights = sum(p.numel() * p.element_size() for p in learner.policy.parameters())
+    """Three times the trained weights for each checkpoint and one more, and the models. Raises UserError."""
+    weights = (learner.weights.values(), learner.policy.parameters())
+    trained, whole = (sum(p.numel() * p.element_size() for p in of_these) for of_these in weights)
     there = sum(file.stat().st_size for file in files(folder))
-    need, free = weights * (3 * (keep + 1) + 1 + (keep > 1)), there + shutil.disk_usage(folder).free
+    need, free = 3 * (keep + 1) * trained + (1 + (keep > 1)) * whole, there + shutil.disk_usage(folder).free
     if free < need:
-        raise UserError(
-            f"{folder} has room for {free / 1e9:.1f} GB, and the run writes {need / 1e9:.1f}: choose another --out"
-        )
+        sizes = f"{free / 1e9:.1f} GB, and the run writes {need / 1e9:.1f}"
+        raise UserError(f"{folder} has room for {sizes}: choose another --out")

@@ -8,6 +8,8 @@ import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,12 @@ def check_options(config: options.Run) -> None:
     for name in ("model", "reward", "teacher"):
         if getattr(config, name, None) == "":
             raise UserError(f"--{name} is empty: name one, or leave the option out")
+    if config.lora and find_spec("peft") is None:
+        raise UserError('--lora needs peft: pip install ".[lora]" in a checkout of Torchstone')
+    if config.lora and config.model and Path(config.model, "adapter_config.json").is_file():
+        raise UserError(
+            f"--model {config.model} is adapters: with --lora, give a whole model, as model/ beside them is"
+        )
     if not (config.data or config.task):
         raise UserError("with --model, what to learn is --data FILE or --task NAME")
     for name, (idle, why) in idle_options(config).items():
@@ -54,6 +62,7 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     idle: dict[str, tuple[Any, str]] = dict.fromkeys(["pretrain_steps", "warmup_steps", "demonstrations"], small)
     idle["split"] = (config.data or ":" in config.task, "it is for the built-in tasks")
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
+    idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
     if isinstance(config, options.GRPOOptions):
         idle["kl"] = (config.beta == 0, "--beta is 0")
         idle |= dict.fromkeys(["std_correction", "std_eps"], (not config.divide_by_std, "--no-divide-by-std"))
@@ -70,9 +79,9 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
     """What each number must be, in words and as a test."""
     counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k"], 1)
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
-    counts |= {"eval_every": 0, "demonstrations": 0, "keep": 1}
+    counts |= {"eval_every": 0, "demonstrations": 0, "keep": 1, "lora": 0, "lr_warmup": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
-    counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps"], 0)
+    counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
     if isinstance(config, options.GRPOOptions | options.DPOOptions) or (
         isinstance(config, options.ReinforceOptions) and config.baseline == "leave-one-out"
     ):

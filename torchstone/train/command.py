@@ -56,17 +56,15 @@ def _train(config: Any, resume: bool) -> int:
 
     stop = _ctrl_c_waits()
     if not config.model and not resume:
-        print(
-            "first the small start model: pre-training and warm-up, up to a minute\n(with --model FOLDER there is none)"
-        )
+        print("first the small start model: pre-training and warm-up, up to a minute")
+        print("(with --model FOLDER there is none)")
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), transient=True) as progress:
         bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
 
         def show(record: dict[str, Any]) -> bool:
-            note = "  ".join(
-                f"{k} {record[k]:.3f}" for k in ("reward", "rewards/accuracies", "entropy", "kl") if k in record
-            )
+            names = ("reward", "rewards/accuracies", "entropy", "kl")
+            note = "  ".join(f"{name} {record[name]:.3f}" for name in names if name in record)
             progress.update(bar, description=config.label, total=record["steps"], completed=record["step"], note=note)
             told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher"}
             if held_out := [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]:

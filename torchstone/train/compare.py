@@ -30,7 +30,6 @@ from torchstone.train.options import (
     file_name,
 )
 
-SLOWEST_FIRST = ("ppo", "dpo", "grpo", "distill", "reinforce")
 Show = Callable[[str, dict[str, Any]], None]  # (name of the run, its latest record)
 
 
@@ -66,7 +65,7 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     pool = ProcessPoolExecutor(options.workers, spawn, _begin_worker, (messages, stop, threads))
     try:
-        jobs = [config for name in sorted(runs, key=_slowest_first) for config in runs[name]]
+        jobs = [config for name in sorted(runs, key="ppo dpo grpo distill reinforce".find) for config in runs[name]]
         jobs = [config for config in jobs if not (config.folder / "model").exists()]  # else it is finished already
         waiting: set[Future[None]] = {pool.submit(_make_start, start, folder / "start")} if jobs else set()
         while waiting:
@@ -89,10 +88,6 @@ def waits(config: Run, folder: Path) -> bool:
     """Whether its teacher is a run of this comparison that has not finished."""
     teacher = config.teacher if isinstance(config, DistillOptions | RecipeOptions) else None
     return teacher is not None and Path(teacher).parent == folder and not (Path(teacher) / "model").exists()
-
-
-def _slowest_first(name: str) -> int:
-    return SLOWEST_FIRST.index(name) if name in SLOWEST_FIRST else 0
 
 
 def run_config(options: Compare, folder: Path, name: str, seed: int) -> Run:

@@ -21,8 +21,9 @@ LEFT = ("config.json", "metrics.jsonl", "checkpoint-*", "model")  # any of these
 
 
 def say(text: str) -> None:
-    """Something that the user has to know while the run goes on: a line on stderr."""
-    print(f"torchstone train: {text}", file=sys.stderr, flush=True)
+    """Something that the user has to know while the run goes on, if it is anything: a line on stderr."""
+    if text:
+        print(f"torchstone train: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -43,10 +44,8 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
     try:
         held = [file.name for name in LEFT for file in folder.glob(name)]
         if held and not resume:
-            there = f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} there"
-            raise UserError(
-                f"{folder} holds a run already: go on with --resume {folder}, or choose another --out ({there})"
-            )
+            do = f"go on with --resume {folder}, or choose another --out"
+            raise UserError(f"{folder} holds a run already: {do} (found {', '.join(held)})")
         for file in (
             *folder.glob("*.tmp"),
             *folder.glob(".tmp*"),

@@ -100,17 +100,16 @@ def check_example(examples: list[Any]) -> None:
     if not isinstance(example, dict):
         raise UserError(f"expected an object, got {type(example).__name__}")
     wanted = ["prompt", "chosen", "rejected"] if example.keys() & {"chosen", "rejected"} else ["prompt"]
-    for key in {**dict.fromkeys(wanted), **first}:
+    for key in {**dict.fromkeys(wanted), **first, **example}:
         if key not in example:
             raise UserError(f"{key!r} is missing (it has {', '.join(example) or 'nothing'})")
         if key in wanted and not (isinstance(example[key], str) and (example[key] or key != "prompt")):
             raise UserError(f"{key!r} must be a text, got {example[key]!r}")
-    for key in example:
         if key not in first:
             raise UserError(
                 f"{key!r} is not in the first line (it has {', '.join(first)}): all must have the same keys"
             )
-        if key in wanted and not example[key].isascii():
+        if key in wanted:
             example[key].encode()  # half of a surrogate pair is no text: a ValueError
 
 
@@ -176,8 +175,13 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model") -
             raise OSError("no such folder")
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
         weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=weights)
-        policy = Policy(model.to(device), tokenizer)
+        if (folder / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForCausalLM
+
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(source, dtype=weights).merge_and_unload()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=weights)
+        policy = Policy(model.to(device), tokenizer).requires_grad_(True)  # merged adapters leave it frozen
         policy.compute = torch.bfloat16 if dtype == "bfloat16" else None
         return policy
     except (OSError, ValueError, KeyError, RuntimeError) as e:

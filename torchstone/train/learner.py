@@ -13,19 +13,30 @@ from torchstone.train.model import Policy
 
 
 class Learner:
-    """Adds up gradients and metrics over micro-batches, and makes one step of Adam from them."""
+    """Adds up gradients and metrics over micro-batches, and makes a step of Adam, or of AdamW, from them."""
 
-    def __init__(self, policy: Policy):
-        self.policy = policy
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=0.0, fused=True)
+    def __init__(self, policy: Policy, weight_decay: float = 0.0, schedule: str = "up-down", lr_warmup: int = 0):
+        self.policy, self.schedule, self.lr_warmup = policy, schedule, lr_warmup
+        kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+        self.weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}  # those that are trained
+        self.optimizer = kind(self.weights.values(), lr=0.0, weight_decay=weight_decay, fused=True)
         self.step = 0  # rounds done
         self.means: dict[str, Mean] = {}
 
     def begin_round(self, lr: float, steps: int) -> None:
         """Forget the last round's metrics, and set this one's learning rate."""
         self.means = {}
-        for group in self.optimizer.param_groups:  # up to lr in the first tenth of the run, then down to 0
-            group["lr"] = lr * min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * self.share(steps)
+
+    def share(self, steps: int) -> float:
+        """Of the learning rate, in this round: up in the first tenth of the run, then down to 0, or transformers'."""
+        if self.schedule == "up-down":
+            return min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)
+        from transformers import get_scheduler
+
+        unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        return float(get_scheduler(self.schedule, unused, self.lr_warmup, steps).lr_lambdas[0](self.step))
 
     def backward(self, loss: Loss) -> None:
         """Add the gradient of some rows, and pool their metrics."""
@@ -52,20 +63,18 @@ class Learner:
         return {"step": self.step, "learning_rate": lr} | {k: float(m) for k, m in self.means.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: weights and Adam's state, by name; a weight that stands in two places once."""
-        weights = dict(self.policy.named_parameters())
-        state = {name: self.optimizer.state.get(p, {}).items() for name, p in weights.items()}
-        adam = {f"adam/{name}/{key}": x for name, of_weight in state.items() for key, x in of_weight}
-        return {f"policy/{name}": p.detach() for name, p in weights.items()} | adam
+        """What a checkpoint holds: trained weights and Adam's state, by name; a weight that is used twice once."""
+        states = {name: self.optimizer.state.get(p, {}).items() for name, p in self.weights.items()}
+        adam = {f"adam/{name}/{key}": x for name, state in states.items() for key, x in state}
+        return {f"policy/{name}": p.detach() for name, p in self.weights.items()} | adam
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Go on from a checkpoint of ``step`` rounds."""
         self.step = step
-        for name, p in self.policy.named_parameters():
-            p.copy_(tensors[f"policy/{name}"])
-        weights = dict(self.policy.named_parameters())
         for name, x in tensors.items():
             kind, weight, *key = name.split("/")
-            if kind == "adam":
-                self.optimizer.state[weights[weight]][key[0]] = x.clone()
+            if kind == "policy":
+                self.weights[weight].copy_(x)
+            else:
+                self.optimizer.state[self.weights[weight]][key[0]] = x.clone()

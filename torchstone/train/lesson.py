@@ -17,13 +17,11 @@ def nothing_learned(config: Run, task: Task, records: list[dict[str, Any]]) -> s
     if 2 * len(flat) <= len(records):
         return ""
     rounds = "round 1" if len(records) == 1 else f"{len(flat)} of {len(records)} rounds"
-    if flat is still and not tied:
+    if flat is not tied:
         return f"{rounds} taught nothing: the gradient is exactly 0. Is anything in the data to be told apart?"
     pay = f"all completions of a prompt earn the same, {flat[-1]['reward']:.4g} on average"
-    advice = "read completions.jsonl; pay for a part of the answer too, take easier prompts, or more --group-size"
-    return (
-        f"the rewards of {rounds} taught nothing: {pay}. {' '.join([*reasons(config, task, flat), f'Try: {advice}.'])}"
-    )
+    advice = "Try: read completions.jsonl; pay for a part of the answer too, easier prompts, or more --group-size."
+    return " ".join([f"the rewards of {rounds} taught nothing: {pay}.", *reasons(config, task, flat), advice])
 
 
 def reasons(config: Run, task: Task, records: list[dict[str, Any]]) -> list[str]:

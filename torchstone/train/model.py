@@ -6,12 +6,14 @@ cache serves it as it serves a real model.
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.terminal import UserError
 
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")  # peft asks by transformers' older name
 SECOND_PASS = 2**25  # reading prompts apart is a second pass: worth it if it saves more tokens times parameters
 
 
@@ -66,6 +69,7 @@ class Policy(nn.Module):
         self.eos_ids: list[int] = [listed] if isinstance(listed, int) else list(listed or [])
         self.end_id = _end_of_turn(tokenizer, self.eos_ids)
         self.eos_ids += [i for i in (self.end_id,) if i not in self.eos_ids]
+        self.adapters: Literal["none", "on", "off"] = "none"
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         model.generation_config = type(model.generation_config)()  # or its top_k, penalties, ... would be sampled with
 
@@ -73,6 +77,22 @@ class Policy(nn.Module):
         """Its first guess is 0 everywhere."""
         self.value_head = nn.Linear(self.model.config.hidden_size, 1).to(self.device)
         self.value_head.load_state_dict({name: 0 * p for name, p in self.value_head.state_dict().items()})
+
+    def add_lora(self, rank: int, base: str) -> None:
+        """Adapters of this rank on every linear layer but the last, 0 at first; the weights of ``base`` are frozen."""
+        from peft import LoraConfig, get_peft_model
+
+        kind = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        self.model, self.adapters = get_peft_model(self.model, kind).eval(), "on"
+        self.model.peft_config["default"].base_model_name_or_path = base
+
+    def frozen(self) -> Policy:
+        """The policy as it is at the start, for good: a copy, or itself with the adapters off."""
+        if self.adapters == "none":
+            return copy.deepcopy(self).requires_grad_(False)
+        base = copy.copy(self)  # of the same weights
+        base.adapters = "off"
+        return base
 
     @property
     def attention_alone(self) -> bool:
@@ -147,9 +167,15 @@ class Policy(nn.Module):
         with self.computing():
             return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
 
-    def computing(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def computing(self) -> Iterator[None]:
         """Matrix products in ``compute``; around several reads without a gradient, weights are cast once for all."""
-        return torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
+        with ExitStack() as stack:
+            if self.compute:
+                stack.enter_context(torch.autocast(self.device.type, self.compute))
+            if self.adapters == "off":  # peft switches them on again at the end, also inside another such block
+                stack.enter_context(self.model.disable_adapter())
+            yield
 
     @property
     def vocabulary(self) -> int:
@@ -176,11 +202,12 @@ class Policy(nn.Module):
         return [ids for piece in pieces for ids in self.tokenizer(piece, **options)["input_ids"]]
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``--model`` and transformers can load."""
-        self.model.generation_config.eos_token_id = self.eos_ids
-        self.model.save_pretrained(folder)
+        """Write a folder that ``--model`` and transformers can load, adapters merged into the weights."""
+        model = self.model if self.adapters == "none" else copy.deepcopy(self.model).merge_and_unload()
+        model.generation_config.eos_token_id = self.eos_ids
+        model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.model.generation_config.eos_token_id = None
+        model.generation_config.eos_token_id = None
 
 
 def _end_of_turn(tokenizer: Any, listed: list[int]) -> int:

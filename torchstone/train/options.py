@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # it imports torch, which reading the options does not need
 
 MethodName = Literal["reinforce", "ppo", "grpo", "dpo", "distill"]
 Signal = Literal["teacher-advantage", "k2", "k3", "jsd", "jsd-top-k"]  # what the teacher says of a token
+Schedule = Literal["up-down", "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
 DType = Literal["float32", "bfloat16", "pure-bfloat16"]
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
 
@@ -25,10 +26,14 @@ class Run:
     data: Path | None = None  # JSONL instead of a task: prompts (and columns for --reward); preference pairs for dpo
     reward: str | None = None  # file.py or file.py:function with f(prompts, completions, **columns) -> list[float]
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
+    lora: int = 0  # Rank of LoRA adapters, which alone are trained; needs the extra lora
     system: str | None = None  # System prompt, such as "Answer with the number only."
     out: Path | None = None  # Folder for everything that the run writes; if left out, runs/METHOD-TASK-SEED
     seed: int = 0  # Same seed, same machine, same numbers
     lr: float = 5e-4  # Learning rate of Adam: reached after a tenth of the run, then falling to 0
+    schedule: Schedule = "up-down"  # Of the learning rate: as above, or one of transformers'
+    lr_warmup: int = 0  # Rounds that transformers' schedule takes to reach it, from 0
+    weight_decay: float = 0.0  # Above 0, AdamW: a step also takes lr times this share of each weight away
     max_grad_norm: float = 1.0  # The gradient of a step is shortened to this norm
     max_new_tokens: int = 8  # Longest completion
     temperature: float = 1.0  # Divides the logits, in sampling and in training alike

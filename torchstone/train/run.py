@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import torch
 from torchstone.terminal import UserError
 from torchstone.train import checkpoint
 from torchstone.train.checks import check_lesson, check_options, check_task
-from torchstone.train.files import append, claimed, read_records, rewind, save, save_model, say
+from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
 from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
@@ -29,7 +28,7 @@ from torchstone.train.start import make_start, untrained
 from torchstone.train.tasks import Example, Task
 
 Report = Callable[[dict[str, Any]], bool]
-Rounds = Iterator[dict[str, Any]]  # the metrics of each
+Prepared = tuple[Learner, Iterator[dict[str, Any]], int]  # rounds: the metrics of each
 
 
 class Interrupted(Exception):
@@ -51,7 +50,7 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
 
 def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     folder, notes = config.folder, checkpoint.notes_of(config)
-    if config.dtype == "pure-bfloat16":
+    if config.dtype == "pure-bfloat16" and not config.lora:
         say(f"--dtype pure-bfloat16 loses most steps of --lr {config.lr}; --dtype bfloat16 keeps weights in float32")
     if resume and not checkpoint.files(folder) and len(read_records(folder / "metrics.jsonl")) > 1:
         raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
@@ -71,7 +70,11 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     for metrics in rounds:
         journal.write(metrics)
     save_model(policy, folder / "model")
-    journal.say_if_flat(read_records(folder / "metrics.jsonl")[1:])
+    if config.lora:
+        with replacing(folder / "adapter") as temporary:
+            policy.model.save_pretrained(temporary)
+            policy.tokenizer.save_pretrained(temporary)
+    say(nothing_learned(config, task, read_records(folder / "metrics.jsonl")[1:]))
     return folder
 
 
@@ -86,24 +89,25 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
         check_lesson(config, task, policy, teacher)
     if not source:
         save_model(policy, start)
+    if config.lora:
+        torch.manual_seed(config.seed)
+        policy.add_lora(config.lora, absolute("model", config.model or str(start)))
     return policy
 
 
-def prepare(
-    config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool
-) -> tuple[Learner, Rounds, int]:
+def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool) -> Prepared:
     """The learner, its rounds, and how many they are."""
     if isinstance(config, DPOOptions):
         pairs = make_pairs(config, task, policy, resume)
         steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
-        learner = Learner(policy)
+        learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
         return learner, learn_offline(config, pairs, learner, steps), steps
     assert isinstance(config, Online)
     needs = method_of(config).needs
-    reference = copy.deepcopy(policy).requires_grad_(False) if "ref_log_probs" in needs else teacher
+    reference = policy.frozen() if "ref_log_probs" in needs else teacher
     if "values" in needs:
         policy.add_critic()
-    learner = Learner(policy)
+    learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
     return learner, learn_online(config, task, learner, reference), config.steps
 
 
@@ -142,7 +146,7 @@ class Journal:
         metrics["seconds"] = round(time.perf_counter() - self.started, 2)
         append(folder / "metrics.jsonl", [metrics])
         if step == 1:
-            self.say_if_flat([metrics])
+            say(nothing_learned(config, self.task, [metrics]))
         stop = self.report({**metrics, "steps": self.steps}) and step < self.steps
         if evaluated or stop:
             self.notes |= {"step": step}
@@ -157,11 +161,6 @@ class Journal:
         if self.config.keep > 1 and reward is not None and (best is None or reward > best):
             self.notes |= {"best": reward}
             save_model(self.learner.policy, self.config.folder / "best")
-
-    def say_if_flat(self, rounds: list[dict[str, Any]]) -> None:
-        """Say what most of the rounds lacked to teach anything, if they did."""
-        if flat := nothing_learned(self.config, self.task, rounds):
-            say(flat)
 
     def evaluate(self) -> dict[str, float]:
         """The metrics of held-out prompts; eight of the samples go to completions.jsonl."""
