@@ -263,6 +263,14 @@ def test_junit(accepted, failures, capsys):
     assert any("warning" in x.text for x in suite.iter("system-out"))
 
 
+def test_an_edge_is_called_an_edge(capsys):
+    check(capsys, "multiplied", "--junit", "edge.xml")
+    told = [x.text for x in ElementTree.parse("edge.xml").getroot().iter("system-out")]
+    assert any("an edge, nan_under_mask" in text for text in told) and not any("as accepted" in text for text in told)
+    check(capsys, "multiplied", "--strict", "--junit", "strict.xml")
+    assert ElementTree.parse("strict.xml").getroot().find("testsuite").get("failures") != "0"
+
+
 def test_junit_tells_errors_and_slow_cases(capsys):
     check(capsys, "slow", "--time-limit", "0.05", "--junit", "slow.xml")
     (suite,) = ElementTree.parse("slow.xml").getroot()

@@ -56,12 +56,12 @@ def junit(report: Report | None, relations: Sequence[Relation] = ()) -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _tell(item: ElementTree.Element, report: Report, r: Result, fine: set[int]) -> None:
+def _tell(item: ElementTree.Element, report: Report, r: Result, fine: dict[int, str]) -> None:
     text = f"{r.comment}\n{r.detail}"
     if r.status == "skip":
         ElementTree.SubElement(item, "skipped", message=_xml(r.detail))
     elif r.status in BAD and r.case_id in fine:
-        ElementTree.SubElement(item, "system-out").text = _xml(f"differs as accepted: {text}")
+        ElementTree.SubElement(item, "system-out").text = _xml(f"{fine[r.case_id]}: {text}")
     elif r.status in BAD:
         tag = "failure" if r.status == "fail" else "error"
         problem = ElementTree.SubElement(item, tag, message=_xml(r.detail or r.status), type=r.status)

@@ -102,11 +102,14 @@ def _wrong(report: Report, asked: int) -> str:
     return f"{first} {cause}{': ' + about[0] if len(solid) == 1 and len(about) == 1 else '.'}"
 
 
-def covered(report: Report) -> set[int]:
-    """Cases that differ, but only as was accepted by name."""
-    if report.passed:
-        return {r.case_id for r in report.results if r.status in BAD}
-    return {i for d in report.diagnoses if d.accepted for i in d.cases}
+def covered(report: Report) -> dict[int, str]:
+    """Cases that differ and are no failure, and why: as was accepted by name, or at an edge that plain code forgets."""
+    at_edges = [] if report.strict else [d for d in report.edges if not d.silent]
+    told = {i: f"an edge, {listed(d.names)}" for d in at_edges for i in d.cases}
+    told |= {i: "differs as accepted" for d in report.diagnoses if d.accepted for i in d.cases}
+    if not report.passed:
+        return {i: why for i, why in told.items() if i not in {r.case_id for r in report.unexplained}}
+    return {r.case_id: told.get(r.case_id, "differs as accepted") for r in report.results if r.status in BAD}
 
 
 def explain(report: Report, result: Result) -> str:
