@@ -8,6 +8,7 @@ import inspect
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -237,7 +238,24 @@ def mean_over_columns(logps, old_logps, ref_logps, advantages, mask, eps=0.2, be
     return (((loss + beta * (gap.exp() - gap - 1)) * mask).sum(0) / mask.sum(0).clamp(min=1)).mean()
 
 
+def ratio_in_bits(logp, ref_logp):
+    d = (ref_logp - logp) / np.log(2)
+    return d.exp() - 1 - d
+
+
+def reward_for_value(rewards, values, gamma=0.99, lam=0.95):
+    after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    delta, found, last = rewards + gamma * after - values, [], 0
+    for t in reversed(range(rewards.shape[1])):
+        last = delta[:, t] + gamma * lam * last
+        found.insert(0, last)
+    advantages = torch.stack(found, 1)
+    return advantages, advantages + rewards
+
+
 MADE += [
+    (ratio_in_bits, "kl_k3", "log_ratios_of_base_2"),
+    (reward_for_value, "gae", "returns_add_rewards"),
     (groups_interleaved, "group_advantages", "groups_interleaved"),
     (log_of_base_2, "kl_k3", "k3_u_log_base_2_log2"),
     (softmax_over_time, "kl_exact", "softmax_over_time"),

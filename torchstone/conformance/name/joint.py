@@ -41,6 +41,9 @@ def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
                      "Pairs are not judged one by one.", rows, of_all(mean))  # fmt: skip
     logs = [k for k in numbers if "log" in k]
     for base, factor in ((10, 2.302585092994046), (2, 0.6931471805599453)):
+        yield change(f"log_ratios_of_base_{base}", f"Log-ratios are of base {base}, and e ** x is taken of them.",
+                     "A ratio of 2 is another one.", logs,
+                     each_entry(lambda x, factor=factor: x / dual(factor)))  # fmt: skip
         yield change(f"base_{base}", f"Logs are taken of base {base}, or {base} ** x in place of exp(x).",
                      "Every log-ratio is another one.", logs,
                      each_entry(lambda x, factor=factor: x * dual(factor)))  # fmt: skip

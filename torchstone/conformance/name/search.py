@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torchstone.conformance.ask.compare import matches
+from torchstone.conformance.ask.compare import CLOSE, difference, matches
 from torchstone.conformance.name import borrowed
 from torchstone.conformance.name.batches import fresh
 from torchstone.conformance.name.changes import Change, numbers_of
@@ -194,11 +194,15 @@ class Search:
         slopes = not probing or changes[0].gradient_only
         outcome = self.outcomes[case.id]
         outcome = outcome if slopes else replace(outcome, gradients=None)
-        return matches(outcome, numbers_of(self.objective, case, changes, slopes, fast=True))
+        numbers, right = numbers_of(self.objective, case, changes, slopes, fast=True), case.expected
+        if numbers is None or right is None:
+            return False
+        unit = max(numbers.magnitude, 1e-6 * right.magnitude)  # 1e-17 is 0 that was rounded
+        return difference(outcome, numbers, CLOSE["float32" if outcome.single else "float64"], unit) is None
 
     def named(self, changes: tuple[Change, ...]) -> Named | None:
         """The changes with what they explain; None if that is too little, or if they contradict what is right."""
-        if not all(self.equal(changes, c) for c in self.new):
+        if 3 * sum(self.equal(changes, c) for c in self.new) < 2 * len(self.new):  # one may lie where a clip binds
             return None
         equal = {c.id for c in self.cases if self.equal(changes, c)}
         failing = {c.id for c in self.failing}

@@ -346,6 +346,16 @@ ALTERNATIVES = {
     "padding_in_the_row_sum": bug("The padding of a row is summed, and only its chosen tokens are counted: the mask is "
                                   "in the denominator alone.", "Padding is trained.",
                                   {"reduce": rows_unmasked_over_tokens}),
+    "returns_add_rewards": bug("The critic's target is the advantage plus the reward, where the value belongs.",
+                               "The critic learns no return.",
+                               {"target": lambda raw, final, b, t, inputs, gamma: raw + inputs["rewards"][b][t]}),
+    "returns_less_values": bug("The critic's target is the advantage less the value: a sign is wrong.",
+                               "The critic is driven away from its own values.",
+                               {"target": lambda raw, final, b, t, inputs, gamma: raw - inputs["values"][b][t]}),
+    "returns_doubled": bug("The critic's target is twice the advantage: the value is not added back.",
+                           "Values shrink to 0.", {"target": lambda raw, final, b, t, inputs, gamma: 2 * raw}),
+    "returns_constant": bug("The critic's target is 0: the returns are a constant.", "The critic learns nothing.",
+                            {"target": lambda raw, final, b, t, inputs, gamma: dual(0)}),
     "sign_of_advantages": bug("Only the sign of the advantages is used.", "Great and small successes count the same.",
                               {"advantage": advantage_sign}),
 }  # fmt: skip
