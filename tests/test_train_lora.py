@@ -172,11 +172,12 @@ def test_weights_decay_by_lr_times_their_share():
 
 def test_the_default_schedule_is_up_in_a_tenth_and_down_to_nearly_0():
     learner = Learner(small_policy("ab", 8, "cpu"))
-    shares = []
+    rates = []
     for learner.step in range(20):
-        learner.begin_round(1.0, 20)
-        shares.append(learner.optimizer.param_groups[0]["lr"])
-    assert shares == [min(1, (n + 1) / 2) * (1 - n / 20) for n in range(20)] and math.isclose(shares[-1], 0.05)
+        learner.begin_round(3e-4, 20)
+        rates.append(learner.optimizer.param_groups[0]["lr"])
+    assert rates == [3e-4 * min(1, (n + 1) / 2) * (1 - n / 20) for n in range(20)]  # to the bit
+    assert math.isclose(rates[-1], 0.05 * 3e-4)
     assert type(learner.optimizer) is torch.optim.Adam
 
 

@@ -27,16 +27,16 @@ class Learner:
         """Forget the last round's metrics, and set this one's learning rate."""
         self.means = {}
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * self.share(steps)
+            group["lr"] = self.rate(lr, steps)
 
-    def share(self, steps: int) -> float:
-        """Of the learning rate, in this round: up in the first tenth of the run, then down to 0, or transformers'."""
+    def rate(self, lr: float, steps: int) -> float:
+        """This round's learning rate: up to ``lr`` in the first tenth of the run, then down to 0, or transformers'."""
         if self.schedule == "up-down":
-            return min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)
+            return lr * min(1.0, 10 * (self.step + 1) / steps) * (1 - self.step / steps)
         from transformers import get_scheduler
 
         unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        return float(get_scheduler(self.schedule, unused, self.lr_warmup, steps).lr_lambdas[0](self.step))
+        return lr * float(get_scheduler(self.schedule, unused, self.lr_warmup, steps).lr_lambdas[0](self.step))
 
     def backward(self, loss: Loss) -> None:
         """Add the gradient of some rows, and pool their metrics."""
