@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from torchstone.conformance.ask.call import Trial
 from torchstone.conformance.ask.compare import matches
-from torchstone.conformance.fit.arguments import keywords
+from torchstone.conformance.fit.arguments import NO_BOUND, keywords
 from torchstone.conformance.result import Outcome
 from torchstone.conformance.vectors import Case, Numbers, hazards, leaves
 
@@ -127,9 +128,19 @@ def refusals(trial: Trial, cases: Sequence[Case], outcomes: Outcomes) -> dict[in
         if all(outcomes[c.id].kind == "refused" for c in alike if c.id in outcomes) and case.result != "invalid":
             found.setdefault(case.id, f"it refuses a list as {name}: {getattr(outcomes.get(case.id), 'detail', '')}")
     answered = {repr(sorted(_passed(trial, c).items())) for c in cases if outcomes.get(c.id, _NONE).kind == "numbers"}
-    return {
-        c.id: found[c.id] for c in cases if c.id in found and repr(sorted(_passed(trial, c).items())) not in answered
-    }
+    kept = [c.id for c in cases if c.id in found and repr(sorted(_passed(trial, c).items())) not in answered]
+    return {i: found[i] for i in kept} | dict(_always_bounded(trial, cases, outcomes))
+
+
+def _always_bounded(trial: Trial, cases: Sequence[Case], outcomes: Outcomes) -> Iterator[tuple[int, str]]:
+    """The cases without a bound in whose numbers the bound shows that it was given for none: it needs one."""
+    for case in cases:
+        bounds = [k for k, x in NO_BOUND.items() if case.settings.get(k, x) is None and trial.signature.expresses(k)]
+        outcome = outcomes.get(case.id, _NONE)
+        if bounds and outcome.kind == "numbers" and case.expected is not None:
+            largest = max((abs(x) for _, x in leaves(dict(outcome.outputs)) if math.isfinite(x)), default=0.0)
+            if largest > SHOWS * max(case.expected.magnitude, 1.0):
+                yield case.id, f"it needs a number for {bounds[0]}"
 
 
 def _lists(trial: Trial, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
@@ -141,6 +152,7 @@ def _lists(trial: Trial, cases: Sequence[Case]) -> Iterator[tuple[Case, str]]:
 
 
 _NONE = Outcome("refused")
+SHOWS = 1e5  # times the largest right number
 
 
 def _mode_in(detail: str, trial: Trial, case: Case) -> str:

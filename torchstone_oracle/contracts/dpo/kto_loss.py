@@ -74,6 +74,12 @@ OBJECTIVE = Objective(
                                        settings={"reference_point": 0}),
         "reference_point_added": bug("z has the wrong sign.", "The further the policy is away, the more it gains.",
                                      {"judge": lambda u, up, beta, z: dpo.kto(u, up, beta, -z)}),
+        "reference_point_without_beta": bug(
+            "beta multiplies the log-ratio alone: sigmoid(beta u - z).", "At a small beta z outweighs every log-ratio.",
+            {"judge": lambda u, up, beta, z: dpo.kto(u, up, beta, dual(z) / beta)}),
+        "undesirable_like_desirable": bug(
+            "Thumbs down have the loss of thumbs up: 1 - sigmoid(beta (u - z)) in both branches.",
+            "Bad answers are learnt, as good ones are.", {"judge": lambda u, up, beta, z: dpo.kto(u, True, beta, z)}),
         "beta_missing": Alternative(NO_BETA.flag, {"judge": lambda u, up, beta, z: dpo.kto(u, up, 1, z)}),
         "sum_over_pairs": SUMMED, "denominator_ignored": OWN_COUNT,
     }, PAIR_EDGES,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from ... import ppo
 from ...contract import Alternative, Argument, Flag, Group, Objective, Setting
-from ...numbers import Dual, dual, maximum
+from ...numbers import Dual, dual, maximum, minimum
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
 from ..shared.common import Settings
 
 
 def no_dual_clip(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
     return ppo.clipped_surrogate(u, a, settings["epsilon"], settings["epsilon_high"])
+
+
+def dual_clip_of_all(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
+    loss, c = no_dual_clip(log_prob, u, a, settings), settings["dual_clip"]
+    return loss if c is None else minimum(loss, -dual(c) * a)
 
 
 TOKEN_ARGUMENTS = {**policy.WITHOUT_REFERENCE, "advantages": Argument("B T", "reward, or none")}
@@ -22,6 +27,15 @@ DUAL_CLIPS = {
     "dual_clip_ignored": Alternative(
         Flag("bug", "The second bound is accepted and not used.", "A huge ratio at a bad token explodes the loss."),
         {"surrogate": no_dual_clip},
+    ),
+    "dual_clip_of_all_tokens": Alternative(
+        Flag(
+            "bug",
+            "The second bound acts on good tokens too: their loss is -c A.",
+            "Good tokens have no gradient.",
+            ("https://arxiv.org/abs/1912.09729",),
+        ),
+        {"surrogate": dual_clip_of_all},
     ),
     "dual_clip_wrong_side": Alternative(
         Flag(

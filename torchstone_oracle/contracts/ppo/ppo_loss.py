@@ -7,11 +7,11 @@ from typing import Any
 
 from ... import core, ppo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
-from ...numbers import Dual, dual, stop
+from ...numbers import Dual, dual, mean, sqrt, stop
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
 from ..shared.common import Matrix, Settings, without
 from .approx_kl import APPROX_KLS
-from .clipped_surrogate import DUAL_CLIP, FEW_TOKENS, TOKEN_ARGUMENTS, TOKEN_CASES
+from .clipped_surrogate import DUAL_CLIP, DUAL_CLIPS, FEW_TOKENS, TOKEN_ARGUMENTS, TOKEN_CASES
 from .clipped_value_error import OLD_VALUES, RETURNS, VALUE_ERRORS, VALUES
 
 
@@ -31,7 +31,9 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) ->
         terms = added(terms, errors, steps["value_weight"](settings["value_coef"]))
         metrics["value_loss"] = errors
     if "entropies" in inputs:
-        terms = added(terms, inputs["entropies"], steps["entropy_weight"](settings["entropy_coef"]))
+        bonus = [[steps["entropy"](*at) for at in zip(*rows, strict=True)] for rows in
+                 zip(inputs["entropies"], inputs["log_probs"], strict=True)]  # fmt: skip
+        terms = added(terms, bonus, steps["entropy_weight"](settings["entropy_coef"]))
         metrics["entropy"] = inputs["entropies"]
     loss = steps["sign"](steps["reduce"](terms, marks, settings))
     return {"loss": loss} | {k: stop(core.token_mean(x, marks)) for k, x in metrics.items()}
@@ -39,6 +41,15 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) ->
 
 def added(x: Matrix, y: Matrix, weight: Dual) -> Matrix:
     return [[a + weight * b for a, b in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)]
+
+
+def whitened_in_row(inputs: Inputs, b: int, t: int) -> Dual:
+    marks = inputs["mask"][b]
+    row = [policy.advantage(inputs, b, j) for j in range(len(marks))]
+    chosen = [a for a, m in zip(row, marks, strict=True) if m] or row
+    centre = mean(chosen)
+    spread = sqrt(mean([(a - centre) * (a - centre) for a in chosen]))
+    return (row[t] - centre) / (spread + dual("1e-8"))
 
 
 ENTROPIES = [[1.0, 0.5, 1.5], [0.75, 1.25, 0.25]]
@@ -111,6 +122,7 @@ OBJECTIVE = Objective(
     | {
         "error": ppo.clipped_value_error,
         "value_weight": lambda c: dual(c),
+        "entropy": lambda entropy, log_prob: entropy,
         "entropy_weight": lambda c: -dual(c),
         "approx_kl": ppo.approx_kl,
     },
@@ -127,6 +139,7 @@ OBJECTIVE = Objective(
             "no_ratio",
             "advantage_rescaled_between_branches",
         ),
+        **DUAL_CLIPS,
         "loss_negated": policy_surrogates.LOSS_NEGATED,
         "counts_out_of_range": policy_surrogates.OUT_OF_RANGE,
         **{k: VALUE_ERRORS[k] for k in ("minimum_of_both", "clipped_only", "no_half", "not_clipped")},
@@ -145,6 +158,30 @@ OBJECTIVE = Objective(
         "entropy_ignored": Alternative(
             Flag("bug", "The entropy bonus has no effect.", "Exploration dies sooner than configured."),
             {"entropy_weight": lambda c: dual(0)},
+        ),
+        "sampled_entropy": Alternative(
+            Flag(
+                "bug",
+                "-log pi of the sampled token stands for the entropy.",
+                "The right value on average, and a gradient that is 0 on average: noise, no bonus.",
+            ),
+            {"entropy": lambda entropy, log_prob: -dual(log_prob)},
+        ),
+        "entropy_detached": Alternative(
+            Flag(
+                "bug",
+                "No gradient flows through the entropies.",
+                "A bonus that changes the number that is logged, and nothing else.",
+            ),
+            {"entropy": lambda entropy, log_prob: stop(entropy)},
+        ),
+        "advantages_whitened_by_row": Alternative(
+            Flag(
+                "bug",
+                "The loss whitens the advantages over each row's tokens.",
+                "How good a completion is beside the others is lost; only the differences within it are left.",
+            ),
+            {"advantage": whitened_in_row},
         ),
         **APPROX_KLS,
     },
