@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from torchstone import conformance
 from torchstone.conformance import identifier
+from torchstone.conformance.evidence import plain_twin
 from torchstone.conformance.fit.aliases import role, setting
 from torchstone.conformance.fit.target import TargetError, resolve
+from torchstone.conformance.vectors import leaves
 
 
 def select(x, mask):
@@ -384,6 +386,33 @@ def always_the_same(policy_chosen_logps, policy_rejected_logps, reference_chosen
 def test_what_is_plain_to_see_is_named_at_once(function, objective, name):
     report = conformance.check(function, objective)
     assert names(report) == {name} and report.exit_status == 1 and not report.unexplained
+
+
+@pytest.mark.parametrize(
+    ("objective", "flag"),
+    [("kl_exact", "minus_inf_logits"), ("jsd_top_k", "minus_inf_logits"), ("token_log_probs", "minus_inf_logits"),
+     ("importance_weights", "extreme_ratio"), ("group_advantages", "unscored"), ("dapo_loss", "empty_row")],
+)  # fmt: skip
+def test_a_case_with_an_edge_has_a_plain_twin(objective, flag):
+    """A function that fails on the twin too does not fail for the edge."""
+    vectors = conformance.load(objective)
+    for case in (c for c in vectors.cases if flag in c.flags):
+        twin = plain_twin(case, vectors)
+        assert flag not in twin.flags and twin.inputs != case.inputs
+        numbers = [
+            x for k, tree in twin.inputs.items() if vectors.arguments[k].kind == "float" for _, x in leaves(tree)
+        ]
+        assert numbers and all(abs(x) < 64.5 for x in numbers)
+
+
+def cross_entropy_for_kl(logits, ref_logits):
+    p, q = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    return -(p.exp() * q.detach().masked_fill(q.isinf(), 0.0)).sum(-1)
+
+
+def test_what_fails_without_the_edge_too_is_no_edge():
+    report = conformance.check(cross_entropy_for_kl, "kl_exact")
+    assert report.verdict == "wrong" and "minus_inf_logits" not in names(report) and not report.unexplained
 
 
 class Counting:

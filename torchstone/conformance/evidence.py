@@ -11,12 +11,15 @@ from typing import Any
 from torchstone.conformance.ask.call import Trial
 from torchstone.conformance.ask.compare import matches
 from torchstone.conformance.fit.signature import Signature
+from torchstone.conformance.name.changes import times
 from torchstone.conformance.name.combined import Evidence, Names
 from torchstone.conformance.result import Diagnosis, Outcome
 from torchstone.conformance.vectors import Case, Vectors, hazards, leaves
 from torchstone.conformance.written_in import computed
 
-TWINNED = {"nan_under_mask", "empty_row", "all_masked", "unscored"}  # edges that can be taken away from a case
+TWINNED = {  # edges that can be taken away from a case
+    "nan_under_mask", "empty_row", "all_masked", "unscored", "minus_inf_logits", "extreme_ratio",
+}  # fmt: skip
 SHARE = 0.7  # of what differs, for a name that is more than a perhaps
 SEEN = 0.01  # the advantage of equal rewards above which a tie that rounds is wrong; an eps of 1e-4 leaves 0.0024
 
@@ -207,13 +210,15 @@ def of_cases(d: Diagnosis, twins: set[int]) -> Diagnosis:
 
 
 def plain_twin(case: Case, vectors: Vectors) -> Case | None:
-    """The same case without its edge: finite numbers under the mask, a token in every row. None where there is none.
+    """The same case without its edge: finite numbers, ratios near 1, a token in every row. None where there is none.
 
     Nor is there one where all the right numbers are 0 without the edge too.
     """
     if case.expected is None or not TWINNED & set(case.flags):
         return None
     inputs = {k: _made_finite(x) if vectors.arguments[k].kind == "float" else x for k, x in case.inputs.items()}
+    if "extreme_ratio" in case.flags:
+        inputs = {k: times(x, 0.25, 1) if vectors.arguments[k].kind == "float" else x for k, x in inputs.items()}
     for k, x in case.inputs.items():
         if k.endswith("mask") and {"empty_row", "all_masked"} & set(case.flags):
             inputs[k] = [row if any(row) else [True, *row[1:]] for row in x]
