@@ -378,10 +378,14 @@ def always_the_same(policy_chosen_logps, policy_rejected_logps, reference_chosen
     return 0 * policy_chosen_logps.sum() + 0.7
 
 
+def never_a_number(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta):
+    return always_the_same(policy_chosen_logps.log(), *[policy_rejected_logps] * 3, beta)
+
+
 @pytest.mark.parametrize(
     ("function", "objective", "name"),
     [(critic_detached, "clipped_value_error", "detached"), (random_margin, "dpo_loss", "not_the_same_twice"),
-     (always_the_same, "dpo_loss", "constant_output")],
+     (always_the_same, "dpo_loss", "constant_output"), (never_a_number, "dpo_loss", "nan_everywhere")],
 )  # fmt: skip
 def test_what_is_plain_to_see_is_named_at_once(function, objective, name):
     report = conformance.check(function, objective)

@@ -68,6 +68,9 @@ def diagnose(
         return found, failed  # where it never gave a number, there is nothing to tell variants by
     if constant(ran, outcomes, next(iter(trial.vectors.returns))):
         return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
+    plain = [outcomes[c.id] for c in ran if not hazards(c)]
+    if len(plain) > 2 and not any(math.isfinite(x) for o in plain for _, x in leaves(dict(o.outputs))):
+        return [*found, _plain_to_see("nan_everywhere", [r.case_id for r in failed], failed)], []
     evidence = Evidence(trial, [c for c in ran if c.expected is not None], outcomes)
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     evidence, not_edges = with_twins(evidence, wrong, lost)
@@ -121,6 +124,10 @@ PLAIN = {  # failures that need no search: what it is, and what it does to a run
     "not_the_same_twice": (
         "Called twice on the same batch it gives different numbers: something random, or a state that it keeps.",
         "No run can be repeated; dropout that is left on moves the ratio of the policy to itself away from 1.",
+    ),
+    "nan_everywhere": (
+        "No number is finite, on any batch: a log of what is not above 0, a division by 0, or two infinities.",
+        "The first step of a run makes every weight NaN.",
     ),
     "constant_output": ("It gives the same number for every batch.", "Nothing is measured and nothing is trained."),
     "detached": (
@@ -254,17 +261,13 @@ def _single(evidence: Evidence, wrong: set[int], explained: Set[int] = frozenset
         if not candidate(name, signature, vectors) or tells_an_edge(name, vectors):
             continue
         shown = [c for c in evidence.scored if name in c.alternatives]
-        hit = {c.id for c in shown if _equal(evidence.outcomes[c.id], c, c.alternatives[name])}
-        against = [c for c in shown if c.id not in hit | explained and tells(evidence.outcomes[c.id], c)]
+        telling = [c for c in shown if tells(evidence.outcomes[c.id], c)]
+        hit = {c.id for c in telling if matches(evidence.outcomes[c.id], c.alternatives[name])}
+        against = [c for c in telling if c.id not in hit | explained]
         score = len(hit & wrong) - sum(1 if hazards(c) else 2 for c in against)
         if hit & wrong and score > best[0]:
             best = (score, (name,), hit & wrong)
     return best[1], best[2]
-
-
-def _equal(outcome: Outcome, case: Case, numbers: Numbers) -> bool:
-    """The same numbers, as far as they speak for a name."""
-    return tells(outcome, case) and matches(outcome, numbers)
 
 
 def _unstored(evidence: Evidence, names: Names, left: set[int]) -> set[int]:
