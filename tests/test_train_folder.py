@@ -13,7 +13,7 @@ import torch
 from torchstone.cli import main
 from torchstone.terminal import UserError
 from torchstone.train.files import claimed, load_config
-from torchstone.train.options import GRPOOptions
+from torchstone.train.options import DPOOptions, GRPOOptions
 from torchstone.train.run import Interrupted, train
 
 REWARD = "def reward(prompts, completions, **columns): return [float(len(c) % 7) for c in completions]\n"
@@ -100,6 +100,30 @@ def test_rounds_without_their_checkpoint_are_not_begun_again(stopped):
     with pytest.raises(UserError, match=r"no checkpoint"):
         train(load_config(stopped), resume=True)
     assert [record["step"] for record in records(stopped)] == [0, 1, 2]
+
+
+def test_a_result_is_not_written_over_by_beginning_again(tmp_path, whole):
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", whole, folder], check=True)
+    for file in (*folder.glob("checkpoint-*"), folder / "metrics.jsonl"):
+        file.unlink()
+    before = weights(folder)
+    with pytest.raises(UserError, match=r"no checkpoint"):
+        train(load_config(folder), resume=True)
+    assert weights(folder) == before
+
+
+def test_edited_pairs_are_named(tmp_path):
+    data = tmp_path / "d.jsonl"
+    rows = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(20)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = {"pretrain_steps": 1, "warmup_steps": 1, "eval_prompts": 2, "device": "cpu", "pairs": 4, "eval_every": 1}
+    run = DPOOptions(data=data, out=tmp_path / "run", **small)
+    with pytest.raises(Interrupted):
+        train(run, lambda record: record["step"] == 1)
+    (tmp_path / "run" / "pairs.jsonl").write_text(data.read_text())
+    with pytest.raises(UserError, match=r"run/pairs.jsonl: 'ref_chosen' or 'ref_rejected' is missing"):
+        train(load_config(tmp_path / "run"), resume=True)
 
 
 def test_one_process_at_a_time(stopped, whole):

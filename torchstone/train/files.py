@@ -125,7 +125,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def sync(*paths: Path) -> None:
     """Wait until what was written to these files, or renamed in these folders, is on the disk."""
     for path in paths:
-        if path.exists():
+        if path.exists() and os.name == "posix":  # elsewhere a folder cannot be opened
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)

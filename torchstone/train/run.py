@@ -52,7 +52,8 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     folder, notes = config.folder, checkpoint.notes_of(config)
     if config.dtype == "pure-bfloat16" and not config.lora:
         say(f"--dtype pure-bfloat16 loses most steps of --lr {config.lr}; --dtype bfloat16 keeps weights in float32")
-    if resume and not checkpoint.files(folder) and len(read_records(folder / "metrics.jsonl")) > 1:
+    done = (folder / "model").exists() or len(read_records(folder / "metrics.jsonl")) > 1
+    if resume and done and not checkpoint.files(folder):
         raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
     teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
     policy = first_policy(config, task, teacher, resume)
@@ -119,7 +120,9 @@ def make_pairs(config: DPOOptions, task: Task, start: Policy, resume: bool) -> l
         if not pairs:
             raise UserError("no pairs: the completions of each prompt all earn the same reward; try more --samples")
         save(file, "".join(json.dumps(pair) + "\n" for pair in add_reference(config, start, pairs)))
-    return read_jsonl(file)
+    if not {"ref_chosen", "ref_rejected"} <= (made := read_jsonl(file))[0].keys():
+        raise UserError(f"{file}: 'ref_chosen' or 'ref_rejected' is missing: without the file, it is made again")
+    return made
 
 
 @dataclass
