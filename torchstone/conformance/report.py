@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torchstone.conformance.result import BAD, Diagnosis, FlagCount, Report, Result
-from torchstone.conformance.vectors import load
+from torchstone.conformance.vectors import ORDINARY, load
 from torchstone.conformance.words import broken, by_detail, count, in_words, listed, verdict
 from torchstone.terminal import bold, columns, dim, styled, table, unstyled, wrapped
 
@@ -49,11 +49,11 @@ VERDICTS = {"RIGHT": "bold green", "WRONG": "bold red", "NOT ASKED ENOUGH": "bol
 
 def _brief(report: Report) -> None:
     """A line or two for each cause and each edge; of what nothing explains the first case."""
-    causes = [d for d in report.diagnoses if d.kind != "edge"]
+    causes = sorted((d for d in report.diagnoses if d.kind != "edge"), key=lambda d: d.accepted)
     for d in causes:
         _cause(report, d, told=len(causes) == 1 and len(d.about) == 1 and not d.thin and not d.accepted)
     if report.unexplained and not causes:
-        first = report.unexplained[0]
+        first = min(report.unexplained, key=lambda r: any(f not in ORDINARY for f in r.flags))
         print(_hanging("for example", f"case {first.case_id}, {first.comment}: {first.detail}") + "\n")
     edges = [d for d in report.diagnoses if d.kind == "edge"]
     for d in edges if report.verdict == "wrong" and not causes else []:

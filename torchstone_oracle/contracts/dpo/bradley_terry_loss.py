@@ -44,6 +44,7 @@ EDGES_OF_PAIRS = {
 SMALL = (
     Case("three pairs", THREE), Case("two pairs", TWO),
     Case("three pairs with margins", {**THREE, "margin": [0.5, 1.0, 0.25]}, ("with_margin",)),
+    Case("three pairs with other margins", {**THREE, "margin": [1.0, 0.25, 0.75]}, ("with_margin",)),
 )  # fmt: skip
 REWARD = Argument("N", "reward", gradient=True)
 OBJECTIVE = Objective(
