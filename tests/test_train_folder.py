@@ -102,6 +102,16 @@ def test_rounds_without_their_checkpoint_are_not_begun_again(stopped):
     assert [record["step"] for record in records(stopped)] == [0, 1, 2]
 
 
+def test_what_else_is_in_a_folder_stays(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.tmp").write_text("mine")
+    (folder / "start.tmp").mkdir()  # of a run that was killed before its first round
+    (folder / "start.tmp" / ".tmpw6nj88").touch()
+    train(GRPOOptions(out=folder, **SIZES | {"steps": 1}))
+    assert (folder / "notes.tmp").read_text() == "mine" and not list((folder / "start").glob(".tmp*"))
+
+
 def test_a_result_is_not_written_over_by_beginning_again(tmp_path, whole):
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", whole, folder], check=True)

@@ -46,10 +46,8 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         if held and not resume:
             do = f"go on with --resume {folder}, or choose another --out"
             raise UserError(f"{folder} holds a run already: {do} (found {', '.join(held)})")
-        for file in (
-            *folder.glob("*.tmp"),
-            *folder.glob(".tmp*"),
-        ):  # ours, and safetensors', of a process that was killed
+        left = (*folder.glob("*.tmp"), *folder.glob(".tmp*")) if resume else ()  # by a process that was killed
+        for file in left:
             remove(file)
         yield
     finally:
@@ -62,8 +60,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
 
 def load_config(folder: Path, given: Sequence[str] = ()) -> Run:
     """The options of the run in a folder, with the changes that ``given`` makes, such as ``--steps 200``."""
-    file = folder / "config.json"
-    if not file.is_file():
+    if not (file := folder / "config.json").is_file():
         raise UserError(f"--resume {folder}: no run there (config.json is missing)")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -110,6 +107,7 @@ def named(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path, put in the place of ``path`` when all is on the disk; if it fails, the old one stays."""
     temporary = path.with_name(path.name + ".tmp")
+    remove(temporary)  # of a process that was killed
     try:
         with named(path):
             yield temporary
