@@ -57,8 +57,9 @@ def diagnose(
     """
     trial, outcomes, accept = facts.trial, facts.outcomes, facts.accept
     failed = [r for r in facts.results if r.status in BAD]
+    fits = any(r.status == "pass" for r in facts.results)  # where nothing is right its numbers are no cause
     found = [
-        *_other_settings(trial.vectors, facts.built_in, len(facts.cases), accept),
+        *(_other_settings(trial.vectors, facts.built_in, len(facts.cases), accept) if fits else ()),
         *_not_held(trial.vectors, facts.cases, outcomes),
     ]
     if twice:

@@ -103,7 +103,7 @@ def _solved(
         return written
     if stored and len(replace(as_it_is, names=(name,) * bool(name)).equal(stored)) >= SHARE * len(ordinary):
         return stored
-    near = written if len(equal) > len(as_it_is.equal(plain)) else stored or plain
+    near = written if len(equal) > len(as_it_is.equal(plain)) else plain
     return (_with_a_name(trial, as_it_is, plain) if search else {}) or near
 
 
