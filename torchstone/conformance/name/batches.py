@@ -30,7 +30,8 @@ def fresh(objective: Any, vectors: Vectors, case: Case, seed: int) -> Case | Non
     except Exception:
         return None
     right = Numbers({k: floats(outputs[k]) for k in case.expected.outputs}, {k: floats(g) for k, g in slopes.items()})
-    return replace(case, id=-100 * case.id - seed, inputs=inputs, flags=(), alternatives={}, expected=right)
+    own = -1000 * abs(case.id) - 10 * (case.id < 0) - seed  # no case has this id, and no twin of one
+    return replace(case, id=own, inputs=inputs, flags=(), alternatives={}, expected=right)
 
 
 def _grown(x: Any, argument: Argument, more: int, r: random.Random) -> Any:
