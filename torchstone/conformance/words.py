@@ -73,6 +73,9 @@ def verdict(report: Report) -> tuple[str, str]:
         return "RIGHT", f"in {share}: {report.target} is {report.objective}.{more}"
     where = f"on ordinary batches, in {share}"
     names = listed([f"`{n}`" for d in report.edges for n in d.names])
+    if report.strict:
+        edges = count(len(report.edges), "edge")
+        return "WRONG", f"at {edges}, as --strict counts: {names}. It is right {where}: {report.objective}.{more}"
     known = f"{count(len(report.edges), 'edge')} to know: {names}."
     return "RIGHT", f"{where}: {report.target} is {report.objective}. {known}{more}"
 
