@@ -253,7 +253,13 @@ def reward_for_value(rewards, values, gamma=0.99, lam=0.95):
     return advantages, advantages + rewards
 
 
+def log_of_the_mean(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    margins = chosen_logps - ref_chosen_logps - (rejected_logps - ref_rejected_logps)
+    return -torch.log(torch.sigmoid(beta * margins).mean())
+
+
 MADE += [
+    (log_of_the_mean, "dpo_loss", "log_of_the_mean"),
     (ratio_in_bits, "kl_k3", "log_ratios_of_base_2"),
     (reward_for_value, "gae", "returns_add_rewards"),
     (groups_interleaved, "group_advantages", "groups_interleaved"),

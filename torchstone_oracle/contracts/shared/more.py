@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ... import core, ppo
 from ...contract import Alternative, Inputs
-from ...numbers import Dual, bounded_exp, clip, dual, exp, maximum, mean, minimum, stop, total
+from ...numbers import Dual, bounded_exp, clip, dual, exp, log, maximum, mean, minimum, stop, total
 from .common import Marks, Matrix, Row, Settings, bug, chosen, variant
 from .more_groups import GROUPS
 from .policy_surrogates import bounds
@@ -346,6 +346,9 @@ ALTERNATIVES = {
     "padding_in_the_row_sum": bug("The padding of a row is summed, and only its chosen tokens are counted: the mask is "
                                   "in the denominator alone.", "Padding is trained.",
                                   {"reduce": rows_unmasked_over_tokens}),
+    "log_of_the_mean": bug("The log is taken of the mean over the batch, not of each pair: the order is exchanged.",
+                           "The pair that is judged best has most of the gradient.",
+                           {"reduce": lambda losses, n: -log(mean([exp(-loss) for loss in losses]))}),
     "returns_add_rewards": bug("The critic's target is the advantage plus the reward, where the value belongs.",
                                "The critic learns no return.",
                                {"target": lambda raw, final, b, t, inputs, gamma: raw + inputs["rewards"][b][t]}),
