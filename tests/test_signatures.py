@@ -453,6 +453,17 @@ def test_a_refusal_writes_the_adapter_with_their_names():
     assert "log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages, mask=mask" in str(e.value)
 
 
+def of_a_star(*args):
+    a, b, c, d = args
+    return a - b - c + d
+
+
+def test_an_adapter_passes_a_star_as_a_star():
+    with pytest.raises(TargetError) as e:
+        read_signature(of_a_star, load("dpo_loss"), {}, {})
+    assert "return of_a_star(*(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rej" in str(e.value)
+
+
 def of_all_keys(policy_logps, reference_logps, beta):
     gain = {k: x - reference_logps[k] for k, x in policy_logps.items()}
     return -F.logsigmoid(beta * (gain["chosen"] - gain["rejected"])).mean()

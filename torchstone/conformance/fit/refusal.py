@@ -93,6 +93,10 @@ def _call(values: Mapping[str, str], containers: Containers) -> tuple[str, str]:
         inside = "{" + ", ".join(entries) + "}"
         if root in containers.ordered:
             inside = f"({', '.join(e.partition(': ')[2] for e in entries)})"
-        plain.append(f"{root}=Bag({inside})" if root not in containers.ordered else f"{root}={inside}")
-    bags = any(root not in containers.ordered for root in trees)
+        if root in containers.star:  # *args, **kwargs
+            plain.append(f"*{inside}" if root in containers.ordered else f"**{inside}")
+        else:
+            plain.append(f"{root}=Bag({inside})" if root not in containers.ordered else f"{root}={inside}")
+    plain.sort(key=lambda part: part.startswith("**") - (part.startswith("*") and not part.startswith("**")))
+    bags = any("=Bag(" in part for part in plain)
     return ", ".join(plain), "\n  from torchstone.conformance.fit.containers import Bag" if bags else ""
