@@ -464,6 +464,18 @@ def test_an_adapter_passes_a_star_as_a_star():
     assert "return of_a_star(*(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rej" in str(e.value)
 
 
+def of_nested(batch, config, what_is_it):
+    gain = [batch[side]["logps"] - batch[side]["ref_logps"] for side in ("chosen", "rejected")]
+    return -F.logsigmoid(config.beta * (gain[0] - gain[1])).mean() * what_is_it
+
+
+def test_an_adapter_makes_the_dicts_that_are_read():
+    with pytest.raises(TargetError) as e:
+        read_signature(of_nested, load("dpo_loss"), {}, {})
+    assert "import Bag" in str(e.value) and 'config=Bag({"beta": beta})' in str(e.value)
+    assert 'batch=Bag({"chosen": Bag({"logps": chosen_log_probs, "ref_logps": ref_chosen_log_probs}), "' in str(e.value)
+
+
 def of_all_keys(policy_logps, reference_logps, beta):
     gain = {k: x - reference_logps[k] for k, x in policy_logps.items()}
     return -F.logsigmoid(beta * (gain["chosen"] - gain["rejected"])).mean()

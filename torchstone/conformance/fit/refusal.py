@@ -85,18 +85,27 @@ def _module(function: Callable[..., Any]) -> str:
 def _call(values: Mapping[str, str], containers: Containers) -> tuple[str, str]:
     """The arguments of the call; containers are written as what they are read like. And an import that this needs."""
     plain = [f"{k}={v}" for k, v in values.items() if k not in containers.places]
-    trees: dict[str, list[str]] = {}
+    trees: dict[str, Any] = {}
     for name, path in containers.places.items():
         if name in values:
-            trees.setdefault(path[0], []).append(f'"{path[-1]}": {values[name]}')
+            at = trees
+            for key in path[:-1]:
+                at = at.setdefault(key, {})
+            at[path[-1]] = values[name]
     for root, entries in trees.items():
-        inside = "{" + ", ".join(entries) + "}"
         if root in containers.ordered:
-            inside = f"({', '.join(e.partition(': ')[2] for e in entries)})"
-        if root in containers.star:  # *args, **kwargs
-            plain.append(f"*{inside}" if root in containers.ordered else f"**{inside}")
+            plain.append(f"{'*' if root in containers.star else f'{root}='}({', '.join(entries.values())})")
         else:
-            plain.append(f"{root}=Bag({inside})" if root not in containers.ordered else f"{root}={inside}")
+            made = _made(entries)
+            plain.append(f"**{made[4:-1]}" if root in containers.star else f"{root}={made}")
     plain.sort(key=lambda part: part.startswith("**") - (part.startswith("*") and not part.startswith("**")))
-    bags = any("=Bag(" in part for part in plain)
+    bags = any("Bag(" in part for part in plain)
     return ", ".join(plain), "\n  from torchstone.conformance.fit.containers import Bag" if bags else ""
+
+
+def _made(x: Any) -> str:
+    """Nested dicts as the code that makes them, entries of which can be read as attributes too."""
+    if not isinstance(x, dict):
+        return str(x)
+    entries = (f'"{k}": {_made(v)}' for k, v in x.items())
+    return "Bag({" + ", ".join(entries) + "})"
