@@ -69,8 +69,12 @@ def diagnose(
         return found, failed  # where it never gave a number, there is nothing to tell variants by
     if constant(ran, outcomes, next(iter(trial.vectors.returns))):
         return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
-    plain = [outcomes[c.id] for c in ran if not hazards(c)]
-    if len(plain) > 2 and not any(math.isfinite(x) for o in plain for _, x in leaves(dict(o.outputs))):
+    plain = [(outcomes[c.id], c.alternatives) for c in ran if not hazards(c)]
+    if (
+        len(plain) > 2
+        and not any(math.isfinite(x) for o, _ in plain for _, x in leaves(dict(o.outputs)))
+        and not any(all(matches(o, known.get(name)) for o, known in plain) for name in trial.vectors.flags)
+    ):
         return [*found, _plain_to_see("nan_everywhere", [r.case_id for r in failed], failed)], []
     evidence = Evidence(trial, [c for c in ran if c.expected is not None], outcomes)
     wrong = {r.case_id for r in failed if r.precision == "float64"}
