@@ -21,7 +21,8 @@ class Change:
     """``replaces``: what it touches, so that two changes of one thing are not combined.
 
     ``inputs``: from the inputs, as nested lists of the oracle's numbers, to others. ``scaled``: an input, and the
-    setting that it is multiplied (1) or divided (-1) by. ``settings``: from the settings to others.
+    setting that it is multiplied (1) or divided (-1) by. ``at_settings``: from the inputs and the settings to other
+    inputs. ``settings``: from the settings to others.
     ``steps``: of the oracle's objective. ``code``: functions of the oracle, and what they run in place of their own.
     ``result``: from the first output, a list or a number, and the case to another. ``of``: the oracle's objective
     that is computed in place of this one. ``gradient_only``: the value is the right one, the gradient is this one's.
@@ -34,6 +35,7 @@ class Change:
     kind: str = "bug"
     inputs: Callable[[Inputs], Inputs] | None = None
     scaled: tuple[str, str, int] | None = None
+    at_settings: Callable[[Inputs, Mapping[str, Any]], Inputs] | None = None
     settings: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     steps: Mapping[str, Any] = field(default_factory=dict)
     code: tuple[tuple[FunctionType, CodeType], ...] = ()
@@ -80,6 +82,7 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
         steps |= change.steps
         settings = settings if change.settings is None else change.settings(settings)
         given = given if change.inputs is None else change.inputs(given)
+        given = given if change.at_settings is None else change.at_settings(given, settings)
         given = given if change.scaled is None else _scaled(given, settings, *change.scaled)
     with _running([pair for change in changes for pair in change.code]):
         outputs = other.compute(given, settings, steps)

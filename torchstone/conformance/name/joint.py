@@ -65,7 +65,9 @@ def _all_at_once(names: list[str], vectors: Vectors) -> Iterable[Change]:
     if logits:
         yield replace(
             change("softmax_over_time", "The softmax is over the tokens of a row (the wrong axis, dim), not over the "
-                   "vocabulary.", "What is trained is no distribution of a next token.", logits, _over_time),
+                   "vocabulary.", "What is trained is no distribution of a next token.", logits, list),
+            inputs=None,
+            at_settings=lambda given, settings: given | {k: _over_time(given[k], settings) for k in logits},
             code=((cast(FunctionType, core.log_softmax), _as_given.__code__),),
         )  # fmt: skip
 
@@ -82,15 +84,18 @@ def _gathered(x: Any) -> Any:
     return [entries[p * len(x[0]) : (p + 1) * len(x[0])] for p in range(len(x))]
 
 
-def _over_time(x: Any) -> Any:
+def _over_time(x: Any, settings: Mapping[str, Any]) -> Any:
+    """Log-probs, times the temperature that the objective will divide them by."""
     from torchstone_oracle.core import log_softmax
 
-    return [_exactly_transposed([log_softmax(column, 1) for column in zip(*row, strict=True)]) for row in x]
+    tau = settings.get("temperature", 1)
+    by_row = ([[z * tau for z in log_softmax(column, tau)] for column in zip(*row, strict=True)] for row in x)
+    return [_exactly_transposed(row) for row in by_row]
 
 
 def _as_given(logits: Any, temperature: Any) -> Any:
     """In place of the oracle's ``log_softmax``, in whose module this runs: they are log-probs."""
-    return [dual(z) for z in logits]
+    return [dual(z) / temperature for z in logits]
 
 
 def _reversed(x: Any) -> Any:
