@@ -107,11 +107,11 @@ def test_a_wrong_one_is_named(capsys):
 
 def test_an_edge_is_named_and_fails_only_where_it_must(capsys):
     status, out, _ = check(capsys, "multiplied")
-    assert status == 0 and out.startswith("RIGHT on ordinary batches, in all ") and "select first" in out
+    assert status == 0 and out.startswith("RIGHT on the ordinary batches of all ") and "select first" in out
     assert "1 edge to know: nan_under_mask." in out
     status, out, _ = check(capsys, "multiplied", "--strict")
     assert status == 1 and out.startswith(
-        "WRONG at 1 edge, as --strict counts: nan_under_mask. It is right on ordinary"
+        "WRONG at 1 edge, as --strict counts: nan_under_mask. It is right on the ordinary"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from torchstone.conformance.result import BAD, Diagnosis, Report, Result
+from torchstone.conformance.vectors import ORDINARY, load
 
 
 def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
@@ -71,7 +72,7 @@ def verdict(report: Report) -> tuple[str, str]:
     more = f" It has {accepted}, as accepted." if accepted else ""
     if report.verdict == "right":
         return "RIGHT", f"in {share}: {report.target} is {report.objective}.{more}"
-    where = f"on ordinary batches, in {share}"
+    where = f"on the ordinary batches of {share}"
     names = listed([f"`{n}`" for d in report.edges for n in d.names])
     if report.strict:
         edges = count(len(report.edges), "edge")
@@ -103,6 +104,18 @@ def _wrong(report: Report, asked: int) -> str:
     )
     about = solid[0][1].about
     return f"{first} {cause}{': ' + about[0] if len(solid) == 1 and len(about) == 1 else '.'}"
+
+
+def what_differs(report: Report) -> str:
+    """Of what no name explains: is it the gradients alone, or one of several outputs? "" if there is no such part."""
+    ordinary = [r for r in report.unexplained if all(f in ORDINARY for f in r.flags)]
+    parts = {r.detail.partition("[")[0].partition(":")[0] for r in ordinary}
+    if len(parts) != 1:
+        return ""
+    (part,) = parts
+    if part.startswith("gradient of "):
+        return f"the {part} alone: the value is right"
+    return f"{part} alone: what else it returns is right" if len(load(report.objective).returns) > 1 else ""
 
 
 def covered(report: Report) -> dict[int, str]:

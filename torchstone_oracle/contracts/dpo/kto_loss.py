@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import dpo
 from ...contract import Alternative, Argument, Case, Group, Inputs, Objective, Setting
-from ...numbers import dual, stop
+from ...numbers import Dual, dual, mean, stop, total
 from ..shared.common import Settings, Steps, bug
 from ..shared.pairs import BETA, CONSTANT, DENOMINATOR, LOSS, NATS, NO_BETA, OWN_COUNT, PAIR_EDGES, SUMMED
 
@@ -19,7 +19,16 @@ def kto(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
         steps["weight"](up, *weights) * steps["judge"](steps["ratio"](p, q), steps["label"](up), settings["beta"], z)
         for p, q, up in rows
     ]
-    return {"loss": steps["reduce"](losses, settings["denominator"])}
+    return {"loss": steps["batch"](losses, inputs["desirable"], settings["denominator"], steps["reduce"])}
+
+
+def all_alike(losses: list[Dual], desirable: list[bool], denominator: Any, reduce: Any) -> Dual:
+    return dual(reduce(losses, denominator))
+
+
+def each_kind_alone(losses: list[Dual], desirable: list[bool], denominator: Any, reduce: Any) -> Dual:
+    kinds = [[x for x, up in zip(losses, desirable, strict=True) if up == kind] for kind in (True, False)]
+    return total(mean(kind) for kind in kinds if kind)
 
 
 THUMBS: dict[str, Any] = {
@@ -59,7 +68,7 @@ OBJECTIVE = Objective(
            ("reference_point", "desirable_weight", "undesirable_weight")}, "denominator": DENOMINATOR}, kto,
     {"ratio": lambda p, q: dual(p) - stop(q), "label": lambda desirable: desirable,
      "weight": lambda up, a, b: a if up else b,
-     "judge": dpo.kto, "reduce": dpo.pair_mean},
+     "judge": dpo.kto, "reduce": dpo.pair_mean, "batch": all_alike},
     {
         "reference_ignored": bug("The reference's log-probs are not used.", "Nothing holds the model near it.",
                                  {"ratio": lambda p, q: dual(p)}, pitfalls=("C73",)),
@@ -77,6 +86,12 @@ OBJECTIVE = Objective(
         "reference_point_without_beta": bug(
             "beta multiplies the log-ratio alone: sigmoid(beta u - z).", "At a small beta z outweighs every log-ratio.",
             {"judge": lambda u, up, beta, z: dpo.kto(u, up, beta, dual(z) / beta)}),
+        "reference_point_of_desirable_alone": bug(
+            "z is left out of the loss of thumbs down: 1 - sigmoid(-beta u).", "The two are judged from two places.",
+            {"judge": lambda u, up, beta, z: dpo.kto(u, up, beta, z if up else 0)}),
+        "mean_of_each_kind": bug(
+            "Thumbs up and down are averaged each by itself, and the means added.",
+            "The rarer kind weighs more, whatever its weight says.", {"batch": each_kind_alone}),
         "undesirable_like_desirable": bug(
             "Thumbs down have the loss of thumbs up: 1 - sigmoid(beta (u - z)) in both branches.",
             "Bad answers are learnt, as good ones are.", {"judge": lambda u, up, beta, z: dpo.kto(u, True, beta, z)}),

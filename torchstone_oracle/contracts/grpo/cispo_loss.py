@@ -43,6 +43,10 @@ def cispo_ratio_only(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Du
     return -cispo_weight(u, settings) * a
 
 
+def cispo_with_ratio(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
+    return -stop(cispo_weight(u, settings)) * a * bounded_exp(u)
+
+
 def cispo_dropping(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
     """Nothing of a token that PPO's minimum would clip."""
     weight = cispo_weight(u, settings)
@@ -74,6 +78,15 @@ CISPO_SURROGATES = {
             ("C22",),
         ),
         {"surrogate": cispo_with_gradient},
+    ),
+    "ratio_for_log_prob": Alternative(
+        Flag(
+            "bug",
+            "The weight multiplies the ratio, where log pi belongs.",
+            "Each token's step is multiplied by the ratio once more, and that is not bounded.",
+            ("https://arxiv.org/abs/2506.13585",),
+        ),
+        {"surrogate": cispo_with_ratio},
     ),
     "clipped_ratio_only": Alternative(
         Flag(

@@ -56,6 +56,11 @@ def advantages_and_returns(inputs: Inputs, settings: Settings, steps: Mapping[st
     return {"advantages": final, "returns": returns}
 
 
+def with_next_value(raw: Any, final: Any, b: int, t: int, inputs: Inputs, gamma: Dual) -> Dual:
+    after = [s for s in range(t + 1, len(inputs["mask"][b])) if inputs["mask"][b][s]]
+    return dual(raw) + (inputs["values"][b][after[0]] if after else 0)
+
+
 def chosen_tokens(on: Sequence[bool]) -> Chains:
     """One chain: the chosen tokens, whatever lies between."""
     return [[t for t, m in enumerate(on) if m]]
@@ -278,6 +283,14 @@ GAE_ALTERNATIVES = {
             ("C50",),
         ),
         {"target": lambda raw, final, b, t, inputs, gamma: raw},
+    ),
+    "returns_add_the_next_value": Alternative(
+        Flag(
+            "bug",
+            "The critic's target is the advantage plus the value of the next token, not of its own.",
+            "The critic learns what comes one token later.",
+        ),
+        {"target": with_next_value},
     ),
     "returns_are_rewards_to_go": Alternative(
         Flag(

@@ -33,6 +33,11 @@ def own_energy(energies: Row, mask: Sequence[bool]) -> list[Dual | None]:
     return chosen_only(energies, mask)
 
 
+def energy_before(energies: Row, mask: Sequence[bool]) -> list[Dual | None]:
+    spent = reinforce.energy_spent(energies, mask)
+    return [None if x is None else x - w for x, w in zip(spent, energies, strict=True)]
+
+
 def whole_energy(energies: Row, mask: Sequence[bool]) -> list[Dual | None]:
     whole = total(w for w, m in zip(energies, mask, strict=True) if m)
     return chosen_only([whole] * len(mask), mask)
@@ -112,6 +117,11 @@ OBJECTIVE = Objective(
             "The weight is the energy of the token alone, not of all up to it.",
             "The baseline of a step is not that of least noise.",
             {"energy": own_energy},
+        ),
+        "energy_before": bug(
+            "The weight is the energy before the token: its own is left out.",
+            "At the first token nothing weighs anything.",
+            {"energy": energy_before},
         ),
         "whole_energy": variant(
             "The weight is the energy of the whole completion, at every step.",
