@@ -41,6 +41,8 @@ def share_of_sevens(completions, **_):
 
 
 recipe = sys.argv[1] if len(sys.argv) > 1 else "dr_grpo"
+if recipe in ("-h", "--help"):
+    sys.exit(__doc__)
 with tempfile.TemporaryDirectory() as folder:
     model.save_pretrained(folder)  # a recipe with a KL makes its reference from here
     model = LlamaForCausalLM.from_pretrained(folder)

@@ -586,6 +586,9 @@ def test_a_row_with_changes():
         ("grpo:loss_kl.beta=1+loss_kl.beta=2", "recipe grpo: expected loss_kl.beta once, got 1 and 2"),
         ("grpo:loss_kl=k1+loss_kl=k2", "expected loss_kl once, got k1 and k2"),
         ("grpo:", "expected column=option"),
+        ("dpo:beta=0.3", r"expected column=option .*, got 'beta=0.3' \(did you mean 'objective.beta'"),
+        ("grpo:loss_kl.betta=0.3", r"recipe grpo: loss_kl: k3 takes beta, got 'betta' \(did you mean 'beta'\?\)"),
+        ("grpo:reduction=tokenmean", r"recipe grpo: reduction: expected one of .*, got 'tokenmean' \(did you mean"),
     ],
 )
 def test_an_unknown_name_lists_near_ones(text, complaint):

@@ -59,7 +59,8 @@ def find(text: str) -> Recipe:
         at, _, number = key.partition(".")
         if not equals or at not in recipe.COLUMNS:
             known = "column=option or column.number=value with a column of " + ", ".join(recipe.COLUMNS)
-            raise ValueError(f"recipe {name}: expected {known}, got {change!r}{near(at, recipe.COLUMNS)}")
+            meant = near(next((k for k in recipe.numbers() if k.endswith(f".{at}")), at), recipe.numbers())
+            raise ValueError(f"recipe {name}: expected {known}, got {change!r}{near(at, recipe.COLUMNS) or meant}")
         if {",", "="} & {*value}:
             raise ValueError(f"recipe {name}: expected changes with a + between two, and 1.5 for 1,5, got {change!r}")
         if number in given.setdefault(at, {}):
@@ -74,32 +75,34 @@ def _changed(recipe: Recipe, at: str, values: dict[str, str]) -> Choice:
     old: Choice = getattr(recipe, at)
     name = values.get("", old.name)
     option = recipe.COLUMNS[at].get(name)
+    what = f"recipe {recipe.name}: {at}"
     if option is None:
-        return Choice(name)  # the row says that there is none
+        known = recipe.COLUMNS[at]
+        raise ValueError(f"{what}: expected one of {', '.join(known)}, got {name!r}{near(name, known)}")
+    for k in filter(None, values):
+        if k not in option.numbers:
+            takes = ", ".join(option.numbers) or "no number"
+            raise ValueError(f"{what}: {name} takes {takes}, got {k!r}{near(k, option.numbers)}")
     kept = {k: v for k, v in old.numbers.items() if k in option.numbers}
-    read = {k: _value(f"recipe {recipe.name}: {at}.{k}", v, _kinds(option, k)) for k, v in values.items() if k}
+    read = {k: _value(f"{what}.{k}", v, _kinds(option, k)) for k, v in values.items() if k}
     return Choice(name, **{**kept, **read})
 
 
 def _kinds(option: Option, number: str) -> set[type]:
-    """What this number of the option may be, by the annotation of its function; empty where it has no such number."""
-    if number not in option.numbers:
-        return set()
+    """What this number of the option may be, by the annotation of its function."""
     run: Any = option.run
     hint = get_type_hints(getattr(run, "func", run))[number]
     return KINDS.keys() & {hint, *get_args(hint)}
 
 
 def _value(what: str, text: str, kinds: set[type]) -> Number:
-    """The text as one of these kinds; as it is where there are none: the row says that it has no such number."""
+    """The text as one of these kinds."""
     for kind, (_, read) in KINDS.items():
         with suppress(ValueError, KeyError):
             if kind in kinds:
                 return read(text)
-    if kinds:
-        expected = " or ".join(words for kind, (words, _) in KINDS.items() if kind in kinds)
-        raise ValueError(f"{what}: expected {expected}, got {text!r}")
-    return text
+    expected = " or ".join(words for kind, (words, _) in KINDS.items() if kind in kinds)
+    raise ValueError(f"{what}: expected {expected}, got {text!r}")
 
 
 def _finite(text: str) -> float:

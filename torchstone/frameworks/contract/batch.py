@@ -11,6 +11,7 @@ from torch import Tensor
 
 ROWS, WIDTH = 16, 8
 LENGTHS = (8, 3, 7, 6, 8, 7, 8, 8, 2, 3, 8, 5, 4, 6, 3, 2)  # of the completions, tool output included
+FAR = (0.4, 1.0, 1.5, 2.0)  # log-ratios of some tokens, up and down
 SPLITS = ((1, 1), (1, 2), (2, 1), (2, 2), (1, 8), (8, 1))  # ranks, and micro-batches of each
 
 
@@ -51,17 +52,18 @@ class Split:
 
 
 def made(seed: int = 0) -> Batch:
-    """The batch: advantages of both signs, ratios near 1 and beyond a clip on both sides, tool output in every other
-    long completion."""
+    """The batch: advantages of both signs, tool output in every other long completion, and ratios that tell bounds
+    apart, on both sides: some between 1.2 and 1.28, some beyond 2, 3 and 5."""
     draws = torch.Generator().manual_seed(seed)
     some = lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=draws, dtype=torch.float64)  # noqa: E731
     steps, lengths = torch.arange(WIDTH), torch.tensor(LENGTHS)[:, None]
     completion = steps < lengths
     tool = (steps == 1) & (lengths > 3) & (torch.arange(ROWS)[:, None] % 2 == 0)
     log_probs = some(-3.0, -0.3, ROWS, WIDTH)
-    far = torch.where(torch.arange(ROWS * WIDTH).view(ROWS, WIDTH) % 7 == 3, 0.4, 0.0) * signs_of(WIDTH, 2)
+    places = torch.arange(ROWS * WIDTH).view(ROWS, WIDTH)
+    far = torch.where(places % 5 == 3, torch.tensor(FAR).double()[places // 5 % len(FAR)], 0.0) * signs_of(WIDTH, 2)
     far = far + torch.where(torch.arange(ROWS)[:, None] % 8 == 5, 0.35, 0.0)  # whole completions beyond a clip
-    near = lambda: (log_probs + far + some(-0.12, 0.12, ROWS, WIDTH)).clamp(max=-0.05)  # noqa: E731
+    near = lambda: (log_probs + far + some(-0.3, 0.3, ROWS, WIDTH)).clamp(max=-0.05)  # noqa: E731
     old, sampler, ref = near(), near(), near()
     advantages = (signs_of(ROWS, 3) * some(0.4, 1.6, ROWS))[:, None].expand(-1, WIDTH).clone()
     return Batch(log_probs, old, sampler, ref, advantages, completion & ~tool, completion)

@@ -176,13 +176,14 @@ def _advantages(loss: Plugged) -> Iterator[Finding]:
     if not loss.moved(loss.run(**older).slope).any():
         said = "it does not read the old log-probs: of several steps on a batch, all but the first learn uncorrected"
         yield loss.told("old", said, fault=False)
-    row, at = 6, 4  # a long completion, away from its ends
+    at, rows = 4, batch.mask[:, 3:6].all(1)  # away from the ends; of several rows, since a token may be clipped
     for name in ("advantages", "old_log_probs", "sampler_log_probs")[hand.advantages == "row" :]:
         numbers = getattr(batch, name).clone()
-        numbers[row, at] *= 1.05
-        reached = ((loss.run(**{name: numbers}).slope - slope).abs() > 1e-7 * slope.abs().max())[row]
-        if not reached[at] and (reached[at - 1] or reached[at + 1]):
-            side = "before" if reached[at - 1] else "after"
+        numbers[rows, at] *= 1.05
+        moved = (loss.run(**{name: numbers}).slope - slope).abs() > 1e-7 * slope.abs().max()
+        before, here, after = moved[rows].any(0)[at - 1 : at + 2].tolist()
+        if not here and (before or after):
+            side = "before" if before else "after"
             yield loss.told("shift", f"it is shifted: a number of {name} counts for the token {side} its own")
             return
 

@@ -239,6 +239,7 @@ PAIRS_LINES = {
     "ranks": "losses.mean()   # the ranks are averaged",
     "tokens": "losses.mean(), one number a pair",
     "mask": "inputs['completion_mask'][:, 1:]",
+    "shift": "inputs['completion_mask'][:, 1:]   # beside input_ids[:, 1:], which logits[:, :-1] predict",
 }
 STAND_INS: dict[str, dict[str, Any]] = {
     "trl": {}, "trl.trainer.utils": {"selective_log_softmax": selective_log_softmax}, "transformers": {},

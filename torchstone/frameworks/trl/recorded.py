@@ -63,7 +63,8 @@ def compare(checkpoint: Path, row: Recipe) -> None:
     if apart:
         raise ValueError(
             f"recipe: expected that of {checkpoint}, {saved['recipe']}, got {row.name}: {'; '.join(apart)}. To go on "
-            f'with another, start from the weights alone: model="{checkpoint}", without resume_from_checkpoint'
+            f'with another, start from the weights alone: model="{checkpoint}", without resume_from_checkpoint (of an '
+            "adapter: the base model, with the adapter loaded by peft)"
         )
 
 
