@@ -139,7 +139,7 @@ def test_another_vocabulary_is_named(unchecked):
         ("opd-exact:outcome=added+outcome.coef=1", "outcome: expected none, since signal is jsd"),
         ("opd-k3:weight=prefix+weight.gamma=1+weight.eps=1", "weight: expected none, since signal is k3"),
         ("opd-exact:signal.kk=3", "signal: jsd takes beta, temperature, got .kk."),
-        ("opd:signal=jsd", "signal: jsd takes beta, temperature, got .kk."),
+        ("opd:signal=jsd", "signal: jsd takes beta, temperature, got jsd"),
     ],
 )
 def test_a_row_of_choices_that_do_not_go_together(text, complaint):
