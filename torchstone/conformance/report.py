@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torchstone.conformance.result import BAD, Diagnosis, FlagCount, Report, Result
-from torchstone.conformance.vectors import ORDINARY, load
+from torchstone.conformance.vectors import hazards, load
 from torchstone.conformance.words import broken, by_detail, count, in_words, listed, verdict, what_differs
 from torchstone.terminal import bold, columns, dim, styled, table, unstyled, wrapped
 
@@ -53,7 +53,7 @@ def _brief(report: Report) -> None:
     for d in causes:
         _cause(report, d, told=len(causes) == 1 and len(d.about) == 1 and not d.thin and not d.accepted)
     if report.unexplained and not causes:
-        first = min(report.unexplained, key=lambda r: any(f not in ORDINARY for f in r.flags))
+        first = min(report.unexplained, key=lambda r: bool(hazards(r)))
         if part := what_differs(report):
             print(_hanging("what differs", part))
         print(_hanging("for example", f"case {first.case_id}, {first.comment}: {first.detail}") + "\n")
@@ -266,8 +266,11 @@ def _next(report: Report, again: str, verbose: bool) -> Iterable[tuple[str, str]
         meant = [n for n in meant if report.kinds.get(n) != "bug"]
         if meant:
             yield f"If {listed(meant)} is meant:", f"  {again}{''.join(f' --accept {n}' for n in dict.fromkeys(meant))}"
-    ordinary = [r for r in report.results if all(f in ORDINARY for f in r.flags)]
-    fits = any(r.status == "pass" for r in ordinary) or what_differs(report) or any(d.kind != "edge" for d in open_)
+    fits = (
+        any(r.status == "pass" for r in report.results if not hazards(r))
+        or what_differs(report)
+        or any(d.kind != "edge" for d in open_)
+    )
     strange = not fits and (not report.diagnoses or report.unexplained)
     if strange and not all(r.status == "timeout" for r in report.unexplained):
         wrong = 'If an argument was taken for another one, say which is which in a file (their_name = "our_name"):'

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torchstone.terminal import near
 
@@ -135,7 +135,14 @@ ORDINARY = (
 )  # fmt: skip
 
 
-def hazards(case: Case) -> list[str]:
+class Flagged(Protocol):
+    """A case, or the result of one."""
+
+    @property
+    def flags(self) -> tuple[str, ...]: ...
+
+
+def hazards(case: Flagged) -> list[str]:
     """The flags of a case on which code fails that is right elsewhere."""
     return [f for f in case.flags if f not in ORDINARY]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from torchstone.conformance.result import BAD, Diagnosis, Report, Result
-from torchstone.conformance.vectors import ORDINARY, load
+from torchstone.conformance.vectors import hazards, load
 
 
 def in_words(report: Report, d: Diagnosis) -> tuple[str, list[str]]:
@@ -108,7 +108,7 @@ def _wrong(report: Report, asked: int) -> str:
 
 def what_differs(report: Report) -> str:
     """Of what no name explains: is it the gradients alone, or one of several outputs? "" if there is no such part."""
-    ordinary = [r for r in report.unexplained if all(f in ORDINARY for f in r.flags)]
+    ordinary = [r for r in report.unexplained if not hazards(r)]
     parts = {r.detail.partition("[")[0].partition(":")[0] for r in ordinary}
     if len(parts) != 1:
         return ""

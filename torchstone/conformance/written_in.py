@@ -135,12 +135,11 @@ class Search:
         while left and missed:
             case = min(left.values(), key=lambda c: len(self.matter[c.id] - set(kept[0])))
             left.pop(case.id)
-            grown = self._grown(case, kept, sorted(self.matter[case.id] - set(kept[0])), fitted)
-            if not grown:  # what could be anything in the cases before is chosen again
-                opened = sorted(self.matter[case.id] & set(kept[0]))
-                fewer = [{k: x for k, x in values.items() if k not in opened} for values in kept]
-                fewer = list({repr(values): values for values in fewer}.values())
-                grown = self._grown(case, fewer, sorted(self.matter[case.id] - set(fewer[0])), fitted, AGAIN)
+            matter = self.matter[case.id]
+            grown = self._grown(case, kept, sorted(matter - set(kept[0])), fitted)
+            if not grown and matter & set(kept[0]):  # what could be anything in the cases before is chosen again
+                fewer = [{k: x for k, x in values.items() if k not in matter} for values in kept]
+                grown = self._grown(case, fewer, sorted(matter), fitted, AGAIN)
             missed -= not grown
             kept = grown or kept
             fitted += [case] if grown else []
@@ -162,7 +161,6 @@ class Search:
         self, case: Case, kept: Sequence[Values], new: Sequence[str], fitted: Sequence[Case], at_most: int = TRIED
     ) -> list[Values]:
         """The values kept so far, with values of the new settings that fit this case and those that are fitted."""
-        wanted = replace(self.outcomes[case.id], gradients=None)
         grown: list[Values] = []
         tried: set[str] = set()
         for known in (self.open, self.more) if self.more and new else (self.open,):
@@ -180,15 +178,15 @@ class Search:
             if grown:
                 return grown
         if len(new) == 1 and self.solve:
-            grown = [v | {new[0]: x} for v in kept for x in self._root(case, v, new[0], wanted)]
+            grown = [v | {new[0]: x} for v in kept for x in self._root(case, v, new[0])]
         return grown
 
-    def _root(self, case: Case, values: Values, name: str, wanted: Outcome) -> Iterable[float]:
+    def _root(self, case: Case, values: Values, name: str) -> Iterable[float]:
         """The number at which the first output that it moves is the function's own, by halving."""
         if not any(isinstance(x, float) for x in self.open[name]):
             return
         first = next(iter(self.objective.returns))
-        got = [x for _, x in leaves(wanted.outputs.get(first))]
+        got = [x for _, x in leaves(self.outcomes[case.id].outputs.get(first))]
 
         def apart(x: float) -> list[float]:
             numbers = self._numbers(case, values | {name: x}, False)
@@ -209,7 +207,7 @@ class Search:
                 x = float(f"{(low + high) / 2:.9g}")
                 if name in BOUNDS and abs(x) < 1e-9:
                     continue
-                if matches(wanted, self._numbers(case, values | {name: x}, False)):
+                if self._fits(case, values | {name: x}):
                     yield x
                     return
 
