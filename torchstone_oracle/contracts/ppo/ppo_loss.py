@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import core, ppo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
-from ...numbers import Dual, dual, mean, sqrt, stop
+from ...numbers import Dual, dual, stop
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
 from ..shared.common import Matrix, Settings, without
 from .approx_kl import APPROX_KLS
@@ -41,15 +41,6 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) ->
 
 def added(x: Matrix, y: Matrix, weight: Dual) -> Matrix:
     return [[a + weight * b for a, b in zip(*rows, strict=True)] for rows in zip(x, y, strict=True)]
-
-
-def whitened_in_row(inputs: Inputs, b: int, t: int) -> Dual:
-    marks = inputs["mask"][b]
-    row = [policy.advantage(inputs, b, j) for j in range(len(marks))]
-    chosen = [a for a, m in zip(row, marks, strict=True) if m] or row
-    centre = mean(chosen)
-    spread = sqrt(mean([(a - centre) * (a - centre) for a in chosen]))
-    return (row[t] - centre) / (spread + dual("1e-8"))
 
 
 ENTROPIES = [[1.0, 0.5, 1.5], [0.75, 1.25, 0.25]]
@@ -159,29 +150,14 @@ OBJECTIVE = Objective(
             Flag("bug", "The entropy bonus has no effect.", "Exploration dies sooner than configured."),
             {"entropy_weight": lambda c: dual(0)},
         ),
-        "sampled_entropy": Alternative(
-            Flag(
-                "bug",
-                "-log pi of the sampled token stands for the entropy.",
-                "The right value on average, and a gradient that is 0 on average: noise, no bonus.",
-            ),
-            {"entropy": lambda entropy, log_prob: -dual(log_prob)},
-        ),
-        "entropy_detached": Alternative(
-            Flag(
-                "bug",
-                "No gradient flows through the entropies.",
-                "A bonus that changes the number that is logged, and nothing else.",
-            ),
-            {"entropy": lambda entropy, log_prob: stop(entropy)},
-        ),
+        **policy_surrogates.ENTROPY,
         "advantages_whitened_by_row": Alternative(
             Flag(
                 "bug",
                 "The loss whitens the advantages over each row's tokens.",
                 "How good a completion is beside the others is lost; only the differences within it are left.",
             ),
-            {"advantage": whitened_in_row},
+            {"advantage": policy_ratios.whitened_in_row},
         ),
         **APPROX_KLS,
     },

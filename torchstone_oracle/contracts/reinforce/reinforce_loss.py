@@ -26,6 +26,7 @@ from ..shared.common import (
     marks,
 )
 from ..shared.means import ALL_ROWS, EMPTY_ROWS, MEANS, MULTIPLIED, SUMMED, UNMASKED
+from ..shared.policy_surrogates import ENTROPY
 from .reinforce_surrogate import A_3, P_3, P_GAPS, P_RAGGED, SURROGATES, WEIGHED, WRONG_AXIS, A, P, along_columns, at
 
 
@@ -186,16 +187,7 @@ OBJECTIVE = Objective(
             "The policy collapses sooner than its coefficient promises.",
             {"entropy": lambda entropy, log_prob: Dual(0)},
         ),
-        "sampled_entropy": bug(
-            "-log pi of the sampled token stands for the entropy.",
-            "The right value on average, and a gradient that is 0 on average: noise, no bonus.",
-            {"entropy": lambda entropy, log_prob: -dual(log_prob)},
-        ),
-        "entropy_detached": bug(
-            "No gradient flows through the entropies.",
-            "A bonus that changes the number that is logged, and nothing else.",
-            {"entropy": lambda entropy, log_prob: stop(entropy)},
-        ),
+        **ENTROPY,
         "row_sum_everywhere": bug(
             "The loss of the whole sequence [B 1] is broadcast against the mask [B T].",
             "A sequence counts once for each of its tokens: long answers weigh with the square of their length.",

@@ -64,11 +64,22 @@ def whitened_advantage(inputs: Inputs, b: int, t: int) -> Dual:
     all_of_them = [
         policy.advantage(inputs, i, j) for i, marks in enumerate(inputs["mask"]) for j, m in enumerate(marks) if m
     ]
-    if len(all_of_them) < 2:
-        return policy.advantage(inputs, b, t)
-    centre = mean(all_of_them)
-    spread = sqrt(total((a - centre) * (a - centre) for a in all_of_them) / (len(all_of_them) - 1))
-    return (policy.advantage(inputs, b, t) - centre) / (spread + dual("1e-8"))
+    return whitened(policy.advantage(inputs, b, t), all_of_them, 1)
+
+
+def whitened_in_row(inputs: Inputs, b: int, t: int) -> Dual:
+    """Advantages minus the mean of their row's, over its deviation, in the loss once more."""
+    row = [policy.advantage(inputs, b, j) for j, m in enumerate(inputs["mask"][b]) if m]
+    return whitened(policy.advantage(inputs, b, t), row, 0)
+
+
+def whitened(advantage: Dual, among: Sequence[Dual], correction: int) -> Dual:
+    """Less the mean of some, over their deviation by n - ``correction``; as it is where they are too few."""
+    if len(among) <= correction:
+        return advantage
+    centre = mean(among)
+    spread = sqrt(total((a - centre) * (a - centre) for a in among) / (len(among) - correction))
+    return (advantage - centre) / (spread + dual("1e-8"))
 
 
 RATIO = {

@@ -6,7 +6,7 @@ from ... import ppo
 from ...contract import Alternative, Flag
 from ...numbers import Dual, bounded_exp, clip, dual, exp, maximum, minimum, stop
 from . import policy
-from .common import TRL, VERL_0_9_1, Settings
+from .common import TRL, VERL_0_9_1, Settings, bug
 
 
 def bounds(settings: Settings) -> tuple[Dual, Dual]:
@@ -227,6 +227,18 @@ METRIC = Flag(
     (f"{TRL}/pull/3175", f"{TRL}/pull/3145"),
     ("C17",),
 )
+ENTROPY = {
+    "sampled_entropy": bug(
+        "-log pi of the sampled token stands for the entropy.",
+        "The right value on average, and a gradient that is 0 on average: noise, no bonus.",
+        {"entropy": lambda entropy, log_prob: -dual(log_prob)},
+    ),
+    "entropy_detached": bug(
+        "No gradient flows through the entropies.",
+        "A bonus that changes the number that is logged, and nothing else.",
+        {"entropy": lambda entropy, log_prob: stop(entropy)},
+    ),
+}
 LOSS_NEGATED = Alternative(
     Flag(
         "bug",
