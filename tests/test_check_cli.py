@@ -38,6 +38,11 @@ def multiplied(logp, ref_logp, mask):
 def strange(a, b, mask):
     return kl_k3(a, b, mask) * 1.5 + 0.25
 
+def odd_gradient(log_probs, ref_log_probs, mask):
+    right, x = kl_k3(log_probs, ref_log_probs, mask), torch.where(mask, log_probs, 0.0)
+    odd = torch.sin(3 * x)
+    return right.detach() + odd - odd.detach()
+
 def raises(log_probs, ref_log_probs, mask):
     raise RuntimeError("no such kernel")
 
@@ -103,6 +108,13 @@ def test_a_wrong_one_is_named(capsys):
     assert status == 1 and out.startswith("WRONG") and "https://github.com/natolambert/rlhf-book" in out
     assert "bug your numbers equal the alternative reversed_kl in " in out and "Policy and reference are swapped" in out
     assert "Effect: " in out and "--verbose" not in out
+
+
+def test_of_what_has_no_name_it_says_which_part_differs(capsys):
+    status, out, _ = check(capsys, "odd_gradient")
+    assert status == 1 and "the gradient of log_probs alone: the value is right" in out and "names.toml" not in out
+    status, out, _ = check(capsys, "strange", "--names", names('a = "log_probs"\nb = "ref_log_probs"'))
+    assert status == 1 and "what differs" not in out
 
 
 def test_an_edge_is_named_and_fails_only_where_it_must(capsys):
