@@ -36,14 +36,14 @@ import torch
 from recurrence import processor
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchstone.data.tasks import DIGITS, Task, load_task
 from torchstone.train import methods, offline, online
-from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
+from torchstone.train.loading import load_policy
 from torchstone.train.model import small_policy
 from torchstone.train.offline import add_reference, learn_offline
 from torchstone.train.online import learn_online
 from torchstone.train.options import DPOOptions, GRPOOptions
-from torchstone.train.tasks import DIGITS, Task, load_task
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"

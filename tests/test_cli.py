@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from torchstone.cli import main
+from torchstone.evaluate.options import Compare
 from torchstone.recipes import RECIPES
 from torchstone.report import at, interval, read_records
 from torchstone.terminal import read_options, styled, table, unstyled, wrapped
-from torchstone.train.options import Compare, GRPOOptions, PPOOptions, Run
+from torchstone.train.options import GRPOOptions, PPOOptions, Run
 from torchstone.train.run import make_and_save_start
 
 ROOT = Path(__file__).parent.parent
@@ -319,7 +320,7 @@ def test_styles_take_no_room_and_words_stay_whole(monkeypatch):
 
 
 def test_compare_without_out_takes_a_folder_that_is_not_there_yet(tmp_path):
-    from torchstone.train.command import _new_folder
+    from torchstone.evaluate.command import _new_folder
 
     for name in ("compare-sort", "compare-sort-2", "compare-sort-3"):
         assert _new_folder(tmp_path / "compare-sort") == tmp_path / name

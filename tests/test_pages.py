@@ -257,7 +257,7 @@ def test_a_command_on_a_page_parses(command, files, monkeypatch, capsys):
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", then_stop)
     monkeypatch.setattr("torchstone.train.run.train", stop)
-    monkeypatch.setattr("torchstone.train.compare.compare", stop)
+    monkeypatch.setattr("torchstone.evaluate.compare.compare", stop)
     name, words = COMMANDS[command]
     try:
         status = cli.main(words)

@@ -13,15 +13,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.core import sequence_mean, sequence_sum, token_mean
+from torchstone.data.files import read_jsonl
+from torchstone.data.find import find_task
+from torchstone.data.tasks import HELD_OUT, Task, exact_match, load_task, take
 from torchstone.recipes import RECIPES, PolicyRecipe, find
 from torchstone.recipes.published.distill import DISTILL
+from torchstone.rewards.judging import judge
+from torchstone.rewards.loading import load_reward
 from torchstone.terminal import UserError
 from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
 from torchstone.train import online
 from torchstone.train.files import load_config
-from torchstone.train.inputs import find_task, load_policy, load_reward, read_jsonl
 from torchstone.train.learner import Learner
+from torchstone.train.loading import load_policy
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Outputs, Policy, small_policy
@@ -41,7 +46,6 @@ from torchstone.train.options import (
 from torchstone.train.rollout import Reader, Rollout, as_rollout, outputs_of, sample, slices
 from torchstone.train.run import Interrupted, train
 from torchstone.train.start import make_start
-from torchstone.train.tasks import HELD_OUT, Task, exact_match, judge, load_task, take
 
 TINY = {"pretrain_steps": 3, "warmup_steps": 2, "eval_prompts": 16, "device": "cpu"}
 TINY_ROUNDS = {"steps": 4, "prompts": 8, "group_size": 4, "eval_every": 2}

@@ -23,8 +23,8 @@ from torchstone.cli import main
 from torchstone.terminal import UserError
 from torchstone.train import checkpoint, files
 from torchstone.train.files import load_config
-from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
+from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions, PPOOptions
 from torchstone.train.run import Interrupted, train

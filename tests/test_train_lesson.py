@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from torchstone.cli import main
+from torchstone.data.files import read_jsonl
+from torchstone.data.find import find_task
+from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
 from torchstone.train import checks
 from torchstone.train.checks import check_options, check_task
-from torchstone.train.inputs import find_task, read_jsonl
 from torchstone.train.lesson import nothing_learned
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.offline import encode
 from torchstone.train.options import DistillOptions, DPOOptions, GRPOOptions, PPOOptions, ReinforceOptions, defaults
 from torchstone.train.rollout import sample
 from torchstone.train.run import train
-from torchstone.train.tasks import Task
 
 TINY = {
     "pretrain_steps": 3,

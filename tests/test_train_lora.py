@@ -16,8 +16,8 @@ from torchstone.terminal import UserError
 from torchstone.train import checkpoint
 from torchstone.train.checks import check_options
 from torchstone.train.files import load_config
-from torchstone.train.inputs import load_policy
 from torchstone.train.learner import Learner
+from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, PPOOptions
 from torchstone.train.rollout import as_rollout

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.terminal import UserError
-from torchstone.train.inputs import load_policy
+from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions
 from torchstone.train.rollout import as_rollout, sample

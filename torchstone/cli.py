@@ -49,7 +49,7 @@ torchstone COMMAND --help explains the options; torchstone train METHOD --help
 those of a method.
 """
 COMMANDS = {  # the module that has a function of the command's name
-    "compare": "torchstone.train.command",
+    "compare": "torchstone.evaluate.command",
     "train": "torchstone.train.command",
     "recipes": "torchstone.recipes.command",
     "check": "torchstone.conformance.command",

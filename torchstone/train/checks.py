@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
 from torchstone.train import methods, options
 from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.rollout import as_rollout, check_room, sample
-from torchstone.train.tasks import Task
 
 SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from torchstone.data.tasks import PRINTABLE, Task
 from torchstone.train.options import Run
-from torchstone.train.tasks import PRINTABLE, Task
 
 
 def nothing_learned(config: Run, task: Task, records: list[dict[str, Any]]) -> str:

@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.core import kl_k3, token_mean
+from torchstone.data.tasks import Task
 from torchstone.distill import jsd_exact
 from torchstone.ppo import explained_variance
+from torchstone.rewards.judging import judge
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
 from torchstone.train.options import Run
 from torchstone.train.rollout import Rollout, sample, slices
-from torchstone.train.tasks import Task, judge
 
 
 def of_round(method: Method, rewards: Tensor | None, rollout: Rollout, batch: Batch) -> dict[str, float]:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchstone.data.tasks import Example, Task, take
 from torchstone.dpo import dpo_loss, sequence_log_probs
+from torchstone.rewards.judging import judge
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
 from torchstone.train.options import DPOOptions
 from torchstone.train.rollout import as_rollout, check_room, sample, slices
-from torchstone.train.tasks import Example, Task, judge, take
 
 
 def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:

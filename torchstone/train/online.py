@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from torchstone.data.tasks import Task, take
+from torchstone.rewards.judging import judge
 from torchstone.train.learner import Learner
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.metrics import of_round
 from torchstone.train.model import Policy
 from torchstone.train.options import Online
 from torchstone.train.rollout import Reader, cut, outputs_of, sample
-from torchstone.train.tasks import Task, judge, take
 
 
 def learn_online(config: Online, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:

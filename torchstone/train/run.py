@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
+from torchstone.data.files import read_jsonl
+from torchstone.data.find import find_task
+from torchstone.data.tasks import Example, Task
 from torchstone.terminal import UserError
 from torchstone.train import checkpoint
 from torchstone.train.checks import check_lesson, check_options, check_task
 from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
-from torchstone.train.inputs import find_task, load_policy, load_teacher, read_jsonl
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
+from torchstone.train.loading import load_policy, load_teacher
 from torchstone.train.methods import method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
@@ -25,7 +28,6 @@ from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
 from torchstone.train.options import DPOOptions, Online, Run
 from torchstone.train.start import make_start, untrained
-from torchstone.train.tasks import Example, Task
 
 Report = Callable[[dict[str, Any]], bool]
 Prepared = tuple[Learner, Iterator[dict[str, Any]], int]  # rounds: the metrics of each

@@ -7,11 +7,11 @@ import random
 import torch
 
 from torchstone.core import Loss, token_mean
+from torchstone.data.tasks import Task
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import Run
 from torchstone.train.rollout import as_rollout
-from torchstone.train.tasks import Task
 
 Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be written
 

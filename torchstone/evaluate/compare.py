@@ -15,12 +15,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torchstone.data.find import find_task
+from torchstone.evaluate.options import Compare
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
 from torchstone.train.files import absolute
-from torchstone.train.inputs import find_task, load_teacher
+from torchstone.train.loading import load_teacher
 from torchstone.train.options import (
-    Compare,
     DistillOptions,
     DPOOptions,
     Online,

@@ -1,0 +1,1 @@
+"""What is learned from: the built-in tasks, and files of one's own."""

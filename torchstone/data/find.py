@@ -1,0 +1,64 @@
+"""The task that the options of a run name: built in, of reasoning-gym, or a file of the user's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torchstone.data.files import read_jsonl
+from torchstone.data.tasks import Task, load_task, split_examples
+from torchstone.rewards.loading import load_reward
+from torchstone.terminal import UserError, near
+
+
+def find_task(config: Any) -> Task:
+    """The task that the options name."""
+    if config.data:
+        return task_from_file(config.data, config.reward, alone=config.has_teacher)
+    if config.task.startswith("reasoning_gym:"):
+        task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
+    else:
+        task = load_task(config.task, config.split)
+    return replace(task, reward=load_reward(config.reward)) if config.reward else task
+
+
+def task_from_file(data: Path, reward: str | None, alone: bool) -> Task:
+    """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected).
+
+    Args:
+        alone: prompts without either will do.
+    """
+    examples = read_jsonl(data)
+    if "chosen" not in examples[0] and reward is None and not alone:
+        raise UserError(f"{data} has prompts without preferences: judge completions with --reward FILE.py:FUNCTION")
+    if reward and (taken := examples[0].keys() & {"prompts", "completions"}):
+        raise UserError(f"{data}: no column may be called {min(taken)!r}, which a reward function is given anyway")
+    held_out, examples = split_examples(examples)
+    return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
+
+
+def reasoning_gym_task(spec: str) -> Task:
+    """``NAME`` or ``NAME,option=value,...`` of the package reasoning-gym, judged by its own checker."""
+    name, *options = spec.split(",")
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as e:
+        raise UserError(f"--task reasoning_gym:{name} needs the package: pip install reasoning-gym") from e
+    if name not in DATASETS:
+        known = ", ".join(sorted(DATASETS))
+        raise UserError(f"reasoning_gym has no data set {name!r}{near(name, DATASETS)}; it has {known}")
+    try:
+        settings = {k: json.loads(v) for k, v in (option.split("=") for option in options)}
+        dataset = reasoning_gym.create_dataset(name, size=2200, seed=0, **settings)
+        examples = [{"prompt": entry["question"], "answer": entry["answer"], "entry": entry} for entry in dataset]
+    except (ValueError, TypeError, AssertionError) as e:
+        raise UserError(f"--task reasoning_gym:{spec}: {e} (options look like NAME,max_terms=2,max_digits=1)") from e
+
+    def reward(prompts: list[str], completions: list[str], entry: list[dict], **columns: list) -> list[float]:
+        return [float(dataset.score_answer(c.strip(), e)) for c, e in zip(completions, entry, strict=True)]
+
+    held_out, examples = split_examples(examples)
+    return Task(f"reasoning_gym:{spec}", examples, held_out, reward)

@@ -1,0 +1,1 @@
+"""Looking at what was learned: runs side by side, their tables and pictures."""
