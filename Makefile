@@ -1,11 +1,13 @@
-# Each target sets up its own virtual environment first: .venv, and .venv-frameworks with TRL, verl and others for test-frameworks. On Windows: see CONTRIBUTING.md.
+# Each target sets up its own environment first: .venv, .venv-frameworks with TRL, verl and others for test-frameworks,
+# and for site and test-site what site/package.json names (they need Node 20, and test-site Chromium). On Windows: see
+# CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 TESTS ?=# options for pytest, such as -k grpo
 CORPUS ?=# options for tests/corpus/judge.py, such as --only '*grpo*'
 
-.PHONY: demo test test-frameworks engines bench vectors corpus docs mutation clean
+.PHONY: demo test test-frameworks engines bench vectors corpus docs site test-site mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -41,6 +43,16 @@ corpus: .venv/done
 docs: .venv/done
 	$(BIN)/python docs/build.py
 
+site: site/node_modules/done
+	node site/build.mjs build/site
+
+test-site: site
+	node --test site/
+
+site/node_modules/done: site/package-lock.json
+	cd site && npm ci --no-audit --no-fund --ignore-scripts
+	touch $@
+
 .venv/done: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.txt
@@ -53,7 +65,7 @@ docs: .venv/done
 	touch $@
 
 clean:
-	rm -rf .venv .venv-frameworks
+	rm -rf .venv .venv-frameworks site/node_modules build/site
 
 mutation: .venv/done
 	$(BIN)/pip install --quiet mutmut==3.8.1

@@ -1,0 +1,108 @@
+// The explorers' pages: each one file, with its mathematics, style and first picture in it. node site/build.mjs OUT
+
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+const HERE = fileURLToPath(new URL(".", import.meta.url));
+const ROOT = join(HERE, "..");
+const OUT = process.argv[2] ?? join(ROOT, "build/site");
+const ORDER = ["ratio", "kl", "gae", "groups", "reductions", "pairs", "batch"];
+const LIMIT = 80_000; // bytes of a page
+
+// ------------------------------------------------------------------------------------------------------- lines of code
+
+const shown = new Set(); // the files that a page points into
+
+/** import x from "code:FILE?TEXT": the line of that file which holds the text. It must be one line, or the build fails. */
+const lines_of_code = {
+  name: "lines of code",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^code:/ }, ({ path }) => ({ path: path.slice(5), namespace: "code" }));
+    onLoad({ filter: /.*/, namespace: "code" }, ({ path }) => {
+      const [file, text] = [path.slice(0, path.indexOf("?")), path.slice(path.indexOf("?") + 1)];
+      const lines = readFileSync(join(ROOT, file), "utf8").split("\n");
+      const found = lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
+      if (found.length !== 1) return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
+      shown.add(file);
+      const [at] = found;
+      const data = { file, line: at + 1, text: lines[at].trim(), href: `../code/${file}.html#L${at + 1}` };
+      return { contents: `export default ${JSON.stringify(data)}`, loader: "js" };
+    });
+  },
+};
+
+async function bundle(contents, format) {
+  const { outputFiles } = await build({
+    stdin: { contents, resolveDir: HERE }, bundle: true, write: false, format, charset: "utf8", target: "es2022",
+    minifyWhitespace: true, minifySyntax: true, plugins: [lines_of_code], logLevel: "warning", legalComments: "none",
+  });
+  return outputFiles[0].text;
+}
+
+// --------------------------------------------------------------------------------------------------------------- pages
+
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const css = readFileSync(join(HERE, "explorers/kit.css"), "utf8").replace(/\n\s*/g, "\n");
+
+const page = (title, about, nav, body, script = "") => `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${title} · Torchstone</title><meta name="description" content="${about}">
+<link rel="icon" href="data:,"><style>${css}</style></head>
+<body><header class="top">${nav}</header><div class="page"><h1>${title}</h1><p class="lede">${about}</p>
+${body}</div>${script && `<script>${script.replaceAll("</script", "<\\/script")}</script>`}</body></html>
+`;
+
+function write(path, text) {
+  mkdirSync(dirname(join(OUT, path)), { recursive: true });
+  writeFileSync(join(OUT, path), text);
+  return text.length;
+}
+
+const present = new Set(readdirSync(join(HERE, "explorers")));
+const names = ORDER.filter((name) => present.has(`${name}.mjs`));
+const explorers = [];
+for (const name of names) {
+  const drawn = await bundle(`export { default } from "./explorers/${name}.mjs"`, "esm");
+  const { default: explorer } = await import(`data:text/javascript;base64,${Buffer.from(drawn).toString("base64")}`);
+  explorers.push(explorer);
+}
+const links = (current) => [
+  `<a class="home" href="index.html">Torchstone explorers</a>`,
+  ...explorers.map(({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`),
+].join("");
+const first = (explorer) => Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
+const NOSCRIPT = "<noscript><p>This page moves by a script, and scripts are off here. What follows is its first picture, as it stands when the page opens.</p></noscript>";
+
+for (const explorer of explorers) {
+  const { name, title, lede } = explorer;
+  const script = await bundle(
+    `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`, "iife");
+  const body = `${NOSCRIPT}<main>${explorer.render(first(explorer), { width: 1080 })}</main>`;
+  const text = page(title, lede, links(name), body, script);
+  const size = Buffer.byteLength(text);
+  write(`explorers/${name}.html`, text);
+  console.log(`explorers/${name}.html ${(size / 1000).toFixed(1)} kB`);
+  if (size > LIMIT) throw new Error(`explorers/${name}.html: expected at most ${LIMIT} bytes, got ${size}`);
+}
+
+/** The picture of a page, for its card: shown, not moved. */
+const still = (explorer) => {
+  const svg = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(explorer.render(first(explorer), { width: 640 }));
+  return (svg?.[0] ?? "").replaceAll(/ (tabindex|role|aria-[a-z]+|data-[a-z]+)="[^"]*"/g, "").replace("<svg", '<svg aria-hidden="true"');
+};
+const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${still(explorer)}</a></li>`);
+write("explorers/index.html", page("Explorers", "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
+  links(""), `<main><ul class="cards">${cards.join("")}</ul></main>`));
+
+// The files that the pages point into, with a number and an anchor for each line.
+for (const file of shown) {
+  const rows = readFileSync(join(ROOT, file), "utf8").trimEnd().split("\n");
+  const up = relative(dirname(`code/${file}`), ".");
+  const body = `<main><pre class="file">${rows.map((row, i) => `<span id="L${i + 1}"><a href="#L${i + 1}">${i + 1}</a>${escaped(row)}</span>`).join("\n")}</pre></main>`;
+  write(`code/${file}.html`, page(file, "The file as it is in the library.", `<a class="home" href="${up}/explorers/index.html">Torchstone explorers</a>`, body)
+    .replace("</style>", `.file { font: 13px/1.5 var(--mono); background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px; overflow-x: auto; }
+.file span { display: block; } .file a { display: inline-block; width: 3.5em; padding-right: 1em; text-align: right; color: var(--muted); text-decoration: none; user-select: none; }
+.file span:target { background: color-mix(in srgb, var(--gold) 22%, var(--card)); scroll-margin-top: 40vh; }</style>`));
+}
