@@ -19,6 +19,8 @@ usage: torchstone COMMAND [options]
                    the same task (about 3 minutes)
   train METHOD     one run of reinforce, ppo, grpo, dpo or distill, of the small
                    model or of a Hugging Face model
+  trace METHOD     one update by hand: every number from the tokens to the
+                   changed probabilities
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -51,6 +53,7 @@ those of a method.
 COMMANDS = {  # the module that has a function of the command's name
     "compare": "torchstone.evaluate.command",
     "train": "torchstone.train.command",
+    "trace": "torchstone.trace.command",
     "recipes": "torchstone.recipes.command",
     "check": "torchstone.conformance.command",
     "identify": "torchstone.conformance.command",
