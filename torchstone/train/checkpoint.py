@@ -19,7 +19,9 @@ from torchstone.train.files import absolute, replacing, say, sync
 from torchstone.train.learner import Learner
 from torchstone.train.options import RESUMABLE, Run
 
-Notes = dict[str, Any]  # step, best (the best held-out reward so far), options, files (a hash of data and reward)
+Notes = dict[
+    str, Any
+]  # step, best (the best held-out reward so far), tokens (sampled so far), options, files (a hash of data and reward)
 
 
 def files(folder: Path) -> list[Path]:
@@ -81,7 +83,7 @@ def notes_of(config: Run) -> Notes:
     }
     hashes = {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in inputs.items() if file}
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
-    return {"step": 0, "best": None, "options": {"method": config.method, **options}, "files": hashes}
+    return {"step": 0, "best": None, "tokens": 0, "options": {"method": config.method, **options}, "files": hashes}
 
 
 def check_same_run(folder: Path, then: Notes, now: Notes) -> None:

@@ -41,6 +41,9 @@ def check_options(config: options.Run) -> None:
         raise UserError(
             f"--model {config.model} is adapters: with --lora, give a whole model, as model/ beside them is"
         )
+    if lacking := [name for name in config.log if find_spec(name) is None]:
+        packages = 'pip install ".[log]" in a checkout of Torchstone'
+        raise UserError(f"--log {' '.join(lacking)} needs a package that is not installed: {packages}")
     if not (config.data or config.task):
         raise UserError("with --model, what to learn is --data FILE or --task NAME")
     for name, (idle, why) in idle_options(config).items():

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import UserError, near, read_options, wrapped
+from torchstone.terminal import UserError, columns, dim, near, read_options, wrapped
 
 HELP = """\
 usage: torchstone train METHOD [options]
@@ -44,9 +44,8 @@ def train(arguments: list[str]) -> int:
 
 
 def _train(config: Any, resume: bool) -> int:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from torchstone import report
+    from torchstone.progress import Bar
     from torchstone.train.files import named
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
@@ -55,17 +54,12 @@ def _train(config: Any, resume: bool) -> int:
     if not config.model and not resume:
         print("first the small start model: pre-training and warm-up, up to a minute")
         print("(with --model FOLDER there is none)")
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), transient=True) as progress:
-        bar = progress.add_task("the start model" if not config.model else "loading", total=None, note="")
+    with Bar("the start model" if not config.model else "loading") as bar:
 
         def show(record: dict[str, Any]) -> bool:
-            names = ("reward", "rewards/accuracies", "entropy", "kl")
-            note = "  ".join(f"{name} {record[name]:.3f}" for name in names if name in record)
-            progress.update(bar, description=config.label, total=record["steps"], completed=record["step"], note=note)
-            told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher"}
-            if held_out := [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]:
-                print(f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s")
+            bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
+            for sample in record["held_out"] if bar.on_terminal else []:
+                bar.say(shown(sample))
             return stop.is_set()
 
         try:
@@ -78,6 +72,30 @@ def _train(config: Any, resume: bool) -> int:
         report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}")
     return 0
+
+
+def noted(record: dict[str, Any]) -> str:
+    """What stands beside the bar, or in a line now and then."""
+    names = ("reward", "rewards/accuracies", "entropy", "kl")
+    notes = [f"{name.rpartition('/')[2]} {record[name]:.3f}" for name in names if name in record][:2]
+    if record.get("tokens") and record["seconds"]:
+        notes.append(f"{record['tokens'] / record['seconds']:,.0f} tok/s")
+    return "  ".join(notes)
+
+
+def evaluated(record: dict[str, Any]) -> str:
+    """The line of an evaluation; nothing if there was none."""
+    told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher"}
+    held_out = [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]
+    return f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s" if held_out else ""
+
+
+def shown(sample: dict[str, Any]) -> str:
+    """A held-out prompt, what was sampled after it, and its reward, in grey; long texts are cut at the line's end."""
+    texts, width = {"asked": sample["prompt"], "wrote": sample["completion"]}, columns() - 32
+    lines = [f"{name} {repr(text)[:width]}{'…' * (len(repr(text)) > width)}" for name, text in texts.items()]
+    lines[-1] += f"  reward {sample['reward']:.3g}" if "reward" in sample else ""
+    return "\n".join(dim(f"             {line}") for line in lines)
 
 
 def resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:

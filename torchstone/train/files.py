@@ -68,6 +68,7 @@ def load_config(folder: Path, given: Sequence[str] = ()) -> Run:
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         kind, default = METHODS[method], METHODS[method]()
+        values |= {name: tuple(value) for name, value in values.items() if is_tuple(default, name, value)}
         changed = {name: value for name, value in values.items() if getattr(default, name, ...) != value}
         read = replace(read_options(f"train {method}", kind, default, list(as_words(changed))), out=folder)
     except (ValueError, TypeError, UserError) as e:
@@ -80,11 +81,19 @@ def load_config(folder: Path, given: Sequence[str] = ()) -> Run:
     return config
 
 
+def is_tuple(default: Run, name: str, value: Any) -> bool:
+    """Whether the option has several values, which JSON calls a list."""
+    return isinstance(getattr(default, name, None), tuple) and isinstance(value, list)
+
+
 def as_words(options: dict[str, Any]) -> Iterator[str]:
     """Options as they are typed."""
     for name, value in options.items():
         option = name.replace("_", "-")
-        yield f"--no-{option}" if value is False else f"--{option}" + ("" if value is True else f"={value}")
+        if isinstance(value, tuple):
+            yield from [f"--{option}", *map(str, value)] if value else []
+        else:
+            yield f"--no-{option}" if value is False else f"--{option}" + ("" if value is True else f"={value}")
 
 
 def absolute(name: str, value: Any) -> Any:

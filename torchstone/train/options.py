@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # it imports torch, which reading the options does not need
 MethodName = Literal["reinforce", "ppo", "grpo", "dpo", "distill"]
 Signal = Literal["teacher-advantage", "k2", "k3", "jsd", "jsd-top-k"]  # what the teacher says of a token
 Schedule = Literal["up-down", "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 DType = Literal["float32", "bfloat16", "pure-bfloat16"]
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]  # from a loss a token to a scalar
 
@@ -40,6 +41,9 @@ class Run:
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
     keep: int = 1  # Newest checkpoints that stay; with 2 or more also best/, the model with the best held-out reward
+    log: tuple[
+        Tracker, ...
+    ] = ()  # Metrics to these too, by their own packages (extra log); metrics.jsonl has them always
     split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
@@ -216,7 +220,7 @@ METHODS: dict[str, type[Run]] = {
     "recipe": RecipeOptions,
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
-RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every", "keep")
+RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every", "keep", "log")
 
 
 def file_name(label: str) -> str:

@@ -15,6 +15,7 @@ from torchstone.data.files import read_jsonl
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
 from torchstone.terminal import UserError
+from torchstone.trackers import tracked
 from torchstone.train import checkpoint
 from torchstone.train.checks import check_lesson, check_options, check_task
 from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
@@ -41,13 +42,14 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
     """Run one method; write metrics.jsonl, completions.jsonl, checkpoints and model/; give back their folder.
 
     Args:
-        report: called with each record of metrics.jsonl, and ``steps``, the number of rounds. True asks to stop.
+        report: called with each record of metrics.jsonl; ``steps``, the number of rounds; and ``held_out``, at an
+            evaluation one sample in a list. True asks to stop.
         resume: go on from the checkpoint in ``config.out``; the result is that of an unbroken run.
     """
     check_options(config)
     task = find_task(config)
-    with claimed(config.folder, resume):
-        return _train(config, task, report, resume)
+    with claimed(config.folder, resume), tracked(config, report) as told:
+        return _train(config, task, told, resume)
 
 
 def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
@@ -144,15 +146,18 @@ class Journal:
         """Add a line to metrics.jsonl; where it is time, evaluate and save. Raises Interrupted if asked to stop."""
         config, step, folder = self.config, self.learner.step, self.config.folder
         evaluated = step % (config.eval_every or max(1, self.steps // 10)) == 0 or step == self.steps
-        if evaluated:
-            metrics |= self.evaluate()
+        samples = self.evaluate() if evaluated else []
+        metrics |= of_samples(samples)
+        if isinstance(config, Online) and step:
+            self.notes["tokens"] += round(metrics["completions/mean_length"] * config.prompts * config.group_size)
+            metrics["tokens"] = self.notes["tokens"]
         if isinstance(config, DPOOptions):
             metrics["samples"] = config.samples if self.task.reward else 0
         metrics["seconds"] = round(time.perf_counter() - self.started, 2)
         append(folder / "metrics.jsonl", [metrics])
         if step == 1:
             say(nothing_learned(config, self.task, [metrics]))
-        stop = self.report({**metrics, "steps": self.steps}) and step < self.steps
+        stop = self.report({**metrics, "steps": self.steps, "held_out": samples[:1]}) and step < self.steps
         if evaluated or stop:
             self.notes |= {"step": step}
             self.save_best(metrics.get("eval_reward"))
@@ -167,12 +172,12 @@ class Journal:
             self.notes |= {"best": reward}
             save_model(self.learner.policy, self.config.folder / "best")
 
-    def evaluate(self) -> dict[str, float]:
-        """The metrics of held-out prompts; eight of the samples go to completions.jsonl."""
+    def evaluate(self) -> list[dict[str, Any]]:
+        """Samples of held-out prompts, judged; eight of them go to completions.jsonl."""
         samples = held_out(self.config, self.task, self.learner.policy, self.teacher)
         texts = [{"step": self.learner.step, **one} for one in samples[:8]]
         append(self.config.folder / "completions.jsonl", texts)
-        return of_samples(samples)
+        return samples
 
 
 def usable_device(name: str) -> str:
