@@ -16,7 +16,15 @@ from torchstone.terminal import table, wrapped
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 T95 = [math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23]
 COLOURS = {"reinforce": REINFORCE, "ppo": PPO, "grpo": GRPO, "dpo": DPO, "distill": DISTILL}
-NAMES = {"reinforce": "REINFORCE", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO", "distill": "Distillation"}
+NAMES = {
+    "sft": "SFT",
+    "reward": "Reward model",
+    "reinforce": "REINFORCE",
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "dpo": "DPO",
+    "distill": "Distillation",
+}
 PANELS = {  # what a comparison of recipes shows: metric -> title, factor, its name in the table
     "eval_reward": ("held-out reward, %", 100, "reward, %"),
     "entropy": ("entropy, nats per token", 1, "entropy"),
@@ -218,8 +226,17 @@ def plot_run(folder: Path, title: str) -> Path:
         other, kls = "teacher", {"eval_kl": "held out", "kl": "sampled"}
     panels = [
         ("reward", {"eval_reward": "held out", "reward": "sampled"}),
-        ("pairs ranked right, share", {"rewards/accuracies": ""}),
-        ("implicit reward", {"rewards/margins": "margin", "rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+        ("loss, nats per token", {"eval_loss": "held out", "loss": "seen"}),
+        ("pairs ranked right, share", {"eval_accuracy": "held out", "accuracy": "seen", "rewards/accuracies": ""}),
+        (
+            "reward of a pair",
+            {
+                "rewards/margins": "margin",
+                "margin": "margin",
+                "rewards/chosen": "chosen",
+                "rewards/rejected": "rejected",
+            },
+        ),
         ("entropy, nats per token", {"entropy": ""}),
         (f"KL to the {other}, nats per token", kls),
         ("clipped, share", {"clip_ratio/low_mean": "low", "clip_ratio/high_mean": "high"}),

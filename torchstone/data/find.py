@@ -16,7 +16,7 @@ from torchstone.terminal import UserError, near
 def find_task(config: Any) -> Task:
     """The task that the options name."""
     if config.data:
-        return task_from_file(config.data, config.reward, alone=config.has_teacher)
+        return task_from_file(config.data, config.reward, alone=config.has_teacher or config.method == "sft")
     if config.task.startswith("reasoning_gym:"):
         task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
     else:

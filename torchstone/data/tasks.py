@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -120,7 +120,7 @@ BUILT_IN: dict[str, tuple[Callable[[], list[Example]], RawLines, tuple[int, int]
 # ------------------------------------------------------------------------------------------------- using a task
 
 
-def take(examples: list[Example], n: int, step: int, seed: int) -> list[Example]:
+def take(examples: Sequence[Example], n: int, step: int, seed: int) -> list[Example]:
     """The n examples of a step: all in shuffled order, then all in another; a function of its arguments only."""
     size = len(examples)
     return [examples[_order(size, seed, i // size)[i % size]] for i in range(step * n, (step + 1) * n)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.rollout import as_rollout, check_room, sample
+from torchstone.train.supervised import completion_of
 
 SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
 
@@ -63,6 +65,8 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     """Options that would change nothing beside others: whether it is so, and why."""
     small = (config.model, "it is for the small model, and --model takes its place")
     idle: dict[str, tuple[Any, str]] = dict.fromkeys(["pretrain_steps", "warmup_steps", "demonstrations"], small)
+    if isinstance(config, options.SFTOptions):
+        idle["demonstrations"] = (config.data, "all of --data is imitated")
     idle["split"] = (config.data or ":" in config.task, "it is for the built-in tasks")
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
@@ -80,12 +84,21 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
 
 def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     """What each number must be, in words and as a test."""
-    counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k"], 1)
+    counts = dict.fromkeys(
+        ["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k", "batch_size"], 1
+    )
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
-    counts |= {"eval_every": 0, "demonstrations": 0, "keep": 1, "lora": 0, "lr_warmup": 0}
+    counts |= {
+        "eval_every": 0,
+        "demonstrations": 0,
+        "center_rewards_coefficient": 0,
+        "keep": 1,
+        "lora": 0,
+        "lr_warmup": 0,
+    }
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
-    if isinstance(config, options.GRPOOptions | options.DPOOptions) or (
+    if isinstance(config, options.GRPOOptions | options.Pairs) or (
         isinstance(config, options.ReinforceOptions) and config.baseline == "leave-one-out"
     ):
         counts["group_size"] = 2  # a lone completion has nothing to be compared with
@@ -131,18 +144,23 @@ def check_recipe(config: options.RecipeOptions) -> None:
 
 def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy | None = None) -> None:
     """Data that the method cannot learn from, and texts that the model (or its teacher) cannot read: a UserError."""
-    if task.reward is None and not (isinstance(config, options.DPOOptions) or config.has_teacher):
-        raise UserError(f"{task.name} has preference pairs, not prompts to be judged: use dpo, or give --reward")
+    if task.reward is None and not (isinstance(config, options.Pairs | options.SFTOptions) or config.has_teacher):
+        raise UserError(
+            f"{task.name} has preference pairs, not prompts to be judged: use dpo or reward, or give --reward"
+        )
     if teacher is not None:
         check_teacher(config, task, policy, teacher)
-    pairs = isinstance(config, options.DPOOptions) and check_pairs(config, task)
-    sides = ("chosen", "rejected") if pairs else ()
-    size = lambda example: sum(len(example[side]) for side in ("prompt", *sides))  # noqa: E731
+    pairs = isinstance(config, options.Pairs) and check_pairs(config, task)
+    sides: list[Callable[[Any], str]] = [itemgetter("chosen"), itemgetter("rejected")] if pairs else []
+    if isinstance(config, options.SFTOptions):
+        check_demonstrations(task)
+        sides = [completion_of]
+    size = lambda example: len(example["prompt"]) + sum(len(side(example)) for side in sides)  # noqa: E731
     examples = task.examples + task.held_out  # the longest and the shortest; the others when they are needed
     few = heapq.nlargest(256, examples, size) + heapq.nsmallest(16, examples, size)
     prompts = policy.encode_prompts([example["prompt"] for example in few], config.system)
     rooms = [[config.max_new_tokens] * len(few)]
-    rooms += [[len(ids) for ids in policy.encode_completions([pair[side] for pair in few])] for side in sides]
+    rooms += [[len(ids) for ids in policy.encode_completions([side(one) for one in few])] for side in sides]
     for whose, reader in {"a": policy, "the teacher's": teacher}.items():
         if reader:
             check_room(reader, prompts, [max(each) for each in zip(*rooms, strict=True)], whose)
@@ -153,10 +171,18 @@ def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy 
             raise UserError(f"--model {config.model} cannot be sampled here: {e}") from e
 
 
-def check_pairs(config: options.DPOOptions, task: Task) -> bool:
+def check_demonstrations(task: Task) -> None:
+    """Prompts without completions: a UserError. Pairs are said: it is the chosen ones that are imitated."""
+    if not any(completion_of(example) for example in task.examples[:1000]):
+        raise UserError(f"{task.name} has no completions to imitate: give each prompt a 'completion' (or an 'answer')")
+    if not {"completion", "answer"} & task.examples[0].keys():
+        say(f"{task.name} has preference pairs: the chosen completions are imitated")
+
+
+def check_pairs(config: options.Pairs, task: Task) -> bool:
     """Whether the pairs are given. Raises UserError: options that then change nothing, pairs that teach nothing."""
     if task.reward and "chosen" in task.examples[0]:
-        raise UserError(f"{task.name} has preference pairs: leave --reward out, for dpo judges only what it samples")
+        raise UserError(f"{task.name} has preference pairs: leave --reward out: only what is sampled is judged")
     for name in ("samples", "group_size") if not task.reward else ():
         if is_given(config, name):
             raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")

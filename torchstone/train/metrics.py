@@ -15,8 +15,10 @@ from torchstone.ppo import explained_variance
 from torchstone.rewards.judging import judge
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
-from torchstone.train.options import Run
+from torchstone.train.options import RewardOptions, Run
+from torchstone.train.reward_model import judge_pairs
 from torchstone.train.rollout import Rollout, sample, slices
+from torchstone.train.supervised import held_out_losses
 
 
 def of_round(method: Method, rewards: Tensor | None, rollout: Rollout, batch: Batch) -> dict[str, float]:
@@ -50,6 +52,8 @@ def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = N
     With a teacher, ``kl``: KL(policy || teacher) of the next token, in nats, added up over the completion's tokens.
     """
     torch.manual_seed(config.seed)
+    if isinstance(config, RewardOptions):
+        return judge_pairs(config, policy, task.held_out[: config.eval_prompts])
     samples: list[dict[str, Any]] = []
     for piece in slices(0, min(config.eval_prompts, len(task.held_out)), config.micro_batch):
         examples = task.held_out[piece]
@@ -60,6 +64,9 @@ def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = N
         if task.reward:
             rewards = judge(task, examples, rollout.completions)
             found = [one | {"reward": reward} for one, reward in zip(found, rewards, strict=True)]
+        if config.method == "sft":
+            losses = held_out_losses(config, policy, examples)
+            found = [one | {"loss": loss, "of": n} for one, (loss, n) in zip(found, losses, strict=True)]
         if teacher is not None:
             kls = next_token_kl(policy, teacher, rollout, config.temperature)
             found = [one | {"kl": kl} for one, kl in zip(found, kls.tolist(), strict=True)]
@@ -84,6 +91,14 @@ def of_samples(samples: list[dict[str, Any]]) -> dict[str, float]:
         "eval_reward": [one["reward"] for one in judged],
     }
     means = {name: sum(values) / len(values) for name, values in columns.items() if values}
+    if samples and "rewards/chosen" in samples[0]:
+        margins = [one["rewards/chosen"] - one["rewards/rejected"] for one in samples]
+        means |= {
+            "eval_accuracy": sum(m > 0 for m in margins) / len(margins),
+            "eval_margin": sum(margins) / len(margins),
+        }
+    if samples and "loss" in samples[0]:
+        means["eval_loss"] = sum(one["loss"] for one in samples) / sum(one["of"] for one in samples)
     if samples and "kl" in samples[0]:
         means["eval_kl"] = sum(one["kl"] for one in samples) / sum(one["tokens"] for one in samples)
     return means

@@ -65,24 +65,26 @@ class Policy(nn.Module):
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
         self.compute: torch.dtype | None = None  # what the model computes in, beside weights of another dtype
-        listed = getattr(model.generation_config, "eos_token_id", None)
+        generation = getattr(model, "generation_config", None)  # a reward model has none
+        listed = getattr(generation or model.config, "eos_token_id", None)
         self.eos_ids: list[int] = [listed] if isinstance(listed, int) else list(listed or [])
         self.end_id = _end_of_turn(tokenizer, self.eos_ids)
         self.eos_ids += [i for i in (self.end_id,) if i not in self.eos_ids]
         self.adapters: Literal["none", "on", "off"] = "none"
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
-        model.generation_config = type(model.generation_config)()  # or its top_k, penalties, ... would be sampled with
+        if generation:  # or its top_k, penalties, ... would be sampled with
+            model.generation_config = type(generation)()
 
     def add_critic(self) -> None:
         """Its first guess is 0 everywhere."""
         self.value_head = nn.Linear(self.model.config.hidden_size, 1).to(self.device)
         self.value_head.load_state_dict({name: 0 * p for name, p in self.value_head.state_dict().items()})
 
-    def add_lora(self, rank: int, base: str) -> None:
+    def add_lora(self, rank: int, base: str, task: str = "CAUSAL_LM") -> None:
         """Adapters of this rank on every linear layer but the last, 0 at first; the weights of ``base`` are frozen."""
         from peft import LoraConfig, get_peft_model
 
-        kind = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        kind = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
         self.model, self.adapters = get_peft_model(self.model, kind).eval(), "on"
         self.model.peft_config["default"].base_model_name_or_path = base
 

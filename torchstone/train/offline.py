@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.rewards.judging import judge
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
-from torchstone.train.options import DPOOptions
-from torchstone.train.rollout import as_rollout, check_room, sample, slices
+from torchstone.train.options import DPOOptions, Pairs, Run
+from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices
 
 
 def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
@@ -41,7 +41,7 @@ def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, st
         yield learner.end_round()
 
 
-def encode(config: DPOOptions, policy: Policy, pairs: list[Example]) -> list[Example]:
+def encode(config: Run, policy: Policy, pairs: Sequence[Example]) -> list[Example]:
     """The pairs, their three texts as token ids; those of the completions have the end token."""
     prompts = policy.encode_prompts([pair["prompt"] for pair in pairs], config.system)
     chosen, rejected = (policy.encode_completions([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
@@ -52,11 +52,16 @@ def encode(config: DPOOptions, policy: Policy, pairs: list[Example]) -> list[Exa
 
 def pair_log_probs(config: DPOOptions, policy: Policy, pairs: list[Example]) -> tuple[Tensor, Tensor]:
     """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions of encoded pairs."""
-    prompts = [pair["prompt"] for pair in pairs for _ in range(2)]  # side by side, so that it is read once
-    batch = as_rollout(policy, prompts, [pair[side] for pair in pairs for side in ("chosen", "rejected")])  # [2N S]
+    batch = side_by_side(policy, pairs)
     log_probs = policy(*batch.inputs, config.temperature).log_probs  # [2N T]
     chosen, rejected = sequence_log_probs(log_probs, batch.mask, average=False).view(-1, 2).unbind(1)
     return chosen, rejected
+
+
+def side_by_side(policy: Policy, pairs: Sequence[Example]) -> Rollout:
+    """The completions of encoded pairs, chosen above rejected: 2N rows; their prompt is then read once."""
+    prompts = [pair["prompt"] for pair in pairs for _ in range(2)]
+    return as_rollout(policy, prompts, [pair[side] for pair in pairs for side in ("chosen", "rejected")])
 
 
 @torch.no_grad()
@@ -70,7 +75,7 @@ def add_reference(config: DPOOptions, start: Policy, pairs: list[Example]) -> li
     return out
 
 
-def sample_pairs(config: DPOOptions, task: Task, start: Policy) -> list[Example]:
+def sample_pairs(config: Pairs, task: Task, start: Policy) -> list[Example]:
     """Sample G completions of each prompt, have them judged by the task's function, and pair them."""
     G, pairs = config.group_size, []
     examples = take(task.examples, max(1, config.samples // G), 0, config.seed)

@@ -49,7 +49,7 @@ class Run:
     dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
     pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
     warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7, add 20
-    demonstrations: int = 100  # Small model: prompts with answers that are imitated before RL starts
+    demonstrations: int | None = 100  # Small model: prompts with answers that are imitated before RL starts
 
     @property
     def method(self) -> str:
@@ -71,6 +71,17 @@ class Run:
         """Where the run writes."""
         name = self.data.stem if self.data else self.task.replace(":", "-").replace(",", "-")
         return self.out or Path("runs") / f"{file_name(self.label)}-{name}-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTOptions(Run):
+    """SFT: imitate demonstrations, each a prompt and the completion that it should get."""
+
+    lr: float = 1e-3  # Learning rate of Adam: reached after a tenth of the run, then falling to 0
+    batch_size: int = 64  # Demonstrations in one optimizer step
+    epochs: int = 5  # Passes over the demonstrations
+    demonstrations: int | None = 100  # Of the task's examples, at random; none for all of them; --data: all of the file
+    warmup_steps: int | None = 0  # Small model: supervised steps before the run, on the same demonstrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,16 +182,30 @@ class RecipeOptions(Online):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOOptions(Run):
-    """DPO: from pairs of a better and a worse completion; no sampling while it trains."""
+class Pairs(Run):
+    """Methods that learn from pairs of a better and a worse completion; no sampling while they train."""
 
     lr: float = 3e-4  # Learning rate of Adam: reached after a tenth of the run, then falling to 0
     samples: int = 32_768  # Completions of the start model that are ranked and paired; none if --data has pairs
     group_size: int = 8  # G, completions of each prompt, for the pairs
     pairs: int = 128  # Pairs in one optimizer step
     epochs: int = 2  # Passes over the pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOOptions(Pairs):
+    """DPO: from pairs of a better and a worse completion; no sampling while it trains."""
+
     beta: float = 2.0  # Pull to the start model: reward per nat
     label_smoothing: float = 0.0  # Share of preferences taken to be wrong (cDPO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(Pairs):
+    """A reward model, from pairs of a better and a worse completion: a head on the model, for ppo --reward-model."""
+
+    samples: int = 8192  # Completions of the start model that are ranked and paired; none if --data has pairs
+    center_rewards_coefficient: float = 0.0  # How strongly the rewards of a pair are held around 0; TRL: 0.01 at times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +241,8 @@ METHODS: dict[str, type[Run]] = {
     "ppo": PPOOptions,
     "grpo": GRPOOptions,
     "dpo": DPOOptions,
+    "sft": SFTOptions,
+    "reward": RewardOptions,
     "distill": DistillOptions,
     "recipe": RecipeOptions,
 }
@@ -233,6 +260,8 @@ def defaults(method: str, large: bool) -> Run:
     if not large:
         return METHODS[method]()
     rounds = {"steps": 50, "prompts": 4, "group_size": 8, "minibatches": 1}
-    if method == "dpo":
+    if method in ("dpo", "reward"):
         rounds = {"samples": 256, "pairs": 8, "epochs": 1}
+    if method == "sft":
+        rounds = {"batch_size": 8, "epochs": 1, "demonstrations": 256}
     return METHODS[method](task="", lr=1e-5, max_new_tokens=64, micro_batch=8, eval_prompts=32, eval_every=10, **rounds)  # type: ignore[arg-type]

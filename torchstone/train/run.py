@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
-from torchstone.train.options import DPOOptions, Online, Run
-from torchstone.train.start import make_start, untrained
+from torchstone.train.options import DPOOptions, Online, Pairs, RewardOptions, Run, SFTOptions
+from torchstone.train.reward_model import learn_reward, reward_model_of
+from torchstone.train.start import demonstrations, make_start, untrained
+from torchstone.train.supervised import learn_sft
 
 Report = Callable[[dict[str, Any]], bool]
 Prepared = tuple[Learner, Iterator[dict[str, Any]], int]  # rounds: the metrics of each
@@ -65,6 +67,9 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
 
     started = time.perf_counter()
     learner, rounds, steps = prepare(config, task, policy, teacher, resume)
+    if isinstance(config, RewardOptions):
+        task = replace(task, held_out=held_out_pairs(config, task, policy, resume))
+    policy = learner.policy
     checkpoint.check_disk(folder, learner, config.keep)
     notes = checkpoint.read(folder, learner, notes) if resume else notes
     if learner.step > steps:
@@ -94,7 +99,7 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
         check_lesson(config, task, policy, teacher)
     if not source:
         save_model(policy, start)
-    if config.lora:
+    if config.lora and not isinstance(config, RewardOptions):
         torch.manual_seed(config.seed)
         policy.add_lora(config.lora, absolute("model", config.model or str(start)))
     return policy
@@ -102,11 +107,21 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
 
 def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool) -> Prepared:
     """The learner, its rounds, and how many they are."""
-    if isinstance(config, DPOOptions):
-        pairs = make_pairs(config, task, policy, resume)
+    if isinstance(config, Pairs):
+        pairs = make_pairs(config, task, policy, config.folder / "pairs.jsonl", resume)
         steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
+        if isinstance(config, RewardOptions):
+            model = reward_model_of(config, policy)
+            learner = Learner(model, config.weight_decay, config.schedule, config.lr_warmup)
+            return learner, learn_reward(config, pairs, learner, steps), steps
+        assert isinstance(config, DPOOptions)
         learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
         return learner, learn_offline(config, pairs, learner, steps), steps
+    if isinstance(config, SFTOptions):
+        examples = task.examples if config.data else demonstrations(config, task)
+        steps = config.epochs * len(examples) // min(config.batch_size, len(examples))
+        learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
+        return learner, learn_sft(config, examples, learner, steps), steps
     assert isinstance(config, Online)
     needs = method_of(config).needs
     reference = policy.frozen() if "ref_log_probs" in needs else teacher
@@ -116,17 +131,28 @@ def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, res
     return learner, learn_online(config, task, learner, reference), config.steps
 
 
-def make_pairs(config: DPOOptions, task: Task, start: Policy, resume: bool) -> list[Example]:
+def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: bool) -> list[Example]:
     """The pairs given with ``--data``, or sampled and ranked; kept in a file, to look at and for resuming."""
-    file = config.folder / "pairs.jsonl"
     if not (resume and file.exists()):
         pairs = sample_pairs(config, task, start) if task.reward else task.examples
         if not pairs:
             raise UserError("no pairs: the completions of each prompt all earn the same reward; try more --samples")
-        save(file, "".join(json.dumps(pair) + "\n" for pair in add_reference(config, start, pairs)))
-    if not {"ref_chosen", "ref_rejected"} <= (made := read_jsonl(file))[0].keys():
+        if isinstance(config, DPOOptions):
+            pairs = add_reference(config, start, pairs)
+        save(file, "".join(json.dumps(pair) + "\n" for pair in pairs))
+    made = read_jsonl(file)
+    if isinstance(config, DPOOptions) and not {"ref_chosen", "ref_rejected"} <= made[0].keys():
         raise UserError(f"{file}: 'ref_chosen' or 'ref_rejected' is missing: without the file, it is made again")
     return made
+
+
+def held_out_pairs(config: RewardOptions, task: Task, start: Policy, resume: bool) -> list[Example]:
+    """Those given, or made of the held-out prompts as the others are of the training prompts."""
+    n = min(config.eval_prompts, len(task.held_out))
+    if not task.reward or n == 0:
+        return task.held_out
+    config = replace(config, samples=n * config.group_size)
+    return make_pairs(config, replace(task, examples=task.held_out), start, config.folder / "held_out.jsonl", resume)
 
 
 @dataclass
@@ -151,7 +177,7 @@ class Journal:
         if isinstance(config, Online) and step:
             self.notes["tokens"] += round(metrics["completions/mean_length"] * config.prompts * config.group_size)
             metrics["tokens"] = self.notes["tokens"]
-        if isinstance(config, DPOOptions):
+        if isinstance(config, Pairs):
             metrics["samples"] = config.samples if self.task.reward else 0
         metrics["seconds"] = round(time.perf_counter() - self.started, 2)
         append(folder / "metrics.jsonl", [metrics])
@@ -160,7 +186,7 @@ class Journal:
         stop = self.report({**metrics, "steps": self.steps, "held_out": samples[:1]}) and step < self.steps
         if evaluated or stop:
             self.notes |= {"step": step}
-            self.save_best(metrics.get("eval_reward"))
+            self.save_best(metrics.get("eval_reward", metrics.get("eval_accuracy")))
             checkpoint.write(folder, self.learner, self.notes, config.keep)
         if stop:
             raise Interrupted(folder)
