@@ -21,6 +21,9 @@ usage: torchstone COMMAND [options]
                    model or of a Hugging Face model
   trace METHOD     one update by hand: every number from the tokens to the
                    changed probabilities
+  eval MODEL ...   held-out reward and pass@k, with intervals; several models
+                   are compared prompt by prompt
+  ask MODEL "..."  what a model writes after a prompt, sampled as in training
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -54,6 +57,8 @@ COMMANDS = {  # the module that has a function of the command's name
     "compare": "torchstone.evaluate.command",
     "train": "torchstone.train.command",
     "trace": "torchstone.trace.command",
+    "eval": "torchstone.evaluate.asking",
+    "ask": "torchstone.evaluate.asking",
     "recipes": "torchstone.recipes.command",
     "check": "torchstone.conformance.command",
     "identify": "torchstone.conformance.command",
@@ -110,6 +115,6 @@ def _command(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
-        if name not in ("compare", "train") or (e.name or "").split(".")[0] not in TRAIN:
+        if name not in ("compare", "train", "eval", "ask") or (e.name or "").split(".")[0] not in TRAIN:
             raise
         raise UserError(f'{e.name} is not installed: pip install ".[train]" in a checkout of Torchstone', 2) from e

@@ -109,7 +109,11 @@ def _reading(hint: Any, value: Any) -> dict[str, Any]:
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction if value else "store_true"}
     if get_origin(hint) is tuple:
-        return _reading(get_args(hint)[0], None) | {"nargs": "+", "action": _Tuple, "metavar": "NAME"}
+        return _reading(get_args(hint)[0], None) | {
+            "nargs": "+",
+            "action": _Tuple,
+            "metavar": METAVARS.get(get_args(hint)[0], "NAME"),
+        }
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     kind = next((part for part in get_args(hint) if part is not NoneType), hint)

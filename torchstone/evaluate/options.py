@@ -1,4 +1,4 @@
-"""Every option of a comparison. The comment beside an option is its text in ``torchstone compare --help``."""
+"""Every option of compare, eval, ask. The comment beside an option is its text in ``--help``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from torchstone.train.options import MethodName, Run
+from torchstone.train.options import DType, MethodName, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +43,44 @@ class Compare:
         names = ["lr", "prompts", "group_size", "epochs", "minibatches", "max_new_tokens"]
         known = {field.name for field in fields(config)}
         return {name: getattr(self, name) for name in names if name in known and getattr(self, name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation takes from the run that made the model, where it is left out."""
+
+    system: str | None = None  # System prompt; if left out, the run's
+    temperature: float | None = None  # 0 is greedy; if left out, the run's, or 1
+    max_new_tokens: int | None = None  # Longest completion; if left out, the run's, or 64
+    seed: int = 0  # Of the samples; models that are compared share their noise
+    device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
+    dtype: DType = "float32"  # float32 or bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Measured):
+    """Held-out reward and pass@k of one model or several, with 95% intervals over prompts.
+    MODEL is a run's folder, a folder in Hugging Face format, or a hub id. A run brings its task, system prompt and
+    lengths with it. Of several models, each is compared with the first, prompt by prompt. Scores: the task's reward;
+    where there is a column "answer", strict (the completion is the answer) and lenient (its last number, or its last
+    words, are).
+    """
+
+    task: str | None = None  # As for torchstone train; if left out, the run's
+    data: Path | None = None  # A file instead of a task: its held-out tenth
+    reward: str | None = None  # As for torchstone train
+    prompts: int = 200  # Held-out prompts, at most
+    samples: int = 1  # N, completions of each prompt
+    k: tuple[int, ...] = (1,)  # pass@k for each k, of the N samples by the unbiased estimator
+    threshold: float = 1.0  # A completion passes if it earns this much
+    split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks
+    micro_batch: int = 64  # Completions that are sampled together
+    json: Path | None = None  # File for the numbers
+    completions: Path | None = None  # File for every completion with its scores, as JSONL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask(Measured):
+    """What a model writes after a prompt, sampled as in training: the run's system prompt, temperature and length."""
+
+    n: int = 4  # Completions
