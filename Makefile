@@ -43,10 +43,13 @@ corpus: .venv/done
 docs: .venv/done
 	$(BIN)/python docs/build.py
 
-site: site/node_modules/done
+site: .venv/done site/node_modules/done
+	mkdir -p build
+	$(BIN)/python site/table.py > build/recipes.json
 	node site/build.mjs build/site
 
 test-site: site
+	$(BIN)/python site/table.py --updates > build/updates.json
 	node --test site/
 
 site/node_modules/done: site/package-lock.json

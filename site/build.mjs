@@ -3,7 +3,7 @@
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+import { build, transformSync } from "esbuild";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const ROOT = join(HERE, "..");
@@ -23,7 +23,8 @@ const lines_of_code = {
     onLoad({ filter: /.*/, namespace: "code" }, ({ path }) => {
       const [file, text] = [path.slice(0, path.indexOf("?")), path.slice(path.indexOf("?") + 1)];
       const lines = readFileSync(join(ROOT, file), "utf8").split("\n");
-      const found = lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
+      const whole = lines.flatMap((line, i) => (line.trim() === text ? [i] : []));
+      const found = whole.length ? whole : lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
       if (found.length !== 1) return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
       shown.add(file);
       const [at] = found;
@@ -36,7 +37,7 @@ const lines_of_code = {
 async function bundle(contents, format) {
   const { outputFiles } = await build({
     stdin: { contents, resolveDir: HERE }, bundle: true, write: false, format, charset: "utf8", target: "es2022",
-    minifyWhitespace: true, minifySyntax: true, plugins: [lines_of_code], logLevel: "warning", legalComments: "none",
+    minify: true, plugins: [lines_of_code], logLevel: "warning", legalComments: "none",
   });
   return outputFiles[0].text;
 }
@@ -44,7 +45,7 @@ async function bundle(contents, format) {
 // --------------------------------------------------------------------------------------------------------------- pages
 
 const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-const css = readFileSync(join(HERE, "explorers/kit.css"), "utf8").replace(/\n\s*/g, "\n");
+const css = transformSync(readFileSync(join(HERE, "explorers/kit.css"), "utf8"), { loader: "css", minify: true, charset: "utf8" }).code;
 
 const page = (title, about, nav, body, script = "") => `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -73,13 +74,19 @@ const links = (current) => [
   ...explorers.map(({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`),
 ].join("");
 const first = (explorer) => Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
-const NOSCRIPT = "<noscript><p>This page moves by a script, and scripts are off here. What follows is its first picture, as it stands when the page opens.</p></noscript>";
+/** The page as it is first seen, without what only a script needs. */
+const still = (explorer, width) => explorer.render(first(explorer), { width, still: true })
+  .replaceAll(/<circle class="(reach|ring)"[^>]*>(<\/circle>)?/g, "")
+  .replaceAll(/<(g|button) [^>]*>/g, (tag) => tag.replaceAll(/ (tabindex|role|type|aria-[a-z]+)="[^"]*"/g, ""))
+  .replaceAll(/ (data-[a-z]+|class="")(="[^"]*")?/g, "").replaceAll(/\s+/g, " ")
+  .replaceAll(/> <(?!\/?(b|i|small|sub|sup|code|strong|tspan)\b)/g, "><");
+const NOSCRIPT = "<noscript><style>.controls, .answers { display: none !important; }</style><p>This page moves by a script, and scripts are off here. What follows is its first picture, as it stands when the page opens.</p></noscript>";
 
 for (const explorer of explorers) {
   const { name, title, lede } = explorer;
   const script = await bundle(
     `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`, "iife");
-  const body = `${NOSCRIPT}<main>${explorer.render(first(explorer), { width: 1080 })}</main>`;
+  const body = `${NOSCRIPT}<main style="--accent:var(--${explorer.hue})">${still(explorer, 1080)}</main>`;
   const text = page(title, lede, links(name), body, script);
   const size = Buffer.byteLength(text);
   write(`explorers/${name}.html`, text);
@@ -88,11 +95,11 @@ for (const explorer of explorers) {
 }
 
 /** The picture of a page, for its card: shown, not moved. */
-const still = (explorer) => {
-  const svg = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(explorer.render(first(explorer), { width: 640 }));
-  return (svg?.[0] ?? "").replaceAll(/ (tabindex|role|aria-[a-z]+|data-[a-z]+)="[^"]*"/g, "").replace("<svg", '<svg aria-hidden="true"');
+const card = (explorer) => {
+  const [svg] = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(still(explorer, 640));
+  return svg.replaceAll(/ (tabindex|role|aria-[a-z]+)="[^"]*"/g, "").replace("<svg", '<svg aria-hidden="true"');
 };
-const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${still(explorer)}</a></li>`);
+const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${card(explorer)}</a></li>`);
 write("explorers/index.html", page("Explorers", "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
   links(""), `<main><ul class="cards">${cards.join("")}</ul></main>`));
 

@@ -6,8 +6,14 @@ import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import { batch } from "./explorers/batch_of.mjs";
 import { differentiate } from "./maths/autodiff.mjs";
-import { clipped_surrogate } from "./maths/ppo.mjs";
+import { kl_exact, kl_k1, kl_k2, kl_k3, row_sums, sequence_mean, token_mean } from "./maths/core.mjs";
+import { dpo_loss, ipo_loss } from "./maths/dpo.mjs";
+import { group_advantages } from "./maths/grpo.mjs";
+import { clipped_surrogate, gae } from "./maths/ppo.mjs";
+import { filled, update } from "./maths/recipes.mjs";
+import { leave_one_out_advantages } from "./maths/reinforce.mjs";
 
 const PAGES = fileURLToPath(new URL("../build/site/explorers/", import.meta.url));
 const NAMES = readdirSync(PAGES).filter((name) => name !== "index.html").map((name) => name.replace(".html", ""));
@@ -33,6 +39,12 @@ async function open(t, name, hash = "", settings = DESK) {
   return page;
 }
 
+/** All that is drawn, in an order that does not depend on what was drawn before. */
+const drawn = (page) => page.locator("main").evaluate((main) => {
+  const told = (node) => node.nodeType !== 1 ? (node.data ?? "").trim()
+    : [node.nodeName, ...[...node.attributes].map((a) => `${a.name}=${a.value}`).sort(), "(", ...[...node.childNodes].map(told), ")"].join(" ");
+  return told(main);
+});
 const settled = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 const numeric = (text) => Number(text.replace("−", "-").replace("∞", "Infinity"));
 const numbers = async (page, where) => (await page.locator(where).allTextContents()).map(numeric);
@@ -51,7 +63,7 @@ async function drag(page, handle, dx, dy) {
 
 // ------------------------------------------------------------------------------------------------------- of every page
 
-test("every explorer is there", () => assert.deepEqual(NAMES.sort(), ["ratio"].sort()));
+test("every explorer is there", () => assert.deepEqual(NAMES.sort(), ["batch", "gae", "groups", "kl", "pairs", "ratio", "reductions"]));
 
 for (const name of NAMES) {
   test(`${name}: at most 80 kB, nothing from elsewhere, and its links lead somewhere`, () => {
@@ -91,11 +103,11 @@ for (const name of NAMES) {
   });
 
   test(`${name}: nonsense in the address is as no address`, async (t) => {
-    const plain = await (await open(t, name)).locator("main").innerHTML();
+    const plain = await drawn(await open(t, name));
     const keys = await (await open(t, name)).locator("[data-key]").evaluateAll((all) => all.map((one) => one.dataset.key));
     const nonsense = [...new Set(keys), "guess", "x"].map((key) => `${key}=%7Bnonsense,,1e999`).join("&");
     for (const hash of [`#${nonsense}`, "#&&==%E0%A4%A&", "#%00<script>"]) {
-      assert.equal(await (await open(t, name, hash)).locator("main").innerHTML(), plain);
+      assert.equal(await drawn(await open(t, name, hash)), plain);
     }
   });
 
@@ -107,7 +119,7 @@ for (const name of NAMES) {
     const there = page.url().replace(/^[^#]*/, "");
     assert.match(there, /guess=1/);
     const other = await open(t, name, there);
-    assert.equal(await other.locator("main").innerHTML(), await page.locator("main").innerHTML());
+    assert.equal(await drawn(other), await drawn(page));
   });
 
   test(`${name}: every control has a name and a value that is spoken, and the keyboard reaches and moves it`, async (t) => {
@@ -133,13 +145,14 @@ for (const name of NAMES) {
     const page = await open(t, name, "", PHONE);
     const handle = page.locator("[data-drag]").first();
     await handle.scrollIntoViewIfNeeded();
-    const { along } = JSON.parse(await handle.getAttribute("data-drag"));
+    const [along, , most] = (await handle.getAttribute("data-drag")).split(",");
     const was = await handle.getAttribute("aria-valuenow");
+    const way = was === most ? -1 : 1;
     const { x, y, width, height } = await handle.boundingBox();
     const client = await page.context().newCDPSession(page);
     const at = (by) => [{ x: x + width / 2 + (along === "x" ? by : 0), y: y + height / 2 - (along === "y" ? by : 0) }];
     await client.send("Input.dispatchTouchEvent", { type: "touchStart", touchPoints: at(0) });
-    for (const by of [8, 16, 24]) await client.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(by) });
+    for (const by of [8 * way, 16 * way, 24 * way]) await client.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(by) });
     await client.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
     await settled(page);
     assert.notEqual(await handle.getAttribute("aria-valuenow"), was);
@@ -172,3 +185,148 @@ test("ratio: each surrogate of the table draws its loss and its push, for both s
     }
   }
 });
+
+/** The numbers that the handles of one kind stand at. */
+const handles = (page, key) => page.locator(`[data-drag][data-key=${key}]`).evaluateAll((all) => all.map((one) => Number(one.getAttribute("aria-valuenow"))));
+const nth = (page, key, at) => page.locator(`[data-drag][data-key=${key}][data-at="${at}"]`);
+const all_about = (got, want, tolerance) => {
+  assert.equal(got.length, want.length);
+  got.forEach((x, i) => about(x, want[i], tolerance));
+};
+
+test("kl: dragged probabilities sum to 1, and each estimator's mean is that over the vocabulary", async (t) => {
+  const page = await open(t, "kl");
+  for (const [key, at, dy] of [["p", 0, 40], ["q", 5, -60], ["p", 3, -90]]) {
+    await drag(page, nth(page, key, at), 0, dy);
+    const [p, q] = [await handles(page, "p"), await handles(page, "q")];
+    for (const w of [p, q]) about(w.reduce((a, b) => a + b, 0), 1, 1e-3);
+    const [log_p, log_q] = [p.map(Math.log), q.map(Math.log)];
+    const means = [kl_k1, kl_k2, kl_k3].map((k) =>
+      k({ log_probs: [log_p], ref_log_probs: [log_q], mask: [p.map(() => true)] })[0].reduce((total, x, v) => total + p[v] * x, 0));
+    const exact = kl_exact({ logits: [[log_p]], ref_logits: [[log_q]], temperature: 1 })[0][0];
+    const shown = await numbers(page, "tbody tr td:nth-child(2)");
+    all_about(shown.slice(0, 5), [...means, means[2], exact], 2e-3);
+  }
+  const told = await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [...row.cells].slice(2, 4).map((cell) => cell.innerText)));
+  assert.deepEqual(told[0], ["–", "–"]); // k1 as a loss has no gradient
+  assert.deepEqual([told[1][0], told[2][1], told[3][0]], ["the same", "the same", "the same"]);
+  assert.notEqual(told[2][0], "the same");
+});
+
+test("gae: dragged values and rewards, a gap, and the numbers of gae", async (t) => {
+  const page = await open(t, "gae", "#mask=1,1,1,0,0,1,1,1&lam=0.9&gamma=0.95&t=1");
+  await drag(page, nth(page, "values", 2), 0, 50);
+  await drag(page, nth(page, "rewards", 5), 0, -30);
+  const mask = [true, true, true, false, false, true, true, true];
+  const [rewards, values] = [await handles(page, "rewards"), await handles(page, "values")];
+  const right = gae({ rewards: [rewards], values: [values], mask: [mask], gamma: 0.95, lam: 0.9 });
+  all_about(await numbers(page, "svg.picture text.label"), right.advantages[0].filter((_, i) => mask[i]));
+  about((await numbers(page, ".equation .orange"))[0], right.advantages[0][1]);
+  about((await numbers(page, ".equation .blue"))[0], right.deltas[0][1]);
+});
+
+test("groups: dragged and pressed rewards, an unscored answer, a tie", async (t) => {
+  const page = await open(t, "groups");
+  const labels = () => numbers(page, "svg.picture text.label:not(.small)");
+  const scored = Array(8).fill(true);
+  const right = async () => group_advantages({ rewards: [await handles(page, "r")], scored: [scored], divide_by_std: true, correction: 1, eps: 1e-4 })[0];
+  await drag(page, nth(page, "r", 2), 0, -70);
+  all_about(await labels(), await right());
+  await page.getByRole("button", { name: "sample 2: reward 0" }).click();
+  await page.getByRole("button", { name: "sample 5 is scored" }).press("Enter");
+  await settled(page);
+  scored[4] = false;
+  all_about(await labels(), await right());
+  await page.getByText("leave one out", { exact: true }).first().click();
+  await settled(page);
+  all_about(await labels(), leave_one_out_advantages({ rewards: [await handles(page, "r")], scored: [scored] })[0]);
+  await page.getByRole("button", { name: "all right" }).click();
+  await settled(page);
+  assert.deepEqual(await labels(), Array(8).fill(0));
+});
+
+test("reductions: the weight of each row, as dragged, and what two micro-batches make of it", async (t) => {
+  for (const [name, reduce] of Object.entries({ token_mean, sequence_mean })) {
+    const page = await open(t, "reductions", `#reduce=${name}`);
+    await drag(page, nth(page, "lengths", 2), 130, 0);
+    const lengths = await handles(page, "lengths");
+    assert.notEqual(lengths[2], 6);
+    const weigh = (ns) => {
+      const mask = ns.map((n) => Array.from({ length: 12 }, (_, i) => i < n));
+      return row_sums(differentiate(reduce, { x: mask.map((row) => row.map(() => 1)), mask }, ["x"]).gradients.x, mask);
+    };
+    all_about(await numbers(page, ".equation .orange"), weigh(lengths), 6e-4);
+    await page.getByText("two micro-batches").click();
+    await settled(page);
+    const halves = [lengths.slice(0, 2), lengths.slice(2)].flatMap((half) => weigh(half).map((w) => w / 2));
+    all_about(await numbers(page, ".equation .orange"), halves, 6e-4);
+  }
+});
+
+test("pairs: dragged log-ratios, their loss and both pushes", async (t) => {
+  for (const [name, run] of Object.entries({ dpo: dpo_loss, ipo: ipo_loss })) {
+    const page = await open(t, "pairs", `#objective=${name}`);
+    await drag(page, page.locator("[data-drag][data-key=chosen]"), 0, 60);
+    await drag(page, page.locator("[data-drag][data-key=rejected]"), 0, -40);
+    const [[chosen], [rejected]] = [await handles(page, "chosen"), await handles(page, "rejected")];
+    assert.ok(chosen < 0 && rejected > 0);
+    const batch_of_one = { chosen_log_probs: [chosen], rejected_log_probs: [rejected], ref_chosen_log_probs: [0], ref_rejected_log_probs: [0], beta: 0.1 };
+    const { value, gradients } = differentiate(run, batch_of_one, ["chosen_log_probs", "rejected_log_probs"]);
+    about((await numbers(page, ".equation .purple"))[0], value);
+    about((await numbers(page, ".equation .line:last-child .num")).at(0), -gradients.chosen_log_probs[0], 6e-5);
+    about((await numbers(page, ".equation .line:last-child .num")).at(1), -gradients.rejected_log_probs[0], 6e-5);
+  }
+});
+
+test("batch: a changed batch, and the angle of every row of the table", async (t) => {
+  const page = await open(t, "batch", "#rows=all&away=0.4&engine=0.3");
+  await drag(page, nth(page, "ratios", 3), 0, -30);
+  await drag(page, nth(page, "rewards", 1), 0, -50);
+  await drag(page, nth(page, "lengths", 6), 0, 40);
+  const state = { away: 0.4, engine: 0.3 };
+  for (const key of ["rewards", "lengths", "ratios"]) state[key] = await handles(page, key);
+  const rows = filled(JSON.parse(readFileSync(new URL("../build/recipes.json", import.meta.url), "utf8")));
+  const pushes = Object.fromEntries(rows.map((row) => [row.name, update(row, batch(state)).push.flat()]));
+  const dot = (a, b) => a.reduce((total, x, i) => total + x * b[i], 0);
+  const angle = (a, b) => (Math.acos(Math.min(1, dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b)))) * 180) / Math.PI;
+  const shown = await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText]));
+  assert.equal(shown.length, rows.length);
+  for (const [name, text] of shown) about(numeric(text.replace("°", "")), angle(pushes[name], pushes.grpo), 0.06);
+  const angles = shown.map(([, text]) => numeric(text.replace("°", "")));
+  assert.deepEqual(angles, [...angles].sort((a, b) => a - b));
+});
+
+// What the answer to each question says, found in the picture that it leads to.
+const ANSWERS = {
+  ratio: [0, async (page) => assert.deepEqual([await numbers(page, ".equation .orange"), await numbers(page, ".equation .blue")], [[-1.2], [0]])],
+  kl: [1, async (page) => assert.equal(await page.locator("tbody tr:nth-child(3) td:nth-child(4)").innerText(), "the same")],
+  gae: [1, async (page) => assert.deepEqual(await numbers(page, "svg.picture text.label"), [0, 0, 0, 0, 0, 0, 0, 0.5])],
+  groups: [2, async (page) => {
+    about((await numbers(page, ".equation .green"))[0], 2.47);
+    await page.getByRole("button", { name: "4 of 8" }).click();
+    await settled(page);
+    about((await numbers(page, ".equation .green"))[0], 2.47 / 2.64);
+  }],
+  reductions: [1, async (page) => {
+    const said = await page.locator("[data-drag]").evaluateAll((all) => all.map((one) => one.getAttribute("aria-valuetext")));
+    const [short, long] = said.map((text) => Number(/weighs ([\d.]+)/.exec(text)[1]));
+    about(short / long, 4, 0.02);
+  }],
+  pairs: [1, async (page) => assert.deepEqual(await numbers(page, ".equation .purple"), [0.31])],
+  batch: [2, async (page) => {
+    const shown = Object.fromEntries(await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText])));
+    for (const name of ["grpo", "dapo", "gspo", "cispo", "sapo"]) assert.equal(shown[name], "0.0°", name);
+    assert.ok(numeric(shown.dr_grpo.replace("°", "")) > 1, shown.dr_grpo);
+  }],
+};
+for (const [name, [right, holds]] of Object.entries(ANSWERS)) {
+  test(`${name}: the answer to its question is so in the picture`, async (t) => {
+    const page = await open(t, name);
+    await page.locator(".answers button").nth(right).click();
+    await page.locator(".because strong").getByText("Yes.").waitFor();
+    await settled(page);
+    await holds(page);
+    await page.locator(".answers button").nth(right === 0 ? 1 : 0).click();
+    await page.locator(".because strong").getByText("No.").waitFor();
+  });
+}

@@ -21,6 +21,9 @@ export function show(x, digits = 2) {
 /** A number of the moment, in the colour of what it is. */
 export const num = (x, colour = "", digits = 2) => html`<b class="num ${colour}">${show(x, digits)}</b>`;
 
+/** A number that follows an operator: in parentheses where it is negative. */
+export const par = (x, colour = "", digits = 2) => (x < 0 && Number(x.toFixed(digits)) !== 0 ? html`(${num(x, colour, digits)})` : num(x, colour, digits));
+
 /** A symbol of an equation. */
 export const sym = (text, sub = "") => html`<i>${text}</i>${sub && html`<sub>${sub}</sub>`}`;
 
@@ -108,6 +111,15 @@ export const code = (...lines) => html`
 
 // ------------------------------------------------------------------------------------------------------------- drawing
 
+/** The width of a picture beside the controls, or above them on a narrow page. */
+export const room = (width) => (width > 788 ? width - 354 : width - 38);
+
+/** The picture, and its controls beside or below it. */
+export const stage = (drawn, ...controls) => html`
+  <div class="stage"><div class="panel">${drawn}</div><div class="controls panel">${controls}</div></div>`;
+
+export const note = (...text) => html`<p class="note">${text}</p>`;
+
 /** A chart's frame: where a value stands, in pixels. */
 export function frame({ width, height, x, y, left = 46, right = 14, top = 12, bottom = 30 }) {
   const at = ([from, to], [start, end]) => (v) => start + ((v - from) / (to - from)) * (end - start);
@@ -139,22 +151,31 @@ export function path(f, points, kind, jump = Infinity) {
   return html`<path class="${kind}" d="${steps.join("")}"/>`;
 }
 
+/** A coordinate, to a tenth of a pixel. */
+const near = (x) => Number(x.toFixed(1));
+
 /** A bar from 0 to v. */
-export const bar = (f, x, v, width, kind) => html`<rect class="${kind}" x="${f.X(x) - width / 2}" width="${width}"
-  y="${Math.min(f.Y(0), f.Y(v))}" height="${Math.max(Math.abs(f.Y(v) - f.Y(0)), 0.5)}" rx="2"/>`;
+export const bar = (f, x, v, width, kind) => html`<rect class="${kind}" x="${near(f.X(x) - width / 2)}" width="${near(width)}"
+  y="${near(Math.min(f.Y(0), f.Y(v)))}" height="${near(Math.max(Math.abs(f.Y(v) - f.Y(0)), 0.5))}" rx="2"/>`;
+
+/** Many small bars [x, v] as one shape. */
+export const bars = (f, values, width, kind) => html`<path class="${kind}" d="${values.map(([x, v]) =>
+  `M${near(f.X(x) - width / 2)} ${near(f.Y(0))}h${near(width)}V${near(f.Y(v))}h${-near(width)}z`).join("")}"/>`;
 
 /**
  * A point that is dragged, or moved by keys. `along` is "x" or "y" of the frame; the value goes into state[key], or
- * into its entry `at`.
+ * into its entry `at`: there explorer.adjust(state, key, at, value) may say what else changes with it.
  */
-export const handle = (f, key, { at, along, min, max, step, value, x, y, label, said, colour = "" }) => html`
-  <g class="handle ${colour} ${along}" tabindex="0" role="slider" aria-label="${attribute(label)}" aria-valuemin="${min}"
+export const handle = (f, key, { at, along, min, max, step, value, x, y, label, said, colour = "", reach = 20 }) => html`
+  <g class="handle ${colour} ${along}" tabindex="0" role="slider" aria-label="${attribute(label)}" transform="translate(${near(x)} ${near(y)})" aria-valuemin="${min}"
     aria-valuemax="${max}" aria-valuenow="${value}" aria-valuetext="${attribute(said)}" data-key="${key}"
-    ${at !== undefined && `data-at="${at}"`} data-drag="${attribute(JSON.stringify({
-      along, min, max, step, from: along === "x" ? f.x : f.y,
-      pixels: along === "x" ? [f.left, f.right] : [f.bottom, f.top],
-    }))}"><circle class="reach" cx="${x}" cy="${y}" r="22"/><circle class="ring" cx="${x}" cy="${y}" r="12"/><circle
-    class="knob" cx="${x}" cy="${y}" r="7"/></g>`;
+    ${at !== undefined && `data-at="${at}"`} data-drag="${[along, min, max, step,
+      ...(along === "x" ? [...f.x, f.left, f.right] : [...f.y, f.bottom, f.top])].join()}"><circle class="reach" r="${reach}"/><circle class="ring" r="12"/><circle class="knob" r="7"/></g>`;
+
+/** A part of a picture that is pressed, and sets parts of the state. */
+export const press = (set, label, pressed, ...drawn) => html`<g class="press" tabindex="0" role="button"
+  aria-label="${attribute(label)}" ${pressed !== undefined && `aria-pressed="${pressed}"`}
+  data-set="${attribute(JSON.stringify(set))}">${drawn}</g>`;
 
 export const picture = (width, height, label, ...parts) => html`<svg class="picture" width="${width}" height="${height}"
   viewBox="0 0 ${width} ${height}" role="group" aria-label="${attribute(label)}">${parts}</svg>`;
@@ -181,6 +202,13 @@ function patch(old, fresh) {
   return undefined;
 }
 
+/** What a handle's data-drag says. */
+function dragged({ dataset: { drag } }) {
+  const [along, ...xs] = drag.split(",");
+  const [min, max, step, ...ends] = xs.map(Number);
+  return { along, min, max, step, from: ends.slice(0, 2), pixels: ends.slice(2) };
+}
+
 export function mount(explorer) {
   const root = document.querySelector("main");
   let state = read(explorer.state, location.hash);
@@ -204,8 +232,10 @@ export function mount(explorer) {
     clearTimeout(timer);
     timer = setTimeout(tell, 150);
   };
+  const replaced = (key, at, value) => state[key].map((x, i) => (i === at ? value : x));
   const change = ({ dataset: { key, at } }, value) =>
-    set({ [key]: at === undefined ? value : state[key].map((x, i) => (i === Number(at) ? value : x)) });
+    set(at === undefined ? { [key]: value }
+      : explorer.adjust?.(state, key, Number(at), value) ?? { [key]: replaced(key, Number(at), value) });
   const rounded = (x, { min, max, step }) => {
     const steps = Math.round((Math.max(min, Math.min(max, x)) - min) / step);
     return Number((min + steps * step).toFixed(6));
@@ -226,7 +256,7 @@ export function mount(explorer) {
       set(JSON.parse(on.dataset.set));
     }
     if (!on.dataset.drag) return;
-    const drag = JSON.parse(on.dataset.drag);
+    const drag = dragged(on);
     const now = Number(on.getAttribute("aria-valuenow"));
     const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
     const to = { Home: drag.min, End: drag.max }[event.key] ?? (by && now + by * drag.step);
@@ -240,7 +270,7 @@ export function mount(explorer) {
     event.preventDefault();
     on.focus();
     on.setPointerCapture(event.pointerId);
-    const drag = JSON.parse(on.dataset.drag);
+    const drag = dragged(on);
     const move = ({ clientX, clientY }) => {
       const point = new DOMPoint(clientX, clientY).matrixTransform(on.ownerSVGElement.getScreenCTM().inverse());
       const share = (point[drag.along] - drag.pixels[0]) / (drag.pixels[1] - drag.pixels[0]);

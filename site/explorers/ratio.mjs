@@ -16,8 +16,8 @@ import * as grpo from "../maths/grpo.mjs";
 import { clipped_surrogate, importance_surrogate } from "../maths/ppo.mjs";
 import { reinforce_surrogate } from "../maths/reinforce.mjs";
 import {
-  axes, choice, code, equation, frame, guessed, handle, html, inside, num, number, options, path, picture, predict,
-  show, slider, sym,
+  axes, choice, code, equation, frame, guessed, handle, html, inside, note, num, number, options, par, path, picture, predict,
+  room, show, slider, stage, sym,
 } from "./kit.mjs";
 
 const rho = sym("ρ");
@@ -46,12 +46,12 @@ const SURROGATES = {
   },
   importance: {
     label: "no clip", tag: "PPO.12", takes: [], run: importance_surrogate, code: [importance_line],
-    equation: (s) => html`${L} = −${rho}${A} = −${num(s.rho)} · ${num(s.A)}`,
+    equation: (s) => html`${L} = −${rho}${A} = −${num(s.rho)} · ${par(s.A)}`,
     about: () => "Nothing holds the ratio: the more likely the token has become, the harder it is pushed.",
   },
   pg: {
     label: "REINFORCE", tag: "REINFORCE.3", takes: ["p_old"], run: reinforce_surrogate, code: [pg_line],
-    equation: (s) => html`${L} = −${A} log π = −${num(s.A)} · ${num(Math.log(s.p_old * s.rho))}`,
+    equation: (s) => html`${L} = −${A} log π = −${par(s.A)} · ${par(Math.log(s.p_old * s.rho))}`,
     about: () => "No ratio: wherever the policy is, the push is A. The value means nothing, only its slope does.",
   },
   gspo: {
@@ -68,7 +68,7 @@ const SURROGATES = {
   cispo: {
     label: "CISPO", tag: "GRPO.9", takes: ["cap", "p_old"], run: grpo.cispo_surrogate, code: [cispo_line],
     equation: (s) => html`${L} = −${word("sg")}[${word("min")}(${rho}, ${num(s.cap)})] ${A} log π =
-      −${num(Math.min(s.rho, s.cap))} · ${num(s.A)} · ${num(Math.log(s.p_old * s.rho))}`,
+      −${num(Math.min(s.rho, s.cap))} · ${par(s.A)} · ${par(Math.log(s.p_old * s.rho))}`,
     about: (s) => (s.rho > s.cap
       ? "The weight is bounded, and the token keeps a gradient: PPO would have none left for a good one."
       : "Below the cap the push is ρA, on either side of 1."),
@@ -150,14 +150,12 @@ export default {
         ["0: it is clipped", "−1.20: that of the clipped ratio", "−1.35: the whole one"], 0,
         "The loss is −min(1.35, 1.20) = −1.20, a constant: no gradient flows. With A = −1 the minimum would be the plain −1.35, and the whole gradient stays: the clip never forbids to undo harm.",
         SCENE)}
-      <div class="stage"><div class="panel">${draw(s, here, width > 820 ? width - 354 : width - 38)}</div>
-        <div class="controls panel">
+      ${stage(draw(s, here, room(width)), html`
           ${options("surrogate", s.surrogate, "Surrogate", Object.entries(SURROGATES).map(([k, v]) => [k, v.label]))}
           ${slider("rho", { min: 0.02, max: MOST, step: 0.01 }, s.rho, html`ratio ${rho}`, { said: spoken(here) })}
           ${slider("A", { min: -2, max: 2, step: 0.1 }, s.A, html`advantage ${A}`, { digits: 1 })}
           ${chosen.takes.map((k) => slider(k, NUMBERS[k], s[k], NAMES[k]))}
-          <p class="note">${chosen.about(s, { ...here, clipped })}</p>
-        </div></div>
+          ${note(chosen.about(s, { ...here, clipped }))}`)}
       ${equation(chosen.tag, html`${chosen.equation(s, { ...here, clipped })}${s.surrogate !== "dppo" && s.surrogate !== "vespo" && html` = ${num(here.loss, "orange")}`}`,
         html`−∂${L}/∂log π = ${num(here.push, "blue")} <small>${here.push > 0 ? "the token is raised" : here.push < 0
           ? "the token is lowered" : "the token gets no push"}</small>`)}

@@ -1,0 +1,32 @@
+// Every policy row of the table, on batches of every kind: the push on each token is the one that torchstone gives.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { filled, update } from "./recipes.mjs";
+
+const read = (name) => JSON.parse(readFileSync(new URL(`../../build/${name}.json`, import.meta.url), "utf8"));
+const rows = filled(read("recipes")); // python site/table.py
+const updates = read("updates"); // python site/table.py --updates
+
+const largest = (push) => Math.max(...push.flat().map(Math.abs));
+const distance = (a, b) => largest(a.map((row, i) => row.map((x, j) => x - b[i][j])));
+
+for (const row of rows) {
+  test(`${row.name} pushes each token as torchstone does`, () => {
+    for (const { batch, push } of updates) {
+      const right = push[row.name];
+      assert.ok(distance(update(row, batch).push, right) <= 1e-12 * (largest(right) || 1));
+    }
+  });
+}
+
+test("every policy row is held, and the batches tell them apart", () => {
+  assert.deepEqual(rows.map(({ name }) => name), Object.keys(updates[0].push));
+  assert.ok(rows.length >= 95, `${rows.length} rows`);
+  const grpo = rows.find(({ name }) => name === "grpo");
+  const changes = { surrogate: ["clip", { epsilon: 0.1 }], advantage: ["group-mean", {}], reduction: ["token-mean", {}], loss_kl: ["k2", { beta: 0.04 }] };
+  for (const [column, option] of Object.entries(changes)) {
+    for (const { batch, push } of updates) assert.ok(distance(update({ ...grpo, [column]: option }, batch).push, push.grpo) > 1e-6, column);
+  }
+});

@@ -1,0 +1,90 @@
+"""The policy rows of the table of recipes as data, for the explorer that runs them in JavaScript.
+
+python site/table.py            the rows, as site/maths/recipes.mjs reads them
+python site/table.py --updates  batches, and the push of every row on every token of them, by torchstone itself
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any
+
+import torch
+
+from torchstone.recipes import RECIPES, PolicyRecipe
+
+OFF = {"none", "all", "trainer"}
+UNUSED = {"value", "entropy"}  # what they add to the loss does not depend on the policy's log-probs
+ROWS = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
+P, G, T = 3, 4, 6
+MAX_LENGTH = 20480  # no completion is near it: the price on long answers is 0
+
+
+def table() -> dict[str, Any]:
+    """Each choice once, and each row with the places of its choices among them."""
+    choices: list[Any] = []
+    rows = []
+    for row in ROWS:
+        found = columns(row)
+        choices += [c for i, c in enumerate(found.values()) if c not in choices + list(found.values())[:i]]
+        rows.append({"name": row.name, "about": row.about, **{at: choices.index(c) for at, c in found.items()}})
+    return {"choices": choices, "rows": rows}
+
+
+def columns(row: PolicyRecipe) -> dict[str, Any]:
+    choices = {at: getattr(row, at) for at in row.COLUMNS if at not in UNUSED}
+    return {at: [c.name, dict(c.numbers)] for at, c in choices.items() if c.name not in OFF or at == "advantage"}
+
+
+def batch(seed: int) -> dict[str, Any]:
+    """Ragged completions with a gap, a policy that has moved, and an engine that is not the trainer."""
+    make = torch.Generator().manual_seed(seed)
+
+    def normal(scale: float) -> torch.Tensor:
+        return scale * torch.randn(P * G, T, generator=make, dtype=torch.float64)
+
+    rewards = torch.randint(0, 2, (P, G), generator=make).double()
+    rewards[1] += torch.rand(G, generator=make, dtype=torch.float64)
+    rewards[2] = 1.0  # a group without a signal
+    lengths = torch.randint(1, T + 1, (P * G, 1), generator=make)
+    mask = torch.arange(T) < lengths
+    mask[1, 2] = False
+    old = -torch.rand(P * G, T, generator=make, dtype=torch.float64) * 2 - 0.2
+    shift = 0.3 * torch.randn(P * G, 1, generator=make, dtype=torch.float64)
+    return {
+        "rewards": rewards, "mask": mask, "old_log_probs": old,
+        "log_probs": (old + shift + normal(0.2)).clamp(max=-0.01), "ref_log_probs": old + normal(0.3),
+        "sampler_log_probs": old + normal(0.25), "values": normal(0.5) + 0.5, "energies": 0.1 + normal(1.0).square(),
+        "greedy_rewards": torch.rand(P, generator=make, dtype=torch.float64), "max_length": MAX_LENGTH, "group_size": G,
+    }  # fmt: skip
+
+
+def push(row: PolicyRecipe, given: dict[str, Any]) -> list[list[float]]:
+    keep = row.keep(given["rewards"]).repeat_interleave(G)[:, None]
+    known = {**given, "old_values": given["values"], "returns": given["values"] * 0, "mask": given["mask"] & keep}
+    log_probs = given["log_probs"].clone().requires_grad_()
+    earned = row.advantages(known["rewards"], known["mask"], **row.used("advantages", known))
+    row.loss(log_probs, earned.advantages, known["mask"], **row.used("loss", known)).value.backward()
+    assert log_probs.grad is not None
+    return (-log_probs.grad).tolist()
+
+
+def plain(x: Any) -> Any:
+    return x.tolist() if isinstance(x, torch.Tensor) else x
+
+
+def main() -> None:
+    if "--updates" in sys.argv[1:]:
+        batches = [batch(seed) for seed in range(4)]
+        found = [
+            {"batch": {k: plain(v) for k, v in b.items()}, "push": {r.name: push(r, b) for r in ROWS}} for b in batches
+        ]
+        assert all(math.isfinite(x) for one in found for rows in one["push"].values() for row in rows for x in row)
+        print(json.dumps(found))
+    else:
+        print(json.dumps(table(), ensure_ascii=False))
+
+
+main()
