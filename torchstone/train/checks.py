@@ -96,6 +96,7 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
         "lora": 0,
         "lr_warmup": 0,
     }
+    counts |= {"micro_batch_tokens": 0, "rollout_tokens": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
     if isinstance(config, options.GRPOOptions | options.Pairs) or (

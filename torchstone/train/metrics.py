@@ -17,7 +17,7 @@ from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
 from torchstone.train.options import RewardOptions, Run
 from torchstone.train.reward_model import judge_pairs
-from torchstone.train.rollout import Rollout, sample, slices
+from torchstone.train.rollout import Rollout, sample, slices, uniforms
 from torchstone.train.supervised import held_out_losses
 
 
@@ -51,14 +51,15 @@ def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = N
 
     With a teacher, ``kl``: KL(policy || teacher) of the next token, in nats, added up over the completion's tokens.
     """
-    torch.manual_seed(config.seed)
     if isinstance(config, RewardOptions):
         return judge_pairs(config, policy, task.held_out[: config.eval_prompts])
     samples: list[dict[str, Any]] = []
-    for piece in slices(0, min(config.eval_prompts, len(task.held_out)), config.micro_batch):
+    n = min(config.eval_prompts, len(task.held_out))
+    noise = uniforms(config.seed, -1, n, config.max_new_tokens)
+    for piece in slices(0, n, config.micro_batch):
         examples = task.held_out[piece]
         prompts = policy.encode_prompts([example["prompt"] for example in examples], config.system)
-        rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
+        rollout = sample(policy, prompts, config.max_new_tokens, config.temperature, noise[piece])
         sampled = zip(examples, rollout.completions, rollout.mask.sum(1).tolist(), strict=True)
         found = [{"prompt": example["prompt"], "completion": c, "tokens": n} for example, c, n in sampled]
         if task.reward:

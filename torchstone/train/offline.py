@@ -14,7 +14,7 @@ from torchstone.rewards.judging import judge
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
 from torchstone.train.options import DPOOptions, Pairs, Run
-from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices
+from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices, uniforms
 
 
 def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
@@ -26,7 +26,7 @@ def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, st
 
         # 1 prompts and 2 completions: given
         batch = take(pairs, N, learner.step, config.seed)
-        for piece in slices(0, N, max(1, config.micro_batch // 2)):
+        for piece in cut_pairs(config, batch):
             # 3 log-probs [N] of whole completions; those of the reference were computed once, with the pairs
             chosen, rejected = pair_log_probs(config, policy, batch[piece])
             ref = [torch.tensor([pair[k] for pair in batch[piece]]).to(chosen) for k in ("ref_chosen", "ref_rejected")]
@@ -50,6 +50,12 @@ def encode(config: Run, policy: Policy, pairs: Sequence[Example]) -> list[Exampl
     return [pair | {"prompt": p, "chosen": c, "rejected": r} for pair, p, c, r in texts]
 
 
+def cut_pairs(config: DPOOptions, pairs: list[Example]) -> Iterator[slice]:
+    """Encoded pairs in micro-batches: a pair is two completions."""
+    width = max(len(pair["prompt"]) + max(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs)
+    return slices(0, len(pairs), max(1, config.rows_at_once(width) // 2))
+
+
 def pair_log_probs(config: DPOOptions, policy: Policy, pairs: list[Example]) -> tuple[Tensor, Tensor]:
     """log pi(y | x) in nats of the chosen [N] and of the rejected [N] completions of encoded pairs."""
     batch = side_by_side(policy, pairs)
@@ -68,7 +74,7 @@ def side_by_side(policy: Policy, pairs: Sequence[Example]) -> Rollout:
 def add_reference(config: DPOOptions, start: Policy, pairs: list[Example]) -> list[Example]:
     """The pairs with ``ref_chosen`` and ``ref_rejected``: log pi_ref(y | x) under the start model, in nats."""
     out, ids = [], encode(config, start, pairs)
-    for piece in slices(0, len(pairs), max(1, config.micro_batch // 2)):
+    for piece in cut_pairs(config, ids):
         log_probs = (x.tolist() for x in pair_log_probs(config, start, ids[piece]))
         both = zip(pairs[piece], *log_probs, strict=True)
         out += [pair | {"ref_chosen": chosen, "ref_rejected": rejected} for pair, chosen, rejected in both]
@@ -80,10 +86,10 @@ def sample_pairs(config: Pairs, task: Task, start: Policy) -> list[Example]:
     G, pairs = config.group_size, []
     examples = take(task.examples, max(1, config.samples // G), 0, config.seed)
     for call in slices(0, len(examples), max(1, config.micro_batch // G)):
-        torch.manual_seed(config.seed * 1_000_003 + call.start)
+        noise = torch.cat([uniforms(config.seed, p, G, config.max_new_tokens) for p in range(call.start, call.stop)])
         repeated = [example for example in examples[call] for _ in range(G)]
         ids = start.encode_prompts([example["prompt"] for example in repeated], config.system)
-        rollout = sample(start, ids, config.max_new_tokens, config.temperature)
+        rollout = sample(start, ids, config.max_new_tokens, config.temperature, noise)
         judged = zip(judge(task, repeated, rollout.completions), rollout.completions, strict=True)
         ended = (~rollout.cut_off).tolist()  # a pair's texts end where they end
         ranked = [(reward, text) if end else None for (reward, text), end in zip(judged, ended, strict=True)]

@@ -14,7 +14,7 @@ from torchstone.train.methods import Batch, method_of
 from torchstone.train.metrics import of_round
 from torchstone.train.model import Policy
 from torchstone.train.options import Online
-from torchstone.train.rollout import Reader, cut, outputs_of, sample
+from torchstone.train.rollout import Reader, cut, outputs_of, sample, uniforms
 
 
 def learn_online(config: Online, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:
@@ -24,12 +24,10 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
     """
     P, G, policy, method = config.prompts, config.group_size, learner.policy, method_of(config)
     policy.entropy_bonus, policy.keep_logits = "entropies" in method.needs, "logits" in method.needs
-    minibatches = cut(P * G, config.minibatches, config.micro_batch, unit=G if "group_size" in method.needs else 1)
-    micro_batches = [rows for _, parts in minibatches for rows in parts]  # slices of rows
-    on_policy = config.epochs == len(micro_batches) == 1  # then stage 3's log-probs are those of the update too
+    unit = G if "group_size" in method.needs else 1  # rows that stay together
     while learner.step < config.steps:
         learner.begin_round(config.lr, config.steps)
-        torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a resumed run goes on exactly as it would have
+        torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a reward may draw: a resumed run draws the same
 
         # 1 prompts: P of them, each repeated G times
         examples = take(task.examples, P, learner.step, config.seed)
@@ -38,7 +36,11 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         prompts = [ids for ids in prompts for _ in range(G)]
 
         # 2 rollout: tokens [B S], mask [B T]
-        rollout = sample(policy, prompts, config.max_new_tokens, config.temperature)
+        noise = uniforms(config.seed, learner.step, P * G, config.max_new_tokens)
+        rollout = sample(policy, prompts, config.max_new_tokens, config.temperature, noise, config.rollout_tokens)
+        minibatches = cut(config, rollout.tokens.shape[1], unit)
+        micro_batches = [rows for _, parts in minibatches for rows in parts]  # slices of rows
+        on_policy = config.epochs == len(micro_batches) == 1  # then stage 3's log-probs are those of the update too
 
         # 3 log-probs [B T] before any update: of the policy that sampled, and of the reference
         new = outputs_of(policy, rollout, config.temperature, micro_batches, gradient=on_policy)

@@ -38,6 +38,7 @@ class Run:
     max_new_tokens: int = 8  # Longest completion
     temperature: float = 1.0  # Divides the logits, in sampling and in training alike
     micro_batch: int = 1024  # Completions in one forward and backward pass: memory and speed, not the gradient
+    micro_batch_tokens: int = 0  # Or fewer, for at most so many tokens, padding included; 0 for no such bound
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
     keep: int = 1  # Newest checkpoints that stay; with 2 or more also best/, the model with the best held-out reward
@@ -66,6 +67,11 @@ class Run:
         """Whether it learns from a teacher, and needs no reward."""
         return False
 
+    def rows_at_once(self, width: int) -> int:
+        """Completions in a pass, each with its prompt and padding of so many tokens: at least one."""
+        bound = self.micro_batch_tokens // width if self.micro_batch_tokens else self.micro_batch
+        return max(1, min(self.micro_batch, bound))
+
     @property
     def folder(self) -> Path:
         """Where the run writes."""
@@ -93,6 +99,7 @@ class Online(Run):
     group_size: int = 8  # G, completions of each prompt
     epochs: int = 1  # Passes over the completions of a round
     minibatches: int = 1  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
+    rollout_tokens: int = 0  # Sampled together, prompts and padding included: memory and speed; 0 for a whole round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +254,8 @@ METHODS: dict[str, type[Run]] = {
     "recipe": RecipeOptions,
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
-RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "eval_every", "keep", "log")
+RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "micro_batch_tokens")
+RESUMABLE += ("rollout_tokens", "eval_every", "keep", "log")
 
 
 def file_name(label: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchstone.core import completion_mask
 from torchstone.terminal import UserError
 from torchstone.train.model import Outputs, Policy, Sliceable
+from torchstone.train.options import Online
 
 
 @dataclass(frozen=True)
@@ -50,42 +51,79 @@ class Reader:
         return self.policy.logits(*self.rollout.inputs)
 
 
-@torch.no_grad()
-def sample(policy: Policy, prompts: list[list[int]], max_new_tokens: int, temperature: float) -> Rollout:
+def sample(
+    policy: Policy, prompts: list[list[int]], max_new_tokens: int, temperature: float, noise: Tensor | None = None,
+    budget: int = 0,
+) -> Rollout:  # fmt: skip
     """Sample one completion for each prompt from the whole softmax: no top-k, top-p or penalty.
 
     Anything that cuts the distribution would make its log-probs differ from those that the training sees. At
     temperature 0 every token is the most likely one.
+
+    Args:
+        noise: [B T], from ``uniforms``: a completion depends on its own row of it alone. Left out, it is drawn here.
+        budget: tokens, padding included, of the completions that are sampled together; 0 for all of them.
     """
-    check_room(policy, prompts, [max_new_tokens] * len(prompts))
-    tokens, attention = (x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
+    B, tokens, attention = len(prompts), *(x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
+    check_room(policy, prompts, [max_new_tokens] * B)
+    noise = torch.rand(B, max_new_tokens, dtype=torch.float64) if noise is None else noise
+    completions = torch.full((B, max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
+    longest = max(map(len, prompts)) + max_new_tokens
+    for rows in slices(0, B, max(1, budget // longest) if budget else B):
+        write(policy, prompts[rows], completions[rows], temperature, noise[rows])
     ends = torch.tensor(policy.eos_ids, device=policy.device)
-    rows, visible = torch.arange(len(tokens), device=policy.device), attention  # those that go on
-    completions = torch.full((len(tokens), max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
+    mask = completion_mask(completions, eos_id=policy.eos_ids)
+    T = int(mask.sum(1).max())
+    completions, mask = completions[:, :T], mask[:, :T]
+    lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)
+    texts = policy.tokenizer.batch_decode([row[:n] for row, n in lengths], skip_special_tokens=True)
+    attention = torch.cat([attention, torch.ones_like(mask)], 1)
+    cut_off = ~torch.isin(completions, ends).any(1)
+    return Rollout(torch.cat([tokens, completions], 1), attention, mask, cut_off, texts)
+
+
+@torch.no_grad()
+def write(policy: Policy, prompts: list[list[int]], completions: Tensor, temperature: float, noise: Tensor) -> None:
+    """Fill the rows of ``completions`` [B T] up to their end tokens; the rest stays as it is."""
+    tokens, visible = (x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
+    ends = torch.tensor(policy.eos_ids, device=policy.device)
+    rows, (_, T) = torch.arange(len(tokens), device=policy.device), completions.shape  # those that go on
+    noise = noise if policy.device.type == "mps" else noise.to(policy.device)  # which has no float64
     with policy.computing():
-        out = policy.read_prompts(tokens, attention)
+        out = policy.read_prompts(tokens, visible)
         cache = out.past_key_values
-        for t in range(max_new_tokens):
-            logits = out.logits[:, -1].float()
-            new = logits.argmax(1)
-            if temperature > 0:
-                new = torch.multinomial((logits / temperature).softmax(1), 1)[:, 0]
+        for t in range(T):
+            new = choose(out.logits[:, -1], temperature, noise[rows.to(noise.device), t])
             completions[rows, t] = new
             goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
-            if t + 1 == max_new_tokens or len(goes_on) == 0:
+            if t + 1 == T or len(goes_on) == 0:
                 break
             if len(goes_on) < len(rows):  # a completion that has ended is read no further
                 rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
                 cache.reorder_cache(goes_on)
             visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
             out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
-    completions = completions[:, : t + 1]
-    mask = completion_mask(completions, eos_id=policy.eos_ids)
-    lengths = zip(completions.tolist(), mask.sum(1).tolist(), strict=True)
-    texts = policy.tokenizer.batch_decode([row[:n] for row, n in lengths], skip_special_tokens=True)
-    attention = torch.cat([attention, torch.ones_like(mask)], 1)
-    cut_off = ~torch.isin(completions, ends).any(1)
-    return Rollout(torch.cat([tokens, completions], 1), attention, mask, cut_off, texts)
+
+
+def uniforms(seed: int, step: int, rows: int, length: int) -> Float[Tensor, "B T"]:
+    """Numbers from [0, 1) for the tokens of a round: row and column decide, however many are sampled together.
+
+    Round -1 stands for the held-out prompts.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.rand(length, rows, dtype=torch.float64, generator=generator).T
+
+
+def choose(logits: Float[Tensor, "B V"], temperature: float, noise: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """From each row the first token whose cumulative probability exceeds the row's number from [0, 1).
+
+    Summed in float64: in float32 the sum over a large vocabulary loses its unlikely tokens.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    probs = (logits.float() / temperature).softmax(1)
+    below = probs.to(noise.device).cumsum(1, dtype=torch.float64)
+    return torch.searchsorted(below, noise[:, None] * below[:, -1:], right=True)[:, 0].to(logits.device)
 
 
 def check_room(policy: Policy, prompts: list[list[int]], completions: list[int], whose: str = "a") -> None:
@@ -115,13 +153,15 @@ def outputs_of(
         return Outputs.cat([part if gradient else part.detach() for part in parts], dim=0)
 
 
-def cut(rows: int, minibatches: int, micro_batch: int, unit: int) -> list[tuple[slice, list[slice]]]:
+def cut(config: Online, width: int, unit: int) -> list[tuple[slice, list[slice]]]:
     """The rows of a round in minibatches, one update each, and those in micro-batches, one forward pass each.
 
-    Both hold whole units of rows, such as groups. Old and new log-probs of a row come from the same micro-batch, so
-    that their ratio starts at exactly 1.
+    Both hold whole units of rows, such as groups; a row has ``width`` tokens, padding included. Old and new log-probs
+    of a row come from the same micro-batch, so that their ratio starts at exactly 1.
     """
-    size, micro_batch = (math.ceil(n / unit) * unit for n in (rows / minibatches, micro_batch))
+    rows = config.prompts * config.group_size
+    size = math.ceil(rows / config.minibatches / unit) * unit
+    micro_batch = max(unit, config.rows_at_once(width) // unit * unit)
     return [(part, list(slices(part.start, part.stop, micro_batch))) for part in slices(0, rows, size)]
 
 

@@ -1,0 +1,150 @@
+"""What is drawn in a round depends on (seed, round, row, token) alone; micro-batches, and several processes."""
+
+import pytest
+import torch
+
+from torchstone.data.tasks import load_task
+from torchstone.train.methods import Batch, method_of
+from torchstone.train.model import Policy, small_policy
+from torchstone.train.options import METHODS, GRPOOptions, Online
+from torchstone.train.rollout import choose, cut, outputs_of, sample, uniforms
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    torch.manual_seed(3)
+    policy = small_policy("0123456789>", 24, "cpu").double()
+    for p in policy.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return policy
+
+
+# ---------------------------------------------------------------------------------------------------------- noise
+
+
+def chi_square(tokens: torch.Tensor, probs: torch.Tensor) -> float:
+    """By how many standard deviations it is above its mean; the rarest tokens are counted as one, expected 20 times."""
+    expected, order = (probs.double() * len(tokens)).sort()
+    found = torch.bincount(tokens, minlength=len(probs)).double()[order]
+    rare = int((expected.cumsum(0) < 20).sum()) + 1
+    expected, found = (torch.cat([x[:rare].sum()[None], x[rare:]]) for x in (expected, found))
+    degrees = len(found) - 1
+    return float((((found - expected) ** 2 / expected).sum() - degrees) / (2 * degrees) ** 0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_as_frequent_as_the_softmax_says(temperature):
+    logits, n = torch.randn(50, generator=torch.Generator().manual_seed(1)) * 2, 200_000
+    tokens = choose(logits.expand(n, -1), temperature, uniforms(7, 3, n, 1)[:, 0])
+    assert abs(chi_square(tokens, (logits / temperature).softmax(0))) < 4
+    assert chi_square(tokens, (logits / temperature * 1.03).softmax(0)) > 10  # the control: a temperature 3% too low
+
+
+def test_every_number_lands_on_its_own_share_exactly():
+    """The cumulative distribution is stepped through on a grid; what has no probability is never chosen."""
+    probs = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0], dtype=torch.float64)
+    grid = torch.arange(1024, dtype=torch.float64) / 1024
+    tokens = choose(probs.log().expand(1024, -1), 1.0, grid)
+    assert torch.bincount(tokens, minlength=6).tolist() == [0, 256, 0, 512, 256, 0]
+    last = torch.tensor([1 - 2.0**-53], dtype=torch.float64)  # the largest number that is drawn
+    for seed in range(200):
+        logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(seed)) * 5
+        logits[0, -7:] = -torch.inf
+        assert choose(logits, 1.0, last) == 292
+    assert choose(probs.log()[None], 0.0, last) == 3
+
+
+def test_unlikely_tokens_of_a_large_vocabulary_keep_their_probability():
+    """In float32, the sum over 50,000 tokens steps over those of 1e-8; here each still has its interval."""
+    logits = torch.full((50_000,), -18.5)
+    logits[0] = 0.0  # the others have 9e-9 each, 4.6e-4 together
+    below = (logits.double().softmax(0)).cumsum(0)
+    numbers = (below[1:-1] + below[2:]) / 2  # the middle of the share of each token from 2 on
+    wanted = torch.arange(2, 50_000)
+    batches = zip(numbers.split(500), wanted.split(500), strict=True)
+    assert all(torch.equal(choose(logits.expand(len(u), -1), 1.0, u), want) for u, want in batches)
+    single = torch.searchsorted(logits.softmax(0).cumsum(0), numbers.float(), right=True)
+    assert (single != wanted).float().mean() > 0.3  # the control: the same in float32
+
+
+def test_a_row_s_numbers_do_not_depend_on_how_long_completions_may_be_and_differ_between_rounds_and_seeds():
+    assert torch.equal(uniforms(1, 2, 6, 9)[:, :4], uniforms(1, 2, 6, 4))
+    several = torch.stack([uniforms(seed, step, 40, 50) for seed in (0, 1) for step in (-1, 0, 1)])
+    assert several.unique().numel() == several.numel() and several.min() >= 0 and several.max() < 1
+    correlation = torch.corrcoef(several.flatten(1)) - torch.eye(6)
+    assert correlation.abs().max() < 4 / 2000**0.5
+
+
+def test_a_completion_depends_on_its_own_row_alone(policy):
+    """Whichever others are sampled with it, in whatever order and number, and whenever they end."""
+    prompts = policy.encode_prompts([f"{'7' * (i % 4)}{i}>" for i in range(24)])
+    noise = uniforms(0, 0, 24, 10)
+    whole = sample(policy, prompts, 10, 1.0, noise)
+    lengths = whole.mask.sum(1)
+    assert len(set(lengths.tolist())) > 4
+    for order in (range(24), range(23, -1, -1), range(1, 24, 3), [5]):
+        some = sample(policy, [prompts[i] for i in order], 10, 1.0, noise[list(order)])
+        assert some.completions == [whole.completions[i] for i in order]
+        assert some.mask.sum(1).tolist() == [int(lengths[i]) for i in order]
+    for budget in (1, 40, 100, 10_000):
+        part = sample(policy, prompts, 10, 1.0, noise, budget)
+        assert torch.equal(part.tokens, whole.tokens) and torch.equal(part.mask, whole.mask)
+    other = sample(policy, prompts, 10, 1.0, uniforms(0, 1, 24, 10))
+    assert other.completions != whole.completions
+
+
+def test_the_budget_bounds_the_tokens_that_are_read_at_once(policy, monkeypatch):
+    prompts, sizes, read = policy.encode_prompts([f"{'1' * i}>" for i in range(10)]), [], policy.read_prompts
+    monkeypatch.setattr(
+        policy, "read_prompts", lambda t, a: (sizes.append(tuple(t.shape)), read(t, a))[1], raising=False
+    )
+    sample(policy, prompts, 6, 1.0, uniforms(0, 0, 10, 6), 48)
+    assert [rows for rows, _ in sizes] == [3, 3, 3, 1] and all(rows * (width + 6) <= 48 for rows, width in sizes)
+
+
+# -------------------------------------------------------------------------------------------------- micro-batches
+
+ROUND = {"prompts": 6, "group_size": 4, "minibatches": 1, "max_new_tokens": 8}
+
+
+def gradient(policy: Policy, config: Online) -> torch.Tensor:
+    """Of a round's first minibatch, from samples that do not depend on the micro-batches."""
+    method, B = method_of(config), config.prompts * config.group_size
+    policy.entropy_bonus, policy.keep_logits = "entropies" in method.needs, False
+    prompts = policy.encode_prompts([row["prompt"] for row in load_task("sort").examples[:6] for _ in range(4)])
+    rollout = sample(policy, prompts, 8, 1.0, uniforms(0, 0, B, 8), config.rollout_tokens)
+    (whole, parts), *_ = cut(config, rollout.tokens.shape[1], 4)
+    rewards = torch.linspace(0, 1, B, dtype=torch.float64).sin().mul(50).frac().view(6, 4)
+    old = outputs_of(policy, rollout, 1.0, parts)
+    batch = method.advantages(rewards, Batch(rollout.mask, old, old.log_probs - 0.1))
+    policy.zero_grad()
+    for rows in parts:
+        method.loss(
+            policy(*rollout[rows].inputs, 1.0), batch[rows], method.denominator(batch.mask[whole])
+        ).value.backward()
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("reduction", ["token-mean", "sequence-mean", "sequence-sum", "fixed-length"])
+@pytest.mark.parametrize("kind", ["reinforce", "grpo"])
+def test_a_budget_of_tokens_changes_no_gradient(policy, kind, reduction):
+    whole = gradient(policy, METHODS[kind](reduction=reduction, beta=0.1, **ROUND))
+    for bounds in ({"micro_batch_tokens": 4 * 15, "rollout_tokens": 50}, {"micro_batch_tokens": 130, "micro_batch": 9}):
+        parts = gradient(policy, METHODS[kind](reduction=reduction, beta=0.1, **ROUND, **bounds))
+        assert 0 < (parts - whole).norm() < 1e-10 * whole.norm()  # other sums, so not the same to the bit
+
+
+def test_a_budget_of_tokens_cuts_whole_units_and_never_less_than_one():
+    def sizes(unit=1, width=10, **options):
+        config = GRPOOptions(prompts=4, group_size=4, minibatches=2, **options)
+        return [[part.stop - part.start for part in parts] for _, parts in cut(config, width, unit)]
+
+    assert sizes() == [[8], [8]] and sizes(micro_batch=3) == [[3, 3, 2]] * 2
+    assert sizes(micro_batch_tokens=35) == [[3, 3, 2]] * 2 == sizes(micro_batch_tokens=35, micro_batch=5)
+    assert sizes(micro_batch_tokens=9) == [[1] * 8] * 2  # a row that is longer than the budget is read alone
+    assert sizes(unit=4, micro_batch_tokens=75) == [[4, 4]] * 2 == sizes(unit=4, micro_batch_tokens=9)
