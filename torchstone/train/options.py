@@ -254,8 +254,10 @@ METHODS: dict[str, type[Run]] = {
     "recipe": RecipeOptions,
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
-RESUMABLE = ("steps", "data", "reward", "model", "teacher", "device", "micro_batch", "micro_batch_tokens")
-RESUMABLE += ("rollout_tokens", "eval_every", "keep", "log")
+RESUMABLE = (
+    "steps", "data", "reward", "model", "teacher", "device", "micro_batch", "micro_batch_tokens", "rollout_tokens",
+    "eval_every", "keep", "log",
+)  # fmt: skip
 
 
 def file_name(label: str) -> str:
