@@ -13,7 +13,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.core import sequence_mean, sequence_sum, token_mean
-from torchstone.data.files import read_jsonl
 from torchstone.data.find import find_task
 from torchstone.data.tasks import HELD_OUT, Task, exact_match, load_task, take
 from torchstone.recipes import RECIPES, PolicyRecipe, find
@@ -153,42 +152,6 @@ def test_a_reward_function_that_raises_names_the_prompt():
 
 
 # ---------------------------------------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize(
-    ("lines", "says"),
-    [
-        ('{"prompt": "a"}\n{"prompt": ', "line 2: not JSON"),
-        ('{"prompt": "a"}\n\n[1]', "line 3: expected an object, got list"),
-        ('{"question": "a"}', "line 1: 'prompt' is missing .it has question"),
-        ('{"prompt": "a", "chosen": "b"}', "line 1: 'rejected' is missing"),
-        ('{"prompt": "a", "answer": 1}\n{"prompt": "b"}', "line 2: 'answer' is missing"),
-        ('{"prompt": ""}', "line 1: 'prompt' must be a text, got ''"),
-        ('{"prompt": "a", "chosen": 3, "rejected": "b"}', "line 1: 'chosen' must be a text, got 3"),
-        (
-            '{"prompt": "a", "x": 1}\n{"prompt": "b", "x": 1, "y": 2}',
-            "line 2: 'y' is not in the first line .it has prompt, x",
-        ),
-        ('{"prompt": "a"}\n{"prompt": "\\ud800"}', "line 2: not JSON .*surrogates not allowed"),
-        (
-            '{"prompt": "a"}\n{"prompt": "a", "n": ' + "9" * 5000 + "}",
-            "line 2: not JSON .*5000 digits|line 2: .*4300 digits",
-        ),
-        ("[" * 100_000, "line 1: not JSON .*recursion"),
-        ("\n\n", "is empty"),
-    ],
-)
-def test_a_malformed_file_names_file_line_and_what_is_missing(tmp_path, lines, says):
-    file = tmp_path / "data.jsonl"
-    file.write_text(lines)
-    with pytest.raises(UserError, match=f"data.jsonl.*{says}"):
-        read_jsonl(file)
-
-
-def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
-    file = tmp_path / "data.jsonl"
-    file.write_text('{"prompt": "a\u2028b"}\n', encoding="utf-8")
-    assert read_jsonl(file) == [{"prompt": "a\u2028b"}]
 
 
 def test_reward_functions_are_found_by_name_or_alone(tmp_path):
@@ -749,7 +712,7 @@ def test_prompts_alone_are_enough_for_distillation(tmp_path, llama):
     records = without_seconds(folder / "metrics.jsonl")
     assert all("eval_kl" in r and "eval_reward" not in r and "reward" not in r for r in records)
     assert records[1]["kl"] > 0.01
-    with pytest.raises(UserError, match=r"prompts without preferences: judge completions with --reward"):
+    with pytest.raises(UserError, match=r"grpo learns from prompts with --reward .*: judge completions with --reward"):
         train(GRPOOptions(out=tmp_path / "other", **options))
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from torchstone.cli import main
-from torchstone.data.files import read_jsonl
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
@@ -208,25 +207,6 @@ def test_a_column_may_not_be_called_as_what_the_reward_gets_anyway(tmp_path, col
     config = GRPOOptions(data=prompts(tmp_path, **{column: 1}), reward=reward(tmp_path, ZERO))
     with pytest.raises(UserError, match=f"no column may be called '{column}'"):
         find_task(config)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b'{"prompt": "a"}\n{"prompt": "b\xff"}\n', "line 2: not text in UTF-8"),
-        ("{}".encode("utf-16"), "line 1: not text in UTF-8"),
-        (b"PAR1\x80\x00", "line 1: not text in UTF-8 .*expected JSON, an object a line"),
-    ],
-)
-def test_what_is_not_text_is_named_with_its_line(tmp_path, content, says):
-    (tmp_path / "d.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=f"d.jsonl, {says}"):
-        read_jsonl(tmp_path / "d.jsonl")
-
-
-def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
-    (tmp_path / "d.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r{"prompt": "c"}\n')
-    assert [row["prompt"] for row in read_jsonl(tmp_path / "d.jsonl")] == ["a", "b", "c"]
 
 
 # -------------------------------------------------------------------------------- tokenised when it is needed

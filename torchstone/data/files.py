@@ -1,56 +1,204 @@
-"""Data of the user's: JSONL files. An error names the file, the line and what is missing."""
+"""Where data comes from: a file, a data set that was saved, a name on the hub; plain text, or by ``datasets``."""
 
 from __future__ import annotations
 
-import json
+import gzip
+import hashlib
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torchstone.data.tasks import Example
-from torchstone.terminal import UserError
+from torchstone.data.text import CSVRows, JSONArray, JSONLines, Row
+from torchstone.terminal import UserError, near
+
+FORMATS = ".jsonl, .json, .csv, .tsv or .parquet (each also .gz), a folder of datasets' save_to_disk, a name on the hub"
 
 
-def read_jsonl(path: Path) -> list[Example]:
-    """Read prompts or preference pairs; an error names file, line and what is missing."""
+@runtime_checkable
+class Rows(Protocol):
+    """Rows of any source, which may be larger than memory."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Iterable[int]) -> list[Row]:
+        """The rows of these numbers."""
+
+    def scan(self) -> Iterable[Any]:
+        """All in turn, each looked at closely; in place of one that cannot be read, why."""
+
+    def where(self, i: int) -> str:
+        """The place of a row, in words."""
+
+
+class ArrowRows:
+    """The rows of a data set of the package ``datasets``, which maps its files into memory."""
+
+    def __init__(self, data: Any, name: str):
+        self.data, self.name = data, name
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def take(self, rows: Iterable[int]) -> list[Row]:
+        columns = self.data[list(rows)]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def scan(self) -> Iterator[Row]:
+        for start in range(0, len(self), 1000):
+            yield from self.take(range(start, min(start + 1000, len(self))))
+
+    def where(self, i: int) -> str:
+        return f"row {i + 1}"
+
+
+def open_rows(source: str) -> Rows:
+    """The rows of a file, a folder (``FOLDER``, ``FOLDER:SPLIT``) or a name of the hub (``NAME,CONFIG:SPLIT``)."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return open_file(path)
+    name, _, split = source.rpartition(":") if ":" in source else (source, "", "")
+    if (folder := Path(name).expanduser()).is_dir():
+        return saved(folder, split)
+    if (
+        source.startswith((".", "/", "~", "\\"))
+        or source.count("/") > 1
+        or re.search(r"\.(jsonl?|[ct]sv|parquet|gz)$", source)
+    ):
+        beside = [str(file) for file in path.parent.glob("*")]
+        raise UserError(f"cannot read {source}: no such file{near(str(path), beside)}")
+    return on_the_hub(name, split)
+
+
+def open_file(path: Path) -> Rows:
+    """The rows of a file, by what its name ends in; a JSON array by its bracket, gzip by its first bytes."""
     try:
-        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    except OSError as e:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        plain = unpacked(path) if packed else path
+        suffix, name = plain.suffix.lower(), str(path)
+        if suffix == ".parquet":
+            return ArrowRows(read_parquet(plain), name)
+        if suffix in (".csv", ".tsv"):
+            return CSVRows(plain, name, "," if suffix == ".csv" else "\t")
+        with plain.open("rb") as file:
+            array = file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+        return (JSONArray if array else JSONLines)(plain, name)
+    except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"cannot read {path}: {e}") from e
-    except UnicodeDecodeError as e:
-        number = e.object[: e.start].count(b"\n") + 1
+
+
+@lru_cache
+def temporary() -> tempfile.TemporaryDirectory:
+    """A folder for what is unpacked or converted, deleted when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="torchstone-")
+
+
+def unpacked(path: Path) -> Path:
+    """The file without gzip, in the temporary folder."""
+    plain = Path(temporary().name) / (path.stem if path.suffix == ".gz" else path.name)
+    with gzip.open(path, "rb") as packed, plain.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+    return plain
+
+
+def datasets(source: Any) -> Any:
+    """The package ``datasets``. Raises UserError: it is not installed."""
+    try:
+        import datasets
+    except ImportError as e:
         raise UserError(
-            f"{path}, line {number}: not text in UTF-8 ({e.reason}); expected JSON, an object a line"
+            f'{source} needs the package datasets: pip install ".[data]" in a checkout of Torchstone'
         ) from e
-    examples: list[Any] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            examples.append(json.loads(line))
-            check_example(examples)
-        except UserError as e:
-            raise UserError(f"{path}, line {number}: {e}") from e
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"{path}, line {number}: not JSON ({e})") from e
-    if not examples:
-        raise UserError(f"{path} is empty: expected one JSON object a line")
-    return examples
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
 
 
-def check_example(examples: list[Any]) -> None:
-    """The last one: texts where texts must be, and the keys of the first. Raises UserError."""
-    first, example = examples[0], examples[-1]
-    if not isinstance(example, dict):
-        raise UserError(f"expected an object, got {type(example).__name__}")
-    wanted = ["prompt", "chosen", "rejected"] if example.keys() & {"chosen", "rejected"} else ["prompt"]
-    for key in {**dict.fromkeys(wanted), **first, **example}:
-        if key not in example:
-            raise UserError(f"{key!r} is missing (it has {', '.join(example) or 'nothing'})")
-        if key in wanted and not (isinstance(example[key], str) and (example[key] or key != "prompt")):
-            raise UserError(f"{key!r} must be a text, got {example[key]!r}")
-        if key not in first:
-            raise UserError(
-                f"{key!r} is not in the first line (it has {', '.join(first)}): all must have the same keys"
-            )
-        if key in wanted:
-            example[key].encode()  # half of a surrogate pair is no text: a ValueError
+def read_parquet(path: Path) -> Any:
+    """Its rows, unpacked by ``datasets`` into the temporary folder."""
+    Dataset = datasets(path).Dataset
+    try:
+        return Dataset.from_parquet(str(path), cache_dir=temporary().name)
+    except Exception as e:
+        raise UserError(f"cannot read {path} as Parquet: {first_line(e.__cause__ or e)}") from e
+
+
+def saved(folder: Path, split: str) -> Rows:
+    """What ``save_to_disk`` of ``datasets`` wrote: read where it is, copied nowhere."""
+    package = datasets(folder)
+    try:
+        found = package.load_from_disk(str(folder))
+    except Exception as e:
+        raise UserError(f"cannot read the folder {folder}: {first_line(e)}; expected {FORMATS}") from e
+    if not hasattr(found, "keys"):
+        if split:
+            raise UserError(f"{folder} has no splits: leave :{split} out")
+        return ArrowRows(found, str(folder))
+    return ArrowRows(found[chosen(split, list(found), str(folder))], f"{folder}:{split}")
+
+
+def on_the_hub(name: str, split: str) -> Rows:
+    """A data set of the hub, in the cache of ``datasets``; without a network, if it is there already."""
+    package = datasets(f"--data {name}, which is no file here,")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    repository, _, config = name.partition(",")
+    why = ""
+    try:
+        HfApi().dataset_info(repository, timeout=10)
+    except HFValidationError as e:
+        raise UserError(f"--data {name}: no such file, and no name of the hub; expected {FORMATS}") from e
+    except (RepositoryNotFoundError, GatedRepoError) as e:
+        raise UserError(f"--data {name}: no such file here, and {first_line(e)}") from e
+    except Exception as e:  # no network: asking again and again, as datasets would, takes half a minute
+        package.config.HF_HUB_OFFLINE = True
+        why = f"no such file here, and the hub cannot be reached ({first_line(e)}): "
+    try:
+        return ArrowRows(
+            package.load_dataset(repository, config or None, split=split or "train"), f"{name}:{split or 'train'}"
+        )
+    except Exception as e:
+        raise UserError(f"--data {name}: {why}{first_line(e)}") from e
+
+
+def chosen(split: str, splits: list[str], name: str) -> str:
+    """The split that was asked for, or ``train``, or the only one. Raises UserError."""
+    split = split or ("train" if len(splits) > 1 else splits[0])
+    if split not in splits:
+        raise UserError(
+            f"{name} has no split {split!r}; it has {', '.join(splits)}: name one, as in {name}:{splits[0]}"
+        )
+    return split
+
+
+def first_line(e: BaseException) -> str:
+    """What an error says, in a line."""
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+
+
+def fingerprint(source: str, rows: Rows) -> str:
+    """Another one if the data is another: SHA-256 of a file, or of a folder's; of the hub's, what ``datasets`` says."""
+    path = Path(source.rpartition(":")[0] if not Path(source).expanduser().exists() else source).expanduser()
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.rglob("*") if file.is_file())
+        if path.is_dir()
+        else []
+    )
+    if not files:
+        return str(rows.data._fingerprint)  # type: ignore[attr-defined]
+    sha = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while piece := opened.read(2**20):
+                sha.update(piece)
+    return sha.hexdigest()

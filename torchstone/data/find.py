@@ -1,14 +1,14 @@
-"""The task that the options of a run name: built in, of reasoning-gym, or a file of the user's."""
+"""The task that the options of a run name: built in, of reasoning-gym, or data of the user's."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from torchstone.data.files import read_jsonl
-from torchstone.data.tasks import Task, load_task, split_examples
+from torchstone.data.examples import Survey, split
+from torchstone.data.files import fingerprint, open_rows
+from torchstone.data.tasks import Task, load_task
 from torchstone.rewards.loading import load_reward
 from torchstone.terminal import UserError, near
 
@@ -16,7 +16,7 @@ from torchstone.terminal import UserError, near
 def find_task(config: Any) -> Task:
     """The task that the options name."""
     if config.data:
-        return task_from_file(config.data, config.reward, alone=config.has_teacher or config.method == "sft")
+        return task_from_data(config)
     if config.task.startswith("reasoning_gym:"):
         task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
     else:
@@ -24,19 +24,17 @@ def find_task(config: Any) -> Task:
     return replace(task, reward=load_reward(config.reward)) if config.reward else task
 
 
-def task_from_file(data: Path, reward: str | None, alone: bool) -> Task:
-    """Prompts, with columns for the function ``reward`` names, or preference pairs (prompt, chosen, rejected).
-
-    Args:
-        alone: prompts without either will do.
-    """
-    examples = read_jsonl(data)
-    if "chosen" not in examples[0] and reward is None and not alone:
-        raise UserError(f"{data} has prompts without preferences: judge completions with --reward FILE.py:FUNCTION")
-    if reward and (taken := examples[0].keys() & {"prompts", "completions"}):
-        raise UserError(f"{data}: no column may be called {min(taken)!r}, which a reward function is given anyway")
-    held_out, examples = split_examples(examples)
-    return Task(str(data), examples, held_out, load_reward(reward) if reward else None)
+def task_from_data(config: Any) -> Task:
+    """The examples of ``--data``, read as what the method learns from."""
+    source, reward = str(config.data), load_reward(config.reward) if config.reward else None
+    rows = open_rows(source)
+    found = Survey(rows, config.method, bool(reward) or config.has_teacher, config.skip_bad_rows)
+    if reward and (taken := found.first.keys() & {"prompts", "completions"}):
+        raise UserError(f"{source}: no column may be called {min(taken)!r}, which a reward function is given anyway")
+    held_out, examples, told = found.split()
+    return Task(
+        source, examples, held_out, reward, kind=found.kind, told=tuple(told), fingerprint=fingerprint(source, rows)
+    )
 
 
 def reasoning_gym_task(spec: str) -> Task:
@@ -60,5 +58,5 @@ def reasoning_gym_task(spec: str) -> Task:
     def reward(prompts: list[str], completions: list[str], entry: list[dict], **columns: list) -> list[float]:
         return [float(dataset.score_answer(c.strip(), e)) for c, e in zip(completions, entry, strict=True)]
 
-    held_out, examples = split_examples(examples)
-    return Task(f"reasoning_gym:{spec}", examples, held_out, reward)
+    held_out, train = ([examples[i] for i in part] for part in split(len(examples)))
+    return Task(f"reasoning_gym:{spec}", train, held_out, reward)

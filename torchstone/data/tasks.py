@@ -29,12 +29,15 @@ class Task:
     """Prompts with a checkable reward, preference pairs (DPO), or prompts alone (distillation)."""
 
     name: str
-    examples: list[Example]  # to train on
-    held_out: list[Example]  # to evaluate on; never trained on
+    examples: Sequence[Example]  # to train on; they may lie on the disk, and are made one by one
+    held_out: Sequence[Example]  # to evaluate on; never trained on
     reward: RewardFunction | None = None  # None: preference pairs, or prompts for a teacher
     raw_lines: RawLines | None = None  # examples -> a line of text on each, to pre-train the small model on
     alphabet: str = PRINTABLE  # the small model's characters
     start_steps: tuple[int, int] = (400, 7)  # of pre-training, of warm-up: enough for a weak start
+    kind: str = "prompts"  # the format of its examples, of those of data/formats.py
+    told: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
+    fingerprint: str = ""  # another one if the data is another; "" if it is always the same
 
 
 def load_task(name: str, split: str = "test") -> Task:
@@ -129,9 +132,3 @@ def take(examples: Sequence[Example], n: int, step: int, seed: int) -> list[Exam
 @lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> list[int]:
     return random.Random(f"{seed} {epoch}").sample(range(n), n)
-
-
-def split_examples(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """(held out, to train on): a tenth, after a fixed shuffle. Fewer than ten examples are evaluated on as they are."""
-    examples, cut = random.Random(0).sample(examples, len(examples)), len(examples) // 10
-    return examples[:cut] or examples, examples[cut:]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torchstone.data.tasks import Example, Task
 from torchstone.terminal import UserError
 
 
-def judge(task: Task, examples: list[Example], completions: list[str]) -> list[float]:
+def judge(task: Task, examples: Sequence[Example], completions: list[str]) -> list[float]:
     """The reward of each completion, by the task's function, or 0; an error of it shows a prompt and a completion."""
     if task.reward is None:
         return [0.0] * len(examples)

@@ -75,13 +75,12 @@ def checksum(notes: str, tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def notes_of(config: Run) -> Notes:
-    """What a checkpoint of this run says of it, before its first round."""
-    inputs = {
-        "data": config.data,
-        "reward": config.reward and config.reward.partition(".py:")[0].removesuffix(".py") + ".py",
-    }
-    hashes = {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in inputs.items() if file}
+def notes_of(config: Run, data: str) -> Notes:
+    """What a checkpoint of this run says of it, before its first round; ``data``: the fingerprint of its data."""
+    hashes = {"data": data} if data else {}
+    if config.reward:
+        file = Path(config.reward.partition(".py:")[0].removesuffix(".py") + ".py")
+        hashes["reward"] = hashlib.sha256(file.read_bytes()).hexdigest()
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
     return {"step": 0, "best": None, "tokens": 0, "options": {"method": config.method, **options}, "files": hashes}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import operator
 from collections.abc import Callable
@@ -16,6 +15,9 @@ from typing import Any
 
 import torch
 
+from torchstone.data.chat import control_tokens, has_system
+from torchstone.data.examples import everything, look_over, place
+from torchstone.data.formats import text_of
 from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
 from torchstone.train import methods, options
@@ -68,6 +70,10 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     if isinstance(config, options.SFTOptions):
         idle["demonstrations"] = (config.data, "all of --data is imitated")
     idle["split"] = (config.data or ":" in config.task, "it is for the built-in tasks")
+    idle |= dict.fromkeys(
+        ["chat_template", "template_args"], (not config.model, "the small model has no chat template")
+    )
+    idle["skip_bad_rows"] = (not config.data, "it is for --data")
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
     if isinstance(config, options.GRPOOptions):
@@ -144,11 +150,7 @@ def check_recipe(config: options.RecipeOptions) -> None:
 
 
 def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy | None = None) -> None:
-    """Data that the method cannot learn from, and texts that the model (or its teacher) cannot read: a UserError."""
-    if task.reward is None and not (isinstance(config, options.Pairs | options.SFTOptions) or config.has_teacher):
-        raise UserError(
-            f"{task.name} has preference pairs, not prompts to be judged: use dpo or reward, or give --reward"
-        )
+    """Data that teaches nothing, and texts that the model (or its teacher) cannot read. Raises UserError."""
     if teacher is not None:
         check_teacher(config, task, policy, teacher)
     pairs = isinstance(config, options.Pairs) and check_pairs(config, task)
@@ -156,15 +158,20 @@ def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy 
     if isinstance(config, options.SFTOptions):
         check_demonstrations(task)
         sides = [completion_of]
-    size = lambda example: len(example["prompt"]) + sum(len(side(example)) for side in sides)  # noqa: E731
-    examples = task.examples + task.held_out  # the longest and the shortest; the others when they are needed
-    few = heapq.nlargest(256, examples, size) + heapq.nsmallest(16, examples, size)
+    if config.system and has_system(task.examples[0]["prompt"]):
+        raise UserError("--system would change nothing: the prompts have system messages of their own")
+    places, told = look_over(task, sides, control_tokens(policy.tokenizer))
+    say(told)
+    few = [examples[i] for examples, i in places]
     prompts = policy.encode_prompts([example["prompt"] for example in few], config.system)
-    rooms = [[config.max_new_tokens] * len(few)]
-    rooms += [[len(ids) for ids in policy.encode_completions([side(one) for one in few])] for side in sides]
-    for whose, reader in {"a": policy, "the teacher's": teacher}.items():
-        if reader:
-            check_room(reader, prompts, [max(each) for each in zip(*rooms, strict=True)], whose)
+    rooms = [policy.encode_completions([side(example) for example in few]) for side in sides]
+    readers = [("a", policy)] + ([("the teacher's", teacher)] if teacher else [])
+    for whose, reader in readers:
+        for at, prompt, *written in zip(places, prompts, *rooms, strict=True):
+            try:
+                check_room(reader, [prompt], [max(config.max_new_tokens, *map(len, written), 0)], whose)
+            except UserError as e:
+                raise UserError(f"{place(*at)}{e}") from e
     if config.model:
         try:
             sample(policy, prompts[-1:], 2, temperature=0.0)
@@ -187,12 +194,12 @@ def check_pairs(config: options.Pairs, task: Task) -> bool:
     for name in ("samples", "group_size") if not task.reward else ():
         if is_given(config, name):
             raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")
-    pairs = [] if task.reward else task.examples + task.held_out
-    twice = sum(pair["chosen"] == pair["rejected"] for pair in pairs)
-    if pairs and twice == len(pairs):
+    n = 0 if task.reward else len(task.examples) + len(task.held_out)
+    twice = sum(pair["chosen"] == pair["rejected"] for pair in everything(task)) if n else 0
+    if n and twice == n:
         raise UserError(f"every pair of {task.name} has one text twice: there is nothing to learn")
     if twice:
-        say(f"{twice} of {len(pairs)} pairs have one text twice, and teach nothing")
+        say(f"{twice} of {n} pairs have one text twice, and teach nothing")
     return not task.reward
 
 
@@ -211,7 +218,7 @@ def check_teacher(config: Any, task: Task, policy: Policy, teacher: Policy) -> N
     if not set(teacher.eos_ids) & set(policy.eos_ids):
         both = (tokenizer.convert_ids_to_tokens(p.eos_ids) for tokenizer, p in ((theirs, teacher), (ours, policy)))
         raise UserError("{} ends a completion with {}, the student with {}; {}".format(name, *both, then))
-    for text in (example["prompt"] for example in task.examples[:100]):
+    for text in (text_of(example["prompt"]) for example in task.examples[:100]):
         if theirs(text)["input_ids"] != ours(text)["input_ids"]:
             raise UserError(f"{name} has another tokenizer: it cuts {text[:60]!r} into other tokens; {then}")
     if isinstance(config, options.RecipeOptions):

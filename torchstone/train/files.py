@@ -98,8 +98,8 @@ def as_words(options: dict[str, Any]) -> Iterator[str]:
 
 def absolute(name: str, value: Any) -> Any:
     """An option's path as it is from any working directory; a hub id, or a value of another option, as it is."""
-    is_path = name in ("data", "out", "reward", "teacher") or (name == "model" and Path(value or "").is_dir())
-    return os.path.abspath(value) if is_path and value else value
+    may_be = value and name in ("model", "data", "chat_template") and Path(value).exists()
+    return os.path.abspath(value) if value and (name in ("out", "reward", "teacher") or may_be) else value
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torchstone.core import token_entropies, token_log_probs
+from torchstone.data.chat import Prompt, choose_template, render
 from torchstone.terminal import UserError
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")  # peft asks by transformers' older name
@@ -70,6 +71,7 @@ class Policy(nn.Module):
         self.eos_ids: list[int] = [listed] if isinstance(listed, int) else list(listed or [])
         self.end_id = _end_of_turn(tokenizer, self.eos_ids)
         self.eos_ids += [i for i in (self.end_id,) if i not in self.eos_ids]
+        self.template_arguments: dict[str, Any] = {}  # of the chat template
         self.adapters: Literal["none", "on", "off"] = "none"
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         if generation:  # or its top_k, penalties, ... would be sampled with
@@ -184,15 +186,22 @@ class Policy(nn.Module):
         """How many tokens it has a logit for: at least those of the tokenizer."""
         return self.model.config.get_text_config().vocab_size
 
-    def encode_prompts(self, prompts: Sequence[str], system: str | None = None) -> list[list[int]]:
-        """Token ids, through the chat template where the tokenizer has one."""
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            texts = [f"{system}\n{p}" if system else p for p in prompts]
-            return self._ids(texts)
-        first = [{"role": "system", "content": system}] if system else []
-        chats = [[*first, {"role": "user", "content": p}] for p in prompts]
-        texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        return self._ids(texts, add_special_tokens=False)
+    def set_template(self, template: str, arguments: str) -> None:
+        """Prompts go through this chat template: ``default``, ``none`` or a file of Jinja, with arguments in JSON."""
+        self.template_arguments = choose_template(self.tokenizer, template, arguments)
+        self.end_id = _end_of_turn(self.tokenizer, self.eos_ids)
+
+    def encode_prompts(self, prompts: Sequence[Prompt], system: str | None = None) -> list[list[int]]:
+        """Token ids, through the chat template where the tokenizer has one; of None, the token that begins a text."""
+        if prompts and prompts[0] is None:
+            begin = self.tokenizer.bos_token_id
+            return [[self.end_id if begin is None else begin] for _ in prompts]
+        texts = render(self.tokenizer, prompts, system, self.template_arguments)
+        if getattr(self.tokenizer, "chat_template", None) is not None:
+            return self._ids(texts, add_special_tokens=False)
+        alone, bare = self._ids(["a"])[0], self._ids(["a"], add_special_tokens=False)[0]
+        closed = alone[-1] != bare[-1]  # by a token that the tokenizer appends to every text
+        return [ids[: len(ids) - closed] for ids in self._ids(texts)]
 
     def encode_completions(self, completions: Sequence[str]) -> list[list[int]]:
         """Token ids, each with the token that ends a turn: to end there is part of the answer."""

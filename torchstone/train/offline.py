@@ -17,15 +17,16 @@ from torchstone.train.options import DPOOptions, Pairs, Run
 from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices, uniforms
 
 
-def learn_offline(config: DPOOptions, pairs: list[Example], learner: Learner, steps: int) -> Iterator[dict[str, Any]]:
+def learn_offline(
+    config: DPOOptions, pairs: Sequence[Example], learner: Learner, steps: int
+) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each step. N pairs a step: each has prompt, chosen, rejected, ref_chosen, ref_rejected."""
     N, policy = min(config.pairs, len(pairs)), learner.policy
-    pairs = encode(config, policy, pairs)
     while learner.step < steps:
         learner.begin_round(config.lr, steps)
 
         # 1 prompts and 2 completions: given
-        batch = take(pairs, N, learner.step, config.seed)
+        batch = encode(config, policy, take(pairs, N, learner.step, config.seed))
         for piece in cut_pairs(config, batch):
             # 3 log-probs [N] of whole completions; those of the reference were computed once, with the pairs
             chosen, rejected = pair_log_probs(config, policy, batch[piece])
@@ -71,14 +72,14 @@ def side_by_side(policy: Policy, pairs: Sequence[Example]) -> Rollout:
 
 
 @torch.no_grad()
-def add_reference(config: DPOOptions, start: Policy, pairs: list[Example]) -> list[Example]:
+def add_reference(config: DPOOptions, start: Policy, pairs: Sequence[Example]) -> Iterator[Example]:
     """The pairs with ``ref_chosen`` and ``ref_rejected``: log pi_ref(y | x) under the start model, in nats."""
-    out, ids = [], encode(config, start, pairs)
-    for piece in cut_pairs(config, ids):
-        log_probs = (x.tolist() for x in pair_log_probs(config, start, ids[piece]))
-        both = zip(pairs[piece], *log_probs, strict=True)
-        out += [pair | {"ref_chosen": chosen, "ref_rejected": rejected} for pair, chosen, rejected in both]
-    return out
+    for some in (pairs[rows] for rows in slices(0, len(pairs), 1000)):
+        ids = encode(config, start, some)
+        for piece in cut_pairs(config, ids):
+            log_probs = (x.tolist() for x in pair_log_probs(config, start, ids[piece]))
+            for pair, chosen, rejected in zip(some[piece], *log_probs, strict=True):
+                yield pair | {"ref_chosen": chosen, "ref_rejected": rejected}
 
 
 def sample_pairs(config: Pairs, task: Task, start: Policy) -> list[Example]:

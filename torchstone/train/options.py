@@ -23,7 +23,10 @@ class Run:
     """What all methods share."""
 
     task: str = "sort"  # Built in: sort, add, ramble. Or reasoning_gym:NAME, or reasoning_gym:NAME,option=value,...
-    data: Path | None = None  # JSONL instead of a task: prompts (and columns for --reward); preference pairs for dpo
+    data: Path | None = None  # Instead of a task: a file (JSONL, JSON, CSV, Parquet), a data set's folder or hub name
+    skip_bad_rows: bool = False  # Leave out rows of --data that cannot be read; they are counted, and the first named
+    chat_template: str = "default"  # Around prompts: the one of --model, none, or that of a FILE of Jinja
+    template_args: str = ""  # JSON that the chat template is given: '{"enable_thinking": false}'
     reward: str | None = None  # file.py or file.py:function with f(prompts, completions, **columns) -> list[float]
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
     lora: int = 0  # Rank of LoRA adapters, which alone are trained; needs the extra lora
@@ -76,7 +79,7 @@ class Run:
     def folder(self) -> Path:
         """Where the run writes."""
         name = self.data.stem if self.data else self.task.replace(":", "-").replace(",", "-")
-        return self.out or Path("runs") / f"{file_name(self.label)}-{name}-{self.seed}"
+        return self.out or Path("runs") / f"{file_name(self.label)}-{file_name(name)}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

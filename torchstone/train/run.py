@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchstone.data.files import read_jsonl
+from torchstone.data.examples import read_pairs
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
 from torchstone.terminal import UserError
@@ -55,7 +55,9 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
 
 
 def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
-    folder, notes = config.folder, checkpoint.notes_of(config)
+    folder, notes = config.folder, checkpoint.notes_of(config, task.fingerprint)
+    for text in task.told:
+        say(text)
     if config.dtype == "pure-bfloat16" and not config.lora:
         say(f"--dtype pure-bfloat16 loses most steps of --lr {config.lr}; --dtype bfloat16 keeps weights in float32")
     done = (folder / "model").exists() or len(read_records(folder / "metrics.jsonl")) > 1
@@ -93,6 +95,8 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     device, start = usable_device(config.device), config.folder / "start"
     source = config.model or (str(start) if resume and start.exists() else "")
     policy = load_policy(source, device, config.dtype) if source else untrained(config, task, device)
+    if config.model:
+        policy.set_template(config.chat_template, config.template_args)
     check_task(config, task, policy, teacher)
     policy = policy if source else make_start(config, task, device)
     if teacher:
@@ -131,22 +135,22 @@ def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, res
     return learner, learn_online(config, task, learner, reference), config.steps
 
 
-def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: bool) -> list[Example]:
+def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: bool) -> Sequence[Example]:
     """The pairs given with ``--data``, or sampled and ranked; kept in a file, to look at and for resuming."""
     if not (resume and file.exists()):
         pairs = sample_pairs(config, task, start) if task.reward else task.examples
         if not pairs:
             raise UserError("no pairs: the completions of each prompt all earn the same reward; try more --samples")
-        if isinstance(config, DPOOptions):
-            pairs = add_reference(config, start, pairs)
-        save(file, "".join(json.dumps(pair) + "\n" for pair in pairs))
-    made = read_jsonl(file)
+        with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
+            ready = add_reference(config, start, pairs) if isinstance(config, DPOOptions) else pairs
+            out.writelines(json.dumps(pair, default=str) + "\n" for pair in ready)
+    made = read_pairs(str(file))
     if isinstance(config, DPOOptions) and not {"ref_chosen", "ref_rejected"} <= made[0].keys():
         raise UserError(f"{file}: 'ref_chosen' or 'ref_rejected' is missing: without the file, it is made again")
     return made
 
 
-def held_out_pairs(config: RewardOptions, task: Task, start: Policy, resume: bool) -> list[Example]:
+def held_out_pairs(config: RewardOptions, task: Task, start: Policy, resume: bool) -> Sequence[Example]:
     """Those given, or made of the held-out prompts as the others are of the training prompts."""
     n = min(config.eval_prompts, len(task.held_out))
     if not task.reward or n == 0:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 
+from torchstone.data.formats import text_of
 from torchstone.data.tasks import Example, Task
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import Run
 from torchstone.train.supervised import Texts, completion_of, encode, imitate
 
+MOST = 20_000  # examples that are pre-trained on
 Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be written
 
 
@@ -21,13 +23,13 @@ def make_start(config: Run, task: Task, device: str) -> Policy:
     policy = untrained(config, task, device)
     pretrain_steps = task.start_steps[0] if config.pretrain_steps is None else config.pretrain_steps
     warmup_steps = task.start_steps[1] if config.warmup_steps is None else config.warmup_steps
-    written = [completion_of(example) for example in task.examples]
+    examples = task.examples[:MOST]
 
     if task.raw_lines:  # several lines on each training prompt; held-out prompts are in none of them
         rng = random.Random(config.seed)
         lines = task.raw_lines(rng.choices(task.examples, k=64 * pretrain_steps), rng)
     else:
-        lines = [example["prompt"] + text for example, text in zip(task.examples, written, strict=True)]
+        lines = [text_of(example["prompt"]) + completion_of(example) for example in examples]
     raw = [([ids[0]], ids[1:]) for ids in policy.encode_completions(lines)]  # all but the first token is predicted
     learn(policy, raw, pretrain_steps, 3e-3, config.seed)
 
@@ -59,5 +61,6 @@ def demonstrations(config: Run, task: Task) -> list[Example]:
 def untrained(config: Run, task: Task, device: str) -> Policy:
     """The small model for the task's characters and its longest prompt, at random."""
     torch.manual_seed(config.seed)
-    longest = max(len(example["prompt"]) for example in task.examples + task.held_out) + len(config.system or "") + 1
+    prompts = (text_of(example["prompt"]) for example in chain(task.examples, task.held_out))
+    longest = max(map(len, prompts)) + len(config.system or "") + 1
     return small_policy(task.alphabet, longest + config.max_new_tokens, device)
