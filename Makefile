@@ -1,6 +1,6 @@
 # Each target sets up its own environment first: .venv, .venv-frameworks with TRL, verl and others for test-frameworks,
-# and for site and test-site what site/package.json names (they need Node 20, and test-site Chromium). On Windows: see
-# CONTRIBUTING.md.
+# and for site and test-site .venv-site and what site/package.json names (they need Node 20, and test-site Chromium). On
+# Windows: see CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
@@ -43,14 +43,24 @@ corpus: .venv/done
 docs: .venv/done
 	$(BIN)/python docs/build.py
 
-site: .venv/done site/node_modules/done
-	mkdir -p build
+site: .venv/done .venv-site/done site/node_modules/done
+	rm -rf build/site build/doctrees
+	mkdir -p build site/sphinx/static/katex/fonts
+	cp site/node_modules/katex/LICENSE site/node_modules/katex/dist/katex.min.css site/sphinx/static/katex/
+	cp site/node_modules/katex/dist/fonts/*.woff2 site/sphinx/static/katex/fonts/
+	.venv-site/bin/python site/pages.py build/pages build/site
+	.venv-site/bin/sphinx-build -q -W --keep-going -b html -c site/sphinx -d build/doctrees build/pages build/site
 	$(BIN)/python site/table.py > build/recipes.json
 	node site/build.mjs build/site
 
 test-site: site
 	$(BIN)/python site/table.py --updates > build/updates.json
 	node --test site/
+
+.venv-site/done: site/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/pip install --quiet --requirement $<
+	touch $@
 
 site/node_modules/done: site/package-lock.json
 	cd site && npm ci --no-audit --no-fund --ignore-scripts
@@ -68,7 +78,7 @@ site/node_modules/done: site/package-lock.json
 	touch $@
 
 clean:
-	rm -rf .venv .venv-frameworks site/node_modules build/site
+	rm -rf .venv .venv-frameworks .venv-site site/node_modules build/site
 
 mutation: .venv/done
 	$(BIN)/pip install --quiet mutmut==3.8.1

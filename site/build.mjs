@@ -1,7 +1,7 @@
 // The explorers' pages: each one file, with its mathematics, style and first picture in it. node site/build.mjs OUT
 
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, transformSync } from "esbuild";
 
@@ -12,8 +12,6 @@ const ORDER = ["ratio", "kl", "gae", "groups", "reductions", "pairs", "batch"];
 const LIMIT = 80_000; // bytes of a page
 
 // ------------------------------------------------------------------------------------------------------- lines of code
-
-const shown = new Set(); // the files that a page points into
 
 /** import x from "code:FILE?TEXT": the line of that file which holds the text. It must be one line, or the build fails. */
 const lines_of_code = {
@@ -26,7 +24,6 @@ const lines_of_code = {
       const whole = lines.flatMap((line, i) => (line.trim() === text ? [i] : []));
       const found = whole.length ? whole : lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
       if (found.length !== 1) return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
-      shown.add(file);
       const [at] = found;
       const data = { file, line: at + 1, text: lines[at].trim(), href: `../code/${file}.html#L${at + 1}` };
       return { contents: `export default ${JSON.stringify(data)}`, loader: "js" };
@@ -44,7 +41,6 @@ async function bundle(contents, format) {
 
 // --------------------------------------------------------------------------------------------------------------- pages
 
-const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const css = transformSync(readFileSync(join(HERE, "explorers/kit.css"), "utf8"), { loader: "css", minify: true, charset: "utf8" }).code;
 
 const page = (title, about, nav, body, script = "") => `<!doctype html>
@@ -70,7 +66,7 @@ for (const name of names) {
   explorers.push(explorer);
 }
 const links = (current) => [
-  `<a class="home" href="index.html">Torchstone explorers</a>`,
+  `<a class="home" href="../index.html">Torchstone</a><a href="index.html">Explorers</a>`,
   ...explorers.map(({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`),
 ].join("");
 const first = (explorer) => Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
@@ -102,14 +98,3 @@ const card = (explorer) => {
 const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${card(explorer)}</a></li>`);
 write("explorers/index.html", page("Explorers", "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
   links(""), `<main><ul class="cards">${cards.join("")}</ul></main>`));
-
-// The files that the pages point into, with a number and an anchor for each line.
-for (const file of shown) {
-  const rows = readFileSync(join(ROOT, file), "utf8").trimEnd().split("\n");
-  const up = relative(dirname(`code/${file}`), ".");
-  const body = `<main><pre class="file">${rows.map((row, i) => `<span id="L${i + 1}"><a href="#L${i + 1}">${i + 1}</a>${escaped(row)}</span>`).join("\n")}</pre></main>`;
-  write(`code/${file}.html`, page(file, "The file as it is in the library.", `<a class="home" href="${up}/explorers/index.html">Torchstone explorers</a>`, body)
-    .replace("</style>", `.file { font: 13px/1.5 var(--mono); background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px; overflow-x: auto; }
-.file span { display: block; } .file a { display: inline-block; width: 3.5em; padding-right: 1em; text-align: right; color: var(--muted); text-decoration: none; user-select: none; }
-.file span:target { background: color-mix(in srgb, var(--gold) 22%, var(--card)); scroll-margin-top: 40vh; }</style>`));
-}

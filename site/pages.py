@@ -1,0 +1,273 @@
+"""The site's sources, from the Markdown as it stands: pages, code with line numbers, an API reference, the equations.
+
+    python site/pages.py SOURCES OUT
+
+SOURCES is what Sphinx reads; under OUT/code stands every file of code that a page points into. A link that leads
+nowhere is an error.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import TextLexer, get_lexer_for_filename
+from pygments.util import ClassNotFound
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reference
+
+ROOT = Path(__file__).parent.parent.resolve()
+PAGES = [
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "docs/comparisons/README.md", *sorted(ROOT.glob("torchstone/*/README.md")),
+    *sorted(ROOT.glob("torchstone/*/variants.md")),
+]  # fmt: skip
+IMAGES = {".png", ".jpg", ".pdf", ".csv"}  # as they are, beside the page that shows them
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\]\([^)]*\)|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
+
+
+def fail(page: Path, why: str) -> NoReturn:
+    raise SystemExit(f"{page.relative_to(ROOT)}: {why}")
+
+
+# ---------------------------------------------------------------------------------------------------------- Markdown
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page has as HTML, beside those of its headings."""
+    return set(re.findall(r'<a (?:id|name)="([\w-]+)"', page.read_text(encoding="utf-8")))
+
+
+class Site:
+    def __init__(self, sources: Path, out: Path) -> None:
+        self.sources, self.out = sources, out
+        self.code: set[Path] = set()  # files and folders that something points into
+
+    def page(self, path: Path) -> None:
+        """One Markdown page, its links to code turned into links to the code's own pages."""
+        text = path.read_text(encoding="utf-8")
+        parts, at = [], 0
+        for fence in FENCE.finditer(text):
+            parts += [self.linked(path, text[at : fence.start()]), fence.group().replace("```jsonc", "```js")]
+            at = fence.end()
+        parts.append(self.linked(path, text[at:]))
+        target = self.sources / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(parts), encoding="utf-8")
+
+    def linked(self, page: Path, text: str) -> str:
+        for image in IMAGE.findall(text):
+            self.copied(page, (page.parent / image).resolve())
+        return LINK.sub(lambda found: self.link(page, *found.groups()), text)
+
+    def link(self, page: Path, words: str, target: str) -> str:
+        words = LINK.sub(lambda found: self.link(page, *found.groups()), words)
+        if target[1:] in anchors(page) and target.startswith("#"):
+            return f'<a href="{target}">{words}</a>'
+        if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            return f"[{words}]({target})"
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve()
+        if not path.exists() or ROOT not in [path, *path.parents]:
+            fail(page, f"[{words}]({target}) leads nowhere")
+        if path.is_dir() and path / "README.md" in PAGES:
+            path = path / "README.md"
+        if path in PAGES:
+            relative = os.path.relpath(path, page.parent) + (f"#{anchor}" if anchor else "")
+            if anchor in anchors(path):  # of a row of a table, which Sphinx does not know
+                return f'<a href="{relative.replace(".md#", ".html#")}">{words}</a>'
+            return f"[{words}]({relative})"
+        if path.suffix.lower() in IMAGES:
+            self.copied(page, path)
+            return f"[{words}]({target})"
+        return f'<a class="to-code" href="{self.to_code(page, path, anchor)}">{words}</a>'
+
+    def copied(self, page: Path, path: Path) -> None:
+        if not path.is_file():
+            fail(page, f"{path.name} is not there")
+        target = self.sources / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+    def to_code(self, page: Path, path: Path, anchor: str = "") -> str:
+        self.code.add(path)
+        up = "../" * len(page.relative_to(ROOT).parent.parts)
+        return f"{up}code/{code_page(path)}" + (f"#{anchor}" if anchor else "")
+
+    # ---------------------------------------------------------------------------------------------------------- code
+
+    def write_code(self) -> None:
+        """A page for each file and folder that is pointed into, and for all of torchstone."""
+        todo = {*self.code, *ROOT.glob("torchstone/**/*.py")}
+        done: set[Path] = set()
+        while todo:
+            path = todo.pop()
+            done.add(path)
+            if path.is_dir():
+                todo |= set(listed(path)) - done
+            target = self.out / "code" / code_page(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                shutil.copy(path, target)
+            else:
+                target.write_text(folder_page(path) if path.is_dir() else file_page(path), encoding="utf-8")
+        print(f"{len(done)} pages of code")
+
+
+def code_page(path: Path) -> str:
+    """Where a file or folder stands under code/; JSON stands there as it is."""
+    name = path.relative_to(ROOT).as_posix()
+    return f"{name}/index.html" if path.is_dir() else name if path.suffix == ".json" else f"{name}.html"
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder's page lists: code, data and further folders with any of them."""
+    kept = [p for p in sorted(folder.iterdir()) if not p.name.startswith((".", "__pycache__"))]
+    return [p for p in kept if (p.is_dir() and listed(p)) or p.suffix in {".py", ".json", ".mjs"}]
+
+
+STYLE = (
+    HtmlFormatter(style="default").get_style_defs("pre")
+    + "@media (prefers-color-scheme: dark) {"
+    + HtmlFormatter(style="github-dark").get_style_defs("pre")
+    + "}"
+    + (Path(__file__).parent / "sphinx/code.css").read_text(encoding="utf-8")
+)
+
+
+def code_shell(path: Path, body: str) -> str:
+    name = path.relative_to(ROOT).as_posix()
+    up = "../" * (len(Path(code_page(path)).parts))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{name} · Torchstone</title><link rel="icon" href="data:,">
+<style>{STYLE}</style></head>
+<body><p class="top"><a href="{up}index.html">Torchstone</a> <b>{name}</b></p>{body}</body></html>
+"""
+
+
+def file_page(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    try:
+        lexer = get_lexer_for_filename(path.name, stripnl=False)
+    except ClassNotFound:
+        lexer = TextLexer(stripnl=False)
+    lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).rstrip("\n").split("\n")
+    rows = (f'<span id="L{i}"><a href="#L{i}">{i}</a>{line}</span>' for i, line in enumerate(lines, 1))
+    return code_shell(path, f"<pre>{''.join(rows)}</pre>")
+
+
+def folder_page(path: Path) -> str:
+    rows = (
+        f'<li><a href="{os.path.relpath(code_page(p), Path(code_page(path)).parent)}">{html.escape(p.name)}</a></li>'
+        for p in listed(path)
+    )
+    return code_shell(path, f"<ul>{''.join(rows)}</ul>")
+
+
+# --------------------------------------------------------------------------------------------------------- equations
+
+
+@cache
+def lines_of(folder: str) -> list[tuple[Path, int, str]]:
+    files = sorted(ROOT.glob(f"{folder}/**/*.py"))
+    return [(p, i, line) for p in files for i, line in enumerate(p.read_text(encoding="utf-8").split("\n"), 1)]
+
+
+def places(tag: str) -> dict[str, tuple[str, int]]:
+    """Where an equation stands: in the code (its line, else its docstring), and in a test that is named after it."""
+    exact = re.compile(rf"(?<![\w.]){re.escape(tag)}(?![\w.]*\d)")
+    named = re.compile(rf"def test_(\w*_)?{tag.replace('.', '_')}(?!\d)")
+    code = [(p, i, line) for p, i, line in lines_of("torchstone") if exact.search(line) and "recipes" not in p.parts]
+    # the plain form before the tuned one; the comment at the line itself before the docstring
+    code.sort(key=lambda found: ("fast" in found[0].parts, "# " not in found[2].partition(tag)[0]))
+    tests = [(p, i) for p, i, line in lines_of("tests") if named.search(line)]
+    found = {"code": code[0][:2]} if code else {}
+    found |= {"test": tests[0]} if tests else {}
+    return {kind: (p.relative_to(ROOT).as_posix(), i) for kind, (p, i) in found.items()}
+
+
+def explorers() -> dict[str, str]:
+    """The explorer of each equation: the first whose source has its tag."""
+    found: dict[str, str] = {}
+    for name in ("ratio", "kl", "gae", "groups", "reductions", "pairs"):
+        text = (ROOT / f"site/explorers/{name}.mjs").read_text(encoding="utf-8")
+        for tag in re.findall(r"\b[A-Z]+\.\d+\b", text):
+            found.setdefault(tag, name)
+    return found
+
+
+def equations(site: Site) -> dict[str, dict[str, str]]:
+    """For each tag its links, from the root of the site; and a page that lists them."""
+    told, by_tag = explorers(), {}
+    for page in PAGES:
+        for tag in re.findall(r"\\tag\{([A-Z]+\.\d+)\}", page.read_text(encoding="utf-8")):
+            if page.parent.parent != ROOT / "torchstone":
+                continue  # it repeats an equation of a family
+            links = {"page": page.relative_to(ROOT).with_suffix(".html").as_posix() + f"#eq-{tag}"}
+            for kind, (file, line) in places(tag).items():
+                site.code.add(ROOT / file)
+                links[kind] = f"code/{file}.html#L{line}"
+            if tag in told:
+                links["explorer"] = f"explorers/{told[tag]}.html"
+            if "code" not in links or "test" not in links:
+                fail(page, f"({tag}) has no line of code or no test")
+            by_tag[tag] = links
+    rows = "".join(
+        f"<tr><td>{tag}</td>"
+        + "".join(
+            f'<td><a href="{links[kind]}">{label(links[kind])}</a></td>' if kind in links else "<td></td>"
+            for kind in ("page", "code", "test", "explorer")
+        )
+        + "</tr>\n"
+        for tag, links in by_tag.items()
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("equation", "in words", "line of code", "test", "explorer"))
+    text = f"""# Every equation: its line of code, its test
+
+{len(by_tag)} equations, each with the place that explains it, the line that computes it, the first test named after it
+and, where there is one, the explorer that moves it.
+
+<div class="wide"><table class="equations"><thead><tr>{head}</tr></thead><tbody>
+{rows}</tbody></table></div>
+"""
+    (site.sources / "equations.md").write_text(text, encoding="utf-8")
+    return by_tag
+
+
+def label(href: str) -> str:
+    name, _, anchor = href.partition("#")
+    short = name.removeprefix("code/").removesuffix(".html")
+    short = short.removeprefix("explorers/").removeprefix("torchstone/").removeprefix("tests/").removesuffix("/README")
+    return html.escape(short + (f":{anchor[1:]}" if anchor.startswith("L") else ""))
+
+
+def main() -> None:
+    sources, out = (Path(x).resolve() for x in sys.argv[1:3])
+    shutil.rmtree(sources, ignore_errors=True)
+    sources.mkdir(parents=True)
+    site = Site(sources, out)
+    for page in PAGES:
+        site.page(page)
+    for own in (Path(__file__).parent / "sphinx").glob("*.md"):
+        shutil.copy(own, sources)
+    (sources / "equations.json").write_text(json.dumps(equations(site)), encoding="utf-8")
+    reference.write(ROOT, sources)
+    site.write_code()
+
+
+if __name__ == "__main__":
+    main()

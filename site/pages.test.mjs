@@ -1,0 +1,158 @@
+// The whole site as it was built: every link leads somewhere, nothing comes from elsewhere, and pages read well.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { dirname, extname, join, relative } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { chromium } from "playwright-core";
+
+const HERE = fileURLToPath(new URL(".", import.meta.url));
+const SITE = join(HERE, "../build/site");
+const files = readdirSync(SITE, { recursive: true }).filter((name) => statSync(join(SITE, name)).isFile());
+const pages = files.filter((name) => name.endsWith(".html"));
+const text = new Map(pages.map((name) => [name, readFileSync(join(SITE, name), "utf8").replace(/<script\b.*?<\/script>/gs, "")]));
+const anchors = new Map([...text].map(([name, body]) => [name, new Set([...body.matchAll(/\b(?:id|name)="([^"]+)"/g)].map(([, id]) => id))]));
+const unescaped = (href) => href.replaceAll("&amp;", "&").replaceAll("&quot;", '"');
+
+/** The links of a page that lead nowhere. */
+function dead(name, body) {
+  return [...body.matchAll(/\b(?:href|src)="([^"]*)"/g)].map(([, href]) => unescaped(href)).filter((href) => {
+    if (/^(https?|mailto|data|javascript):/.test(href)) return false;
+    const [path, anchor] = href.split("#").map(decodeURIComponent);
+    const target = path === "" ? name : relative(SITE, join(SITE, dirname(name), path.split("?")[0]));
+    if (href.startsWith("/") || target.startsWith("..") || !existsSync(join(SITE, target))) return true;
+    return Boolean(anchor) && anchors.has(target) && !anchors.get(target).has(anchor);
+  });
+}
+
+test("every link of every page leads to a page and a place that are there", () => {
+  const found = [...text].flatMap(([name, body]) => dead(name, body).map((href) => `${name}: ${href}`));
+  assert.deepEqual(found, []);
+  assert.ok(pages.length > 500, `${pages.length} pages`);
+});
+
+test("a dead link is seen", () => {
+  const name = "index.html";
+  for (const href of ["nowhere.html", "docs/primer.html#nowhere", "/docs/primer.html", "../../outside.html"]) {
+    assert.deepEqual(dead(name, `<a href="${href}">x</a>`), [href]);
+  }
+});
+
+test("no page loads anything from elsewhere", () => {
+  for (const [name, body] of text) {
+    const loaded = [...body.matchAll(/<(?:img|script|link|iframe|source)\b[^>]*\b(?:src|href)="((?:https?:)?\/\/[^"]*)"/g)];
+    assert.deepEqual(loaded.map(([, href]) => href), [], name);
+  }
+  for (const name of files.filter((one) => one.endsWith(".css"))) {
+    assert.doesNotMatch(readFileSync(join(SITE, name), "utf8"), /url\(["']?(https?:)?\/\//, name);
+  }
+});
+
+test("every formula is rendered, and every equation of a family has its links", () => {
+  let tagged = 0;
+  for (const [name, body] of text) {
+    if (/^(code|explorers)\//.test(name)) continue;
+    assert.doesNotMatch(body.replace(/<annotation.*?<\/annotation>/gs, ""), /\\(frac|mathrm|tag|big)\b(?![^<]*<\/(code|pre|span)>)/, name);
+    tagged += [...body.matchAll(/<div class="equation" id="eq-/g)].length;
+  }
+  assert.ok(tagged >= 89, `${tagged} equations`);
+  const listed = [...text.get("equations.html").matchAll(/<tr><td>([A-Z]+\.\d+)<\/td>/g)].length;
+  assert.ok(listed >= 89, `${listed} listed`);
+});
+
+test("a formula that does not parse is refused", () => {
+  const asked = ["\\frac{1}{2}", "\\frac{1}{", "\\nosuchcommand"].map((tex) => JSON.stringify({ tex, display: true })).join("\n");
+  const { stdout } = spawnSync("node", [join(HERE, "katex.mjs")], { input: asked, encoding: "utf8" });
+  const answers = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(answers.map(({ error }) => error !== undefined), [false, true, true]);
+});
+
+test("a Markdown page with a dead link, or a formula that does not parse, fails the build", () => {
+  const folder = mkdtempSync(join(tmpdir(), "torchstone-site-"));
+  after(() => rmSync(folder, { recursive: true }));
+  const python = join(HERE, "../.venv-site/bin/python");
+  const link = "import sys; sys.path.insert(0, 'site'); import pages; from pathlib import Path; " +
+    `s = pages.Site(Path(${JSON.stringify(folder)}), Path(${JSON.stringify(folder)})); print(s.linked(pages.ROOT / 'README.md', sys.argv[1]))`;
+  const run = (words) => spawnSync(python, ["-c", link, words], { cwd: join(HERE, ".."), encoding: "utf8" });
+  assert.match(run("[a](docs/primer.md) [b](torchstone/ppo/loss.py)").stdout, /\[a\]\(docs\/primer.md\) <a class="to-code" href="code\/torchstone\/ppo\/loss.py.html">b/);
+  assert.match(run("[a](docs/nowhere.md)").stderr, /README.md: \[a\]\(docs\/nowhere.md\) leads nowhere/);
+  for (const [words, why] of [["$\\frac{1}{$", /ParseError|KaTeX parse error/], ["[a](other.md)", /xref_missing/]]) {
+    writeFileSync(join(folder, "index.md"), `# A page\n\n${words}\n`);
+    writeFileSync(join(folder, "equations.json"), "{}");
+    const built = spawnSync(python, ["-m", "sphinx", "-q", "-W", "-b", "html", "-c", join(HERE, "sphinx"), folder, join(folder, "out")], { encoding: "utf8" });
+    assert.notEqual(built.status, 0);
+    assert.match(built.stderr, why);
+  }
+});
+
+// ------------------------------------------------------------------------------------------------------- in the browser
+
+let browser;
+before(async () => (browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium" })));
+after(() => browser.close());
+const SCREENS = {
+  desk: { viewport: { width: 1200, height: 900 } }, dark: { viewport: { width: 1200, height: 900 }, colorScheme: "dark" },
+  phone: { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true },
+};
+
+async function open(t, url, settings) {
+  const context = await browser.newContext(settings);
+  t.after(() => context.close());
+  const page = await context.newPage();
+  const said = [];
+  page.on("console", (message) => message.type() === "error" && said.push(message.text()));
+  page.on("pageerror", (error) => said.push(`${error}`));
+  const allowed = new URL(url).origin;
+  page.on("request", (request) => new URL(request.url()).origin === allowed || said.push(`asks for ${request.url()}`));
+  t.after(() => assert.deepEqual(said, []));
+  await page.goto(url);
+  return page;
+}
+
+const SEEN = ["index", "docs/primer", "torchstone/grpo/README", "docs/recipes", "docs/pitfalls", "equations", "api/grpo", "explorers/index"];
+for (const name of SEEN) {
+  for (const [kind, settings] of Object.entries(SCREENS)) {
+    test(`${name}, ${kind}: opens from the disk and fits the screen`, async (t) => {
+      const page = await open(t, pathToFileURL(join(SITE, `${name}.html`)).href, settings);
+      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0);
+      assert.ok((await page.locator("h1").first().innerText()).length > 2);
+    });
+  }
+}
+
+test("formulas are set in KaTeX's own type", async (t) => {
+  const page = await open(t, pathToFileURL(join(SITE, "torchstone/grpo/README.html")).href, SCREENS.desk);
+  await page.evaluate(() => document.fonts.ready);
+  assert.ok(await page.evaluate(() => document.fonts.check("16px KaTeX_Math") && [...document.fonts].some((f) => f.family.includes("KaTeX_Math") && f.status === "loaded")));
+});
+
+test("the search finds a page, from the disk", async (t) => {
+  const page = await open(t, pathToFileURL(join(SITE, "search.html")).href + "?q=clipped_surrogate", SCREENS.desk);
+  await page.locator("#search-results li a").first().waitFor();
+});
+
+test("the site works from a sub-path of a server", async (t) => {
+  const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".woff2": "font/woff2", ".png": "image/png" };
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(new URL(request.url, "http://x").pathname).replace(/^\/some\/where\//, "");
+    const file = join(SITE, path);
+    if (!request.url.startsWith("/some/where/") || !existsSync(file)) return response.writeHead(404).end();
+    return response.writeHead(200, { "content-type": types[extname(file)] ?? "application/octet-stream" }).end(readFileSync(file));
+  });
+  await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
+  t.after(() => server.close());
+  const page = await open(t, `http://127.0.0.1:${server.address().port}/some/where/index.html`, SCREENS.desk);
+  for (const words of ["The primer", "GRPO"]) {
+    await page.locator(".sidebar-tree").getByText(words, { exact: true }).click();
+    await page.locator("h1").first().waitFor();
+  }
+  await page.getByText("explorer", { exact: true }).first().click();
+  await page.locator("main svg.picture").first().waitFor();
+  assert.match(page.url(), /\/some\/where\/explorers\/groups\.html$/);
+  await page.locator(".code a").first().click();
+  assert.match(page.url(), /\/some\/where\/code\/torchstone\/reinforce\/returns\.py\.html#L\d+$/);
+});
