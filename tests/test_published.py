@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchstone.recipes import RECIPES, find, page
+from torchstone.recipes import RECIPES, find
 
 ROOT = Path(__file__).parent.parent
 ROWS = [row for row in RECIPES.values() if "@" not in row.name]
@@ -55,12 +55,6 @@ def test_a_row_names_what_the_authors_code_or_another_run_has_otherwise(name, sa
     assert ("0.15" in RECIPES[name].left_out) == (name == "dppo")
 
 
-def test_the_page_says_what_each_framework_has_beside_its_rows():
-    lines = re.findall(r"^- Left out of (.*)'s: (.*)\.$", page.markdown(), re.MULTILINE)
-    versions = {row.name.partition("@")[2] for row in RECIPES.values()} - {""}
-    assert lines and all(name in versions and text for name, text in lines)
-
-
 @pytest.mark.parametrize(
     ("name", "says", "says_not"),
     [
@@ -89,11 +83,6 @@ def test_the_page_says_what_each_framework_has_beside_its_rows():
 def test_a_dialect_names_what_its_own_lines_do_and_no_other_rows(name, says, says_not):
     text = RECIPES[name].left_out
     assert says in text and not any(other in text for other in says_not)
-
-
-def test_the_page_names_the_rows_that_a_remark_on_a_framework_is_about():
-    assert "is cut at 10, with gradient 0 beyond (in `gspo`)." in page.markdown()
-    assert "cut at -20 and 20, with gradient 0 beyond (in" not in page.markdown().split("## Pref")[0]
 
 
 def test_reinforce_names_the_baseline_that_its_equation_has():

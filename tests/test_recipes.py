@@ -772,6 +772,32 @@ def test_the_page_in_the_docs_is_in_step():
     )
 
 
+def test_the_page_has_each_row_once_in_a_group_and_stays_short():
+    text, published = page.markdown(), [name for name in RECIPES if "@" not in name]
+    assert sorted(name for names in page.GROUPS.values() for name in names) == sorted(published)
+    assert set(page.TWELVE) <= set(published) and len(page.TWELVE) == 12 and len(text.split()) <= 6000
+    lines = text.splitlines()
+    for name in published:
+        assert sum(line.startswith(f"| `{name}` |") and "source" not in line for line in lines) >= 1
+    for name in RECIPES.keys() - published:
+        row, _, framework = name.partition("@")
+        assert sum(line.startswith(f"| `{row}` | {framework.replace('-', ' ')} |") for line in lines) == 1
+
+
+def test_the_command_prints_every_option_once(capsys):
+    assert main(["recipes", "--choices"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    options = {
+        (at, name): o.effect
+        for kind in table.KINDS
+        for at, columns in kind.COLUMNS.items()
+        for name, o in columns.items()
+    }
+    assert len(options) > 80
+    for (_, name), effect in options.items():
+        assert name in out and effect.split()[0] in out
+
+
 def test_the_command_prints_rows_differences_and_data(capsys):
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out

@@ -25,16 +25,18 @@ examples
   torchstone recipes grpo grpo@trl-1.16.0       what differs, and what that does
                                                 to the update
   torchstone recipes grpo:advantage=group-mean  a row with your own choice
+  torchstone recipes --choices                  all that can be chosen
 """
 FOOT = "A KL is in the loss unless it says reward. Name a row to have it explained, or two to see what differs."
 
 
 def recipes(arguments: Sequence[str]) -> int:
-    """``torchstone recipes [NAME [NAME]] [--dialects] [--json] [--markdown]``."""
+    """``torchstone recipes [NAME [NAME]] [--dialects] [--choices] [--json] [--markdown]``."""
     parser = Parser("recipes", HELP, EXAMPLES, operands="[NAME [NAME]]")
     parser.add_argument("names", nargs="*", metavar="NAME", help="one row to explain, or two to compare")
     parser.add_argument("--dialects", action="store_true", help="frameworks' dialects too")
     form = parser.add_mutually_exclusive_group()
+    form.add_argument("--choices", action="store_true", help="every option of every column, and what it does")
     form.add_argument("--json", action="store_true", help="every row with every choice, as JSON")
     form.add_argument("--markdown", action="store_true", help="the page docs/recipes.md")
     options = parser.parse_args(arguments)
@@ -52,6 +54,8 @@ def recipes(arguments: Sequence[str]) -> int:
     if options.json:
         kept = {at.partition(".")[0] for at, *_ in found} if len(rows) == 2 else None
         print(json.dumps([_data(row, kept) for row in rows or RECIPES.values()], indent=1, ensure_ascii=False))
+    elif options.choices:
+        _print_choices()
     elif options.markdown:
         print(page.markdown() if not rows else markdown_table(rows, rows[0] if len(rows) == 2 else None))
     elif not rows:
@@ -84,6 +88,20 @@ def _print_all(dialects: bool) -> None:
             print(wrapped(in_words(row, RECIPES), f"{row.name:<{width - 2}}  ", " " * width))
         print()
     print(dim(wrapped(FOOT)))
+
+
+def _print_choices() -> None:
+    from torchstone.recipes.page import in_full
+    from torchstone.recipes.table import KINDS
+
+    told: list[list[str]] = []
+    for kind, (_, title) in KINDS.items():
+        print(bold(title))
+        for at, options in kind.COLUMNS.items():
+            rows = [[name, ", ".join(o.numbers), in_full(o)] for name, o in options.items()]
+            if new := [row for row in rows if [at, *row] not in told]:
+                print(table([at, "numbers", "what it does to the update"], new) + "\n")
+            told += [[at, *row] for row in rows]
 
 
 def _print_one(row: Recipe) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from torchstone.recipes import RECIPES
-from torchstone.recipes.choices import Option, Recipe, show
-from torchstone.recipes.table import KINDS, by_algorithm, markdown_table
+from torchstone.recipes.choices import Option, Recipe
+from torchstone.recipes.table import KINDS, by_algorithm, in_words, linked
 
 HEAD = """\
 # Recipes: the field in one table
@@ -28,16 +31,58 @@ loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_pro
 loss.value.backward()
 ```
 
-`torchstone recipes` prints the table, `torchstone recipes dapo` one row with the place in the paper where each number
-stands, `torchstone recipes grpo dapo` what differs and what that does to the update. A row with a choice of your own is
-`find("grpo:advantage=group-mean")`. This page is written by `torchstone recipes --markdown`.
+What stands on this page is what sets a row apart. The rest is in the terminal:
 
-**How to read a row.** From left to right as data flows: how a completion's advantage is made from the rewards; whether
-a ratio to the sampling policy is taken for each token or each completion; the loss per token; where the KL to the
-reference is paid, its estimator and weight; how the losses become one number. Everything that is off is left out.
-`clip 0.2, high 0.28` is $\\epsilon = 0.2$, $\\epsilon_{high} = 0.28$; `n` and `n-1` are the divisor of the variance.
-[What each choice does](#what-each-choice-does) has a sentence for every option.
+| command | what it says |
+|---|---|
+| `torchstone recipes dapo` | one row: what each choice does, where each number is stated, what is left out |
+| `torchstone recipes grpo dapo` | what differs, and what that does to the update |
+| `torchstone recipes --choices` | every option of every column |
+| `torchstone trace dapo` | one update with all its numbers |
+| `torchstone recipes grpo:advantage=group-mean` | a row with a choice of your own; in Python, `find` takes it |
 
+This page is written by `torchstone recipes --markdown`.
+
+**How to read a line.** A row is told from another one: "grpo with clip high 0.28" makes all other choices as `grpo`
+does. Choices stand in the order in which data flows: how a completion's advantage is made from the rewards; whether a
+ratio to the sampling policy is taken for each token or each completion; the loss of a token; where the KL to the
+reference is paid, its estimator and weight; how the losses become one number. `clip 0.2, high 0.28` is
+$\\epsilon = 0.2$, $\\epsilon_{high} = 0.28$; `n` and `n-1` are the divisor of the variance.
+"""
+TWELVE = (
+    "ppo", "rloo", "reinforce++", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "opd", "dpo", "simpo", "kto",
+)  # fmt: skip
+GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is changed
+    "Policy gradient: the baseline and its scale": (
+        "reinforce", "remax", "rloo", "opo", "otb", "maxrl", "gpg", "reinforce++", "reinforce++-baseline",
+    ),
+    "Policy gradient: a critic, or the group in its place": (
+        "ppo", "ppo-dual-clip", "grpo", "dr_grpo", "dapo", "deepseek-v3.2",
+    ),
+    "Policy gradient: another ratio, or another bound on it": (
+        "gspo", "gspo-token", "luspo", "gmpo", "cispo", "sapo", "intellect-2",
+    ),
+    "Policy gradient: samples of an older policy, or of another engine": (
+        "vespo", "dppo", "dppo-kl", "tis", "icepop",
+    ),
+    "Pairs: the loss of a comparison": (
+        "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",
+    ),
+    "Pairs: each completion by itself": ("kto", "apo_zero", "apo_down", "nca", "sppo"),
+    "Pairs: no reference": ("simpo", "cpo", "orpo"),
+    "Pairs: weights, and supervised learning beside": ("dpo-norm", "wpo", "iterative-rpo"),
+    "A teacher's word in place of a reward": (
+        "opd", "opd-sequence", "opd-exact", "opd-forward", "opd-topk-tail", "opd-k3", "gkd", "mopd", "sdpo", "iw-opd",
+    ),
+}  # fmt: skip
+DIALECTS = """\
+## The same rows as frameworks compute them
+
+What a framework does beside its row (where it cuts log-ratios, what it makes of equal rewards) stands under "left out":
+`torchstone recipes dapo@verl-0.9.1`. The number after the name is the version that was run. "as dapo" is no difference.
+A row without a published one of its name is told from the nearest.
+"""
+SURPRISES = """\
 ## What surprises people
 
 Each of these is a row below, run against that version. None is called wrong here: a name is not a specification.
@@ -65,68 +110,46 @@ Each of these is a row below, run against that version. None is called wrong her
 
 def markdown() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [HEAD, f"## The twelve that most people mean\n\n{listed(TWELVE)}\n", SURPRISES]
+    parts.append("## The others, by what they change\n")
+    for title, names in GROUPS.items():
+        parts.append(f"### {title}\n\n{listed(name for name in names if name not in TWELVE)}\n")
+    parts.append(DIALECTS)
     for kind, (_, title) in KINDS.items():
-        rows = [row for row in RECIPES.values() if isinstance(row, kind)]
-        published = [row for row in rows if "@" not in row.name]
-        parts += [f"## {title}, as published\n", markdown_table(list(published)) + "\n"]
-        dialects = {name: group for name, group in by_algorithm(rows).items() if any("@" in row.name for row in group)}
-        if dialects:
-            parts.append(f"## {title}, as frameworks compute it\n")
-            parts.append(
-                "**Bold** is not as published. The number after the framework's name is the version that was run.\n"
-            )
-            parts += left_out([row for group in dialects.values() for row in group])
-        for name, group in dialects.items():
-            known = RECIPES.get(name)
-            parts += [f"### {name}\n", markdown_table(group, known) + "\n"]
-    parts.append(choices())
-    parts.append(numbers([row for row in RECIPES.values() if "@" not in row.name]))
+        groups = by_algorithm(row for row in RECIPES.values() if isinstance(row, kind))
+        parts.append(f"### {title}, by framework\n\n{dialects(groups)}\n")
     return "\n".join(parts).rstrip()
 
 
-def left_out(dialects: list[Recipe]) -> list[str]:
-    """What each framework has beside these rows, once, and in which of them."""
-    told: dict[str, dict[str, list[str]]] = {}
-    rows: dict[str, list[str]] = {}
-    for row in dialects:
-        name, at, framework = row.name.partition("@")
-        if not at:
-            continue
-        rows.setdefault(framework, []).append(name)
-        for text in row.left_out.split("; ") if row.left_out != "nothing" else []:
-            told.setdefault(framework, {}).setdefault(text, []).append(name)
-    return [*(f"- Left out of {framework}'s: {text}{where(names, rows[framework])}."
-              for framework, texts in told.items() for text, names in texts.items()), ""]  # fmt: skip
+def listed(names: Iterable[str]) -> str:
+    """A line of a table for each row: what it is, what sets it apart, and where it is from."""
+    lines = ["| row | what it is | its choices | source |", "|---|---|---|---|"]
+    for row in (RECIPES[name] for name in names):
+        lines.append(f"| `{row.name}` | {row.about} | {piped(in_words(row, RECIPES))} | {origin(row)} |")
+    return "\n".join(lines)
 
 
-def where(names: list[str], rows: list[str]) -> str:
-    """The rows that a sentence is about, by what is shorter: those, or the others."""
-    others = [name for name in rows if name not in names]
-    if not others:
-        return ""
-    few, word = (names, "in") if len(names) <= len(others) else (others, "not in")
-    return f" ({word} {', '.join(f'`{name}`' for name in few)})"
+def piped(text: str) -> str:
+    """Text for a cell."""
+    return text.replace("|", "\\|")
 
 
-def choices() -> str:
-    """What each option does to the update, one sentence each."""
-    parts, told = ["## What each choice does\n"], set[str]()
-    for kind, (word, _) in KINDS.items():
-        for at, options in kind.COLUMNS.items():
-            lines = [f"| `{k}` | {', '.join(o.numbers)} | {in_full(o)} |" for k, o in options.items()]
-            new, heading = [line for line in lines if line not in told], f"### {at}"
-            if new:
-                heading += f" ({word})" if any(part.startswith(heading) for part in parts) else ""
-                parts += [
-                    f"{heading}\n",
-                    "| option | numbers | what it does to the update |",
-                    "|---|---|---|",
-                    *new,
-                    "",
-                ]
-            told |= set(lines)
-    return "\n".join(parts)
+def origin(row: Recipe) -> str:
+    """The first arXiv id of a source as a link, or its first words."""
+    found = re.search(r"arXiv:\d{4}\.\d{5}(v\d+)?", row.source)
+    return linked(found[0]) if found else row.source.partition(",")[0]
+
+
+def dialects(groups: dict[str, list[Recipe]]) -> str:
+    """A line for each row that a framework has, with what differs there; then those that have no published row."""
+    lines = ["| row | in | what differs there |", "|---|---|---|"]
+    for name, group in groups.items():
+        for row in group:
+            if "@" in row.name:
+                told = in_words(row, RECIPES)
+                said = told.removeprefix(f"{name} with ") if name in RECIPES else told
+                lines.append(f"| `{name}` | {row.name.partition('@')[2].replace('-', ' ')} | {piped(said)} |")
+    return "\n".join(lines)
 
 
 def in_full(option: Option) -> str:
@@ -135,18 +158,3 @@ def in_full(option: Option) -> str:
     for ratio, text in option.beside.items():
         beside.setdefault(text, []).append(f"`{ratio}`")
     return " ".join([option.effect, *(f"Beside the ratio {' or '.join(ratios)}: {t}" for t, ratios in beside.items())])
-
-
-def numbers(rows: list[Recipe]) -> str:
-    """Where each number of a published row is stated."""
-    lines = [
-        "## Where the numbers stand\n",
-        "Quotation marks stand only around text that was read ([sources.md](sources.md) says how each paper was read).",
-        "Seen in the paper, in its authors' code, in a framework's recipe for it, or in an account of others. A number",
-        "that none of them states is the usual one, so that the row runs.\n",
-        "| row | number | value | where it was seen |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        lines += [f"| `{row.name}` | {k} | {show(v)} | {row.stated.get(k, '')} |" for k, v in row.numbers().items()]
-    return "\n".join(lines)
