@@ -108,12 +108,11 @@ def _reading(hint: Any, value: Any) -> dict[str, Any]:
     """How argparse reads a field of this type."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction if value else "store_true"}
+    hint = next((part for part in get_args(hint) if get_origin(part) is tuple), hint)
     if get_origin(hint) is tuple:
-        return _reading(get_args(hint)[0], None) | {
-            "nargs": "+",
-            "action": _Tuple,
-            "metavar": METAVARS.get(get_args(hint)[0], "NAME"),
-        }
+        kind = get_args(hint)[0]
+        metavar = "NAME" if kind is str else METAVARS.get(kind, "NAME")
+        return _reading(kind, None) | {"nargs": "+", "action": _Tuple, "metavar": metavar}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     kind = next((part for part in get_args(hint) if part is not NoneType), hint)
@@ -122,8 +121,11 @@ def _reading(hint: Any, value: Any) -> dict[str, Any]:
 
 
 class _Tuple(argparse.Action):
+    """A tuple; the option given again adds to it."""
+
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, (() if before is self.default else before) + tuple(values))
 
 
 def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:

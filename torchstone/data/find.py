@@ -9,27 +9,30 @@ from typing import Any
 from torchstone.data.examples import Survey, split
 from torchstone.data.files import fingerprint, open_rows
 from torchstone.data.tasks import Task, load_task
-from torchstone.rewards.loading import load_reward
+from torchstone.rewards.calling import GIVEN
+from torchstone.rewards.several import Rewards, load_rewards
 from torchstone.terminal import UserError, near
 
 
 def find_task(config: Any) -> Task:
     """The task that the options name."""
+    given = (config.reward, config.reward_weights, config.reward_workers, config.reward_timeout)
+    reward = load_rewards(*given) if config.reward else None
     if config.data:
-        return task_from_data(config)
+        return task_from_data(config, reward)
     if config.task.startswith("reasoning_gym:"):
         task = reasoning_gym_task(config.task.removeprefix("reasoning_gym:"))
     else:
         task = load_task(config.task, config.split)
-    return replace(task, reward=load_reward(config.reward)) if config.reward else task
+    return replace(task, reward=reward) if reward else task
 
 
-def task_from_data(config: Any) -> Task:
+def task_from_data(config: Any, reward: Rewards | None) -> Task:
     """The examples of ``--data``, read as what the method learns from."""
-    source, reward = str(config.data), load_reward(config.reward) if config.reward else None
+    source = str(config.data)
     rows = open_rows(source)
     found = Survey(rows, config.method, bool(reward) or config.has_teacher, config.skip_bad_rows)
-    if reward and (taken := found.first.keys() & {"prompts", "completions"}):
+    if reward and (taken := found.first.keys() & {*GIVEN}):
         raise UserError(f"{source}: no column may be called {min(taken)!r}, which a reward function is given anyway")
     held_out, examples, told = found.split()
     return Task(
@@ -55,7 +58,7 @@ def reasoning_gym_task(spec: str) -> Task:
     except (ValueError, TypeError, AssertionError) as e:
         raise UserError(f"--task reasoning_gym:{spec}: {e} (options look like NAME,max_terms=2,max_digits=1)") from e
 
-    def reward(prompts: list[str], completions: list[str], entry: list[dict], **columns: list) -> list[float]:
+    def reward(prompts: list[str], completions: list[str], entry: list[dict], **columns: Any) -> list[float]:
         return [float(dataset.score_answer(c.strip(), e)) for c, e in zip(completions, entry, strict=True)]
 
     held_out, train = ([examples[i] for i in part] for part in split(len(examples)))

@@ -3,7 +3,7 @@
 A task is examples and a reward function. An example is a dictionary: ``prompt``, and columns for the reward function to
 look at (``answer``, ...). The reward function has TRL's signature, built-in tasks included::
 
-    def reward(prompts: list[str], completions: list[str], **columns: list) -> list[float]
+    def reward(prompts, completions, **columns) -> list[float | None] -> list[float]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from torchstone.terminal import UserError, near
 
 Example = dict[str, Any]
-RewardFunction = Callable[..., list[float]]
+RewardFunction = Callable[..., Sequence[float | None]]  # None: cannot be scored
 RawLines = Callable[[list[Example], random.Random], list[str]]
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 HELD_OUT = 1000  # examples of a built-in task kept from training: this many to choose settings on, as many to report
@@ -59,7 +59,7 @@ def load_task(name: str, split: str = "test") -> Task:
 # ----------------------------------------------------------------------------------------------- built-in tasks
 
 
-def exact_match(prompts: list[str], completions: list[str], answer: list[str], **columns: list) -> list[float]:
+def exact_match(prompts: list[str], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
     """1 where the completion is the answer, character by character, else 0."""
     return [float(c == a) for c, a in zip(completions, answer, strict=True)]
 
@@ -91,7 +91,7 @@ def _add_lines(examples: list[Example], rng: random.Random) -> list[str]:
     return [example["prompt"] + f"{max(0, int(example['answer']) + rng.choice(slips)):03d}" for example in examples]
 
 
-def match_after_dots(prompts: list[str], completions: list[str], answer: list[str], **columns: list) -> list[float]:
+def match_after_dots(prompts: list[str], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
     """1 where the completion, without the dots before it, is the answer, else 0."""
     return [float(c.lstrip(".") == a.lstrip(".")) for c, a in zip(completions, answer, strict=True)]
 

@@ -35,9 +35,9 @@ def config_for(names: list[str], given: Any) -> Run:
     config = runs[0] if runs else defaults("grpo", large=True)
     options = {field.name: getattr(given, field.name) for field in fields(given)}
     known = {field.name for field in fields(config)}
-    changes = {name: value for name, value in options.items() if name in known and value is not None}
+    changes = {name: value for name, value in options.items() if name in known and value not in (None, ())}
     if "data" in changes or "task" in changes:  # then nothing of the run's own is left
-        changes = {"data": None, "task": "", "reward": None} | changes
+        changes = {"data": None, "task": "", "reward": (), "reward_weights": ()} | changes
     return replace(config, **changes)
 
 

@@ -68,7 +68,7 @@ class Eval(Measured):
 
     task: str | None = None  # As for torchstone train; if left out, the run's
     data: Path | None = None  # A file instead of a task: its held-out tenth
-    reward: str | None = None  # As for torchstone train
+    reward: tuple[str, ...] = ()  # As for torchstone train
     prompts: int = 200  # Held-out prompts, at most
     samples: int = 1  # N, completions of each prompt
     k: tuple[int, ...] = (1,)  # pass@k for each k, of the N samples by the unbiased estimator

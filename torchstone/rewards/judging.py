@@ -1,44 +1,75 @@
-"""The rewards of completions, by the task's function; an error of it shows a prompt and a completion."""
+"""Stage 4: the reward of each completion of a batch, by the task's function."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from torchstone.data.tasks import Example, Task
+from torchstone.rewards.calling import Rows, Scores, State
+from torchstone.rewards.several import as_rewards
 from torchstone.terminal import UserError
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a batch earned, and what the functions said beside it."""
+
+    rewards: list[float]  # NaN where a completion could not be scored
+    each: dict[str, Scores] = field(default_factory=dict)  # by function, if there are several
+    metrics: dict[str, float] = field(default_factory=dict)  # means: each function's, and those that it logged
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns that functions logged
+
+    def of_each(self) -> list[dict[str, Any]]:
+        """What there is to say of each completion: ``reward``, ``rewards`` by function, and what they logged."""
+        found: list[dict[str, Any]] = [{"reward": None if math.isnan(one) else one} for one in self.rewards]
+        for i, one in enumerate(found):
+            one |= {"rewards": {name: given[i] for name, given in self.each.items()}} if self.each else {}
+            one |= {name: values[i] for name, values in self.extra.items() if name not in one}
+        return found
+
+
 def judge(task: Task, examples: Sequence[Example], completions: list[str]) -> list[float]:
-    """The reward of each completion, by the task's function, or 0; an error of it shows a prompt and a completion."""
+    """The reward of each completion, or 0 if the task has none; NaN where it could not be scored."""
+    return judged(task, examples, completions).rewards
+
+
+def judged(
+    task: Task, examples: Sequence[Example], completions: list[str], rollout: Any = None, state: State | None = None
+) -> Judged:
+    """The same, with what else the functions said.
+
+    Args:
+        rollout: that the completions come from, for ``completion_ids`` and ``cut_off``.
+        state: for ``trainer_state``.
+
+    Raises UserError: a function fails; the message has a prompt, its completion and the line of the user's file.
+    """
     if task.reward is None:
-        return [0.0] * len(examples)
+        return Judged([0.0] * len(examples))
+    sums, each, logged = as_rewards(task.reward).judge(rows_of(examples, completions, rollout), state)
+    metrics = {name: fmean(values) for name, values in logged.metrics.items()}
+    return Judged([math.nan if one is None else one for one in sums], each, metrics, logged.extra)
+
+
+def with_logged(metrics: dict[str, Any], logged: dict[str, float]) -> dict[str, Any]:
+    """A round's metrics and those of its reward functions. Raises UserError: one that they log is there already."""
+    if taken := metrics.keys() & logged.keys():
+        raise UserError(f"log_metric({min(taken)!r}): the run has a metric of that name; choose another")
+    return metrics | logged
+
+
+def rows_of(examples: Sequence[Example], completions: list[str], rollout: Any) -> Rows:
+    """What is handed to functions. For chat data, whose prompt is a list, a completion is the assistant's message."""
+    prompts = [example["prompt"] for example in examples]
+    texts = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
     columns = {key: [example[key] for example in examples] for key in examples[0] if key != "prompt"}
-    at = _at(examples[0], completions[0])
-    try:
-        rewards = task.reward(prompts=[example["prompt"] for example in examples], completions=completions, **columns)
-    except Exception as e:
-        if len(examples) == 1:
-            raise UserError(f"the reward function raised {type(e).__name__}: {e}{at}") from e
-        for example, completion in zip(examples, completions, strict=True):
-            judge(task, [example], [completion])  # raises at the one that failed
-        raise UserError(f"the reward function raised {type(e).__name__} on a batch, on none of it alone: {e}") from e
-    if not hasattr(rewards, "__len__") or len(rewards) != len(examples):
-        got = f"{len(rewards)} rewards" if hasattr(rewards, "__len__") else repr(rewards)
-        raise UserError(f"the reward function returned {got} for {len(examples)} completions{at}")
-    return [_finite(*one) for one in zip(rewards, examples, completions, strict=True)]
-
-
-def _finite(reward: Any, example: Example, completion: str) -> float:
-    try:
-        number = float(reward)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"the reward function returned {reward!r}, not a finite number{_at(example, completion)}")
-    return number
-
-
-def _at(example: Example, completion: str) -> str:
-    return f", for prompt {example['prompt'][:200]!r} and completion {completion[:200]!r}"
+    if rollout is not None:
+        columns |= {"completion_ids": rollout.ids, "cut_off": rollout.cut_off.tolist()}
+    return {"prompts": prompts, "completions": texts, **columns}

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from torchstone.rewards.loading import file_of
 from torchstone.terminal import UserError
 from torchstone.train.files import absolute, replacing, say, sync
 from torchstone.train.learner import Learner
@@ -77,10 +78,9 @@ def checksum(notes: str, tensors: dict[str, Tensor]) -> str:
 
 def notes_of(config: Run, data: str) -> Notes:
     """What a checkpoint of this run says of it, before its first round; ``data``: the fingerprint of its data."""
+    judges = [file.read_bytes() for file in map(file_of, config.reward) if file]
     hashes = {"data": data} if data else {}
-    if config.reward:
-        file = Path(config.reward.partition(".py:")[0].removesuffix(".py") + ".py")
-        hashes["reward"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    hashes |= {"reward": hashlib.sha256(b"".join(judges)).hexdigest()} if judges else {}
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
     return {"step": 0, "best": None, "tokens": 0, "options": {"method": config.method, **options}, "files": hashes}
 
@@ -95,7 +95,8 @@ def check_same_run(folder: Path, then: Notes, now: Notes) -> None:
     if "data" in changed:
         raise UserError(f"--data {now['options']['data']} is not the file of before: put that back, or begin anew")
     if "reward" in changed:
-        say(f"--reward {now['options']['reward']} has changed since round {then['step']}: it judges from there on")
+        names, then_on = " ".join(now["options"]["reward"]), f"since round {then['step']}: it judges from there on"
+        say(f"--reward {names} has changed {then_on}")
 
 
 def check_disk(folder: Path, learner: Learner, keep: int) -> None:

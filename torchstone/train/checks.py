@@ -37,7 +37,7 @@ def check_options(config: options.Run) -> None:
         if value is not None and not (fits(value) and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} must be {words} for {config.method}, got {value}")
     for name in ("model", "reward", "teacher"):
-        if getattr(config, name, None) == "":
+        if getattr(config, name, None) in ("", ("",)):
             raise UserError(f"--{name} is empty: name one, or leave the option out")
     if config.lora and find_spec("peft") is None:
         raise UserError('--lora needs peft: pip install ".[lora]" in a checkout of Torchstone')
@@ -74,6 +74,8 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
         ["chat_template", "template_args"], (not config.model, "the small model has no chat template")
     )
     idle["skip_bad_rows"] = (not config.data, "it is for --data")
+    for name in ("reward_weights", "reward_workers", "reward_timeout"):
+        idle[name] = (not config.reward, "it is for --reward")
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
     if isinstance(config, options.GRPOOptions):
@@ -102,7 +104,7 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
         "lora": 0,
         "lr_warmup": 0,
     }
-    counts |= {"micro_batch_tokens": 0, "rollout_tokens": 0}
+    counts |= {"reward_workers": 0, "micro_batch_tokens": 0, "rollout_tokens": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
     if isinstance(config, options.GRPOOptions | options.Pairs) or (
@@ -114,7 +116,7 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
     }
     found |= dict.fromkeys(["gamma", "lam", "label_smoothing"], ("from 0 to 1", lambda x: 0 <= x <= 1))
     found |= dict.fromkeys(["std_correction", "whiten_correction"], ("0 or 1", lambda x: x in (0, 1)))
-    found |= dict.fromkeys(["lr", "temperature", "max_grad_norm"], ("above 0", lambda x: x > 0))
+    found |= dict.fromkeys(["lr", "temperature", "max_grad_norm", "reward_timeout"], ("above 0", lambda x: x > 0))
     found["seed"] = ("between -2^40 and 2^40", lambda x: abs(x) < 2**40)
     if isinstance(config, options.Online):
         rows = config.prompts * config.group_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,6 +27,10 @@ class Distill(Method):
     def needs(self) -> Set[str]:
         """The teacher's log-probs of the sampled tokens; both models' logits where the whole vocabulary is compared."""
         return needed(teacher_log_probs=True, logits=self.config.signal.startswith("jsd"))
+
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, "P G"]:
+        """All completions: the teacher judges them."""
+        return torch.ones_like(rewards, dtype=torch.bool)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         """None beforehand: the loss compares the present policy with the teacher."""
@@ -57,9 +62,9 @@ class DistillRow(Recipe):
         """The teacher's log-probs, for the metric ``kl`` at least; both models' logits if the row says so."""
         return {"teacher_log_probs"} | ({"logits", "group_size"} & set(self.recipe.needs()))
 
-    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-        """All groups."""
-        return Method.keep(self, rewards)
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, "P G"]:
+        """All completions: the teacher judges them."""
+        return torch.ones_like(rewards, dtype=torch.bool)
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         """None beforehand: the row's signal is in its loss."""

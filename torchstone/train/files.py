@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from torchstone.rewards.loading import absolute_spec
 from torchstone.terminal import UserError, read_options
 from torchstone.train.options import METHODS, RESUMABLE, Run
 
@@ -90,16 +91,16 @@ def as_words(options: dict[str, Any]) -> Iterator[str]:
     """Options as they are typed."""
     for name, value in options.items():
         option = name.replace("_", "-")
-        if isinstance(value, tuple):
-            yield from [f"--{option}", *map(str, value)] if value else []
-        else:
-            yield f"--no-{option}" if value is False else f"--{option}" + ("" if value is True else f"={value}")
+        for one in value if isinstance(value, tuple) else [value]:
+            yield f"--no-{option}" if one is False else f"--{option}" + ("" if one is True else f"={one}")
 
 
 def absolute(name: str, value: Any) -> Any:
     """An option's path as it is from any working directory; a hub id, or a value of another option, as it is."""
+    if isinstance(value, tuple):
+        return [absolute_spec(one) if name == "reward" else one for one in value]
     may_be = value and name in ("model", "data", "chat_template") and Path(value).exists()
-    return os.path.abspath(value) if value and (name in ("out", "reward", "teacher") or may_be) else value
+    return os.path.abspath(value) if value and (name in ("out", "teacher") or may_be) else value
 
 
 @contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torchstone.data.tasks import PRINTABLE, Task
+from torchstone.rewards.several import optional_columns
 from torchstone.train.options import Run
 
 
 def nothing_learned(config: Run, task: Task, records: list[dict[str, Any]]) -> str:
     """What most of these rounds lacked, and what may be why; nothing if they taught something."""
     tied = [record for record in records if record.get("frac_reward_zero_std") == 1 and not config.has_teacher]
+    unscored = [record for record in records if record.get("unscored") == 1 and not config.has_teacher]
+    if 2 * len(unscored) > len(records):
+        return f"{len(unscored)} of {len(records)} rounds taught nothing: the reward could score no completion (None)"
     still = [record for record in records if record.get("grad_norm") == 0]
     flat = max(tied, still, key=len)
     if 2 * len(flat) <= len(records):
@@ -27,8 +30,7 @@ def nothing_learned(config: Run, task: Task, records: list[dict[str, Any]]) -> s
 def reasons(config: Run, task: Task, records: list[dict[str, Any]]) -> list[str]:
     """What in the options, the data and the rounds makes all rewards the same, a sentence each."""
     found, texts = [], [str(value) for example in task.examples[:1000] for value in example.values()]
-    wanted = inspect.signature(task.reward).parameters.values() if task.reward else ()
-    optional = [p.name for p in wanted if p.default is not p.empty and p.name not in task.examples[0]]
+    optional = [name for name in optional_columns(task.reward) if name not in task.examples[0]] if task.reward else []
     if optional and config.data:
         found.append(f"The reward function's {', '.join(optional)}: no such column in {config.data}.")
     if not config.model and config.data and "answer" not in task.examples[0]:

@@ -15,7 +15,9 @@ def load_teacher(config: Any, device: str) -> Policy:
     if config.teacher is None:
         grpo = GRPOOptions(task=config.task, data=config.data, seed=config.seed)
         given: dict[str, Any] = {"model": config.model, "seed": config.seed}
-        given |= {"data": grpo.data, "reward": config.reward or "FILE.py"} if grpo.data else {"task": grpo.task}
+        given |= (
+            {"data": grpo.data, "reward": " ".join(config.reward) or "FILE.py"} if grpo.data else {"task": grpo.task}
+        )
         command = " ".join(f"--{name} {value}" for name, value in given.items() if value)
         raise UserError(
             f"{config.label} needs --teacher FOLDER: torchstone train grpo {command} makes one in {grpo.folder}"

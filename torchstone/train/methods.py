@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -48,12 +47,15 @@ class Method:
         """What must be there beside samples, rewards and log-probs."""
         return set()
 
-    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-        """Stage 5: which groups teach. All of them, those whose rewards are all equal too."""
-        return torch.ones_like(rewards[:, 0], dtype=torch.bool)
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, "P G"]:
+        """Stage 5: which completions teach. All that could be scored, of groups whose rewards are all equal too."""
+        return rewards.isfinite()
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
-        """Stage 5: the batch with its advantages. ``greedy`` [P]: what each prompt's most likely tokens earn."""
+        """Stage 5: the batch with its advantages. ``greedy`` [P]: what each prompt's most likely tokens earn.
+
+        A reward is NaN where a completion could not be scored: it enters no statistic, and its advantage is 0.
+        """
         raise NotImplementedError
 
     def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
@@ -83,16 +85,17 @@ class Reinforce(Method):
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         """What was earned from each token on, and the baseline that the loss takes from it."""
-        c, old = self.config, batch.old
+        c, old, scored = self.config, batch.old, rewards.isfinite()
+        rewards = rewards.masked_fill(~scored, 0)
         token_rewards = shaped_rewards(
             rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
         )  # [B T]
         returns = discounted_returns(token_rewards, batch.mask, gamma=c.gamma)
         if c.baseline == "none":
             return replace(batch, returns=returns)
-        baseline = rewards.mean().expand_as(rewards)  # of the round
+        baseline = (rewards.sum() / scored.sum().clamp(min=1)).expand_as(rewards)  # the mean of the round
         if c.baseline == "leave-one-out":
-            baseline = rewards - leave_one_out_advantages(rewards)  # the mean of the prompt's other completions
+            baseline = rewards - leave_one_out_advantages(rewards, scored=scored)  # the mean of the prompt's others
         return replace(batch, returns=returns, baseline=baseline.flatten())
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
@@ -117,7 +120,7 @@ class PPO(Method):
         """GAE on the critic's values, and what the critic is to predict."""
         c, old = self.config, batch.old
         token_rewards = shaped_rewards(
-            rewards.flatten(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
+            rewards.flatten().nan_to_num(), old.log_probs, batch.ref_log_probs, batch.mask, beta=c.beta
         )  # [B T]
         advantages, returns = gae(token_rewards, old.values, batch.mask, gamma=c.gamma, lam=c.lam)
         if c.whiten:  # over the tokens of the round
@@ -150,8 +153,9 @@ class GRPO(Method):
         """Each reward against those of its prompt's other completions, one number a completion."""
         c = self.config
         advantages = group_advantages(
-            rewards, divide_by_std=c.divide_by_std, correction=c.std_correction, eps=c.std_eps
-        )  # [P G]
+            rewards, divide_by_std=c.divide_by_std, correction=c.std_correction, eps=c.std_eps,
+            scored=rewards.isfinite(),
+        )  # [P G]  # fmt: skip
         return replace(batch, advantages=advantages.flatten())
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
@@ -178,15 +182,19 @@ class Recipe(Method):
         """What the row says that it needs."""
         return set(self.recipe.needs())
 
-    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
-        """The groups that the row uses."""
-        return self.recipe.keep(rewards)
+    def keep(self, rewards: Float[Tensor, "P G"]) -> Bool[Tensor, "P G"]:
+        """What could be scored, of the groups that the row uses."""
+        scored = rewards.isfinite()
+        return scored & self.recipe.keep(rewards, scored=scored)[:, None]
 
     def advantages(self, rewards: Float[Tensor, "P G"], batch: Batch, greedy: Tensor | None = None) -> Batch:
         """The row's own stages 4 and 5."""
+        scored = rewards.isfinite() if greedy is None else (rewards - greedy[:, None]).isfinite()
+        rewards, greedy = rewards.masked_fill(~scored, 0), None if greedy is None else greedy.nan_to_num()
         known: dict[str, Any] = {
-            "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
-            "values": batch.old.values, "max_length": self.config.max_new_tokens,
+            "scored": scored, "greedy_rewards": greedy, "values": batch.old.values,
+            "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
+            "max_length": self.config.max_new_tokens,
         }  # fmt: skip
         advantages, returns = self.recipe.advantages(rewards, batch.mask, **self.recipe.used("advantages", known))
         return replace(batch, advantages=advantages, returns=returns)

@@ -12,7 +12,9 @@ from torchstone.core import kl_k3, token_mean
 from torchstone.data.tasks import Task
 from torchstone.distill import jsd_exact
 from torchstone.ppo import explained_variance
-from torchstone.rewards.judging import judge
+from torchstone.rewards.calling import State
+from torchstone.rewards.judging import judged
+from torchstone.rewards.metrics import of_rewards
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
 from torchstone.train.options import RewardOptions, Run
@@ -37,19 +39,13 @@ def of_round(method: Method, rewards: Tensor | None, rollout: Rollout, batch: Ba
     return {name: float(value) for name, value in metrics.items()}
 
 
-def of_rewards(rewards: Tensor) -> dict[str, Tensor]:
-    """The mean reward, and how much rewards differ within a group; without groups, the round is one."""
-    groups = rewards if rewards.shape[1] > 1 else rewards.T
-    tied = groups.amax(1) == groups.amin(1)
-    return {
-        "reward": rewards.mean(), "reward_std": groups.std(1).mean(), "frac_reward_zero_std": tied.float().mean(),
-    }  # fmt: skip
-
-
-def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = None) -> list[dict[str, Any]]:
+def held_out(
+    config: Run, task: Task, policy: Policy, teacher: Policy | None = None, state: State | None = None
+) -> list[dict[str, Any]]:
     """Sample each held-out prompt once, as in training: prompt, completion, tokens and, with a checker, reward.
 
-    With a teacher, ``kl``: KL(policy || teacher) of the next token, in nats, added up over the completion's tokens.
+    The reward is None where it could not be scored. With a teacher, ``kl``: KL(policy || teacher) of the next token, in
+    nats, added up over the completion's tokens.
     """
     if isinstance(config, RewardOptions):
         return judge_pairs(config, policy, task.held_out[: config.eval_prompts])
@@ -63,8 +59,8 @@ def held_out(config: Run, task: Task, policy: Policy, teacher: Policy | None = N
         sampled = zip(examples, rollout.completions, rollout.mask.sum(1).tolist(), strict=True)
         found = [{"prompt": example["prompt"], "completion": c, "tokens": n} for example, c, n in sampled]
         if task.reward:
-            rewards = judge(task, examples, rollout.completions)
-            found = [one | {"reward": reward} for one, reward in zip(found, rewards, strict=True)]
+            earned = judged(task, examples, rollout.completions, rollout, state)
+            found = [one | more for one, more in zip(found, earned.of_each(), strict=True)]
         if config.method == "sft":
             losses = held_out_losses(config, policy, examples)
             found = [one | {"loss": loss, "of": n} for one, (loss, n) in zip(found, losses, strict=True)]
@@ -85,12 +81,17 @@ def next_token_kl(policy: Policy, teacher: Policy, rollout: Rollout, temperature
 
 def of_samples(samples: list[dict[str, Any]]) -> dict[str, float]:
     """Mean reward, the length in tokens of completions that earned something, and nothing; KL to a teacher a token."""
-    judged = [one for one in samples if "reward" in one]
+    scored = [one for one in samples if one.get("reward") is not None]
     columns = {
-        "eval_length/right": [one["tokens"] for one in judged if one["reward"] > 0],
-        "eval_length/wrong": [one["tokens"] for one in judged if one["reward"] <= 0],
-        "eval_reward": [one["reward"] for one in judged],
+        "eval_length/right": [one["tokens"] for one in scored if one["reward"] > 0],
+        "eval_length/wrong": [one["tokens"] for one in scored if one["reward"] <= 0],
+        "eval_reward": [one["reward"] for one in scored],
+        "eval_unscored": [one["reward"] is None for one in samples if "reward" in one],
     }
+    for name in samples[0].get("rewards", ()) if samples else ():
+        columns[f"eval_rewards/{name}/mean"] = [
+            one["rewards"][name] for one in scored if one["rewards"][name] is not None
+        ]
     means = {name: sum(values) / len(values) for name, values in columns.items() if values}
     if samples and "rewards/chosen" in samples[0]:
         margins = [one["rewards/chosen"] - one["rewards/rejected"] for one in samples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from torchstone.data.tasks import Example, Task, take
 from torchstone.dpo import dpo_loss, sequence_log_probs
-from torchstone.rewards.judging import judge
+from torchstone.rewards.calling import State
+from torchstone.rewards.judging import judged
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
 from torchstone.train.options import DPOOptions, Pairs, Run
@@ -91,9 +93,12 @@ def sample_pairs(config: Pairs, task: Task, start: Policy) -> list[Example]:
         repeated = [example for example in examples[call] for _ in range(G)]
         ids = start.encode_prompts([example["prompt"] for example in repeated], config.system)
         rollout = sample(start, ids, config.max_new_tokens, config.temperature, noise)
-        judged = zip(judge(task, repeated, rollout.completions), rollout.completions, strict=True)
-        ended = (~rollout.cut_off).tolist()  # a pair's texts end where they end
-        ranked = [(reward, text) if end else None for (reward, text), end in zip(judged, ended, strict=True)]
+        earned = judged(task, repeated, rollout.completions, rollout, State()).rewards
+        ends = zip(rollout.completions, (~rollout.cut_off).tolist(), strict=True)  # a pair's texts end where they end
+        ranked = [
+            (reward, text) if end and not math.isnan(reward) else None
+            for reward, (text, end) in zip(earned, ends, strict=True)
+        ]
         for group in slices(0, len(ranked), G):
             pairs += pair_up(repeated[group.start]["prompt"], [one for one in ranked[group] if one])
     return pairs

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from torchstone.data.tasks import Task, take
-from torchstone.rewards.judging import judge
+from torchstone.rewards.calling import State
+from torchstone.rewards.judging import judged, with_logged
 from torchstone.train.learner import Learner
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.metrics import of_round
@@ -47,16 +48,20 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         old = new.detach()
         ref = outputs_of(reference, rollout, config.temperature, micro_batches) if reference else old
 
-        # 4 rewards [P G]; 0 without a reward function, which only distillation can do without
-        rewards = torch.tensor(judge(task, examples, rollout.completions), device=policy.device).view(P, G)
+        # 4 rewards [P G], NaN where one cannot be scored; all 0 without a reward function, as distillation can do
+        state = State(learner.step, config.steps, learner.step * P / len(task.examples))
+        earned = judged(task, examples, rollout.completions, rollout, state)
+        rewards = torch.tensor(earned.rewards, device=policy.device).view(P, G)
 
-        # 5 advantages [B] or [B T], of the groups that the method keeps
-        mask = rollout.mask & method.keep(rewards).repeat_interleave(G)[:, None]
+        # 5 advantages [B] or [B T], of the completions that the method keeps
+        mask = rollout.mask & method.keep(rewards).flatten()[:, None]
         teacher = Reader(reference, rollout) if reference else None
         greedy = None  # [P], for a method whose baseline is the reward of each prompt's most likely tokens
         if "greedy_rewards" in method.needs:
             likely = sample(policy, prompts[::G], config.max_new_tokens, temperature=0.0)
-            greedy = torch.tensor(judge(task, examples[::G], likely.completions), device=policy.device)
+            found = judged(task, examples[::G], likely.completions, likely, state).rewards
+            greedy = torch.tensor(found, device=policy.device)
+            mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher), greedy)
 
         for minibatch, parts in minibatches * config.epochs:
@@ -70,4 +75,4 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
             learner.update(config.max_grad_norm)
 
         told = of_round(method, rewards if task.reward else None, rollout, batch)
-        yield learner.end_round() | told | {"samples": learner.step * P * G}
+        yield with_logged(learner.end_round() | told, earned.metrics) | {"samples": learner.step * P * G}

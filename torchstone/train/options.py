@@ -27,7 +27,10 @@ class Run:
     skip_bad_rows: bool = False  # Leave out rows of --data that cannot be read; they are counted, and the first named
     chat_template: str = "default"  # Around prompts: the one of --model, none, or that of a FILE of Jinja
     template_args: str = ""  # JSON that the chat template is given: '{"enable_thinking": false}'
-    reward: str | None = None  # file.py or file.py:function with f(prompts, completions, **columns) -> list[float]
+    reward: tuple[str, ...] | str = ()  # file.py:function, module:function, exact, lenient, math; several are added up
+    reward_weights: tuple[float, ...] = ()  # One for each --reward; if left out, 1
+    reward_workers: int = 0  # Processes that judge a batch, each a part of it; 0: the run's own judges all
+    reward_timeout: float | None = None  # Seconds that judging a batch may take, in another process; then the run ends
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
     lora: int = 0  # Rank of LoRA adapters, which alone are trained; needs the extra lora
     system: str | None = None  # System prompt, such as "Answer with the number only."
@@ -54,6 +57,10 @@ class Run:
     pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
     warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7, add 20
     demonstrations: int | None = 100  # Small model: prompts with answers that are imitated before RL starts
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, str):  # in Python, one may be given as it is
+            object.__setattr__(self, "reward", (self.reward,))
 
     @property
     def method(self) -> str:
@@ -258,8 +265,8 @@ METHODS: dict[str, type[Run]] = {
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
 RESUMABLE = (
-    "steps", "data", "reward", "model", "teacher", "device", "micro_batch", "micro_batch_tokens", "rollout_tokens",
-    "eval_every", "keep", "log",
+    "steps", "data", "reward", "reward_workers", "reward_timeout", "model", "teacher", "device", "micro_batch",
+    "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log",
 )  # fmt: skip
 
 

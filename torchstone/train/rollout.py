@@ -27,6 +27,12 @@ class Rollout(Sliceable):
     completions: list[str]
 
     @property
+    def ids(self) -> list[list[int]]:
+        """The tokens of each completion, the end token included."""
+        chosen = zip(self.tokens[:, -self.mask.shape[1] :].tolist(), self.mask.sum(1).tolist(), strict=True)
+        return [row[:n] for row, n in chosen]
+
+    @property
     def inputs(self) -> tuple[Tensor, Tensor, int]:
         """What the policy's forward pass wants."""
         return self.tokens, self.attention, self.mask.shape[1]

@@ -14,6 +14,7 @@ import torch
 from torchstone.data.examples import read_pairs
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
+from torchstone.rewards.calling import State
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
 from torchstone.train import checkpoint
@@ -204,7 +205,8 @@ class Journal:
 
     def evaluate(self) -> list[dict[str, Any]]:
         """Samples of held-out prompts, judged; eight of them go to completions.jsonl."""
-        samples = held_out(self.config, self.task, self.learner.policy, self.teacher)
+        state = State(self.learner.step, self.steps)
+        samples = held_out(self.config, self.task, self.learner.policy, self.teacher, state)
         texts = [{"step": self.learner.step, **one} for one in samples[:8]]
         append(self.config.folder / "completions.jsonl", texts)
         return samples
