@@ -198,3 +198,64 @@ def test_ask_shows_a_reward_that_needs_the_completion_alone(tmp_path, capsys):
     assert main(["ask", str(train(config)), "314159>", "--n", "1"]) == 0
     note, text = capsys.readouterr().out.split("\n", 1)
     assert note.endswith(f"reward {len(text.removesuffix(chr(10)))}")
+
+
+# ----------------------------------------------------------------------------------------- torchstone sanity
+
+FIRST = """def reward(prompts, completions, **columns):
+    return [float(c != "" and ord(c[0]) % 3 == 0) for c in completions]
+"""  # the first token decides, so that a mask without it teaches nothing
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch) -> list[str]:
+    """The options of a task that the small model, which is not trained here, solves in a third of its samples."""
+    from torchstone.train import start
+
+    monkeypatch.setattr(start, "make_start", start.untrained)
+    data, reward = tmp_path / "d.jsonl", tmp_path / "r.py"
+    data.write_text("".join(json.dumps({"prompt": f"{n}+1="}) + "\n" for n in range(40)))
+    reward.write_text(FIRST)
+    return ["--data", str(data), "--reward", str(reward), "--max-new-tokens", "3"]
+
+
+def test_a_sound_loop_learns_and_three_broken_ones_do_not(odd, tmp_path, capsys):
+    from torchstone.train import methods, online
+
+    before = methods.GRPO.loss, methods.GRPO.advantages, online.judged
+    sizes = ["--group-size", "32", "--lr", "1e-2", "--samples", "64"]
+    assert main(["sanity", *odd, *sizes, "--json", str(tmp_path / "s.json")]) == 0
+    assert before == (methods.GRPO.loss, methods.GRPO.advantages, online.judged)  # nothing stays broken
+    told = json.loads((tmp_path / "s.json").read_text())
+    loops = {name: loop["rates"] for name, loop in told["loops"].items()}
+    assert told["sane"] and loops["sound"][-1] >= 0.95 and len(told["prompts"]) == 8
+    assert all(max(loops[name]) < 0.8 for name in ("sign flipped", "mask shifted", "rewards shuffled"))
+    assert len({rates[0] for rates in loops.values()}) == 1  # the same start, the same samples
+    assert loops["sign flipped"][-1] < 0.1
+    out = capsys.readouterr().out
+    assert "Training works here" in out and out.count("yes") == 4
+
+
+def test_a_loop_that_does_not_learn_is_said_and_the_broken_ones_are_spared(odd, capsys):
+    assert main(["sanity", *odd, "--rounds", "2", "--lr", "1e-6", "--group-size", "8", "--samples", "32"]) == 1
+    out = capsys.readouterr().out
+    assert "The sound loop did not learn: do not trust" in out and "sign flipped" not in out
+
+
+def test_a_broken_loop_that_learns_is_said(odd, capsys, monkeypatch):
+    from contextlib import nullcontext
+
+    from torchstone.evaluate import sanity
+
+    monkeypatch.setattr(sanity, "LOOPS", {"sound": nullcontext, "mask shifted": nullcontext})
+    sizes = ["--group-size", "32", "--lr", "1e-2", "--samples", "64"]
+    assert main(["sanity", *odd, *sizes]) == 1
+    assert "A broken loop learned too (mask shifted)" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("pays", "says"), [("0.0", "hardly ever solves this. Try"), ("1.0", "nearly always")])
+def test_too_few_prompts_say_what_to_change(odd, tmp_path, capsys, pays, says):
+    (tmp_path / "r.py").write_text(f"def reward(completions, **columns): return [{pays}] * len(completions)\n")
+    assert main(["sanity", *odd, "--search", "16"]) == 2
+    assert f"too few: the model {says}" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["sanity", "--model", "somewhere"]) == 1 and "what is to be solved is --task" in capsys.readouterr().err

@@ -24,6 +24,8 @@ usage: torchstone COMMAND [options]
   eval MODEL ...   held-out reward and pass@k, with intervals; several models
                    are compared prompt by prompt
   ask MODEL "..."  what a model writes after a prompt, sampled as in training
+  sanity           does training work here? A sound loop must learn, and three
+                   broken ones must not (about 2 minutes)
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -59,6 +61,7 @@ COMMANDS = {  # the module that has a function of the command's name
     "trace": "torchstone.trace.command",
     "eval": "torchstone.evaluate.asking",
     "ask": "torchstone.evaluate.asking",
+    "sanity": "torchstone.evaluate.sanity_command",
     "recipes": "torchstone.recipes.command",
     "check": "torchstone.conformance.command",
     "identify": "torchstone.conformance.command",
@@ -115,6 +118,6 @@ def _command(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
-        if name not in ("compare", "train", "eval", "ask") or (e.name or "").split(".")[0] not in TRAIN:
+        if name not in ("compare", "train", "eval", "ask", "sanity") or (e.name or "").split(".")[0] not in TRAIN:
             raise
         raise UserError(f'{e.name} is not installed: pip install ".[train]" in a checkout of Torchstone', 2) from e

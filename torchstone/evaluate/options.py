@@ -84,3 +84,32 @@ class Ask(Measured):
     """What a model writes after a prompt, sampled as in training: the run's system prompt, temperature and length."""
 
     n: int = 4  # Completions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sanity:
+    """Does training work here? Finds prompts that the model solves sometimes, and trains on them alone.
+    The sound loop (GRPO) must solve 95% of them within --rounds; three that are broken on purpose (sign flipped, mask
+    shifted by a token, rewards shuffled) must stay below 80% in as many rounds. Without --model about two minutes.
+    Exit status: 0 all as expected, 1 not, 2 too few prompts.
+    """
+
+    model: str | None = None  # As for torchstone train; if left out, the small model
+    task: str | None = None  # As for torchstone train; the small model's is sort
+    data: Path | None = None  # A file instead of a task
+    reward: tuple[str, ...] = ()  # As for torchstone train, such as lenient
+    system: str | None = None  # System prompt
+    max_new_tokens: int | None = None  # Longest completion; 8, or 16 with --model
+    temperature: float = 1.0  # Of the samples
+    threshold: float = 1.0  # A completion solves its prompt if it earns this much
+    prompts: int = 8  # Prompts to find, and to train on
+    search: int = 256  # Prompts to look at, at most
+    samples: int = 16  # Completions of each, in the search
+    rounds: int = 20  # Rounds of training, at most
+    group_size: int | None = None  # G, completions of each prompt in a round; 64, or 8 with --model
+    lr: float | None = None  # Learning rate; 5e-4, or 2e-5 with --model
+    micro_batch: int | None = None  # Completions in a forward and backward pass
+    seed: int = 0  # Of the samples
+    device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
+    dtype: DType = "float32"  # Of what --model computes
+    json: Path | None = None  # File for the numbers

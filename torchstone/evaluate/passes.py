@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from torchstone.data.tasks import Task
 from torchstone.rewards.judging import judge
 from torchstone.rewards.library import exact, lenient
 from torchstone.train.model import Policy
 from torchstone.train.options import Run
-from torchstone.train.rollout import sample, slices
+from torchstone.train.rollout import sample, slices, uniforms
 
 Row = dict[str, Any]  # prompt, completion, tokens, cut_off, and a score by each scorer
 
@@ -89,9 +89,10 @@ def sampled(config: Run, task: Task, policy: Policy, prompts: int, samples: int)
 
     A prompt's rows follow each other. The noise depends on the seed and the row: models that are compared share it.
     """
+    noise = uniforms(config.seed, -1, prompts * samples, config.max_new_tokens)
     for piece in slices(0, prompts * samples, config.micro_batch):
         examples = [task.held_out[i // samples] for i in range(piece.start, piece.stop)]
-        rows = completed(config, policy, [example["prompt"] for example in examples], piece.start)
+        rows = completed(config, policy, [example["prompt"] for example in examples], noise[piece])
         for name, scorer in scorers(task).items():
             scores = judge(replace(task, reward=scorer), examples, [row["completion"] for row in rows])
             rows = [row | {name: score} for row, score in zip(rows, scores, strict=True)]
@@ -100,16 +101,14 @@ def sampled(config: Run, task: Task, policy: Policy, prompts: int, samples: int)
 
 def answers(config: Run, policy: Policy, prompt: str, n: int) -> list[Row]:
     """``n`` completions of one prompt."""
-    pieces = slices(0, n, config.micro_batch)
-    return [
-        row for some in pieces for row in completed(config, policy, [prompt] * (some.stop - some.start), some.start)
-    ]
+    noise, pieces = uniforms(config.seed, -1, n, config.max_new_tokens), slices(0, n, config.micro_batch)
+    return [row for some in pieces for row in completed(config, policy, [prompt] * len(noise[some]), noise[some])]
 
 
-def completed(config: Run, policy: Policy, prompts: list[Any], first: int) -> list[Row]:
-    """A completion of each prompt, sampled as in training; ``first`` is the number of the first row among all."""
-    torch.manual_seed(config.seed * 1_000_003 + first)
-    rollout = sample(policy, policy.encode_prompts(prompts, config.system), config.max_new_tokens, config.temperature)
+def completed(config: Run, policy: Policy, prompts: list[Any], noise: Tensor) -> list[Row]:
+    """A completion of each prompt, sampled as in training, from its row of the noise [B T]."""
+    ids = policy.encode_prompts(prompts, config.system)
+    rollout = sample(policy, ids, config.max_new_tokens, config.temperature, noise)
     tokens, cut_off = rollout.mask.sum(1).tolist(), rollout.cut_off.tolist()
     columns = zip(prompts, rollout.completions, tokens, cut_off, strict=True)
     return [{"prompt": prompt, "completion": text, "tokens": n, "cut_off": cut} for prompt, text, n, cut in columns]

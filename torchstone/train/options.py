@@ -48,9 +48,7 @@ class Run:
     eval_prompts: int = 1000  # Held-out prompts, sampled once each, at an evaluation; 0 for none
     eval_every: int = 0  # Rounds between evaluations, and between checkpoints; 0 for a tenth of the run
     keep: int = 1  # Newest checkpoints that stay; with 2 or more also best/, the model with the best held-out reward
-    log: tuple[
-        Tracker, ...
-    ] = ()  # Metrics to these too, by their own packages (extra log); metrics.jsonl has them always
+    log: tuple[Tracker, ...] = ()  # Where metrics go beside metrics.jsonl, by their own packages (extra log)
     split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
