@@ -76,6 +76,7 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     idle["skip_bad_rows"] = (not config.data, "it is for --data")
     for name in ("reward_weights", "reward_workers", "reward_timeout"):
         idle[name] = (not config.reward, "it is for --reward")
+    idle |= dict.fromkeys(["trust_remote_code", "router_aux_loss"], (not config.model, "it is for --model"))
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
     if isinstance(config, options.GRPOOptions):
@@ -104,7 +105,7 @@ def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]
         "lora": 0,
         "lr_warmup": 0,
     }
-    counts |= {"reward_workers": 0, "micro_batch_tokens": 0, "rollout_tokens": 0}
+    counts |= {"reward_workers": 0, "router_aux_loss": 0, "micro_batch_tokens": 0, "rollout_tokens": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
     if isinstance(config, options.GRPOOptions | options.Pairs) or (

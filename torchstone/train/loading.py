@@ -34,11 +34,14 @@ def load_teacher(config: Any, device: str) -> Policy:
     source = folder / "model" if (folder / "model").is_dir() else folder
     if not (source / "config.json").exists():
         raise UserError(f"--teacher {folder} holds no model: config.json is missing")
-    return load_policy(str(source), device, config.dtype, "--teacher").requires_grad_(False)
+    return load_policy(str(source), device, config.dtype, "--teacher", config.trust_remote_code).requires_grad_(False)
 
 
-def load_policy(source: str, device: str, dtype: str, option: str = "--model") -> Policy:
-    """Load a folder in Hugging Face format, or a model of the hub; ``option`` is who named it."""
+def load_policy(source: str, device: str, dtype: str, option: str = "--model", trust: bool = False) -> Policy:
+    """Load a folder in Hugging Face format, or a model of the hub; ``option`` is who named it.
+
+    ``trust``: code that comes with the model may run here.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
@@ -49,14 +52,17 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model") -
         local = source.startswith((".", "/", "~")) or source.count("/") > 1
         if not folder.is_dir() and (local or ("/" in source and folder.parent.is_dir())):
             raise OSError("no such folder")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trust)
         weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
 
             model: Any = AutoPeftModelForCausalLM.from_pretrained(source, dtype=weights).merge_and_unload()
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=weights)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=weights, trust_remote_code=trust)
+        last, room = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+        if last >= room:
+            raise ValueError(f"its tokenizer has a token {last}, and the model none from {room} on")
         policy = Policy(model.to(device), tokenizer).requires_grad_(True)  # merged adapters leave it frozen
         policy.compute = torch.bfloat16 if dtype == "bfloat16" else None
         return policy
@@ -64,4 +70,6 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model") -
         beside = [str(f.parent) for f in folder.parent.glob("*/config.json") if f.parent != folder]
         choices = f"; folders with a model there: {', '.join(sorted(beside))}" if beside else ""
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        if "trust_remote_code" in str(e):
+            why = "it brings code of its own, which would run here as you; read it, then add --trust-remote-code"
         raise UserError(f"{option} {source} cannot be loaded: {why}{near(source, beside)}{choices}") from e

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from torchstone.core import token_entropies, token_log_probs
 from torchstone.data.chat import Prompt, choose_template, render
+from torchstone.layers import balanced
 from torchstone.terminal import UserError
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")  # peft asks by transformers' older name
@@ -65,6 +66,8 @@ class Policy(nn.Module):
         self.value_head: nn.Linear | None = None
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
+        self.one_pass = False  # prompts and completions are always read together
+        self.balance = 0.0  # weight of a mixture of experts' balancing loss, for each row
         self.compute: torch.dtype | None = None  # what the model computes in, beside weights of another dtype
         generation = getattr(model, "generation_config", None)  # a reward model has none
         listed = getattr(generation or model.config, "eos_token_id", None)
@@ -127,7 +130,7 @@ class Policy(nn.Module):
         P = tokens.shape[1] - T
         options = {"output_hidden_states": self.value_head is not None}
         saved = P * (~_new_prompt(tokens[:, :P], attention[:, :P])).sum()  # tokens that two passes do not read
-        if saved * self.parameter_count <= SECOND_PASS or not self.attention_alone:
+        if saved * self.parameter_count <= SECOND_PASS or self.one_pass or not self.attention_alone:
             out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T, **options)
             return self.read_off(out, tokens[:, P:], temperature)
         out = self.read_prompts(tokens[:, :P], attention[:, :P], **options)
@@ -167,9 +170,12 @@ class Policy(nn.Module):
         """The model's output at the last N of S positions; the others are in its cache."""
         padded = not attention.all()  # if not, no mask is needed, and one row of positions does for all
         positions = ((attention if padded else attention[:1]).long().cumsum(1) - 1).clamp(min=0)
-        mask = {"attention_mask": attention.long()} if padded else {}
+        options |= {"attention_mask": attention.long()} if padded else {}
+        balancing = self.balance > 0 and torch.is_grad_enabled()
+        options |= {"output_router_logits": True} if balancing else {}
         with self.computing():
-            return self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **mask, **options)
+            out = self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **options)
+        return balanced(out, self.balance * len(tokens)) if balancing else out
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -32,6 +32,9 @@ class Run:
     reward_workers: int = 0  # Processes that judge a batch, each a part of it; 0: the run's own judges all
     reward_timeout: float | None = None  # Seconds that judging a batch may take, in another process; then the run ends
     model: str | None = None  # Folder in Hugging Face format, or hub id; if left out, a small model is made first
+    trust_remote_code: bool = False  # Code that comes with --model may run here, with all rights that you have
+    gradient_checkpointing: bool = False  # Layers run again in the backward pass: less memory, more time
+    router_aux_loss: float = 0.0  # Mixture of experts: weight of the loss that keeps experts in balance; TRL: 0.001
     lora: int = 0  # Rank of LoRA adapters, which alone are trained; needs the extra lora
     system: str | None = None  # System prompt, such as "Answer with the number only."
     out: Path | None = None  # Folder for everything that the run writes; if left out, runs/METHOD-TASK-SEED
@@ -264,7 +267,7 @@ METHODS: dict[str, type[Run]] = {
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
 RESUMABLE = (
     "steps", "data", "reward", "reward_workers", "reward_timeout", "model", "teacher", "device", "micro_batch",
-    "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log",
+    "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log", "gradient_checkpointing", "trust_remote_code",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from torchstone.data.examples import read_pairs
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
+from torchstone.layers import set_layers
 from torchstone.rewards.calling import State
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
@@ -95,7 +96,8 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     """The model of ``--model``, or the small one, made here or by the run that goes on; and the folder of the run."""
     device, start = usable_device(config.device), config.folder / "start"
     source = config.model or (str(start) if resume and start.exists() else "")
-    policy = load_policy(source, device, config.dtype) if source else untrained(config, task, device)
+    trust = config.trust_remote_code
+    policy = load_policy(source, device, config.dtype, trust=trust) if source else untrained(config, task, device)
     if config.model:
         policy.set_template(config.chat_template, config.template_args)
     check_task(config, task, policy, teacher)
@@ -107,6 +109,7 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     if config.lora and not isinstance(config, RewardOptions):
         torch.manual_seed(config.seed)
         policy.add_lora(config.lora, absolute("model", config.model or str(start)))
+    set_layers(config, policy)
     return policy
 
 
