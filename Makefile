@@ -51,10 +51,12 @@ site: .venv/done .venv-site/done site/node_modules/done
 	.venv-site/bin/python site/pages.py build/pages build/site
 	.venv-site/bin/sphinx-build -q -W --keep-going -b html -c site/sphinx -d build/doctrees build/pages build/site
 	$(BIN)/python site/table.py > build/recipes.json
+	$(BIN)/python site/table.py --all > build/table.json
 	node site/build.mjs build/site
 
 test-site: site
 	$(BIN)/python site/table.py --updates > build/updates.json
+	$(BIN)/python site/table.py --compared > build/compared.json
 	node --test site/
 
 .venv-site/done: site/requirements.txt

@@ -41,7 +41,9 @@ async function bundle(contents, format) {
 
 // --------------------------------------------------------------------------------------------------------------- pages
 
-const css = transformSync(readFileSync(join(HERE, "explorers/kit.css"), "utf8"), { loader: "css", minify: true, charset: "utf8" }).code;
+const style = (name) => transformSync(readFileSync(join(HERE, `explorers/${name}.css`), "utf8"),
+  { loader: "css", minify: true, charset: "utf8" }).code;
+const css = style("kit");
 
 const page = (title, about, nav, body, script = "") => `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -57,17 +59,24 @@ function write(path, text) {
   return text.length;
 }
 
+/** An explorer, to draw with here; and its script, to move it in a page. */
+async function drawn_by(name) {
+  const drawn = await bundle(`export { default } from "./explorers/${name}.mjs"`, "esm");
+  return import(`data:text/javascript;base64,${Buffer.from(drawn).toString("base64")}`);
+}
+const mounted = (name) => bundle(
+  `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`, "iife");
+
 const present = new Set(readdirSync(join(HERE, "explorers")));
 const names = ORDER.filter((name) => present.has(`${name}.mjs`));
 const explorers = [];
 for (const name of names) {
-  const drawn = await bundle(`export { default } from "./explorers/${name}.mjs"`, "esm");
-  const { default: explorer } = await import(`data:text/javascript;base64,${Buffer.from(drawn).toString("base64")}`);
-  explorers.push(explorer);
+  explorers.push((await drawn_by(name)).default);
 }
 const links = (current) => [
   `<a class="home" href="../index.html">Torchstone</a><a href="index.html">Explorers</a>`,
   ...explorers.map(({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`),
+  `<a href="recipes.html">Recipes compared</a>`,
 ].join("");
 const first = (explorer) => Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
 /** The page as it is first seen, without what only a script needs. */
@@ -80,8 +89,7 @@ const NOSCRIPT = "<noscript><style>.controls, .answers { display: none !importan
 
 for (const explorer of explorers) {
   const { name, title, lede } = explorer;
-  const script = await bundle(
-    `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`, "iife");
+  const script = await mounted(name);
   const body = `${NOSCRIPT}<main style="--accent:var(--${explorer.hue})">${still(explorer, 1080)}</main>`;
   const text = page(title, lede, links(name), body, script);
   const size = Buffer.byteLength(text);
@@ -90,11 +98,24 @@ for (const explorer of explorers) {
   if (size > LIMIT) throw new Error(`explorers/${name}.html: expected at most ${LIMIT} bytes, got ${size}`);
 }
 
+// The table of recipes: as large as its rows are many.
+const { default: table } = await drawn_by("table");
+const script = await mounted("table");
+const recipes = page(table.title, table.lede, links(""), `${NOSCRIPT}<main style="--accent:var(--${table.hue})">${still(table, 1080)}</main>`, script);
+console.log(`explorers/recipes.html ${(write("explorers/recipes.html", recipes.replace("</style>", `${style("table")}</style>`)) / 1000).toFixed(1)} kB`);
+
 /** The picture of a page, for its card: shown, not moved. */
 const card = (explorer) => {
   const [svg] = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(still(explorer, 640));
   return svg.replaceAll(/ (tabindex|role|aria-[a-z]+)="[^"]*"/g, "").replace("<svg", '<svg aria-hidden="true"');
 };
+for (const explorer of explorers) { // and as an image of its own, on a card that suits light and dark
+  const [svg] = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(still(explorer, 600));
+  const [, width, height] = /width="([\d.]+)" height="([\d.]+)"/.exec(svg);
+  const body = svg.replaceAll(/ (tabindex|role|aria-[a-z]+)="[^"]*"/g, "");
+  write(`explorers/${explorer.name}.svg`, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -12 ${Number(width) + 32} ${Number(height) + 24}"><style>${css}</style>` +
+    `<rect x="-16" y="-12" width="100%" height="100%" rx="10" fill="var(--card)"/>${body}</svg>`);
+}
 const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${card(explorer)}</a></li>`);
 write("explorers/index.html", page("Explorers", "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
   links(""), `<main><ul class="cards">${cards.join("")}</ul></main>`));

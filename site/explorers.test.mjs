@@ -16,7 +16,7 @@ import { filled, update } from "./maths/recipes.mjs";
 import { leave_one_out_advantages } from "./maths/reinforce.mjs";
 
 const PAGES = fileURLToPath(new URL("../build/site/explorers/", import.meta.url));
-const NAMES = readdirSync(PAGES).filter((name) => name !== "index.html").map((name) => name.replace(".html", ""));
+const NAMES = readdirSync(PAGES).filter((name) => name.endsWith(".html") && !["index.html", "recipes.html"].includes(name)).map((name) => name.replace(".html", ""));
 const address = (name, hash = "") => pathToFileURL(join(PAGES, `${name}.html`)).href + hash;
 const DESK = { viewport: { width: 1200, height: 900 } };
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
@@ -330,3 +330,24 @@ for (const [name, [right, holds]] of Object.entries(ANSWERS)) {
     await page.locator(".because strong").getByText("No.").waitFor();
   });
 }
+
+test("recipes: filtered, sorted, compared, from the address too", async (t) => {
+  const page = await open(t, "recipes");
+  const names = async () => page.locator("main tbody tr td:first-child button").allTextContents();
+  assert.equal((await names()).length, 27);
+  await page.locator("input[type=search]").fill("clip token-mean");
+  await settled(page);
+  const found = await names();
+  assert.ok(found.length > 2 && found.length < 27 && found.includes("ppo"), `${found}`);
+  assert.ok(await page.locator("input[type=search]").evaluate((x) => x === document.activeElement), "the focus stays");
+  await page.locator("thead").getByText("reduction", { exact: true }).click();
+  await page.locator("select[data-key=b]").selectOption("intellect-2");
+  await settled(page);
+  assert.match(await page.locator(".compared").innerText(), /surrogate.dual_clip[\s\S]*none[\s\S]*4/);
+  await page.waitForTimeout(300);
+  const other = await open(t, "recipes", page.url().replace(/^[^#]*/, ""));
+  assert.equal(await drawn(other), await drawn(page));
+  const hostile = await open(t, "recipes", `#q=${encodeURIComponent('"><img src=x onerror=alert(1)>')}&sort=${encodeURIComponent("<b>")}&a=nobody&kind=dpo`);
+  assert.equal(await hostile.locator("main img").count(), 0);
+  assert.match(await hostile.locator("main").innerText(), /No row has all of these words/);
+});

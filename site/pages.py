@@ -69,6 +69,7 @@ class Site:
         target.write_text("".join(parts), encoding="utf-8")
 
     def linked(self, page: Path, text: str) -> str:
+        text = re.sub(r"`(test_\w+)`", lambda found: self.test(page, found.group(1)), text)
         for image in IMAGE.findall(text):
             self.copied(page, (page.parent / image).resolve())
         return LINK.sub(lambda found: self.link(page, *found.groups()), text)
@@ -94,6 +95,13 @@ class Site:
             self.copied(page, path)
             return f"[{words}]({target})"
         return f'<a class="to-code" href="{self.to_code(page, path, anchor)}">{words}</a>'
+
+    def test(self, page: Path, name: str) -> str:
+        """A test by its name, as a link to where it stands."""
+        found = [(p, i) for p, i, line in lines_of("tests") if re.match(rf"\s*def {name}\(", line)]
+        if len(found) != 1:
+            return f"`{name}`"
+        return f'<a class="to-code" href="{self.to_code(page, found[0][0], f"L{found[0][1]}")}"><code>{name}</code></a>'
 
     def copied(self, page: Path, path: Path) -> None:
         if not path.is_file():

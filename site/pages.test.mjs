@@ -130,6 +130,27 @@ test("formulas are set in KaTeX's own type", async (t) => {
   assert.ok(await page.evaluate(() => document.fonts.check("16px KaTeX_Math") && [...document.fonts].some((f) => f.family.includes("KaTeX_Math") && f.status === "loaded")));
 });
 
+test("every picture of the home page is drawn", async (t) => {
+  const page = await open(t, pathToFileURL(join(SITE, "index.html")).href, SCREENS.desk);
+  const widths = await page.locator("article img").evaluateAll((all) => Promise.all(all.map((one) => one.decode().then(() => one.naturalWidth, () => 0))));
+  assert.ok(widths.length >= 6 && widths.every((width) => width > 0), `${widths}`);
+});
+
+test("a long table is filtered by words", async (t) => {
+  const page = await open(t, pathToFileURL(join(SITE, "docs/flags.html")).href, SCREENS.desk);
+  const rows = page.locator("article table tbody tr");
+  const all = await rows.count();
+  await page.locator(".table-filter input").fill("padding mean");
+  const left = await rows.filter({ visible: true }).count();
+  assert.ok(left > 0 && left < all / 4, `${left} of ${all}`);
+  assert.match(await page.locator(".table-filter output").innerText(), new RegExp(`^${left} of \\d+ rows$`));
+});
+
+test("every arrow of the map leads to its test", () => {
+  const links = [...text.get("docs/map.html").matchAll(/href="\.\.\/code\/tests\/[\w/]+\.py\.html#L\d+"><code[^>]*>test_/g)];
+  assert.ok(links.length >= 45, `${links.length} links`);
+});
+
 test("the search finds a page, from the disk", async (t) => {
   const page = await open(t, pathToFileURL(join(SITE, "search.html")).href + "?q=clipped_surrogate", SCREENS.desk);
   await page.locator("#search-results li a").first().waitFor();

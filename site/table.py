@@ -6,14 +6,18 @@ python site/table.py --updates  batches, and the push of every row on every toke
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import random
+import re
 import sys
 from typing import Any
 
 import torch
 
 from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.recipes.table import HEADINGS, KINDS, cells, differences, in_full, linked, told
 
 OFF = {"none", "all", "trainer"}
 UNUSED = {"value", "entropy"}  # what they add to the loss does not depend on the policy's log-probs
@@ -36,6 +40,41 @@ def table() -> dict[str, Any]:
 def columns(row: PolicyRecipe) -> dict[str, Any]:
     choices = {at: getattr(row, at) for at in row.COLUMNS if at not in UNUSED}
     return {at: [c.name, dict(c.numbers)] for at, c in choices.items() if c.name not in OFF or at == "advantage"}
+
+
+def everything() -> dict[str, Any]:
+    """Every row: its cells under the headings of its kind, and each choice in full with what it does to the update.
+
+    A choice stands once among the choices, and a row has its place there.
+    """
+    kinds = {word: {"title": title, "headings": list(HEADINGS[kind])} for kind, (word, title) in KINDS.items()}
+    choices: list[Any] = []
+    rows = []
+    for row in RECIPES.values():
+        places = {}
+        for at in row.COLUMNS:
+            numbers = {k: [in_full(row, at, k), row.effect(at, k)] for k in row.option(at).numbers}
+            choice = [getattr(row, at).name, *told(row, at), numbers]
+            choices += [] if choice in choices else [choice]
+            places[at] = choices.index(choice)
+        about = {"name": row.name, "kind": KINDS[type(row)][0], "about": row.about, "source": links(row.source)}
+        rows.append({**about, "left_out": row.left_out, "cells": list(cells(row).values()), "choices": places})
+    return {"kinds": kinds, "choices": choices, "rows": rows}
+
+
+def links(source: str) -> str:
+    """arXiv ids as links, in HTML."""
+    return re.sub(r"\[(.+?)\]\((.+?)\)", r'<a href="\2">\1</a>', linked(html.escape(source, quote=False)))
+
+
+def compared() -> list[Any]:
+    """Pairs of rows, drawn, and what torchstone says differs: by this the page's own comparison is tested."""
+    draw = random.Random(0)
+    pairs = []
+    for kind in KINDS:
+        names = [row.name for row in RECIPES.values() if type(row) is kind]
+        pairs += [draw.sample(names, 2) for _ in range(60)]
+    return [[a, b, [[d.at, *d.values, *d.effects] for d in differences(RECIPES[a], RECIPES[b])]] for a, b in pairs]
 
 
 def batch(seed: int) -> dict[str, Any]:
@@ -83,6 +122,10 @@ def main() -> None:
         ]
         assert all(math.isfinite(x) for one in found for rows in one["push"].values() for row in rows for x in row)
         print(json.dumps(found))
+    elif "--all" in sys.argv[1:]:
+        print(json.dumps(everything(), ensure_ascii=False))
+    elif "--compared" in sys.argv[1:]:
+        print(json.dumps(compared(), ensure_ascii=False))
     else:
         print(json.dumps(table(), ensure_ascii=False))
 

@@ -40,6 +40,8 @@ export const number = (initial, min, max, step) => ({
 export const choice = (initial, options) => ({
   initial, options, read: (text) => (options.includes(text) ? text : initial), write: String,
 });
+/** Words that the reader types. */
+export const words = (most) => ({ initial: "", read: (text) => text.slice(0, most), write: String });
 /** A list of numbers between two bounds, of a given length (or between two lengths). */
 export const numbers = (initial, min, max, step, [least, most] = [initial.length, initial.length]) => ({
   initial, min, max, step,
@@ -67,7 +69,10 @@ export function address(fields, state) {
 
 // ------------------------------------------------------------------------------------------------------------ controls
 
-const attribute = (text) => String(text).replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+const attribute = (text) => escaped(text).replaceAll('"', "&quot;");
+
+/** Text as markup that shows it. */
+export const escaped = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 /** A native slider with its number; `said` is what a screen reader says of it. */
 export const slider = (key, { min, max, step }, value, label, { digits = 2, said, colour = "", at } = {}) => html`
@@ -80,6 +85,15 @@ export const options = (key, value, label, list) => html`
   <fieldset class="options"><legend>${label}</legend><div>
     ${list.map(([option, text]) => html`<label><input type="radio" name="${key}" data-key="${key}" value="${option}"
       ${option === value && "checked"}><span>${text}</span></label>`)}</div></fieldset>`;
+
+/** One of many, by name. */
+export const select = (key, value, label, list) => html`
+  <label class="select"><span>${label}</span><select data-key="${key}" data-value="${attribute(value)}">${list.map((name) =>
+    html`<option value="${attribute(name)}" ${name === value && "selected"}>${name}</option>`)}</select></label>`;
+
+/** Words to look for. */
+export const search = (key, value, label, hint) => html`
+  <label class="select"><span>${label}</span><input type="search" data-key="${key}" value="${attribute(value)}" placeholder="${attribute(hint)}"></label>`;
 
 /** A button that sets parts of the state. */
 export const button = (set, text, { pressed, label, kind = "" } = {}) => html`
@@ -106,8 +120,7 @@ export const equation = (tag, ...lines) => html`
 /** Lines of the library's code, where the equation stands; each is { file, line, text, href }, found by the build. */
 export const code = (...lines) => html`
   <section class="code" aria-label="The line of code"><p class="kicker">In the code</p>
-    ${lines.map(({ file, line, text, href }) => html`<a href="${href}"><code>${text.replaceAll("&", "&amp;")
-      .replaceAll("<", "&lt;")}</code><span>${file}:${line}</span></a>`)}</section>`;
+    ${lines.map(({ file, line, text, href }) => html`<a href="${href}"><code>${escaped(text)}</code><span>${file}:${line}</span></a>`)}</section>`;
 
 // ------------------------------------------------------------------------------------------------------------- drawing
 
@@ -192,6 +205,7 @@ function patch(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) return undefined;
   for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
   for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  if (old.nodeName === "SELECT") queueMicrotask(() => (old.value = fresh.getAttribute("data-value")));
   if (old.nodeName === "INPUT") {
     old.value = fresh.getAttribute("value");
     old.checked = fresh.hasAttribute("checked");
@@ -242,7 +256,7 @@ export function mount(explorer) {
   };
 
   root.addEventListener("input", ({ target }) => {
-    if (target.dataset.key) change(target, target.type === "radio" ? target.value : Number(target.value));
+    if (target.dataset.key) change(target, target.type === "range" ? Number(target.value) : target.value);
   });
   root.addEventListener("click", ({ target }) => {
     const pressed = target.closest("[data-set]");

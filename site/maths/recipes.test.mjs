@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { differences, spelled } from "../explorers/compare.mjs";
 import { filled, update } from "./recipes.mjs";
 
 const read = (name) => JSON.parse(readFileSync(new URL(`../../build/${name}.json`, import.meta.url), "utf8"));
@@ -29,4 +30,14 @@ test("every policy row is held, and the batches tell them apart", () => {
   for (const [column, option] of Object.entries(changes)) {
     for (const { batch, push } of updates) assert.ok(distance(update({ ...grpo, [column]: option }, batch).push, push.grpo) > 1e-6, column);
   }
+});
+
+test("what differs between two rows is what torchstone says", () => {
+  const all = Object.fromEntries(spelled(read("table")).map((row) => [row.name, row])); // python site/table.py --all
+  const pairs = read("compared"); // python site/table.py --compared
+  for (const [a, b, right] of pairs) {
+    const found = differences(all[a], all[b]).map(({ at, values, effects }) => [at, ...values, ...effects]);
+    assert.deepEqual(found, right, `${a} and ${b}`);
+  }
+  assert.ok(pairs.length >= 150 && Object.keys(all).length >= 180);
 });

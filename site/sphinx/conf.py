@@ -25,6 +25,7 @@ html_theme = "furo"
 html_title = "Torchstone"
 html_math_renderer = "katex"
 html_static_path = ["static"]
+html_js_files = ["filter.js"]
 html_css_files = ["katex/katex.min.css", "torchstone.css"]
 html_favicon = "static/favicon.svg"
 html_show_search_summary = False  # it would fetch the pages found, which a browser refuses from the disk
