@@ -657,7 +657,7 @@ def test_prompts_alone_are_enough_for_distillation(tmp_path, llama):
     records = without_seconds(folder / "metrics.jsonl")
     assert all("eval_kl" in r and "eval_reward" not in r and "reward" not in r for r in records)
     assert records[1]["kl"] > 0.01
-    with pytest.raises(UserError, match=r"grpo learns from prompts with --reward .*: judge completions with --reward"):
+    with pytest.raises(UserError, match=r"it holds prompts .*: judge what grpo samples with --reward"):
         train(GRPOOptions(out=tmp_path / "other", **options))
 
 

@@ -43,19 +43,20 @@ class Survey:
     def __init__(self, rows: Rows, method: str, judged: bool, skip: bool = False):
         self.rows, self.method, self.judged = rows, method, judged
         self.kind, self.first = "", dict[str, Any]()
-        self.good, self.hashes, self.bad = array("q"), array("q"), list[str]()
+        self.good, self.hashes, self.bad, self.first_bad = array("q"), array("q"), 0, list[str]()
         for i, row in enumerate(rows.scan()):
             try:
                 self.add(i, row)
             except UserError as e:
                 if not skip:
-                    raise UserError(f"{rows.name}, {rows.where(i)}: {e}") from e
-                self.bad.append(f"{rows.where(i)}: {e}")
+                    raise UserError(f"{rows.name}, {rows.where(i)}: {e} (--skip-bad-rows leaves such rows out)") from e
+                self.bad += 1
+                self.first_bad += [f"{rows.where(i)}: {e}"] if self.bad <= 3 else []
             except ValueError as e:
                 raise UserError(f"{rows.name}: {e}") from e
-        if len(self.bad) >= len(self.good):
-            said = f"; {self.bad[0]}" if self.bad else ""
-            raise UserError(f"{rows.name}: {len(self.good)} of {len(rows)} rows can be read{said}")
+        if self.bad >= len(self.good):
+            said = "; ".join(self.first_bad) or "it has none"
+            raise UserError(f"{rows.name}: {len(self.good)} of {len(rows)} rows can be read: {said}")
 
     def add(self, i: int, row: Any) -> None:
         """Row i, if it is good. Raises UserError."""
@@ -75,23 +76,25 @@ class Survey:
         rows, (held_out, train) = self.rows, split(len(self.good))
         told = [self.about(len(held_out))]
         if self.bad:
-            some = "; ".join(self.bad[:3])
-            told.append(f"{rows.name}: {len(self.bad)} of {len(rows)} rows are bad and left out ({some})")
+            more = "; ..." if self.bad > 3 else ""
+            some = "; ".join(self.first_bad) + more
+            told.append(f"{rows.name}: {self.bad} of {len(rows)} rows are bad and left out ({some})")
         if len(held_out) < len(self.good):
             told += self.shared(held_out, train)
-        orders = (array("q", (self.good[i] for i in part)) for part in (held_out, train))
-        kept, examples = (Examples(rows, self.kind, order) for order in orders)
-        return kept, examples, told
+        kept, examples = (
+            Examples(rows, self.kind, array("q", (self.good[i] for i in part))) for part in (held_out, train)
+        )
+        return kept, kept if len(kept) == len(self.good) else examples, told
 
     def about(self, held_out: int) -> str:
         """What the source holds."""
         name = FORMATS[self.kind][1]
-        notes = {"messages": ", of each of which the last answer is learned"}
+        notes = {"messages": ", of each the last answer"}
         if self.kind == "preference" and "prompt" not in self.first:
             notes["preference"] = ", whose prompt is what chosen and rejected begin with"
-        kept = f"{held_out} of them are held out" if held_out < len(self.good) else "so few that they are held out too"
-        about = f"{len(self.good)} {name} ({', '.join(self.first)}){notes.get(self.kind, '')}"
-        return f"{self.rows.name}: {about}; {kept}"
+        kept = f"{held_out:,} of them held out" if held_out < len(self.good) else "so few that all are held out too"
+        about = f"{name} ({', '.join(self.first)}){notes.get(self.kind, '')}"
+        return f"{self.rows.name}: {about}, {len(self.good):,} rows, {kept}"
 
     def shared(self, held_out: Sequence[int], train: Sequence[int]) -> list[str]:
         """How many held-out prompts are trained on as well, and where the first are."""
@@ -123,8 +126,8 @@ def split(n: int) -> tuple[list[int], list[int]]:
 
 
 def everything(task: Task) -> Iterator[Example]:
-    """Its examples: those to train on, then those that are held out."""
-    return chain(task.examples, task.held_out)
+    """Its examples: those to train on, then those that are held out, if they are others."""
+    return chain(task.examples, task.held_out if task.held_out is not task.examples else ())
 
 
 def look_over(

@@ -24,6 +24,7 @@ class Rows(Protocol):
     """Rows of any source, which may be larger than memory."""
 
     name: str
+    path: Path | None  # a file, or a folder; None: the hub
 
     def __len__(self) -> int: ...
 
@@ -40,8 +41,8 @@ class Rows(Protocol):
 class ArrowRows:
     """The rows of a data set of the package ``datasets``, which maps its files into memory."""
 
-    def __init__(self, data: Any, name: str):
-        self.data, self.name = data, name
+    def __init__(self, data: Any, name: str, path: Path | None):
+        self.data, self.name, self.path = data, name, path
 
     def __len__(self) -> int:
         return len(self.data)
@@ -64,6 +65,8 @@ def open_rows(source: str) -> Rows:
     if path.is_file():
         return open_file(path)
     name, _, split = source.rpartition(":") if ":" in source else (source, "", "")
+    if Path(name).is_file():
+        raise UserError(f"{name} is a file, without splits: leave :{split} out")
     if (folder := Path(name).expanduser()).is_dir():
         return saved(folder, split)
     if (
@@ -84,7 +87,7 @@ def open_file(path: Path) -> Rows:
         plain = unpacked(path) if packed else path
         suffix, name = plain.suffix.lower(), str(path)
         if suffix == ".parquet":
-            return ArrowRows(read_parquet(plain), name)
+            return ArrowRows(read_parquet(plain), name, plain)
         if suffix in (".csv", ".tsv"):
             return CSVRows(plain, name, "," if suffix == ".csv" else "\t")
         with plain.open("rb") as file:
@@ -140,8 +143,9 @@ def saved(folder: Path, split: str) -> Rows:
     if not hasattr(found, "keys"):
         if split:
             raise UserError(f"{folder} has no splits: leave :{split} out")
-        return ArrowRows(found, str(folder))
-    return ArrowRows(found[chosen(split, list(found), str(folder))], f"{folder}:{split}")
+        return ArrowRows(found, str(folder), folder)
+    split = chosen(split, list(found), str(folder))
+    return ArrowRows(found[split], f"{folder}:{split}", folder)
 
 
 def on_the_hub(name: str, split: str) -> Rows:
@@ -160,13 +164,12 @@ def on_the_hub(name: str, split: str) -> Rows:
         raise UserError(f"--data {name}: no such file here, and {first_line(e)}") from e
     except Exception as e:  # no network: asking again and again, as datasets would, takes half a minute
         package.config.HF_HUB_OFFLINE = True
-        why = f"no such file here, and the hub cannot be reached ({first_line(e)}): "
+        why = f"no such file here, the hub cannot be reached ({first_line(e)}), and it is not in the cache of datasets"
     try:
-        return ArrowRows(
-            package.load_dataset(repository, config or None, split=split or "train"), f"{name}:{split or 'train'}"
-        )
+        found = package.load_dataset(repository, config or None, split=split or "train")
+        return ArrowRows(found, f"{name}:{split or 'train'}", None)
     except Exception as e:
-        raise UserError(f"--data {name}: {why}{first_line(e)}") from e
+        raise UserError(f"--data {name}: {why if isinstance(e, ConnectionError) and why else first_line(e)}") from e
 
 
 def chosen(split: str, splits: list[str], name: str) -> str:
@@ -184,20 +187,12 @@ def first_line(e: BaseException) -> str:
     return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
 
 
-def fingerprint(source: str, rows: Rows) -> str:
-    """Another one if the data is another: SHA-256 of a file, or of a folder's; of the hub's, what ``datasets`` says."""
-    path = Path(source.rpartition(":")[0] if not Path(source).expanduser().exists() else source).expanduser()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.is_file())
-        if path.is_dir()
-        else []
-    )
-    if not files:
-        return str(rows.data._fingerprint)  # type: ignore[attr-defined]
+def fingerprint(rows: Any) -> str:
+    """Another one if the data is another: SHA-256 of the files, or what ``datasets`` says of a data set of the hub."""
+    if rows.path is None:
+        return str(rows.data._fingerprint)
     sha = hashlib.sha256()
-    for file in files:
+    for file in [rows.path] if rows.path.is_file() else sorted(rows.path.rglob("*.*")):
         with file.open("rb") as opened:
             while piece := opened.read(2**20):
                 sha.update(piece)

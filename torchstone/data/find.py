@@ -35,9 +35,7 @@ def task_from_data(config: Any, reward: Rewards | None) -> Task:
     if reward and (taken := found.first.keys() & {*GIVEN}):
         raise UserError(f"{source}: no column may be called {min(taken)!r}, which a reward function is given anyway")
     held_out, examples, told = found.split()
-    return Task(
-        source, examples, held_out, reward, kind=found.kind, told=tuple(told), fingerprint=fingerprint(source, rows)
-    )
+    return Task(source, examples, held_out, reward, kind=found.kind, told=tuple(told), fingerprint=fingerprint(rows))
 
 
 def reasoning_gym_task(spec: str) -> Task:

@@ -19,9 +19,10 @@ Prompt = str | Messages | None
 REWARD = "--reward FILE.py:FUNCTION"
 ONLINE = f"use grpo, ppo or reinforce, with {REWARD}"
 PAIR = "pair a good and a bad completion of a prompt for dpo, or keep the good ones, without label, for sft"
+PAIR += " (torchstone recipes kto shows a loss for them)"
 FORMATS = {  # the columns that make a format, in the order in which they are looked for; its name; what to do with it
     "preference": (("chosen", "rejected"), "preference pairs", "use dpo or reward"),
-    "unpaired": (("prompt", "completion", "label"), "unpaired preferences", f"no method learns from them: {PAIR}"),
+    "unpaired": (("prompt", "completion", "label"), "unpaired preferences", PAIR),
     "prompt-completion": (("prompt", "completion"), "prompts with completions", "use sft"),
     "prompts": (("prompt",), "prompts", ONLINE),
     "messages": (("messages",), "conversations", "use sft"),
@@ -60,10 +61,12 @@ def format_for(method: str, judged: bool, row: Row) -> str:
     if "prompt" in row and (judged if method != "sft" else kind == "prompts" and "answer" in row):
         return "prompts"
     columns, name, advice = FORMATS[kind]
+    held = f"it holds {name} ({', '.join(column for column in row if column in ('prompt', *columns))})"
+    if kind == "unpaired":
+        raise ValueError(f"{held}, from which no method here learns: {advice}")
     if kind == "prompts" and method != "sft":
-        advice = f"judge completions with {REWARD}"
-    held = f"{name} ({', '.join(column for column in row if column in ('prompt', *columns))})"
-    raise ValueError(f"it has {held}, and {method} learns from {NEEDS.get(method, f'prompts with {REWARD}')}: {advice}")
+        raise ValueError(f"{held}: judge what {method} samples with {REWARD}")
+    raise ValueError(f"{held}, and {method} learns from {NEEDS.get(method, 'prompts')}: {advice}")
 
 
 def to_example(kind: str, row: Row) -> Example:

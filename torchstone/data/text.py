@@ -29,6 +29,7 @@ class JSONLines:
 
     def __init__(self, path: Path, name: str):
         self.name = name
+        self.path: Path | None = path
         with path.open("rb") as file:
             empty = not file.read(1)
             self.bytes: Any = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -72,7 +73,9 @@ class JSONLines:
 
     def line(self, position: int) -> str:
         """The line of a byte, in words."""
-        return f"line {len(LINE_END.findall(self.bytes, 0, position)) + 1}"
+        before = self.bytes[:position]
+        ends = before.count(b"\n") + before.count(b"\r") - before.count(b"\r\n")
+        return f"line {ends + 1}"
 
 
 class JSONArray(JSONLines):
@@ -128,6 +131,8 @@ class CSVRows(JSONLines):
                 return
             if self.header and row:
                 yield begin, at
+            elif twice := [name for i, name in enumerate(row) if name in row[:i]]:
+                raise UserError(f"{self.name}: the first line names {twice[0]!r} twice")
             self.header, begin = self.header or row, at
 
     def parse(self, text: str, strict: bool = False) -> Row:

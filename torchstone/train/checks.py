@@ -197,8 +197,8 @@ def check_pairs(config: options.Pairs, task: Task) -> bool:
     for name in ("samples", "group_size") if not task.reward else ():
         if is_given(config, name):
             raise UserError(f"--{name.replace('_', '-')} would change nothing: the pairs are given")
-    n = 0 if task.reward else len(task.examples) + len(task.held_out)
-    twice = sum(pair["chosen"] == pair["rejected"] for pair in everything(task)) if n else 0
+    same = [] if task.reward else bytearray(pair["chosen"] == pair["rejected"] for pair in everything(task))
+    n, twice = len(same), sum(same)
     if n and twice == n:
         raise UserError(f"every pair of {task.name} has one text twice: there is nothing to learn")
     if twice:
