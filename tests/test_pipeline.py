@@ -1,11 +1,15 @@
 """The classic pipeline: demonstrations, a reward model from pairs, and PPO that is paid by it."""
 
+import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from test_train_folder import records, weights
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import (
@@ -16,12 +20,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from torchstone.cli import main
+from torchstone.rewards.reward_model import RewardModel, load_reward_model, reward_model_of
+from torchstone.rewards.scores import Scores
 from torchstone.terminal import UserError
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
-from torchstone.train.options import RewardOptions, SFTOptions
-from torchstone.train.reward_model import RewardModel, learn_reward, pair_rewards, reward_model_of
+from torchstone.train.offline import encode, side_by_side
+from torchstone.train.options import PPOOptions, RewardOptions, SFTOptions
+from torchstone.train.reward import learn_reward, pair_rewards
 from torchstone.train.run import train
 from torchstone.train.supervised import completion_of, learn_sft
 
@@ -152,7 +160,7 @@ def test_a_saved_reward_model_is_transformers_and_reads_the_end_token_however_pa
     model = reward_model_of(RewardOptions(), tiny(kind, pad))
     with torch.no_grad():
         model.model.score.weight.copy_(torch.randn_like(model.model.score.weight))
-    chosen, rejected = pair_rewards(RewardOptions(), model, ROWS)
+    chosen, rejected = pair_rewards(model, encode(RewardOptions(), model, ROWS))
     ours = torch.stack([chosen, rejected], 1).flatten().detach()
     model.save(tmp_path)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
@@ -182,7 +190,7 @@ def test_a_step_is_bradley_terry_with_margin_and_centre(home, micro_batch):
     model = reward_model_of(RewardOptions(), load_policy(str(home / "base"), "cpu", "float32"))
     pairs = [row | {"margin": 0.3 * i} for i, row in enumerate(ROWS[:7])]
     config = RewardOptions(pairs=7, micro_batch=micro_batch, center_rewards_coefficient=0.05)
-    r, s = pair_rewards(config, model, pairs)
+    r, s = pair_rewards(model, encode(config, model, pairs))
     wanted = -logsigmoid(r - s - 0.3 * torch.arange(7)).mean() + 0.05 * (r + s).square().mean()
     wanted.backward()
     by_hand = [p.grad.clone() for p in model.parameters()]
@@ -212,7 +220,7 @@ def test_a_reward_model_learns_given_pairs(tmp_path, home, lora):
     )
     shown = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
     last = [row for row in shown if row["step"] == told[-1]["step"]]
-    chosen, rejected = pair_rewards(RewardOptions(), loaded, last)
+    chosen, rejected = pair_rewards(loaded, encode(RewardOptions(), loaded, last))
     torch.testing.assert_close(
         chosen.detach(), torch.tensor([row["rewards/chosen"] for row in last]), rtol=1e-3, atol=1e-4
     )
@@ -239,3 +247,233 @@ def test_a_margin_is_a_number(tmp_path, home, margin):
     data = write(tmp_path / "pairs.jsonl", [row | {"margin": margin} for row in ROWS])
     with pytest.raises(UserError, match=r"'margin' must be a number, got .*, for prompt 'say \d+'"):
         train(RewardOptions(out=tmp_path / "run", data=data, model=str(home / "base"), **SIZES))
+
+
+# ----------------------------------------------------------------------------------------- PPO paid by a reward model
+
+
+@pytest.fixture(scope="module")
+def paying(home) -> Path:
+    """The run of a reward model."""
+    options = {"data": home / "pairs.jsonl", "model": str(home / "base"), "pairs": 8, "epochs": 8, "lr": 3e-3}
+    return train(RewardOptions(out=home / "reward", **SIZES, **options))
+
+
+def scores(model: RewardModel, **options) -> Scores:
+    return Scores(model, options.get("rows", lambda width: 1024), options.get("system"), options.get("penalty", 0.0))
+
+
+def test_the_reward_is_the_heads_score_of_the_text(paying):
+    """What ended has its end token, what was cut off has none, and a penalty; transformers says the same."""
+    model = load_reward_model(str(paying), "cpu")
+    prompts, texts, cut = ["say 1", "say 22", "say 3"], ["1", "22 no", ""], [False, True, False]
+    theirs = AutoModelForSequenceClassification.from_pretrained(paying / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(paying / "model")
+    wanted = []
+    for prompt, text, c in zip(prompts, texts, cut, strict=True):
+        ids = tokenizer(prompt + text + tokenizer.eos_token * (not c), return_tensors="pt")["input_ids"]
+        wanted.append(theirs(ids).logits.item() - 0.5 * c)
+    assert scores(model, penalty=0.5)(prompts, texts, cut) == pytest.approx(wanted, abs=1e-5)
+    alone = scores(model, penalty=0.5, rows=lambda width: 1)(prompts, texts, cut)
+    assert alone == pytest.approx(wanted, abs=1e-5) and len({round(x, 5) for x in wanted}) == 3
+    unsaid = scores(model)(prompts, texts)  # nothing is said of being cut off: all have ended
+    assert unsaid == scores(model)(prompts, texts, [False] * 3) != pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_critic_begins_as_the_reward_model(kind):
+    """Its value before a token is the head's score of what stands before it: at the end, the reward itself."""
+    model = reward_model_of(RewardOptions(), tiny(kind, "<pad>"))
+    batch = side_by_side(model, encode(RewardOptions(), model, ROWS[:3]))
+    T = batch.mask.shape[1]
+    with torch.no_grad():
+        values = model.values(*batch.inputs)
+        for row, ids in enumerate(batch.tokens):
+            real = ids[batch.attention[row]]
+            for t in range(int(batch.mask[row].sum())):
+                before = real[: len(real) - T + t][None]
+                want = model(before, torch.ones_like(before, dtype=torch.bool))
+                torch.testing.assert_close(values[row, t : t + 1], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["linear", "reward-model"])
+def test_ppo_learns_from_a_reward_model(tmp_path, home, paying, critic):
+    (tmp_path / "r.py").write_text(
+        "def length(prompts, completions, **columns): return [float(len(c)) for c in completions]"
+    )
+    options = {"model": str(home / "base"), "data": home / "shown.jsonl", "reward": f"{tmp_path / 'r.py'}:length",
+               "reward_model": str(paying), "prompts": 32, "steps": 20, "lr": 1e-2, "beta": 0.0, "critic": critic,
+               "missing_eos_penalty": 0.25}  # fmt: skip
+    folder = train(PPOOptions(out=tmp_path / "run", keep=1, **SIZES, **options))
+    told = records(folder)
+    assert told[-1]["reward"] > told[1]["reward"] + 0.2
+    for record in told[1:]:  # the file's reward is only watched
+        assert record["reward"] == pytest.approx(record["rewards/reward_model/mean"], rel=1e-5)
+        assert record["rewards/length/mean"] >= 0
+    with safe_open(next(folder.glob("checkpoint-*")), "pt") as file:
+        trained = [name for name in file.keys() if name.startswith("policy/critic.")]  # noqa: SIM118
+        own = {name: file.get_tensor(name) for name in trained}
+    names = set(load_file(folder / "model" / "model.safetensors"))
+    assert names == set(load_file(home / "base" / "model.safetensors"))  # the critic is no part of the result
+    assert bool(trained) == (critic == "reward-model")
+    begun = load_reward_model(str(paying), "cpu").state_dict()
+    assert all(
+        not torch.equal(x, begun[name.removeprefix("policy/critic.")]) for name, x in own.items() if "score" in name
+    )
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_folder_that_is_no_reward_model_is_refused_by_what_it_is(tmp_path, home, paying):
+    base = {"model": str(home / "base"), "data": home / "shown.jsonl"}
+
+    def says(source: Path) -> str:
+        with pytest.raises(UserError) as e:
+            train(PPOOptions(out=tmp_path / "run", reward_model=str(source), **SIZES, **base))
+        assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+        return str(e.value)
+
+    make = f"torchstone train reward --model {home / 'base'} --data PAIRS.jsonl makes a reward model"
+    assert "is a LlamaForCausalLM, without a head that gives a reward: " + make in says(home / "base")
+    two = tmp_path / "two"
+    model = AutoModelForSequenceClassification.from_pretrained(
+        paying / "model", num_labels=2, ignore_mismatched_sizes=True
+    )
+    model.save_pretrained(two)
+    assert "has 2 labels, and a reward model has one" in says(two)
+    bare = Path(shutil.copytree(paying / "model", tmp_path / "bare"))
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    assert "cannot be loaded: " in says(bare)
+    assert "no such folder (did you mean" in says(home / "rewar")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "metrics.jsonl").write_text('{"step": 0}\n')
+    assert f"that run has not finished; go on with: torchstone train --resume {tmp_path / 'half'}" in says(
+        tmp_path / "half"
+    )
+    padless = Path(shutil.copytree(paying / "model", tmp_path / "padless"))
+    edit(padless / "config.json", pad_token_id=None)
+    assert "its config.json has no pad_token_id" in says(padless)
+    short = Path(shutil.copytree(paying / "model", tmp_path / "short"))
+    edit(short / "config.json", max_position_embeddings=8)
+    assert "in the reward model's context of 8" in says(short)
+
+
+def edit(file: Path, **changes) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_reward_model_that_gives_nan_is_named_with_the_text(tmp_path, home, paying):
+    broken = load_reward_model(str(paying), "cpu")
+    with torch.no_grad():
+        broken.model.score.weight.fill_(math.nan)
+    broken.save(tmp_path / "broken")
+    with pytest.raises(UserError, match=r"--reward-model .*broken returned nan, not a finite number, for prompt 'say"):
+        train(PPOOptions(out=tmp_path / "run", reward_model=str(tmp_path / "broken"), model=str(home / "base"),
+                         data=home / "shown.jsonl", **SIZES))  # fmt: skip
+
+
+def test_a_critic_reads_the_policys_tokens(tmp_path, paying):
+    other = small_policy("0123456789>sayno \U0001f642", 64, "cpu")
+    other.save(tmp_path / "other")
+    data = write(tmp_path / "p.jsonl", [{"prompt": f"say {i}"} for i in range(20)])
+    options = {"model": str(tmp_path / "other"), "data": data, "reward_model": str(paying), "steps": 1, "prompts": 4}
+    with pytest.raises(UserError, match=r"--critic reward-model reads the policy's tokens, and .* has others"):
+        train(PPOOptions(out=tmp_path / "a", critic="reward-model", **SIZES, **options))
+    assert math.isfinite(
+        records(train(PPOOptions(out=tmp_path / "b", **SIZES, **options)))[-1]["reward"]
+    )  # by its text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["ppo", "--critic", "reward-model"],
+            "--critic reward-model begins as the model of --reward-model FOLDER: give one",
+        ),
+        (["ppo", "--reward-model", ""], "--reward-model is empty"),
+        (
+            ["grpo", "--missing-eos-penalty", "1"],
+            "--missing-eos-penalty would change nothing: it is for --reward-model",
+        ),
+        (["ppo", "--missing-eos-penalty", "-1", "--reward-model", "x"], "--missing-eos-penalty must be at least 0"),
+        (
+            ["sft", "--data", "prompts.jsonl"],
+            "sft learns from prompts with a completion or an answer, conversations or texts",
+        ),
+        (["sft", "--data", "long.jsonl", "--model", "base"], "tokens, then 71 of a completion, in a context of 64"),
+        (["sft", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (
+            ["sft", "--data", "shown.jsonl", "--demonstrations", "5"],
+            "--demonstrations would change nothing: all of --data",
+        ),
+        (["reward", "--data", "prompts.jsonl"], "reward learns from preference pairs, or prompts with --reward"),
+        (
+            ["reward", "--data", "twice.jsonl"],
+            "every pair of twice.jsonl has one text twice: there is nothing to learn",
+        ),
+        (["reward", "--data", "pairs.jsonl", "--samples", "64"], "--samples would change nothing: the pairs are given"),
+        (
+            ["ppo", "--data", "pairs.jsonl"],
+            "it has preference pairs (prompt, chosen, rejected), and ppo learns from prompts",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, home, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "base", "base")
+    shutil.copy(home / "shown.jsonl", "shown.jsonl")
+    shutil.copy(home / "pairs.jsonl", "pairs.jsonl")
+    write(Path("prompts.jsonl"), [{"prompt": row["prompt"]} for row in ROWS])
+    write(Path("long.jsonl"), [{"prompt": row["prompt"], "completion": "x" * 70} for row in ROWS])
+    write(Path("twice.jsonl"), [row | {"chosen": row["rejected"]} for row in ROWS])
+    assert main(["train", *arguments]) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "are held out" not in line]
+    assert says in told[-1] and len(told) == 1, told
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/metrics.jsonl"))
+
+
+def test_the_chosen_of_pairs_are_imitated_and_that_is_said(tmp_path, home, capsys):
+    train(SFTOptions(out=tmp_path / "run", data=home / "pairs.jsonl", model=str(home / "base"), **SIZES))
+    assert "has preference pairs: the chosen completions are imitated" in capsys.readouterr().err
+
+
+def test_equal_pairs_among_others_are_said(tmp_path, home, capsys):
+    data = write(
+        tmp_path / "pairs.jsonl", [row | ({"chosen": row["rejected"]} if i < 3 else {}) for i, row in enumerate(ROWS)]
+    )
+    train(RewardOptions(out=tmp_path / "run", data=data, model=str(home / "base"), **SIZES))
+    assert "3 of 24 pairs have one text twice, and teach nothing" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- all of it at once
+
+
+def test_the_whole_pipeline_and_going_on_with_it(tmp_path, capsys):
+    sizes = ["--pairs", "16", "--steps", "2", "--prompts", "8", "--pretrain-steps", "250", "--eval-prompts", "8"]
+    assert main(["pipeline", *sizes, "--betas", "0.01", "1", "--noise", "0.25", "--out", str(tmp_path / "p")]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        stage in said for stage in ("1  SFT.", "2  Pairs.", "3  A reward model.", "4  PPO, --beta 0.01.", "--beta 1.")
+    )
+    assert "4 of them marked the wrong way round" in said and "What PPO earned" in said
+    with (tmp_path / "p" / "data.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["beta"], row["step"]) for row in rows] == [("0.01", "1"), ("0.01", "2"), ("1", "1"), ("1", "2")]
+    assert all(math.isfinite(float(row[k])) for row in rows for k in ("proxy", "true", "kl", "length"))
+    pairs = [json.loads(line) for line in (tmp_path / "p" / "pairs.jsonl").read_text().splitlines()]
+    wrong = [pair["rejected"] == "".join(sorted(pair["prompt"][:-1])) for pair in pairs]
+    assert len(pairs) == 16 and sum(wrong) == 4
+    assert (tmp_path / "p" / "overoptimisation.png").stat().st_size > 10_000
+
+    again, first = tmp_path / "p" / "ppo-1", (tmp_path / "p" / "data.csv").read_text()
+    kept = (tmp_path / "p" / "ppo-0.01" / "metrics.jsonl").read_text()
+    shutil.rmtree(again)
+    assert main(["pipeline", *sizes, "--out", str(tmp_path / "p")]) == 1
+    assert f"holds a pipeline already: --resume {tmp_path / 'p'}" in capsys.readouterr().err
+    assert main(["pipeline", "--resume", str(tmp_path / "p")]) == 0
+    assert capsys.readouterr().out.count("done:") == 4
+    assert (tmp_path / "p" / "data.csv").read_text() == first  # the stage that was done again gave the same
+    assert (tmp_path / "p" / "ppo-0.01" / "metrics.jsonl").read_text() == kept

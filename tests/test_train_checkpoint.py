@@ -26,7 +26,15 @@ from torchstone.train.files import load_config
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
-from torchstone.train.options import DPOOptions, GRPOOptions, PPOOptions
+from torchstone.train.options import (
+    DistillOptions,
+    DPOOptions,
+    GRPOOptions,
+    PPOOptions,
+    RecipeOptions,
+    RewardOptions,
+    SFTOptions,
+)
 from torchstone.train.run import Interrupted, train
 
 KEEP = SIZES | {"keep": 3}
@@ -301,12 +309,26 @@ def test_a_signal_finishes_the_round_and_saves(tmp_path, home, number):
 # ----------------------------------------------------------------------------------------- killed, again and again
 
 
-@pytest.mark.parametrize("kind", [GRPOOptions, PPOOptions, DPOOptions])
-def test_killed_while_it_saves_is_the_same_as_never_killed(tmp_path, home, kind):
+KILLED = {
+    "grpo": (GRPOOptions, {}), "grpo-lora": (GRPOOptions, {"lora": 2}), "ppo": (PPOOptions, {}),
+    "ppo-critic": (PPOOptions, {"critic": "reward-model", "missing_eos_penalty": 0.5}), "dpo": (DPOOptions, {}),
+    "sft": (SFTOptions, {"batch_size": 4, "demonstrations": 24}), "reward": (RewardOptions, {}),
+    "distill": (DistillOptions, {"minibatches": 2, "beta": 1.0}), "recipe": (RecipeOptions, {"recipe": "ppo"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_while_it_saves_is_the_same_as_never_killed(tmp_path, home, whole, name):
     """SIGKILL when half a checkpoint is there; then the run is resumed."""
+    kind, own = KILLED[name]
     names = {field.name for field in dataclasses.fields(kind)}
     sizes = SIZES | {"steps": 6, "samples": 256, "pairs": 8, "epochs": 1, "beta": 0.1}
-    options = {k: v for k, v in sizes.items() if k in names} | {"reward": f"{home / 'r.py'}:reward"}
+    options = {k: v for k, v in sizes.items() if k in names} | {"reward": f"{home / 'r.py'}:reward"} | own
+    options |= {"teacher": str(whole)} if kind is DistillOptions else {}
+    if "critic" in own:
+        small = {"samples": 256, "pairs": 16, "epochs": 1, "pretrain_steps": 3, "device": "cpu", "eval_prompts": 0}
+        judge = train(RewardOptions(out=tmp_path / "judge", reward=options["reward"], **small))
+        options |= {"reward_model": str(judge)}
     whole = train(kind(out=tmp_path / "whole", **options))
     assert max(record.get("grad_norm", 0) for record in records(whole)) > 0
     code = (

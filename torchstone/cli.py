@@ -26,6 +26,8 @@ usage: torchstone COMMAND [options]
   ask MODEL "..."  what a model writes after a prompt, sampled as in training
   sanity           does training work here? A sound loop must learn, and three
                    broken ones must not (about 2 minutes)
+  pipeline         SFT, pairs, a reward model and PPO paid by it, on the small
+                   model: what is paid rises, what was meant does not
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -58,6 +60,7 @@ those of a method.
 COMMANDS = {  # the module that has a function of the command's name
     "compare": "torchstone.evaluate.command",
     "train": "torchstone.train.command",
+    "pipeline": "torchstone.evaluate.pipeline",
     "trace": "torchstone.trace.command",
     "eval": "torchstone.evaluate.asking",
     "ask": "torchstone.evaluate.asking",
@@ -118,6 +121,9 @@ def _command(name: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
-        if name not in ("compare", "train", "eval", "ask", "sanity") or (e.name or "").split(".")[0] not in TRAIN:
+        if (
+            name not in ("compare", "train", "pipeline", "eval", "ask", "sanity")
+            or (e.name or "").split(".")[0] not in TRAIN
+        ):
             raise
         raise UserError(f'{e.name} is not installed: pip install ".[train]" in a checkout of Torchstone', 2) from e

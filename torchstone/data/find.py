@@ -30,8 +30,8 @@ def find_task(config: Any) -> Task:
 def task_from_data(config: Any, reward: Rewards | None) -> Task:
     """The examples of ``--data``, read as what the method learns from."""
     source = str(config.data)
-    rows = open_rows(source)
-    found = Survey(rows, config.method, bool(reward) or config.has_teacher, config.skip_bad_rows)
+    rows, judged = open_rows(source), bool(reward or config.has_teacher or getattr(config, "reward_model", None))
+    found = Survey(rows, config.method, judged, config.skip_bad_rows)
     if reward and (taken := found.first.keys() & {*GIVEN}):
         raise UserError(f"{source}: no column may be called {min(taken)!r}, which a reward function is given anyway")
     held_out, examples, told = found.split()

@@ -81,8 +81,17 @@ def notes_of(config: Run, data: str) -> Notes:
     judges = [file.read_bytes() for file in map(file_of, config.reward) if file]
     hashes = {"data": data} if data else {}
     hashes |= {"reward": hashlib.sha256(b"".join(judges)).hexdigest()} if judges else {}
+    if source := getattr(config, "reward_model", None):
+        hashes["reward_model"] = weights_hash(Path(source))
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
     return {"step": 0, "best": None, "tokens": 0, "options": {"method": config.method, **options}, "files": hashes}
+
+
+def weights_hash(folder: Path) -> str:
+    """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
+    found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
+    shas = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in found]
+    return " ".join(shas)
 
 
 def check_same_run(folder: Path, then: Notes, now: Notes) -> None:
@@ -94,9 +103,10 @@ def check_same_run(folder: Path, then: Notes, now: Notes) -> None:
     changed = [name for name, sha in then["files"].items() if now["files"].get(name) != sha]
     if "data" in changed:
         raise UserError(f"--data {now['options']['data']} is not the file of before: put that back, or begin anew")
-    if "reward" in changed:
-        names, then_on = " ".join(now["options"]["reward"]), f"since round {then['step']}: it judges from there on"
-        say(f"--reward {names} has changed {then_on}")
+    for name in {"reward", "reward_model"} & {*changed}:
+        judge = now["options"][name]
+        what = f"--{name.replace('_', '-')} {judge if isinstance(judge, str) else ' '.join(judge)}"
+        say(f"{what} has changed since round {then['step']}: it judges from there on")
 
 
 def check_disk(folder: Path, learner: Learner, keep: int) -> None:

@@ -36,9 +36,9 @@ def check_options(config: options.Run) -> None:
         value = getattr(config, name, None)
         if value is not None and not (fits(value) and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} must be {words} for {config.method}, got {value}")
-    for name in ("model", "reward", "teacher"):
+    for name in ("model", "reward", "teacher", "reward_model"):
         if getattr(config, name, None) in ("", ("",)):
-            raise UserError(f"--{name} is empty: name one, or leave the option out")
+            raise UserError(f"--{name.replace('_', '-')} is empty: name one, or leave the option out")
     if config.lora and find_spec("peft") is None:
         raise UserError('--lora needs peft: pip install ".[lora]" in a checkout of Torchstone')
     if config.lora and config.model and Path(config.model, "adapter_config.json").is_file():
@@ -48,6 +48,8 @@ def check_options(config: options.Run) -> None:
     if lacking := [name for name in config.log if find_spec(name) is None]:
         packages = 'pip install ".[log]" in a checkout of Torchstone'
         raise UserError(f"--log {' '.join(lacking)} needs a package that is not installed: {packages}")
+    if getattr(config, "critic", "linear") != "linear" and not getattr(config, "reward_model", None):
+        raise UserError("--critic reward-model begins as the model of --reward-model FOLDER: give one")
     if not (config.data or config.task):
         raise UserError("with --model, what to learn is --data FILE or --task NAME")
     for name, (idle, why) in idle_options(config).items():
@@ -79,6 +81,8 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     idle |= dict.fromkeys(["trust_remote_code", "router_aux_loss"], (not config.model, "it is for --model"))
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
+    if isinstance(config, options.Online):
+        idle["missing_eos_penalty"] = (not config.reward_model, "it is for --reward-model")
     if isinstance(config, options.GRPOOptions):
         idle["kl"] = (config.beta == 0, "--beta is 0")
         idle |= dict.fromkeys(["std_correction", "std_eps"], (not config.divide_by_std, "--no-divide-by-std"))
@@ -93,18 +97,13 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
 
 def ranges(config: options.Run) -> dict[str, tuple[str, Callable[[float], bool]]]:
     """What each number must be, in words and as a test."""
-    counts = dict.fromkeys(
-        ["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k", "batch_size"], 1
-    )
+    counts = dict.fromkeys(["steps", "prompts", "group_size", "epochs", "minibatches", "pairs", "samples", "k"], 1)
+    counts |= {"batch_size": 1}
     counts |= {"max_new_tokens": 1, "micro_batch": 1, "pretrain_steps": 0, "warmup_steps": 0, "eval_prompts": 0}
     counts |= {
-        "eval_every": 0,
-        "demonstrations": 0,
-        "center_rewards_coefficient": 0,
-        "keep": 1,
-        "lora": 0,
-        "lr_warmup": 0,
-    }
+        "eval_every": 0, "demonstrations": 0, "center_rewards_coefficient": 0, "missing_eos_penalty": 0, "keep": 1,
+        "lora": 0, "lr_warmup": 0,
+    }  # fmt: skip
     counts |= {"reward_workers": 0, "router_aux_loss": 0, "micro_batch_tokens": 0, "rollout_tokens": 0}
     weights = ["beta", "epsilon", "epsilon_high", "value_epsilon", "value_coef", "entropy_coef"]
     counts |= dict.fromkeys([*weights, "std_eps", "whiten_eps", "weight_decay"], 0)
@@ -159,8 +158,9 @@ def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy 
     pairs = isinstance(config, options.Pairs) and check_pairs(config, task)
     sides: list[Callable[[Any], str]] = [itemgetter("chosen"), itemgetter("rejected")] if pairs else []
     if isinstance(config, options.SFTOptions):
-        check_demonstrations(task)
         sides = [completion_of]
+        if not {"completion", "answer"} & task.examples[0].keys():
+            say(f"{task.name} has preference pairs: the chosen completions are imitated")
     if config.system and has_system(task.examples[0]["prompt"]):
         raise UserError("--system would change nothing: the prompts have system messages of their own")
     places, told = look_over(task, sides, control_tokens(policy.tokenizer))
@@ -180,14 +180,6 @@ def check_task(config: options.Run, task: Task, policy: Policy, teacher: Policy 
             sample(policy, prompts[-1:], 2, temperature=0.0)
         except AttributeError as e:
             raise UserError(f"--model {config.model} cannot be sampled here: {e}") from e
-
-
-def check_demonstrations(task: Task) -> None:
-    """Prompts without completions: a UserError. Pairs are said: it is the chosen ones that are imitated."""
-    if not any(completion_of(example) for example in task.examples[:1000]):
-        raise UserError(f"{task.name} has no completions to imitate: give each prompt a 'completion' (or an 'answer')")
-    if not {"completion", "answer"} & task.examples[0].keys():
-        say(f"{task.name} has preference pairs: the chosen completions are imitated")
 
 
 def check_pairs(config: options.Pairs, task: Task) -> bool:

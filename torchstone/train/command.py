@@ -50,7 +50,7 @@ def _train(config: Any, resume: bool) -> int:
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
 
-    stop = _ctrl_c_waits()
+    stop = ctrl_c_waits()
     if not config.model and not resume:
         print("first the small start model: pre-training and warm-up, up to a minute")
         print("(with --model FOLDER there is none)")
@@ -114,7 +114,7 @@ def resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return Path(folder), before[bool(before and not before[0].startswith("-")) :] + arguments[after:]
 
 
-def _ctrl_c_waits() -> threading.Event:
+def ctrl_c_waits() -> threading.Event:
     """The first Ctrl-C, or SIGTERM, asks to stop after the round; the second stops at once."""
     asked = threading.Event()
 

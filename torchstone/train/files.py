@@ -99,7 +99,7 @@ def absolute(name: str, value: Any) -> Any:
     """An option's path as it is from any working directory; a hub id, or a value of another option, as it is."""
     if isinstance(value, tuple):
         return [absolute_spec(one) if name == "reward" else one for one in value]
-    may_be = value and name in ("model", "data", "chat_template") and Path(value).exists()
+    may_be = value and name in ("model", "data", "chat_template", "reward_model") and Path(value).exists()
     return os.path.abspath(value) if value and (name in ("out", "teacher") or may_be) else value
 
 

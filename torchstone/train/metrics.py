@@ -18,7 +18,7 @@ from torchstone.rewards.metrics import of_rewards
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
 from torchstone.train.options import RewardOptions, Run
-from torchstone.train.reward_model import judge_pairs
+from torchstone.train.reward import judge_pairs
 from torchstone.train.rollout import Rollout, sample, slices, uniforms
 from torchstone.train.supervised import held_out_losses
 

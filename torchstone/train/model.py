@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,13 +57,14 @@ class Outputs(Sliceable):
 
 
 class Policy(nn.Module):
-    """A model, its tokenizer, and for PPO a critic: one linear layer on the model's last hidden states."""
+    """A model, its tokenizer, and for PPO a critic: a linear layer on the model's last hidden states, or a network."""
 
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__()
         self.model, self.tokenizer = model.eval(), tokenizer  # eval: never any dropout
         self.parameter_count: int = model.num_parameters()
         self.value_head: nn.Linear | None = None
+        self.critic: Any = None  # a reward model, as a network of its own
         self.entropy_bonus = False  # whether a loss wants the gradient of the entropies: three times the logits' memory
         self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
         self.one_pass = False  # prompts and completions are always read together
@@ -80,8 +81,11 @@ class Policy(nn.Module):
         if generation:  # or its top_k, penalties, ... would be sampled with
             model.generation_config = type(generation)()
 
-    def add_critic(self) -> None:
-        """Its first guess is 0 everywhere."""
+    def add_critic(self, network: Any = None) -> None:
+        """A network that has ``values``; or a linear layer, whose first guess is 0 everywhere."""
+        if network is not None:
+            self.critic = network
+            return
         self.value_head = nn.Linear(self.model.config.hidden_size, 1).to(self.device)
         self.value_head.load_state_dict({name: 0 * p for name, p in self.value_head.state_dict().items()})
 
@@ -122,7 +126,16 @@ class Policy(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float
     ) -> Outputs:
-        """What the policy says about the last T tokens of each row; ``attention`` is False on the padding on the left.
+        """What the policy says about the last T tokens of each row; ``attention`` is False on the padding before."""
+        out = self.predict(tokens, attention, T, temperature)
+        if self.critic is None or self.adapters == "off":
+            return out
+        return replace(out, values=self.critic.values(tokens, attention, T))
+
+    def predict(
+        self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int, temperature: float
+    ) -> Outputs:
+        """The same without a network for the values.
 
         In one pass; or, where prompts stand in so many rows that this costs less, in two: the prompts, and, with the
         keys and values that they left in the cache, their completions. What follows the last token is not predicted.

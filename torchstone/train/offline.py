@@ -53,7 +53,7 @@ def encode(config: Run, policy: Policy, pairs: Sequence[Example]) -> list[Exampl
     return [pair | {"prompt": p, "chosen": c, "rejected": r} for pair, p, c, r in texts]
 
 
-def cut_pairs(config: DPOOptions, pairs: list[Example]) -> Iterator[slice]:
+def cut_pairs(config: Run, pairs: list[Example]) -> Iterator[slice]:
     """Encoded pairs in micro-batches: a pair is two completions."""
     width = max(len(pair["prompt"]) + max(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs)
     return slices(0, len(pairs), max(1, config.rows_at_once(width) // 2))

@@ -111,6 +111,8 @@ class Online(Run):
     epochs: int = 1  # Passes over the completions of a round
     minibatches: int = 1  # Optimizer steps in a pass; after a round's first, the ratio leaves 1 and the clip can act
     rollout_tokens: int = 0  # Sampled together, prompts and padding included: memory and speed; 0 for a whole round
+    reward_model: str | None = None  # Folder of a train reward run, or of one in Hugging Face format: it is the reward
+    missing_eos_penalty: float = 0.0  # --reward-model: taken from the reward of a completion without an end token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,7 @@ class PPOOptions(Online):
     whiten_correction: int = 1  # Squares are averaged over N - 1 (1: TRL, verl) or over N (0: OpenRLHF)
     whiten_eps: float = 1e-8  # Added to the variance: TRL and verl the same; CleanRL adds it to the deviation
     beta: float = 0.01  # Price in the reward of the KL to the start model (k1, each token its own), per nat
+    critic: Literal["linear", "reward-model"] = "linear"  # A layer on the policy; or --reward-model, trained on
     value_coef: float = 0.5  # Weight of the critic's error in the loss
     value_epsilon: float | None = 0.2  # Clip of the critic's move: 0.2 in TRL, 0.5 in verl and OpenRLHF; None: no clip
     entropy_coef: float = 0.0  # Bonus per nat of entropy
@@ -266,8 +269,9 @@ METHODS: dict[str, type[Run]] = {
 }
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
 RESUMABLE = (
-    "steps", "data", "reward", "reward_workers", "reward_timeout", "model", "teacher", "device", "micro_batch",
-    "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log", "gradient_checkpointing", "trust_remote_code",
+    "steps", "data", "reward", "reward_workers", "reward_timeout", "reward_model", "model", "teacher", "device",
+    "micro_batch", "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log", "gradient_checkpointing",
+    "trust_remote_code",
 )  # fmt: skip
 
 

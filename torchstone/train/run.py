@@ -16,6 +16,8 @@ from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
 from torchstone.layers import set_layers
 from torchstone.rewards.calling import State
+from torchstone.rewards.reward_model import load_reward_model, reward_model_of
+from torchstone.rewards.scores import paid_by
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
 from torchstone.train import checkpoint
@@ -23,14 +25,14 @@ from torchstone.train.checks import check_lesson, check_options, check_task
 from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
-from torchstone.train.loading import load_policy, load_teacher
+from torchstone.train.loading import load_critic, load_policy, load_teacher
 from torchstone.train.methods import method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
 from torchstone.train.offline import add_reference, learn_offline, sample_pairs
 from torchstone.train.online import learn_online
 from torchstone.train.options import DPOOptions, Online, Pairs, RewardOptions, Run, SFTOptions
-from torchstone.train.reward_model import learn_reward, reward_model_of
+from torchstone.train.reward import learn_reward
 from torchstone.train.start import demonstrations, make_start, untrained
 from torchstone.train.supervised import learn_sft
 
@@ -66,6 +68,9 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     if resume and done and not checkpoint.files(folder):
         raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
     teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
+    if isinstance(config, Online) and config.reward_model:
+        judge = load_reward_model(config.reward_model, usable_device(config.device), config.dtype)
+        task = paid_by(task, judge.requires_grad_(False), config)
     policy = first_policy(config, task, teacher, resume)
     save(folder / "config.json", json.dumps(notes["options"] | {"out": str(folder.absolute())}, indent=1))
 
@@ -134,7 +139,7 @@ def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, res
     needs = method_of(config).needs
     reference = policy.frozen() if "ref_log_probs" in needs else teacher
     if "values" in needs:
-        policy.add_critic()
+        policy.add_critic(load_critic(config, policy))
     learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
     return learner, learn_online(config, task, learner, reference), config.steps
 

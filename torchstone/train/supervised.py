@@ -26,12 +26,12 @@ def learn_sft(
     N, policy = min(config.batch_size, len(examples)), learner.policy
     policy.keep_logits = True  # for the share of tokens that are the most likely ones
     draw = lambda step: encode(config, policy, take(examples, N, step, config.seed))  # noqa: E731
-    return imitate(learner, draw, steps, config.lr, config.temperature, config.micro_batch, config.max_grad_norm)
+    return imitate(learner, draw, steps, config.lr, config.temperature, config.rows_at_once, config.max_grad_norm)
 
 
 def imitate(
     learner: Learner, draw: Callable[[int], Texts], steps: int, lr: float,
-    temperature: float = 1.0, micro_batch: int = 1024, max_grad_norm: float = 1.0,
+    temperature: float = 1.0, rows_at_once: Callable[[int], int] = lambda width: 1024, max_grad_norm: float = 1.0,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield the metrics of each step. ``draw(step)`` gives its examples."""
     policy = learner.policy
@@ -40,8 +40,8 @@ def imitate(
 
         # 1 prompts and 2 completions: given
         read, written = draw(learner.step)
-        count = sum(map(len, written))
-        for rows in slices(0, len(read), micro_batch):
+        count, width = sum(map(len, written)), max(map(len, read)) + max(map(len, written))
+        for rows in slices(0, len(read), rows_at_once(width)):
             # 3 log-probs [B T]
             batch = as_rollout(policy, read[rows], written[rows])
             new = policy(*batch.inputs, temperature)
