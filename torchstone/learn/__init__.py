@@ -1,0 +1,1 @@
+"""``torchstone learn``: 24 exercises in the tour's order, graded by the vectors."""
