@@ -28,6 +28,8 @@ usage: torchstone COMMAND [options]
                    broken ones must not (about 2 minutes)
   pipeline         SFT, pairs, a reward model and PPO paid by it, on the small
                    model: what is paid rises, what was meant does not
+  learn            24 exercises: write a function, or mend one; a check names
+                   the mistake
   recipes          every named algorithm as a row of choices; one row, or what
                    differs between two
   check TARGET     is a function of yours right? If not: which known variant or
@@ -65,6 +67,7 @@ COMMANDS = {  # the module that has a function of the command's name
     "eval": "torchstone.evaluate.asking",
     "ask": "torchstone.evaluate.asking",
     "sanity": "torchstone.evaluate.sanity_command",
+    "learn": "torchstone.learn.command",
     "recipes": "torchstone.recipes.command",
     "check": "torchstone.conformance.command",
     "identify": "torchstone.conformance.command",

@@ -17,7 +17,7 @@ class Exercise:
     ``practice``: what it is for, and what goes wrong; said when it is right. ``pitfall``: a row of docs/pitfalls.md.
     ``objectives``: the vectors, where they have another name. ``without``: optional arguments that are left out, and
     words with which they are spoken of.
-    ``returns``: in place of the library's own words. ``must``: edges that are the exercise's subject, so no mere note.
+    ``returns``: in place of the library's own words. ``must``: what is let pass elsewhere, and is the exercise's subject.
     """
 
     name: str
@@ -39,6 +39,20 @@ class Exercise:
     def pairs(self) -> list[tuple[str, str]]:
         """Each function with the name of its vectors."""
         return list(zip(self.functions, self.objectives or self.functions, strict=True))
+
+
+@dataclass(frozen=True)
+class Grade:
+    """``state``: "right", "wrong" (it runs, and its numbers are others), "unwritten" or "broken" (it does not run).
+
+    ``says``: what is wrong, in sentences. ``effect``: what that does to a run. ``edges``: what plain code forgets.
+    """
+
+    state: str
+    function: str = ""
+    says: tuple[str, ...] = ()
+    effect: str = ""
+    edges: tuple[str, ...] = ()
 
 
 EXERCISES = (
@@ -260,7 +274,7 @@ EXERCISES = (
          "It is exercise 7 with a reward that is a difference of two log-probs, and no gradient flows into it."),
         f"{DISTILL}#equations",
         "The sign decides whether the student goes to the teacher or away from it; the loss's value does not tell.",
-        "c82",
+        "c82", must=("not_detached", "teacher_not_detached"),
     ),
     Exercise(
         "directions", "distill", "forward and reverse", ("jsd_exact",),

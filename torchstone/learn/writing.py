@@ -33,19 +33,24 @@ def text_of(exercise: Exercise) -> str:
     return '"""' + "\n\n".join(part for part in head if part) + '\n"""\n\n' + "\n\n\n".join([imports, *bodies]) + "\n"
 
 
+def signature_of(exercise: Exercise, name: str) -> list[str]:
+    """The arguments that the function of an exercise takes."""
+    if exercise.mend:
+        return [a.arg for a in _arguments(ast.parse(_broken()[name]).body[0])]
+    return [a.arg for a in _arguments(_library(name)) if a.arg not in exercise.without]
+
+
 def _function(exercise: Exercise, name: str) -> str:
     """Signature, docstring, and ``...`` or the wrong body."""
     if exercise.mend:
         lines = _broken()[name].splitlines()
         end = next(i for i, line in enumerate(lines) if line.rstrip().endswith((":", ":  # fmt: skip")))
         lines[end] = lines[end].removesuffix("  # fmt: skip")
-        taken = [a.arg for a in _arguments(ast.parse("\n".join(lines)).body[0])]
         signature, body = "\n".join(lines[: end + 1]), "\n".join(lines[end + 1 :])
     else:
         node = _library(name)
-        taken = [a.arg for a in _arguments(node) if a.arg not in exercise.without]
         signature, body = _signature(node, exercise.without), "    return ..."
-    return f"{signature}\n{_docstring(exercise, name, taken)}\n{body}"
+    return f"{signature}\n{_docstring(exercise, name, signature_of(exercise, name))}\n{body}"
 
 
 def _signature(node: ast.FunctionDef, without: tuple[str, ...]) -> str:

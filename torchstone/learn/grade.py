@@ -1,0 +1,158 @@
+"""An answer, graded by the vectors. Runs in a process of its own, which its caller stops when it takes too long."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import faulthandler
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torchstone.learn.exercises import EXERCISES, Exercise, Grade
+from torchstone.learn.writing import signature_of
+
+CASE_LIMIT = 1.0  # seconds for one case
+
+
+def grades(path: Path, exercise: Exercise) -> Iterator[Grade]:
+    """The grade of a file; before a search that may take long a first one, to be used if that is stopped."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as e:
+        yield Grade("broken", says=(f"Line {e.lineno} is no Python: {e.msg}.",))
+        return
+    edges: list[str] = []
+    for function, objective in exercise.pairs:
+        if function in unwritten(tree):
+            yield Grade("unwritten", function)
+            return
+    try:
+        found = _loaded(path)
+    except (Exception, SystemExit) as e:
+        yield Grade("broken", says=(f"The file does not run: {_raised(e, path)}.",))
+        return
+    for function, objective in exercise.pairs:
+        grade = None
+        for grade in _graded(getattr(found, function, None), function, objective, exercise, path):
+            if grade.state != "right":
+                yield grade
+        assert grade is not None
+        if grade.state != "right":
+            return
+        edges += grade.edges
+    yield Grade("right", edges=tuple(dict.fromkeys(edges)))
+
+
+def unwritten(tree: ast.Module) -> set[str]:
+    """The functions in which ``...`` still stands for something; ``x[..., 0]`` is no such place."""
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any(_left_open(part) for part in node.body)
+    }
+
+
+def _left_open(node: ast.AST) -> bool:
+    if isinstance(node, ast.Subscript):
+        return _left_open(node.value)
+    return isinstance(node, ast.Constant) and node.value is ... or any(map(_left_open, ast.iter_child_nodes(node)))
+
+
+def _loaded(path: Path) -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _raised(error: BaseException, path: Path) -> str:
+    """Such as ``line 14: TypeError: ...``, the line being the last one in the learner's own file."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    told = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}".rstrip(": ")
+    return f"line {lines[-1]}: {told}" if lines else told
+
+
+# ------------------------------------------------------------------------------------------------------- by the vectors
+
+
+def _graded(answer: Any, function: str, objective: str, exercise: Exercise, path: Path) -> Iterator[Grade]:
+    if not callable(answer):
+        yield Grade("broken", function, (f"The file has no function {function}: its name must stay.",))
+        return
+    wanted = signature_of(exercise, function)
+    missing = [name for name in wanted if name not in _takes(answer)]
+    if missing:
+        told = f"{function} takes no {' and no '.join(missing)}: its arguments must stay ({', '.join(wanted)})."
+        yield Grade("broken", function, (told,))
+        return
+    from torchstone.conformance.checker import check
+    from torchstone.conformance.fit.target import TargetError
+    from torchstone.learn.words import graded
+
+    for search in (False, True):
+        errors: list[str] = []
+        try:
+            report = check(_noting(answer, errors, path), objective, time_limit=CASE_LIMIT, search=search, target=function)
+        except TargetError as e:
+            yield Grade("broken", function, (str(e).removeprefix("target: ") + ".",))
+            return
+        grade = graded(report, function, exercise, errors)
+        yield grade
+        if grade.state != "wrong" or not report.unexplained:
+            return
+
+
+def _takes(answer: Callable[..., Any]) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(answer).parameters)
+
+
+def _noting(answer: Callable[..., Any], errors: list[str], path: Path) -> Callable[..., Any]:
+    """The same function, which notes what it raises, and at which line."""
+
+    @functools.wraps(answer)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return answer(*args, **kwargs)
+        except BaseException as e:
+            errors.append(_raised(e, path))
+            raise
+
+    return noting
+
+
+def main() -> None:
+    """``python -m torchstone.learn.grade FILE NUMBER SECONDS``: a grade as JSON in each line of stdout, the last holds.
+
+    What the learner's file prints goes nowhere. After SECONDS the place where it is goes to stderr.
+    """
+    path, number, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    out, err = os.fdopen(os.dup(1), "w", encoding="utf-8"), os.fdopen(os.dup(2), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    import torchstone.learn.words  # noqa: F401  (torch takes two seconds to load: they are not the learner's)
+
+    faulthandler.dump_traceback_later(seconds, exit=True, file=err)
+    with contextlib.suppress(BrokenPipeError):
+        for grade in grades(path, EXERCISES[number - 1]):
+            print(json.dumps(asdict(grade)), file=out, flush=True)
+    faulthandler.cancel_dump_traceback_later()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
