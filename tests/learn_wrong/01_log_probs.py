@@ -23,7 +23,7 @@ def next_token_log_probs(logits, tokens, *, temperature):
 
 
 # mistake: the logit itself, without the log of the sum
-# says: (not normalised|raw logit|logit itself|no softmax|log-sum|logits are)
+# says: (not normalised|raw logit|logit itself|no softmax|nothing was subtracted)
 def next_token_log_probs(logits, tokens, *, temperature):
     z = logits[:, :-1] / temperature
     return z.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)

@@ -17,7 +17,7 @@ def completion_mask(completions, *, eos_id):
 
 
 # mistake: only the first of several end ids ends a completion
-# says: first (end )?id|several ids|other ids|first of
+# says: first (end )?id|only the first
 def completion_mask(completions, *, eos_id):
     if not isinstance(eos_id, int):
         eos_id = eos_id[0]

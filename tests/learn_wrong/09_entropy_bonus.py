@@ -2,7 +2,7 @@ import torch
 
 
 # mistake: the sign of the other term is turned round too
-# says: sign
+# says: -1 times
 def reinforce_loss(log_probs, returns, mask, baseline=None, entropies=None, entropy_coef=0.0):
     advantages = returns if returns.ndim == 2 else returns[:, None]
     if baseline is not None:

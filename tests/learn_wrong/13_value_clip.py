@@ -29,8 +29,8 @@ def clipped_value_error(values, old_values, returns, mask, *, epsilon):
     return torch.where(mask, 0.5 * (values - returns) ** 2, 0.0)
 
 
-# mistake: the clip is around the return
-# says: return
+# mistake: the clip is around the return, which makes it the plain squared error
+# says: plain squared error
 def clipped_value_error(values, old_values, returns, mask, *, epsilon):
     error = (values - returns).square()
     if epsilon is not None:

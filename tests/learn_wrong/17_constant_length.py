@@ -28,7 +28,7 @@ def fixed_length_mean(x, mask, length):
 
 
 # mistake: divided by the length, and by the tokens
-# says: token
+# says: mean length
 def fixed_length_mean(x, mask, length):
     x = torch.where(mask, x, 0.0)
     lengths = mask.sum(1)
@@ -37,7 +37,7 @@ def fixed_length_mean(x, mask, length):
 
 
 # mistake: the length is left out
-# says: length
+# says: sum in each row
 def fixed_length_mean(x, mask, length):
     x = torch.where(mask, x, 0.0)
     lengths = mask.sum(1)

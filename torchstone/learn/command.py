@@ -40,7 +40,7 @@ PITFALLS = "docs/pitfalls.md"
 LABEL = {
     "right": ("right", "bold green"),
     "wrong": ("not yet", "bold yellow"),
-    "unwritten": ("not written yet", "bold yellow"),
+    "unwritten": ("to do", "bold yellow"),
     "broken": ("not yet", "bold yellow"),
     "missing": ("no file", "bold yellow"),
 }
@@ -110,7 +110,9 @@ def _where_next(folder: Folder) -> None:
 def _all_done() -> None:
     print(wrapped("All exercises are right. What comes next is code of your own, or somebody else's:"))
     print(styled("  torchstone check my_losses.py:my_loss --objective grpo_loss", "cyan"))
-    print(dim(wrapped("what has gone wrong in public code: docs/pitfalls.md; all of it in one loop: torchstone/train/")))
+    print(
+        dim(wrapped("what has gone wrong in public code: docs/pitfalls.md; all of it in one loop: torchstone/train/"))
+    )
 
 
 def _noted(folder: Folder) -> None:
@@ -125,7 +127,7 @@ def _shown(path: Path) -> str:
 
 
 def _hanging(label: str, text: str, size: int) -> str:
-    return wrapped(text, f"{label}{' ' * max(9 - size, 2)}")
+    return wrapped(text, f"{label}{' ' * (10 - size)}")
 
 
 # ------------------------------------------------------------------------------------------------------------- a check
@@ -147,7 +149,8 @@ def _check(folder: Folder, numbers: Sequence[int], every: bool, as_json: bool) -
         print(json.dumps([{"exercise": n, "name": EXERCISES[n - 1].name, **asdict(g)} for n, g in found], indent=1))
     elif every:
         print(f"\n{len(folder.passed)} of {len(EXERCISES)} are right")
-    _noted(folder) if not as_json else None
+    if not as_json:
+        _noted(folder)
     return int(any(grade.state != "right" for _, grade in found))
 
 
@@ -163,7 +166,7 @@ def _tell(folder: Folder, number: int, grade: Grade, brief: bool) -> None:
         return
     if grade.state == "missing":
         print(_hanging("", f"{_shown(folder.file(number))} is not there. Its first text comes back by:", 0))
-        print(styled(f"         torchstone learn reset {number}", "cyan"))
+        print(styled(f"          torchstone learn reset {number}", "cyan"))
     elif grade.state == "unwritten":
         print(_hanging("", f"Write your own lines in place of `...` in {_shown(folder.file(number))}.", 0))
     elif grade.state == "right":
@@ -192,11 +195,7 @@ def _help(exercise: Exercise, failed: int) -> None:
     if failed <= len(exercise.hints):
         print(_hanging(styled("hint", "cyan"), exercise.hints[max(failed, 1) - 1], 4))
     else:
-        print(_hanging(styled("read", "cyan"), f"{exercise.read}, and exercise {_like(exercise)} again", 4))
-
-
-def _like(exercise: Exercise) -> str:
-    return str(EXERCISES.index(exercise) + 1)
+        print(_hanging(styled("read", "cyan"), exercise.read, 4))
 
 
 # ------------------------------------------------------------------------------------------------------ show and reset

@@ -17,7 +17,7 @@ class Exercise:
     ``practice``: what it is for, and what goes wrong; said when it is right. ``pitfall``: a row of docs/pitfalls.md.
     ``objectives``: the vectors, where they have another name. ``without``: optional arguments that are left out, and
     words with which they are spoken of.
-    ``returns``: in place of the library's own words. ``must``: what is let pass elsewhere, and is the exercise's subject.
+    ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and counts here.
     """
 
     name: str
@@ -60,18 +60,18 @@ EXERCISES = (
         "log_probs", "core", "log-probabilities, and the shift", ("next_token_log_probs",),
         "A model reads a row of tokens and gives logits at each position. Give the log-probability of every token but "
         "the first. It was sampled at a temperature, and that distribution is the one to score.",
-        ("What a model says at a position is about the token after it: which logits have no token, and which token has "
-         "no logits?",
-         "The temperature changes the distribution, so it comes before the softmax. torch.log_softmax, and gather along "
-         "the vocabulary."),
+        ("What a model says at a position is about the token after it: which logits have no token, and which token "
+         "has no logits?",
+         "The temperature changes the distribution, so it comes before the softmax. torch.log_softmax, and gather "
+         "along the vocabulary."),
         f"{CORE}#rules",
         "Every ratio, KL and loss is made of these numbers. A missing temperature makes the ratio of the policy to "
         "itself another number than 1.", "c56",
     ),
     Exercise(
         "masks", "core", "masks, and the end token", ("completion_mask", "next_token_mask"),
-        "Which tokens did the policy choose? Up to the first end token it did, and to stop was a choice too. Then bring "
-        "a mask over all tokens to the places of the log-probs of exercise 1.",
+        "Which tokens did the policy choose? Up to the first end token it did, and to stop was a choice too. Then "
+        "bring a mask over all tokens to the places of the log-probs of exercise 1.",
         ("Count the ends that come before each token: what is that number at the first end itself?",
          "torch.isin knows several ids at once, cumsum counts. Column t of the log-probs is about token t + 1."),
         f"{CORE}#rules",
@@ -87,10 +87,10 @@ EXERCISES = (
     ),
     Exercise(
         "kl", "core", "three estimates of the KL", ("kl_k1", "kl_k2", "kl_k3"),
-        "How far is the policy from its reference, told by the tokens that the policy sampled? Three formulas, three "
-        "functions.",
-        ("Write down which of the two log-probs is the policy's, and try log pi = -1, log pi_ref = -2: k3 is 0.368 there.",
-         "All three are made of one difference. In k3 it is the other way round than in k1. The reference is a constant."),
+        "How far is the policy from its reference, told by the tokens that the policy sampled? Three formulas.",
+        ("Write down which of the two log-probs is the policy's, and try log pi = -1, log pi_ref = -2: k1 is 1 there, "
+         "and k3 is 0.368.",
+         "All three are made of one difference. In k3 it is the other way round than in k1."),
         f"{CORE}#equations",
         "Swapped arguments are a mistake that no type catches: the penalty then hardly restores what the reference "
         "prefers.", "c32",
@@ -106,7 +106,7 @@ EXERCISES = (
     ),
     Exercise(
         "whitening", "core", "whitened advantages", ("masked_whiten",),
-        "Symptom: the same completions, padded to a longer width, get other advantages; the wider, the larger they are.",
+        "Symptom: the same completions, padded to a longer width, get other advantages: the wider, the larger.",
         ("Print the mean and the variance for one batch, then for the same batch with ten more columns of padding.",
          "What lies under False is a number too: which of the sums, and which of the counts, take part of it?"),
         f"{CORE}#equations",
@@ -180,8 +180,8 @@ EXERCISES = (
     ),
     Exercise(
         "ppo_loss", "ppo", "PPO's sum of three", ("ppo_loss",),
-        "Symptom: the reward rises for some steps and then collapses; tokens far outside the clip still have a gradient, "
-        "and go further. Mean over all chosen tokens of the batch.",
+        "Symptom: the reward rises for some steps and then collapses; tokens far outside the clip still have a "
+        "gradient, and go further. Mean over all chosen tokens of the batch.",
         ("Three terms: find the one whose gradient the symptom is about before you change anything.",
          "Take one token with A = 1 and ratio 1.5, epsilon 0.2: what should its loss be, and what is it here?"),
         f"{PPO}#the-clip-case-by-case",

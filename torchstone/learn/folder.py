@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torchstone.terminal import UserError
 DEFAULT = "torchstone-exercises"
 PROGRESS = "progress.json"
 FORMAT = "torchstone-exercises/1"
-SECONDS = 7.0  # for an answer, once torch is loaded
+SECONDS = 6.0  # of work for an answer, once torch is loaded
 STARTING = 120.0  # for torch to load, on the slowest machine
 
 
@@ -55,11 +55,13 @@ class Folder:
     def save(self) -> None:
         """Write the progress, whole or not at all; a folder that cannot be written to is a note."""
         data = {"format": FORMAT, "passed": sorted(self.passed), "failed": dict(sorted(self.failed.items()))}
+        part = self.path / f"{PROGRESS}.{os.getpid()}"
         try:
-            with tempfile.NamedTemporaryFile("w", dir=self.path, suffix=".tmp", delete=False, encoding="utf-8") as f:
-                f.write(json.dumps(data, indent=1) + "\n")
-            os.replace(f.name, self.path / PROGRESS)
+            part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, self.path / PROGRESS)
         except OSError as e:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
             self.note = f"The progress could not be written into {self.path}: {e.strerror}."
 
 
@@ -116,17 +118,17 @@ def graded(path: Path, number: int) -> Grade:
     """The grade of a file, from a process that ends after ``SECONDS`` whatever the file does."""
     command = [sys.executable, "-m", "torchstone.learn.grade", str(path.resolve()), str(number), str(SECONDS)]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=STARTING + SECONDS, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=STARTING + 4 * SECONDS, check=False)
         out, err = ran.stdout, ran.stderr
     except subprocess.TimeoutExpired:
         out, err = "", ""
     lines = out.splitlines()
     if lines:
-        data = json.loads(lines[-1])
-        return Grade(**{k: tuple(x) if isinstance(x, list) else x for k, x in data.items()})
+        told = json.loads(lines[-1])
+        return Grade(told["state"], told["function"], tuple(told["says"]), told["effect"], tuple(told["edges"]))
     places = re.findall(rf'File "{re.escape(str(path.resolve()))}", line (\d+)', err)
     where = f", and was stopped at line {places[0]}" if places else ""
-    if "Timeout" in err or not err:
+    if "most recent call first" in err or not err:
         return Grade("broken", says=(f"It did not end{where}: is there a loop without an end?",))
     last = err.strip().splitlines()[-1]
     return Grade("broken", says=(f"The process that ran it ended by itself{where}: {last}",))

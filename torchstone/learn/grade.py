@@ -7,14 +7,18 @@ import contextlib
 import faulthandler
 import functools
 import json
+import math
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torchstone.conformance.words import listed
 from torchstone.learn.exercises import EXERCISES, Exercise, Grade
 from torchstone.learn.writing import signature_of
 
@@ -30,10 +34,9 @@ def grades(path: Path, exercise: Exercise) -> Iterator[Grade]:
         yield Grade("broken", says=(f"Line {e.lineno} is no Python: {e.msg}.",))
         return
     edges: list[str] = []
-    for function, objective in exercise.pairs:
-        if function in unwritten(tree):
-            yield Grade("unwritten", function)
-            return
+    if open_ := [function for function in exercise.functions if function in unwritten(tree)]:
+        yield Grade("unwritten", listed(open_))
+        return
     try:
         found = _loaded(path)
     except (Exception, SystemExit) as e:
@@ -63,7 +66,7 @@ def unwritten(tree: ast.Module) -> set[str]:
 def _left_open(node: ast.AST) -> bool:
     if isinstance(node, ast.Subscript):
         return _left_open(node.value)
-    return isinstance(node, ast.Constant) and node.value is ... or any(map(_left_open, ast.iter_child_nodes(node)))
+    return (isinstance(node, ast.Constant) and node.value is ...) or any(map(_left_open, ast.iter_child_nodes(node)))
 
 
 def _loaded(path: Path) -> Any:
@@ -104,7 +107,9 @@ def _graded(answer: Any, function: str, objective: str, exercise: Exercise, path
     for search in (False, True):
         errors: list[str] = []
         try:
-            report = check(_noting(answer, errors, path), objective, time_limit=CASE_LIMIT, search=search, target=function)
+            report = check(
+                _noting(answer, errors, path), objective, time_limit=CASE_LIMIT, search=search, target=function
+            )
         except TargetError as e:
             yield Grade("broken", function, (str(e).removeprefix("target: ") + ".",))
             return
@@ -134,10 +139,21 @@ def _noting(answer: Callable[..., Any], errors: list[str], path: Path) -> Callab
     return noting
 
 
+def _limit(seconds: float, stream: Any) -> None:
+    """End this process after ``seconds`` of work, or three times as long asleep, and say on ``stream`` where it was."""
+    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=stream)
+    with contextlib.suppress(ImportError):  # Windows counts no work: there the clock alone ends it
+        import resource
+
+        faulthandler.register(signal.SIGXCPU, file=stream, chain=True)
+        limit = math.ceil(time.process_time() + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
 def main() -> None:
     """``python -m torchstone.learn.grade FILE NUMBER SECONDS``: a grade as JSON in each line of stdout, the last holds.
 
-    What the learner's file prints goes nowhere. After SECONDS the place where it is goes to stderr.
+    What the learner's file prints goes nowhere. After SECONDS of work the place where it is goes to stderr.
     """
     path, number, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     out, err = os.fdopen(os.dup(1), "w", encoding="utf-8"), os.fdopen(os.dup(2), "w")
@@ -146,11 +162,9 @@ def main() -> None:
         os.dup2(nowhere, stream)
     import torchstone.learn.words  # noqa: F401  (torch takes two seconds to load: they are not the learner's)
 
-    faulthandler.dump_traceback_later(seconds, exit=True, file=err)
-    with contextlib.suppress(BrokenPipeError):
-        for grade in grades(path, EXERCISES[number - 1]):
-            print(json.dumps(asdict(grade)), file=out, flush=True)
-    faulthandler.cancel_dump_traceback_later()
+    _limit(seconds, err)
+    for grade in grades(path, EXERCISES[number - 1]):
+        print(json.dumps(asdict(grade)), file=out, flush=True)
     os._exit(0)
 
 

@@ -52,7 +52,9 @@ def _cause(d: Diagnosis, known: Collection[str]) -> Iterable[str]:
         yield f"{about[0]}{_named(d.names[0], known)}: it fails there {cases}."
     elif len(d.names) == 1:
         name = d.names[0]
-        what = "with that number" if d.kind == "setting" else "with this mistake" if d.kind == "bug" else "of that formula"
+        what = (
+            "with that number" if d.kind == "setting" else "with this mistake" if d.kind == "bug" else "of that formula"
+        )
         yield f"{perhaps}{about[0]}{_named(name, known)}: your numbers equal those {what} {cases}."
     else:
         yield f"{perhaps}{count(len(d.names), 'thing')} at once, with which your numbers are equal {cases}:"

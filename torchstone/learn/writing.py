@@ -69,18 +69,18 @@ def _docstring(exercise: Exercise, name: str, taken: list[str]) -> str:
     dropped = [*(a.arg for a in _arguments(node) if a.arg not in taken), *exercise.without]
     about = re.sub(r"\breduce\(", "mean(", about)  # an exercise has one mean, which its last line names
     about = re.sub(r"  +\[[^\]\n]*\]", lambda part: "" if _speaks_of(part[0], dropped) else part[0], about)
-    lines = [line for line in about.splitlines() if not _speaks_of(line, dropped)]
+    kept = "\n".join(line for line in about.splitlines() if not _speaks_of(line, dropped))
     shapes = {a.arg: _shape(a.annotation) for a in _arguments(node)}
     entries = []
     for argument in taken:
-        told = re.split(r"(?<=[.:;]) ", _entry(name, argument))
-        entry = " ".join(part for part in told if not _speaks_of(part, dropped))
+        parts = re.split(r"(?<=[.:;]) ", _entry(name, argument))
+        entry = " ".join(part for part in parts if not _speaks_of(part, dropped))
         entries.append(textwrap.fill(f"{argument}{shapes[argument]}: {entry}", WIDTH - 8, subsequent_indent="    "))
     returns = exercise.returns or " ".join(sections.get("Returns", "").split())
     shape = "" if exercise.returns.startswith(("the loss", "one number")) else _shape(node.returns)
     told = textwrap.fill(f"Returns{shape}: {returns}", WIDTH - 4, subsequent_indent="    ") if returns else ""
     told = told or (f"Returns{shape}." if shape else "")
-    text = "\n".join(lines).strip("\n") + "\n\nArgs:\n" + textwrap.indent("\n".join(entries), "    ")
+    text = kept.strip("\n") + "\n\nArgs:\n" + textwrap.indent("\n".join(entries), "    ")
     text = re.sub(r"\n{3,}", "\n\n", text) + (f"\n\n{told}" if told else "")
     return textwrap.indent(f'"""{text}\n"""', "    ")
 
@@ -112,7 +112,7 @@ def _shape(annotation: ast.expr | None) -> str:
         return " two of " + _shape(annotation.slice.elts[0]).strip()  # type: ignore[union-attr]
     found = re.findall(r"(Float|Bool|Int)\[Tensor, '([^']*)'\]", text)
     kinds = {"Bool": "bool ", "Int": "int "}
-    shown = [f"{kinds.get(kind, '')}[{shape.strip()}]" if shape else "a number" for kind, shape in found]
+    shown: list[str] = [f"{kinds.get(kind, '')}[{shape.strip()}]" if shape else "a number" for kind, shape in found]
     shown = ["a number", *shown] if shown and text.startswith("float") and "a number" not in shown else shown
     return f" {' or '.join(shown)}" if shown else ""
 

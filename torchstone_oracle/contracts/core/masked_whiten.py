@@ -35,7 +35,8 @@ def whitened_row(i: int, x: Any, mask: Mask, settings: Settings, steps: Steps) -
     """Row i, by the statistics of the whole batch."""
     counted = steps["counted"](x, mask)
     centre = steps["centre"](counted, x, mask)
-    deviation = steps["deviation"](core.variance(counted, settings["correction"]), settings["eps"])
+    variance = steps["variance"](counted, settings["correction"], centre, mask)
+    deviation = steps["deviation"](variance, settings["eps"])
     values = [core.whitened(v, centre, deviation, settings["keep_mean"]) for v in x[i]]
     return [v if m else dual(steps["padding"](v)) for v, m in zip(values, mask[i], strict=True)]
 
@@ -54,6 +55,31 @@ def everything(x: Any, mask: Mask) -> list[Dual]:
 
 def mean_with_padding(xs: list[Dual], x: Any, mask: Mask) -> Dual:
     return total(xs) / (len(mask) * len(mask[0]))
+
+
+def zeros_counted(x: Any, mask: Mask) -> list[Dual]:
+    """All entries, with 0 where the policy chose nothing."""
+    return [dual(v) if m else Dual(0) for row, ms in zip(x, mask, strict=True) for v, m in zip(row, ms, strict=True)]
+
+
+def squares_of_zeros(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
+    """The sum of squares around the mean with a 0 for every entry that the policy did not choose."""
+    size = len(mask) * len(mask[0])
+    return total((x - centre) * (x - centre) for x in [*xs, *[Dual(0)] * (size - len(xs))])
+
+
+def over_all(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
+    size = len(mask) * len(mask[0])
+    return core.divided(squares_of_zeros(xs, correction, centre, mask), size - correction)
+
+
+def over_chosen(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
+    return core.divided(squares_of_zeros(xs, correction, centre, mask), len(xs) - correction)
+
+
+def chosen_over_all(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
+    size = len(mask) * len(mask[0])
+    return core.divided(total((x - centre) * (x - centre) for x in xs), size - correction)
 
 
 WHITEN_EDGES = EDGES | {
@@ -109,6 +135,30 @@ WHITEN_ALTERNATIVES = {
         {"centre": mean_with_padding},
         pitfalls=("C45",),
         links=("https://github.com/NovaSky-AI/SkyRL/issues/1305",),
+    ),
+    "zeros_of_padding_counted": bug(
+        "The padding is set to 0, and its zeros are counted in mean and variance.",
+        "The wider the batch is padded, the smaller the deviation and the larger the advantages.",
+        {"counted": zeros_counted},
+        pitfalls=("C45",),
+    ),
+    "variance_over_padding": bug(
+        "The mean is right; the zeros of the padding are counted in the variance.",
+        "The scale of the advantages depends on how wide the batch is padded.",
+        {"variance": over_all},
+        pitfalls=("C45",),
+    ),
+    "padding_in_the_squares": bug(
+        "The mean is right; the padding adds its squares to the variance, which is divided by the chosen tokens.",
+        "The scale of the advantages depends on how wide the batch is padded.",
+        {"variance": over_chosen},
+        pitfalls=("C45",),
+    ),
+    "variance_by_all_entries": bug(
+        "The squares are those of the chosen tokens, and are divided by all entries, padding included.",
+        "The scale of the advantages depends on how wide the batch is padded.",
+        {"variance": chosen_over_all},
+        pitfalls=("C45",),
     ),
     "padding_not_zeroed": bug(
         "The padding is whitened too, and is not 0 afterwards.",
@@ -179,6 +229,7 @@ OBJECTIVE = Objective(
         "row": whitened_row,
         "counted": counted,
         "centre": lambda xs, x, mask: mean(xs),
+        "variance": lambda xs, correction, centre, mask: core.variance(xs, correction),
         "deviation": lambda variance, eps: sqrt(variance + eps),
         "padding": lambda value: 0,
     },

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...contract import Argument, Case, Group, Inputs, Objective
+from ...numbers import dual
 from ..shared.common import INF, VERL, Settings, Steps, bug
 from ..shared.logits import (
     LOGITS,
@@ -15,9 +16,11 @@ from ..shared.logits import (
     SCORE_STEPS,
     TARGETS_2,
     TEMPERATURE,
+    WRONG_DIMENSION,
     Ids,
     _scores,
     aligned,
+    over_positions,
 )
 
 
@@ -54,6 +57,12 @@ NEXT_CASES = (
     sequences("a position less than tokens", [x[:2] for x in LOGITS_2], TARGETS_2, "length_mismatch",
               result="invalid"),
 )  # fmt: skip
+
+
+def normalised_before_the_cut(logits: Sequence[Any], tokens: Ids) -> list[tuple[Any, int]]:
+    return next_aligned(over_positions(logits), tokens)
+
+
 OBJECTIVE = Objective(
     name="next_token_log_probs",
     about="The log-probability of each token given those before it: column t scores token t + 1.",
@@ -69,6 +78,9 @@ OBJECTIVE = Objective(
     steps={"align": next_aligned, **SCORE_STEPS},
     alternatives=SCORE_ALTERNATIVES
     | {
+        "softmax_over_all_positions": bug(
+            *WRONG_DIMENSION, {"align": normalised_before_the_cut, "score": lambda logits, y: dual(logits[y])}
+        ),
         "not_shifted": bug(
             "Column t scores token t: the last column was cut off both.",
             "The model is asked for the token that it has just read.",

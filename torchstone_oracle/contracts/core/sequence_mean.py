@@ -8,7 +8,17 @@ from ... import core
 from ...core import Mask
 from ...numbers import Dual, total
 from ..shared.common import TRL, Settings, bug
-from ..shared.means import ALL_ROWS, EMPTY_ROWS, by_rows, by_width, mean_objective, span
+from ..shared.means import (
+    ALL_ROWS,
+    EMPTY_ROWS,
+    by_rows,
+    by_rows_with_padding,
+    by_width,
+    divided_by_both,
+    mean_objective,
+    padding_summed,
+    span,
+)
 
 
 def by_span(x: Any, mask: Mask, denominator: Any, settings: Settings) -> Dual:
@@ -38,6 +48,8 @@ OBJECTIVE = mean_objective(
             pitfalls=("C06",),
             links=(f"{TRL}/pull/6439",),
         ),
+        "padding_summed": padding_summed(by_rows_with_padding),
+        "divided_by_both": divided_by_both(core.rows_that_count),
         "empty_rows_counted": ALL_ROWS,
         "zero_by_zero": EMPTY_ROWS,
     },

@@ -16,20 +16,24 @@ from ..shared.logits import (
     SCORE_STEPS,
     TEMPERATURE,
     TEMPERATURE_INVERTED,
+    WRONG_DIMENSION,
+    over_positions,
     zero_times_inf,
 )
 
 
 def spread(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
-    def at(logits: list[Dual]) -> Dual:
-        scaled = [steps["scale"](z, settings["temperature"]) for z in logits]
-        return dual(steps["result"](steps["entropy"](scaled), len(logits)))
-
-    return {"entropies": [[at(logits) for logits in row] for row in inputs["logits"]]}
+    tau = settings["temperature"]
+    scaled = [steps["row"]([[steps["scale"](z, tau) for z in logits] for logits in row]) for row in inputs["logits"]]
+    return {"entropies": [[dual(steps["result"](steps["entropy"](z), len(z))) for z in row] for row in scaled]}
 
 
 def unguarded_entropy(logits: list[Dual]) -> Dual:
     return -total(exp(p) * p for p in core.log_softmax(logits, 1))
+
+
+def of_logits(logits: list[Dual]) -> Dual:
+    return -total(exp(p) * z for p, z in zip(core.log_softmax(logits, 1), logits, strict=True))
 
 
 def summed_squares(logits: list[Dual]) -> Dual:
@@ -64,6 +68,7 @@ OBJECTIVE = Objective(
     compute=spread,
     steps={
         "scale": SCORE_STEPS["scale"],
+        "row": SCORE_STEPS["row"],
         "entropy": lambda logits: core.entropy(logits, 1),
         "result": lambda h, size: h,
     },
@@ -86,6 +91,19 @@ OBJECTIVE = Objective(
             "The mean over the vocabulary instead of the sum.",
             "The entropy is too small by the size of the vocabulary: the bonus does nothing.",
             {"result": lambda h, size: h / size},
+        ),
+        "weights_missing": bug(
+            "The probabilities are missing as weights: -sum log pi, each token of the vocabulary alike.",
+            "It grows without bound as tokens become unlikely: a bonus for it flattens the policy.",
+            {"entropy": lambda logits: -total(core.log_softmax(logits, 1))},
+        ),
+        "logits_for_logs": bug(
+            "The logits stand where their logs of probabilities belong: nothing was subtracted.",
+            "Raising all logits changes it, though no probability has moved.",
+            {"entropy": of_logits},
+        ),
+        "softmax_over_positions": bug(
+            *WRONG_DIMENSION, {"row": over_positions, "entropy": lambda logs: -total(exp(p) * p for p in logs)}
         ),
         "gini": variant("1 - sum of squared probabilities.", "Another measure of spread.", {"entropy": summed_squares}),
         "detached": bug(

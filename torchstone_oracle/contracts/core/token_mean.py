@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from ..shared.common import TRL, bug
-from ..shared.means import NO_TOKENS, by_tokens, mean_objective, span
+from ..shared.means import (
+    NO_TOKENS,
+    by_tokens,
+    by_tokens_with_padding,
+    divided_by_both,
+    mean_objective,
+    padding_summed,
+    span,
+)
 
 OBJECTIVE = mean_objective(
     "token_mean",
@@ -25,6 +33,8 @@ OBJECTIVE = mean_objective(
             pitfalls=("C06",),
             links=(f"{TRL}/pull/6439",),
         ),
+        "padding_summed": padding_summed(by_tokens_with_padding),
+        "divided_by_both": divided_by_both(lambda mask: sum(map(sum, mask))),
         "zero_by_zero": NO_TOKENS,
     },
     split=(6, 16),

@@ -6,6 +6,7 @@ from typing import Any
 
 from ... import dpo
 from ...contract import Argument, Group, Inputs, Objective, Setting
+from ...core import divided
 from ...numbers import Dual, mp
 from ..shared.common import EDGES, LOG_PROBS, MASK, TRL, Settings, Steps, bug, variant
 from ..shared.tokens import MULTIPLIED, PADDING, SCORES, token_cases
@@ -26,6 +27,18 @@ def without_last(row: Any, m: Any, average: bool) -> Dual:
     return dpo.sequence_log_prob(row, [count and t != last for t, count in enumerate(m)], average)
 
 
+def what_is_left(row: Any, m: Any, average: bool) -> Dual:
+    """The sum over what the mask leaves out."""
+    others = dpo.sequence_log_prob(row, [not count for count in m], False)
+    return divided(others, sum(m)) if average else others
+
+
+def everything(row: Any, m: Any, average: bool) -> Dual:
+    """The sum over all that is in the row, and the length of the completion."""
+    whole = dpo.sequence_log_prob(row, [True] * len(row), False)
+    return divided(whole, sum(m)) if average else whole
+
+
 OBJECTIVE = Objective(
     "sequence_log_probs", "A completion's log-probability: the sum over its tokens, or the mean.", ("DPO.1",),
     ("Rafailov et al., arXiv:2305.18290v3, appendix B",), {"log_probs": LOG_PROBS, "mask": MASK},
@@ -42,6 +55,13 @@ OBJECTIVE = Objective(
             "The sum is divided by the padded width.", "A short answer's mean depends on its neighbours' length.",
             {"row": by_width}, pitfalls=("C74",)),
         "padding_included": PADDING,
+        "padding_summed": bug(
+            "The sum is over the whole row, prompt and padding included; the length is right.",
+            "The log-prob of an answer depends on how wide its batch is padded.", {"row": everything},
+            pitfalls=("C59",)),
+        "mask_inverted_in_the_sum": bug(
+            "The sum is over the tokens that do not count: the mask is inverted.",
+            "Prompt and padding are trained, and the answer is not.", {"row": what_is_left}, pitfalls=("C59",)),
         "mask_multiplied": MULTIPLIED,
         "end_token_dropped": bug(
             "The last token that counts is left out.", "The model does not learn when to stop.", {"row": without_last},

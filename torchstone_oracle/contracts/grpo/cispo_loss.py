@@ -120,6 +120,12 @@ CISPO_SURROGATES = {
         Flag("variant", "The ratio is a weight without a bound.", "One stale token can outweigh the batch."),
         {"surrogate": cispo_with(epsilon=lambda s: None, epsilon_high=lambda s: None, cap=lambda s: "inf")},
     ),
+    "upper_bound_missing": Alternative(
+        Flag(
+            "bug", "The weight has no upper bound; a lower one it may have.", "One stale token can outweigh the rest."
+        ),
+        {"surrogate": cispo_with(epsilon_high=lambda s: None, cap=lambda s: "inf")},
+    ),
     "bound_read_the_other_way": Alternative(
         Flag(
             "bug",

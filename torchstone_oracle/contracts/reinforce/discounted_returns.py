@@ -52,6 +52,10 @@ def whole_return(rewards: Row, mask: Sequence[bool], gamma: Any, gap: Step) -> l
     return chosen_only([whole for _ in rewards], mask)
 
 
+def sum_everywhere(rewards: Row, mask: Sequence[bool], gamma: Any, gap: Step) -> list[Dual | None]:
+    return whole_return(rewards, mask, 1, gap)
+
+
 def own_left_out(rewards: Row, mask: Sequence[bool], gamma: Any, gap: Step) -> list[Dual | None]:
     found = from_the_right(rewards, mask, gamma, gap)
     return [None if g is None else g - r for g, r in zip(found, rewards, strict=True)]
@@ -165,6 +169,11 @@ OBJECTIVE = Objective(
             "Every token gets the return from the first one.",
             "Right on average, but noisier: tokens are paid for what came before them too.",
             {"row": whole_return},
+        ),
+        "sum_everywhere": variant(
+            "Every token gets the sum of all rewards of its completion, without a discount.",
+            "Right on average at gamma 1, but noisier: tokens are paid for what came before them too.",
+            {"row": sum_everywhere},
         ),
         "own_reward_left_out": bug(
             "A token's own reward is not in its return.",

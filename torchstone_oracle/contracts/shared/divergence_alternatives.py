@@ -29,6 +29,11 @@ def inside(change: Step) -> Step:
     return divergence
 
 
+def at_both_ends(end: int) -> Step:
+    """One direction at beta 0 and at beta 1; between them all is right."""
+    return lambda p, t, beta, kl, mix: distill.jsd(p, t, end if beta in (0, 1) else beta, kl, mix)
+
+
 def formula_everywhere(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: Step) -> Dual:
     m = mix(policy, teacher, beta)
     return dual(dual(beta) * kl(teacher, m) + (1 - dual(beta)) * kl(policy, m))
@@ -55,6 +60,18 @@ DIRECTIONS: dict[str, Alternative] = {
         "What is called reverse KL is the forward one.",
         {"divergence": lambda p, t, beta, kl, mix: distill.jsd(p, t, 1 - beta if beta in (0, 1) else beta, kl, mix)},
         pitfalls=("C32", "C82"),
+    ),
+    "forward_at_both_ends": bug(
+        "KL(teacher || policy) at beta 0 and at beta 1 too: the reverse end is the forward one.",
+        "What is called reverse KL is the forward one.",
+        {"divergence": at_both_ends(0)},
+        pitfalls=("C82",),
+    ),
+    "reverse_at_both_ends": bug(
+        "KL(policy || teacher) at beta 1 and at beta 0 too: the forward end is the reverse one.",
+        "What is called forward KL is the reverse one.",
+        {"divergence": at_both_ends(1)},
+        pitfalls=("C82",),
     ),
     "formula_at_the_ends": bug(
         "The formula of the mixture is used at beta 0 and 1 too, where it is 0.",

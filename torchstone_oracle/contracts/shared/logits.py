@@ -57,9 +57,23 @@ LOGIT_EDGES = {
 Ids = Sequence[int]
 
 
+def over_positions(rows: Sequence[Sequence[Any]]) -> list[list[Dual]]:
+    """What log_softmax gives over the wrong dimension: each token's logits, normalised over the positions of a row."""
+    columns = [core.log_softmax(column, 1) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+WRONG_DIMENSION = (
+    "The softmax is taken over the positions of a row (the wrong dimension), not over the vocabulary.",
+    "The probabilities of a position do not add up to 1: what is raised at one place is lowered at another.",
+)
+
+
 def _scores(pairs: Any, settings: Settings, steps: Steps) -> list[Dual]:
+    """Of a row: its logits with the token that each is about."""
     tau = settings["temperature"]
-    return [steps["result"](steps["score"]([steps["scale"](z, tau) for z in logits], y), tau) for logits, y in pairs]
+    scaled = steps["row"]([[steps["scale"](z, tau) for z in logits] for logits, _ in pairs])
+    return [steps["result"](steps["score"](z, y), tau) for z, (_, y) in zip(scaled, pairs, strict=True)]
 
 
 def aligned(logits: Sequence[Any], targets: Ids) -> list[tuple[Any, int]]:
@@ -68,6 +82,7 @@ def aligned(logits: Sequence[Any], targets: Ids) -> list[tuple[Any, int]]:
 
 SCORE_STEPS: dict[str, Step] = {
     "scale": lambda z, temperature: dual(z) / temperature,
+    "row": lambda scaled: scaled,
     "score": lambda logits, y: core.token_log_prob(logits, y, 1),
     "result": lambda log_prob, temperature: log_prob,
 }
@@ -84,6 +99,9 @@ SCORE_ALTERNATIVES = {
         "The logit is returned: nothing was subtracted.",
         "Raising all logits counts as learning; ratios of two models compare what cannot be compared.",
         {"score": lambda logits, y: dual(logits[y])},
+    ),
+    "softmax_over_positions": bug(
+        *WRONG_DIMENSION, {"row": over_positions, "score": lambda logits, y: dual(logits[y])}
     ),
     "normaliser_detached": bug(
         "No gradient flows through the normaliser.",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ... import core
-from ...contract import Alternative, Argument, Case, Group, Inputs, Objective, Setting
+from ...contract import Alternative, Argument, Case, Group, Inputs, Objective, Setting, Step
 from ...core import Mask
 from ...numbers import Dual, dual, mp, mpf, stop, total
 from .common import (
@@ -113,6 +113,45 @@ MULTIPLIED = bug(
     pitfalls=("C60",),
     links=(f"{VERL}/pull/2377",),
 )
+
+
+def with_padding(rows: Any, mask: Mask) -> list[Dual]:
+    """The sum of each row, what lies under False included; 0 of a row without a token."""
+    pairs = zip(rows, mask, strict=True)
+    return [total(dual(v) for v in row if v is not None) if any(m) else dual(0) for row, m in pairs]
+
+
+def by_tokens_with_padding(x: Any, mask: Mask, denominator: Any, settings: Settings) -> Dual:
+    return core.divided(total(with_padding(x, mask)), sum(map(sum, mask)) if denominator is None else denominator)
+
+
+def by_rows_with_padding(x: Any, mask: Mask, denominator: Any, settings: Settings) -> Dual:
+    n = core.rows_that_count(mask) if denominator is None else denominator
+    means = (core.divided(row, sum(m)) for row, m in zip(with_padding(x, mask), mask, strict=True))
+    return core.divided(total(means), n)
+
+
+def padding_summed(reduce: Step) -> Alternative:
+    return bug(
+        "What lies under False is summed too (the padding is not masked); the count is right.",
+        "Whatever stands in the padding is trained.",
+        {"reduce": reduce},
+        pitfalls=("C36",),
+    )
+
+
+def divided_by_both(count: Callable[[Mask], int]) -> Alternative:
+    def finish(value: Dual, settings: Settings, mask: Mask) -> Dual:
+        return core.divided(value, count(mask)) if settings["denominator"] else value
+
+    return bug(
+        "Divided by the given denominator and by the own count, twice in all.",
+        "The loss of a micro-batch is too small by its own size: parts do not add up to the batch.",
+        {"finish": finish},
+        pitfalls=("C03",),
+    )
+
+
 SHARED_ALTERNATIVES = {
     "summed": SUMMED,
     "denominator_ignored": bug(
