@@ -19,8 +19,8 @@ def dpo_loss(
 def dpo_loss(
     chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, *, beta, label_smoothing=0.0
 ):
-    chosen = (chosen_log_probs - ref_chosen_log_probs)
-    rejected = (rejected_log_probs - ref_rejected_log_probs)
+    chosen = chosen_log_probs - ref_chosen_log_probs
+    rejected = rejected_log_probs - ref_rejected_log_probs
     h = chosen - rejected
     loss = -(1 - label_smoothing) * F.logsigmoid(h) - label_smoothing * F.logsigmoid(-h)
     return loss.mean()
