@@ -42,6 +42,25 @@ def fail(page: Path, why: str) -> NoReturn:
     raise SystemExit(f"{page.relative_to(ROOT)}: {why}")
 
 
+# Where each method of the map leads to: the equation that defines it.
+NODES = {
+    "GAE": "PPO.4", "return \N{MINUS SIGN} V": "PPO.5", "reward-to-go": "REINFORCE.1", "TD error": "PPO.3",
+    "optimal token baseline": "REINFORCE.10", "MaxRL": "REINFORCE.9", "OPO": "REINFORCE.7", "GPG": "REINFORCE.8",
+    "leave-one-out": "REINFORCE.5", "reward \N{MINUS SIGN} group mean": "GRPO.1", "GMPO": "GRPO.11", "GSPO": "GRPO.4",
+    "GSPO-token": "GRPO.5", "GRPO": "GRPO.3", "PPO": "PPO.8", "importance sampling": "PPO.12", "CISPO": "GRPO.8",
+    "SAPO": "GRPO.10", "VESPO": "GRPO.12", "DPPO": "GRPO.13", "SFT": "DPO.26", "distillation": "DISTILL.4",
+    "REINFORCE": "REINFORCE.3", "importance weights": "PPO.13", "off-policy mask": "GRPO.16", "weight 1": "PPO.13",
+    "robust DPO": "DPO.8", "WPO": "DPO.19", "AOT": "DPO.25", "SimPO": "DPO.10", "ORPO": "DPO.12", "BCO": "DPO.22",
+    "EXO": "DPO.20", "DPO": "DPO.4", "Bradley-Terry": "DPO.6", "a symmetric loss": "DPO.4", "outcome model": "DPO.28",
+    "process model": "DPO.29", "APO zero": "DPO.15", "KTO": "DPO.14", "hard SPPO": "DPO.23", "IPO": "DPO.7",
+    "hinge": "DPO.9", "SLiC": "DPO.9", "teacher advantages": "DISTILL.1", "k2 in the loss": "KL.2",
+    "k3 in the loss": "KL.3", "reverse KL": "KL.4", "forward KL": "DISTILL.2", "JSD": "DISTILL.2",
+    "top-k JSD": "DISTILL.3", "k3": "KL.3", "k3, gradient of k2": "GRPO.14", "ratio-weighted k3": "GRPO.15",
+    "k2": "KL.2", "group token mean": "GRPO.17", "sequence mean": "CORE.6", "fixed-length mean": "CORE.8",
+    "sequence sum": "CORE.7", "token mean": "CORE.5",
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------------- Markdown
 
 
@@ -59,6 +78,7 @@ class Site:
     def page(self, path: Path) -> None:
         """One Markdown page, its links to code turned into links to the code's own pages."""
         text = path.read_text(encoding="utf-8")
+        text = self.map(text) if path == ROOT / "docs/map.md" else text
         parts, at = [], 0
         for fence in FENCE.finditer(text):
             parts += [self.linked(path, text[at : fence.start()]), fence.group().replace("```jsonc", "```js")]
@@ -67,6 +87,35 @@ class Site:
         target = self.sources / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(parts), encoding="utf-8")
+
+    def map(self, text: str) -> str:
+        """The map with a link over each method: its picture, and the places that docs/map.typ gives them."""
+        layout = (ROOT / "docs/map.typ").read_text(encoding="utf-8")
+        width, height = map(int, re.search(r"let \(W, H\) = \((\d+), (\d+)\)", layout).groups())
+        boxes = re.findall(r'^  "(.+?)": \((\d+), (\d+), (\d+), (\d+), ', layout, re.M)
+        if {name for name, *_ in boxes} != set(NODES):
+            fail(
+                ROOT / "docs/map.typ",
+                f"NODES of site/pages.py and the map differ: {set(NODES) ^ {b[0] for b in boxes}}",
+            )
+        links = ""
+        for name, *numbers in boxes:
+            left, middle, wide, high = map(int, numbers)
+            at = {
+                "left": left / width,
+                "top": (middle - high / 2) / height,
+                "width": wide / width,
+                "height": high / height,
+            }
+            style = "; ".join(f"{side}: {100 * share:.2f}%" for side, share in at.items())
+            target = f'href="../{where(NODES[name])}" title="{name}: ({NODES[name]})"'
+            links += f'<a {target} aria-label="{name}" style="{style}"></a>'
+        (self.out / "docs").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs/map.png", self.out / "docs/map.png")
+        picture = re.compile(r"\[!\[([^\]]*)\]\(map\.png\)\]\(map\.png\)")
+        if len(picture.findall(text)) != 1:
+            fail(ROOT / "docs/map.md", "expected the map once")
+        return picture.sub(lambda m: f'<div class="map"><img src="map.png" alt="{m.group(1)}">{links}</div>', text)
 
     def linked(self, page: Path, text: str) -> str:
         text = re.sub(r"`(test_\w+)`", lambda found: self.test(page, found.group(1)), text)
@@ -208,6 +257,15 @@ def places(tag: str) -> dict[str, tuple[str, int]]:
     return {kind: (p.relative_to(ROOT).as_posix(), i) for kind, (p, i) in found.items()}
 
 
+@cache
+def where(tag: str) -> str:
+    """The place on the site that explains an equation, from the root."""
+    for page in PAGES:
+        if page.parent.parent == ROOT / "torchstone" and f"\\tag{{{tag}}}" in page.read_text(encoding="utf-8"):
+            return page.relative_to(ROOT).with_suffix(".html").as_posix() + f"#eq-{tag}"
+    raise SystemExit(f"({tag}) is an equation of no family")
+
+
 def explorers() -> dict[str, str]:
     """The explorer of each equation: the first whose source has its tag."""
     found: dict[str, str] = {}
@@ -225,7 +283,7 @@ def equations(site: Site) -> dict[str, dict[str, str]]:
         for tag in re.findall(r"\\tag\{([A-Z]+\.\d+)\}", page.read_text(encoding="utf-8")):
             if page.parent.parent != ROOT / "torchstone":
                 continue  # it repeats an equation of a family
-            links = {"page": page.relative_to(ROOT).with_suffix(".html").as_posix() + f"#eq-{tag}"}
+            links = {"page": where(tag)}
             for kind, (file, line) in places(tag).items():
                 site.code.add(ROOT / file)
                 links[kind] = f"code/{file}.html#L{line}"

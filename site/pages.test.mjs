@@ -146,6 +146,14 @@ test("a long table is filtered by words", async (t) => {
   assert.match(await page.locator(".table-filter output").innerText(), new RegExp(`^${left} of \\d+ rows$`));
 });
 
+test("every method of the map leads to its equation", async (t) => {
+  const page = await open(t, pathToFileURL(join(SITE, "docs/map.html")).href, SCREENS.desk);
+  assert.ok((await page.locator(".map a").count()) >= 55);
+  await page.getByLabel("CISPO", { exact: true }).click();
+  assert.match(page.url(), /torchstone\/grpo\/variants\.html#eq-GRPO\.8$/);
+  assert.ok(await page.locator("#eq-GRPO\\.8").isVisible());
+});
+
 test("every arrow of the map leads to its test", () => {
   const links = [...text.get("docs/map.html").matchAll(/href="\.\.\/code\/tests\/[\w/]+\.py\.html#L\d+"><code[^>]*>test_/g)];
   assert.ok(links.length >= 45, `${links.length} links`);

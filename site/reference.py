@@ -8,18 +8,29 @@ import re
 from pathlib import Path
 
 PACKAGES = ["core", "reinforce", "ppo", "grpo", "dpo", "distill", "fast"]
+NAMED = {  # of these, what the package itself offers, and where it stands
+    "recipes": {"choices": ["Choice"], "online": ["PolicyRecipe", "Advantages"], "pairs": ["PreferenceRecipe"],
+                "distill": ["DistillRecipe"], "named": ["find"]},
+    "conformance": {"checker": ["check"], "identifier": ["identify"], "relations/__init__": ["check_relations"],
+                    "vectors": ["load"], "result": ["Report"], "pytest_plugin": ["cases"]},
+}  # fmt: skip
 SECTIONS = ("Args:", "Returns:", "Raises ValueError:", "Facts", "Source:", "Example:", "Returns ")
 
 
 def write(root: Path, sources: Path) -> None:
     """A page for each package under SOURCES/api: its functions in the order of the files."""
     (sources / "api").mkdir()
-    for package in PACKAGES:
+    for package in [*PACKAGES, *NAMED]:
         text = [f"# torchstone.{package}\n"]
         initial = ast.parse((root / f"torchstone/{package}/__init__.py").read_text(encoding="utf-8"))
         text.append(escaped((ast.get_docstring(initial) or "").split("\n\n")[0]) + "\n")
-        for file in sorted((root / f"torchstone/{package}").glob("*.py"), key=order):
-            text += module(root, file)
+        folder = root / f"torchstone/{package}"
+        if package in NAMED:
+            for stem, names in NAMED[package].items():
+                text += module(root, folder / f"{stem}.py", names)
+        else:
+            for file in sorted(folder.glob("*.py"), key=order):
+                text += module(root, file)
         (sources / f"api/{package}.md").write_text("\n".join(text), encoding="utf-8")
 
 
@@ -27,30 +38,38 @@ def order(file: Path) -> tuple[bool, str]:
     return file.name == "variants.py", file.name
 
 
-def module(root: Path, file: Path) -> list[str]:
+def module(root: Path, file: Path, names: list[str] | None = None) -> list[str]:
+    """The public functions of a file, or those with these names; of a class its public methods too."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     name = file.relative_to(root).as_posix()
     found = [x for x in tree.body if isinstance(x, ast.FunctionDef | ast.ClassDef)]
     public = [x for x in found if not x.name.startswith("_") and ast.get_docstring(x)]
+    if names is not None:
+        public = [x for x in found if x.name in names]
+        if missing := set(names) - {x.name for x in public}:
+            raise SystemExit(f"{file}: {missing} are not there")
     if not public:
         return []
     about = (ast.get_docstring(tree) or "").split("\n\n")[0]
-    parts = [f"## {file.stem}\n", escaped(about) + "\n"]
+    parts = [f"## {file.parent.name if file.stem == '__init__' else file.stem}\n", escaped(about) + "\n"]
     for x in public:
-        link = f'<a class="to-code" href="../code/{name}.html#L{x.lineno}">{name}:{x.lineno}</a>'
-        parts += [
-            f"### {x.name}\n",
-            f"```python\n{signature(x)}\n```\n",
-            documented(ast.get_docstring(x) or ""),
-            link + "\n",
-        ]
+        link = f'<a class="to-code" href="../code/{name}.html#L{x.lineno}">{name}:{x.lineno}</a>\n'
+        parts += [f"### {x.name}\n", told(x), link]
+        for y in x.body if isinstance(x, ast.ClassDef) else []:
+            if isinstance(y, ast.FunctionDef) and not y.name.startswith("_") and ast.get_docstring(y):
+                parts += [f"#### {x.name}.{y.name}\n", told(y)]
     return parts
+
+
+def told(x: ast.FunctionDef | ast.ClassDef) -> str:
+    return f"```python\n{signature(x)}\n```\n\n{documented(ast.get_docstring(x) or '')}"
 
 
 def signature(x: ast.FunctionDef | ast.ClassDef) -> str:
     """As it is written, on one line or a line an argument."""
     if isinstance(x, ast.ClassDef):
         fields = [ast.unparse(y) for y in x.body if isinstance(y, ast.AnnAssign)]
+        fields = [line.replace("'", '"') for line in fields if "ClassVar" not in line]
         bases = ", ".join(ast.unparse(b) for b in x.bases)
         return "\n    ".join([f"class {x.name}({bases}):" if bases else f"class {x.name}:", *fields])
     a = x.args
