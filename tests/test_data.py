@@ -5,18 +5,26 @@ import gzip
 import json
 import random
 import re
+from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
 from torchstone import cli
-from torchstone.data.examples import Examples, Survey, split
+from torchstone.data.chat import control_tokens
+from torchstone.data.examples import Examples, Survey, look_over, split
 from torchstone.data.files import fingerprint, open_rows
 from torchstone.data.find import find_task
 from torchstone.data.formats import extract, to_example
 from torchstone.data.tasks import take
 from torchstone.terminal import UserError
+from torchstone.train.checks import check_options, check_task
+from torchstone.train.files import load_config
+from torchstone.train.loading import load_policy
+from torchstone.train.model import small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions
+from torchstone.train.run import Interrupted, train
 
 TEXTS = [
     "2024-01-02T03:04:05",
@@ -407,3 +415,152 @@ def test_a_source_that_is_not_there(tmp_path, monkeypatch, capsys, data, says):
     assert cli.main(["train", *GRPO, "--data", data]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(says, said), said
+
+
+# ------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_prints_what_the_commands_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n# make_data.py\n(.*?)```", page, re.S)[1], {})
+    shown = re.findall(r"^\$ torchstone (train [a-z]+ --data \w+\.jsonl)\n(torchstone train: .*\n)", page, re.M)
+    assert len(shown) == 3
+    for words, printed in shown:
+        assert cli.main(words.split()) == 1
+        assert capsys.readouterr().err == printed
+
+
+# ------------------------------------------------------------------------------------------- chat templates
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}[a]"
+    "{% if thinking is defined %}{{ thinking }}{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    policy = small_policy("".join(map(chr, range(32, 127))) + "\n", 200, "cpu")
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    policy.model.resize_token_embeddings(len(policy.tokenizer), mean_resizing=False)
+    return policy
+
+
+def prompts_of(policy, *prompts, system=None):
+    return [policy.tokenizer.decode(ids) for ids in policy.encode_prompts(prompts, system)]
+
+
+def test_a_template_of_ones_own_none_and_its_arguments(policy, tmp_path):
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    policy.set_template(str(tmp_path / "t.jinja"), "")
+    assert prompts_of(policy, "hi", [USER], system="be") == [
+        "[system]be<end>[user]hi<end>[a]",
+        "[system]be<end>[user]sky?<end>[a]",
+    ]
+    assert prompts_of(policy, [{"role": "system", "content": "own"}, USER], system="be") == [
+        "[system]own<end>[user]sky?<end>[a]"
+    ]
+    assert prompts_of(policy, [USER, ANSWER]) == ["[user]sky?<end>[assistant]blue"]
+    policy.set_template("default", '{"thinking": "no"}')
+    assert prompts_of(policy, "hi") == ["[user]hi<end>[a]no"]
+    policy.set_template("none", "")
+    assert prompts_of(policy, "hi", [USER], system="be") == ["be\nhi", "be\nsky?"]
+    with pytest.raises(UserError, match="messages of several turns need a chat template"):
+        policy.encode_prompts([[USER, ANSWER, USER]])
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "says"),
+    [
+        ("{% if %}", "", r"t.jinja, line 1: Expected an expression"),
+        (TEMPLATE, "{thinking}", r"--template-args {thinking}: not JSON"),
+        (TEMPLATE, "[1]", r"--template-args \[1\]: expected an object"),
+        (TEMPLATE, '{"thinkin": 1}', r"the chat template has no 'thinkin' in it .did you mean 'thinking'"),
+    ],
+)
+def test_a_template_that_cannot_work(policy, tmp_path, template, arguments, says):
+    (tmp_path / "t.jinja").write_text(template)
+    with pytest.raises(UserError, match=says):
+        policy.set_template(str(tmp_path / "t.jinja"), arguments)
+
+
+def test_a_template_that_is_not_there_or_refuses_a_prompt(policy, tmp_path):
+    with pytest.raises(UserError, match="expected default, none or a file of Jinja"):
+        policy.set_template(str(tmp_path / "no.jinja"), "")
+    with pytest.raises(UserError, match="the chat template has no 'x' in it"):
+        policy.set_template("default", '{"x": 1}')
+    (tmp_path / "t.jinja").write_text(
+        "{{ raise_exception('no system messages') if messages[0].role == 'system' }}" + TEMPLATE
+    )
+    policy.set_template(str(tmp_path / "t.jinja"), "")
+    with pytest.raises(UserError, match=r"the chat template refuses .*'be'.*: no system messages"):
+        policy.encode_prompts(["hi"], "be")
+
+
+def test_an_end_token_that_the_tokenizer_appends_is_taken_off_prompts(policy):
+    from tokenizers.processors import TemplateProcessing
+
+    plain = policy.encode_prompts(["ab", "c"])
+    policy.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    assert policy.tokenizer("ab")["input_ids"][-1] == 1 and policy.encode_prompts(["ab", "c"]) == plain
+
+
+def test_control_tokens_in_prompts_are_counted_and_the_first_named(tmp_path, policy):
+    data = write(tmp_path / "d.jsonl", [{"prompt": f"{i}" + "<end>" * (i in (3, 8))} for i in range(9)])
+    task = find_task(GRPOOptions(data=data, reward=REWARD))
+    _, told = look_over(task, [], control_tokens(policy.tokenizer))
+    first = min(3, 8, key=task.examples.order.index) + 1
+    assert told == (
+        f"2 of 9 examples hold text that the tokenizer reads as a control token ({data}, line {first}: '<end>')"
+    )
+    assert look_over(task, [], re.compile("never")) == (look_over(task, [], None)[0], "")
+
+
+def test_conversations_are_trained_on_and_resumed_to_the_bit(tmp_path, policy):
+    """DPO on pairs with an implicit prompt; messages go through the model's template, and are kept in pairs.jsonl."""
+    (tmp_path / "t.jinja").write_text(TEMPLATE)
+    policy.save(tmp_path / "model")
+    rows = [
+        {"chosen": [USER, ANSWER | {"content": f"yes {i}"}], "rejected": [USER, ANSWER | {"content": "no"}]}
+        for i in range(12)
+    ]
+    options = {
+        "data": write(tmp_path / "d.parquet", rows),
+        "model": str(tmp_path / "model"),
+        "pairs": 4,
+        "device": "cpu",
+    }
+    options |= {"chat_template": str(tmp_path / "t.jinja"), "eval_every": 1, "max_new_tokens": 4, "epochs": 2}
+    whole = train(DPOOptions(out=tmp_path / "a", **options))
+    assert json.loads((whole / "pairs.jsonl").read_text().splitlines()[0])["prompt"] == [USER]
+    with pytest.raises(Interrupted):
+        train(DPOOptions(out=tmp_path / "b", **options), lambda record: record["step"] == 2)
+    (tmp_path / "b" / "pairs.jsonl").unlink()
+    train(load_config(tmp_path / "b"), resume=True)
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1] != (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert load_policy(str(tmp_path / "b" / "model"), "cpu", "float32").tokenizer.chat_template == TEMPLATE
+    write(tmp_path / "d.parquet", rows[:11])
+    with pytest.raises(UserError, match="is not the file of before"):
+        train(load_config(tmp_path / "b"), resume=True)
+
+
+def test_options_that_change_nothing_and_a_system_prompt_beside_another(tmp_path, policy):
+    for option in ({"chat_template": "none"}, {"template_args": "{}"}, {"skip_bad_rows": True}):
+        with pytest.raises(UserError, match="would change nothing"):
+            check_options(GRPOOptions(**option))
+    data = write(tmp_path / "d.jsonl", [{"prompt": [{"role": "system", "content": "own"}, USER]}])
+    task = find_task(GRPOOptions(data=data, reward=REWARD))
+    with pytest.raises(UserError, match="--system would change nothing: the prompts have system messages of their own"):
+        check_task(GRPOOptions(system="be"), task, policy)
+
+
+def test_a_prompt_that_does_not_fit_is_named_by_its_line(tmp_path, policy):
+    data = write(tmp_path / "d.jsonl", [{"prompt": "a" * (250 if i == 6 else 3)} for i in range(30)])
+    task = find_task(GRPOOptions(data=data, reward=REWARD))
+    with pytest.raises(UserError, match=r"d.jsonl, line 7: a prompt does not fit .250 tokens"):
+        check_task(GRPOOptions(), task, policy)
