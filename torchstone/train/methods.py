@@ -192,11 +192,11 @@ class Recipe(Method):
         scored = rewards.isfinite() if greedy is None else (rewards - greedy[:, None]).isfinite()
         rewards, greedy = rewards.masked_fill(~scored, 0), None if greedy is None else greedy.nan_to_num()
         known: dict[str, Any] = {
-            "scored": scored, "greedy_rewards": greedy, "values": batch.old.values,
-            "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
-            "max_length": self.config.max_new_tokens,
+            "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
+            "values": batch.old.values, "max_length": self.config.max_new_tokens,
         }  # fmt: skip
-        advantages, returns = self.recipe.advantages(rewards, batch.mask, **self.recipe.used("advantages", known))
+        known = {"scored": scored} | self.recipe.used("advantages", known)
+        advantages, returns = self.recipe.advantages(rewards, batch.mask, **known)
         return replace(batch, advantages=advantages, returns=returns)
 
     def denominator(self, mask: Bool[Tensor, "B T"]) -> Count:
