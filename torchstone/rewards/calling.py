@@ -82,7 +82,9 @@ def attempt(reward: Reward, rows: Rows, state: State | None, logged: Logged) -> 
     handed = arguments(reward, rows, state, logged)
     try:
         return reward.function(**handed)
-    except (Exception, SystemExit) as e:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # sys.exit, and what a judge may raise that is no Exception
         return e
 
 
@@ -168,7 +170,7 @@ def scores(reward: Reward, rows: Rows, state: State | None, given: Any) -> Score
         blame(reward, rows, state, given)
     if not hasattr(given, "__len__") or isinstance(given, str | bytes | dict | set) or len(given) != n:
         sized = hasattr(given, "__len__") and not isinstance(given, str | bytes | dict | set)
-        got = f"{len(given)} rewards" if sized else repr(given)[:200]
+        got = f"{len(given)} rewards" if sized else shown(given)
         raise UserError(f"{reward.label} returned {got} for {n} completions{at(rows, 0)}")
     return [score(reward, one, rows, i) for i, one in enumerate(given)]
 
@@ -183,9 +185,9 @@ def score(reward: Reward, given: Any, rows: Rows, i: int) -> float | None:
         number = math.nan
     if not math.isfinite(number):
         hint = "; None says that a completion cannot be scored" if number != number else ""
-        raise UserError(f"{reward.label} returned {given!r}, not a finite number{at(rows, i)}{hint}")
+        raise UserError(f"{reward.label} returned {shown(given)}, not a finite number{at(rows, i)}{hint}")
     if abs(number) > LARGEST:
-        raise UserError(f"{reward.label} returned {given!r}: above {LARGEST:g}, float32 overflows{at(rows, i)}")
+        raise UserError(f"{reward.label} returned {number:g}: above {LARGEST:g}, float32 overflows{at(rows, i)}")
     return number
 
 
@@ -197,8 +199,10 @@ def blame(reward: Reward, rows: Rows, state: State | None, error: BaseException)
         (again,) = together([attempt(reward, row, state, Logged())])
         if isinstance(again, BaseException):
             blame(reward, row, state, again)
-    what = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
-    text = " ".join(str(error).split())[:500]
+    what = (
+        f"called sys.exit({shown(error.code)})" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
+    )
+    text = shown(error, str)[:500]
     said = f": {text}" if text and not isinstance(error, SystemExit) else ""
     where = at(rows, 0) if n == 1 else " on a batch, on none of it alone"
     raise UserError(f"{reward.label} {what}{said}{line_of(error, reward.file)}{where}") from error
@@ -214,7 +218,15 @@ def line_of(error: BaseException, file: str | None) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})"
 
 
+def shown(x: Any, how: Callable[[Any], str] = repr) -> str:
+    """The beginning of a value as text, in one line; its type if it cannot be shown."""
+    try:
+        return " ".join(how(x).split())[:200]
+    except Exception:
+        return f"<{type(x).__name__}>"
+
+
 def at(rows: Rows, i: int) -> str:
     """A prompt and its completion in a message."""
-    prompt, completion = (" ".join(repr(rows[name][i]).split())[:200] for name in ("prompts", "completions"))
+    prompt, completion = (shown(rows[name][i]) for name in ("prompts", "completions"))
     return f", for prompt {prompt} and completion {completion}"
