@@ -64,6 +64,8 @@ def open_rows(source: str) -> Rows:
     path = Path(source).expanduser()
     if path.is_file():
         return open_file(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"cannot read {source}: it is no regular file; write what it gives into one")
     name, _, split = source.rpartition(":") if ":" in source else (source, "", "")
     if Path(name).is_file():
         raise UserError(f"{name} is a file, without splits: leave :{split} out")
@@ -128,6 +130,10 @@ def read_parquet(path: Path) -> Any:
     """Its rows, unpacked by ``datasets`` into the temporary folder."""
     Dataset = datasets(path).Dataset
     try:
+        from pyarrow.parquet import read_metadata
+
+        if read_metadata(path).num_rows == 0:
+            raise ValueError("it has no rows")
         return Dataset.from_parquet(str(path), cache_dir=temporary().name)
     except Exception as e:
         raise UserError(f"cannot read {path} as Parquet: {first_line(e.__cause__ or e)}") from e

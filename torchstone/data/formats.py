@@ -43,7 +43,7 @@ def recognise(row: Row) -> str:
     for kind, (columns, _, _) in FORMATS.items():
         if row.keys() >= set(columns) or (kind == "preference" and row.keys() & set(columns)):
             return kind
-    known = [column for columns, _, _ in FORMATS.values() for column in columns]
+    known = {column for columns, _, _ in FORMATS.values() for column in columns}
     hint = next(filter(None, (near(name, known) for name in row)), "")
     formats = "; ".join(", ".join(columns) for columns, _, _ in FORMATS.values())
     raise UserError(f"'prompt' is missing (it has {', '.join(row) or 'nothing'}){hint}; formats: {formats}")

@@ -25,7 +25,7 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 class JSONLines:
     """An object a line. The file is mapped into memory; what is kept of a row is where it begins and ends."""
 
-    language = "JSON"
+    language, shape = "JSON", "one JSON object a line"
 
     def __init__(self, path: Path, name: str):
         self.name = name
@@ -36,7 +36,7 @@ class JSONLines:
         self.start = 3 if self.bytes[:3] == b"\xef\xbb\xbf" else 0
         self.spans = array("q", (edge for span in self.find_spans() for edge in span))
         if not self.spans:
-            raise UserError(f"{name} is empty: expected one JSON object a line")
+            raise UserError(f"{name} is empty: expected {self.shape}")
 
     def find_spans(self) -> Iterator[tuple[int, int]]:
         """Where each row begins and ends: here the lines that are not blank."""
@@ -55,7 +55,7 @@ class JSONLines:
             try:
                 yield self.parse(self.text(i), strict=True)
             except UnicodeDecodeError as e:
-                yield UserError(f"not text in UTF-8 ({e.reason}); expected {self.language}, an object a line")
+                yield UserError(f"not text in UTF-8 ({e.reason}); expected {self.shape}")
             except (ValueError, RecursionError, csv.Error) as e:
                 yield UserError(f"not {self.language} ({e})")
 
@@ -101,7 +101,7 @@ class JSONArray(JSONLines):
 class CSVRows(JSONLines):
     """A line of names, then the rows; every value is the text that stands there."""
 
-    language = "CSV"
+    language, shape = "CSV", "a line of names, and a row below it"
 
     def __init__(self, path: Path, name: str, delimiter: str):
         csv.field_size_limit(2**31 - 1)
