@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from torchstone.cli import main
-from torchstone.rewards.reward_model import RewardModel, load_reward_model, reward_model_of
+from torchstone.data.formats import completion_of
+from torchstone.rewards.reward_model import RewardModel, load_reward_model, pair_rewards, reward_model_of
 from torchstone.rewards.scores import Scores
 from torchstone.terminal import UserError
 from torchstone.train.learner import Learner
@@ -29,9 +30,9 @@ from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.offline import encode, side_by_side
 from torchstone.train.options import PPOOptions, RewardOptions, SFTOptions
-from torchstone.train.reward import learn_reward, pair_rewards
+from torchstone.train.reward import learn_reward
 from torchstone.train.run import train
-from torchstone.train.supervised import completion_of, learn_sft
+from torchstone.train.supervised import learn_sft
 
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 ROWS = [{"prompt": f"say {i}", "chosen": f"{i}", "rejected": f"{i + 1} no, {'no' * (i % 4)}"} for i in range(24)]
@@ -430,7 +431,7 @@ def test_a_mistake_is_one_line(tmp_path, home, monkeypatch, capsys, arguments, s
     write(Path("long.jsonl"), [{"prompt": row["prompt"], "completion": "x" * 70} for row in ROWS])
     write(Path("twice.jsonl"), [row | {"chosen": row["rejected"]} for row in ROWS])
     assert main(["train", *arguments]) == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if "are held out" not in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "held out" not in line]
     assert says in told[-1] and len(told) == 1, told
     assert not Path("runs").exists() or not list(Path("runs").glob("*/metrics.jsonl"))
 

@@ -154,6 +154,12 @@ def shared(a: Sequence[Any], b: Sequence[Any]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def completion_of(example: Example) -> str:
+    """What is to be written: ``completion``, else ``answer``, else the ``chosen`` one of a pair; or nothing."""
+    found = next((example[key] for key in ("completion", "answer", "chosen") if key in example), None)
+    return "" if found is None else str(found)
+
+
 def text_of(prompt: Prompt) -> str:
     """A prompt as plain text: of messages the contents, a line each."""
     if isinstance(prompt, list):

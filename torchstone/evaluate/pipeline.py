@@ -200,9 +200,10 @@ def told(curves: Curves) -> str:
     rows = [["the start", *_cells(first)]]
     for beta, found in curves.items():
         best = max(found, key=lambda row: row["true"])
-        rows += [[f"beta {beta:g}, round {row['step']}", *_cells(row)] for row in (best, found[-1])]
+        ends = (best, found[-1]) if best["step"] > 1 else (found[-1],)
+        rows += [[f"beta {beta:g}, round {row['step']}", *_cells(row)] for row in ends]
     head = ["", "reward model", "true reward", "KL", "length"]
-    note = "Of each run the round with the most true reward, which the run cannot know, and the last."
+    note = "Of each run the round with the most true reward, which PPO does not know, and the last one."
     return table(head, rows, title="What PPO earned", right=head[1:]) + "\n" + wrapped(note)
 
 

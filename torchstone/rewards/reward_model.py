@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from torchstone.data.tasks import Example
+from torchstone.layers import run_again
 from torchstone.terminal import UserError, near
 from torchstone.train.files import absolute
 from torchstone.train.model import Policy
+from torchstone.train.offline import cut_pairs, encode, side_by_side
 from torchstone.train.options import Run
 
 
@@ -65,12 +71,14 @@ def reward_model_of(config: Run, policy: Policy) -> RewardModel:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     made = RewardModel(model.to(policy.device), tokenizer)
     made.compute = policy.compute
+    if config.gradient_checkpointing:
+        run_again(made.model)
     if config.lora:
         made.add_lora(config.lora, absolute("model", config.model or str(config.folder / "start")), "SEQ_CLS")
     return made
 
 
-def load_reward_model(source: str, device: str, dtype: str = "float32") -> RewardModel:
+def load_reward_model(source: str, device: str, dtype: str = "float32", trust: bool = False) -> RewardModel:
     """The model of ``--reward-model``: of a finished run's folder, or one of transformers' with one label.
 
     Raises UserError: there is none, it is a model of another kind, or it has no tokenizer.
@@ -87,16 +95,16 @@ def load_reward_model(source: str, device: str, dtype: str = "float32") -> Rewar
         runs = [str(f.parents[1]) for f in folder.parent.glob("*/model/config.json")]
         raise UserError(f"{name}: no such folder{near(str(folder), runs)}")
     try:
-        kind = AutoConfig.from_pretrained(source)
+        kind = AutoConfig.from_pretrained(source, trust_remote_code=trust)
         is_a = ", ".join(kind.architectures or [kind.model_type])
         if not is_a.endswith("ForSequenceClassification"):
             make = f"torchstone train reward --model {source} --data PAIRS.jsonl"
             raise UserError(f"{name} is a {is_a}, without a head that gives a reward: {make} makes a reward model")
         if kind.num_labels != 1:
             raise UserError(f"{name} has {kind.num_labels} labels, and a reward model has one")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trust)
         weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
-        model: Any = AutoModelForSequenceClassification.from_pretrained(source, dtype=weights)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(source, dtype=weights, trust_remote_code=trust)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         raise UserError(f"{name} cannot be loaded: {why}") from e
@@ -107,3 +115,51 @@ def load_reward_model(source: str, device: str, dtype: str = "float32") -> Rewar
     found = RewardModel(model.to(device), tokenizer).requires_grad_(True)
     found.compute = torch.bfloat16 if dtype == "bfloat16" else None
     return found
+
+
+def load_critic(config: Any, policy: Policy) -> Any:
+    """The network of ``--critic reward-model``; None for a linear layer. Raises UserError: it has other tokens."""
+    if getattr(config, "critic", "linear") == "linear":
+        return None
+    critic = load_reward_model(config.reward_model, str(policy.device), config.dtype, config.trust_remote_code)
+    theirs, ours = (reader.tokenizer.get_vocab().items() for reader in (critic, policy))
+    if not ours <= theirs or critic.vocabulary < policy.vocabulary:
+        told = f"reads the policy's tokens, and {config.reward_model} has others: --critic linear"
+        raise UserError(f"--critic reward-model {told}")
+    if config.gradient_checkpointing:
+        run_again(critic.model)
+    return critic
+
+
+def weights_hash(folder: Path) -> str:
+    """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
+    found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
+    shas = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in found]
+    return " ".join(shas)
+
+
+def margin_of(pair: Example) -> float:
+    """How much better the chosen one is held to be, in reward units: the column ``margin``, or 0."""
+    margin = pair.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise UserError(f"'margin' must be a number, got {margin!r}, for prompt {pair['prompt'][:60]!r}")
+    return margin
+
+
+def pair_rewards(model: Any, pairs: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """r(x, y) of the chosen [N] and of the rejected [N] completions of encoded pairs."""
+    batch = side_by_side(model, pairs)
+    chosen, rejected = model(batch.tokens, batch.attention).view(-1, 2).unbind(1)
+    return chosen, rejected
+
+
+@torch.no_grad()
+def judge_pairs(config: Run, model: Any, pairs: Sequence[Example]) -> list[Example]:
+    """The pairs with ``rewards/chosen`` and ``rewards/rejected``."""
+    out: list[Example] = []
+    ids = encode(config, model, pairs) if pairs else []
+    for piece in cut_pairs(config, ids) if pairs else ():
+        rewards = (x.tolist() for x in pair_rewards(model, ids[piece]))
+        both = zip(pairs[piece], *rewards, strict=True)
+        out += [pair | {"rewards/chosen": chosen, "rewards/rejected": rejected} for pair, chosen, rejected in both]
+    return out

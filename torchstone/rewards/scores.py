@@ -18,7 +18,7 @@ from torchstone.train.rollout import as_rollout, check_room, slices
 
 def paid_by(task: Task, model: RewardModel, config: Any) -> Task:
     """The task whose reward is that of the model. A reward that it has itself is reported, with weight 0."""
-    judge = Scores(model, config.rows_at_once, config.system, config.missing_eos_penalty)
+    judge = Scores(model.requires_grad_(False), config.rows_at_once, config.system, config.missing_eos_penalty)
     longest = max((example["prompt"] for example in task.examples[:1000]), key=lambda prompt: len(text_of(prompt)))
     rooms = [config.max_new_tokens + 1]
     check_room(model, model.encode_prompts([longest], config.system), rooms, "the reward model's")

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchstone.rewards.loading import file_of
+from torchstone.rewards.reward_model import weights_hash
 from torchstone.terminal import UserError
 from torchstone.train.files import absolute, replacing, say, sync
 from torchstone.train.learner import Learner
@@ -85,13 +86,6 @@ def notes_of(config: Run, data: str) -> Notes:
         hashes["reward_model"] = weights_hash(Path(source))
     options = {name: absolute(name, value) for name, value in asdict(config).items()}
     return {"step": 0, "best": None, "tokens": 0, "options": {"method": config.method, **options}, "files": hashes}
-
-
-def weights_hash(folder: Path) -> str:
-    """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
-    found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
-    shas = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in found]
-    return " ".join(shas)
 
 
 def check_same_run(folder: Path, then: Notes, now: Notes) -> None:

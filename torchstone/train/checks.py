@@ -17,7 +17,7 @@ import torch
 
 from torchstone.data.chat import control_tokens, has_system
 from torchstone.data.examples import everything, look_over, place
-from torchstone.data.formats import text_of
+from torchstone.data.formats import completion_of, text_of
 from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
 from torchstone.train import methods, options
@@ -25,7 +25,6 @@ from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.rollout import as_rollout, check_room, sample
-from torchstone.train.supervised import completion_of
 
 SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
 
@@ -81,6 +80,8 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     idle |= dict.fromkeys(["trust_remote_code", "router_aux_loss"], (not config.model, "it is for --model"))
     idle["dtype"] = (not config.model, "it is for --model; the small model is float32")
     idle["lr_warmup"] = (config.schedule in ("up-down", "constant"), f"--schedule {config.schedule} takes none")
+    if isinstance(config, options.RewardOptions):
+        idle["router_aux_loss"] = (True, "a reward model has no balancing loss in transformers")
     if isinstance(config, options.Online):
         idle["missing_eos_penalty"] = (not config.reward_model, "it is for --reward-model")
     if isinstance(config, options.GRPOOptions):

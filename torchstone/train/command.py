@@ -87,6 +87,7 @@ def evaluated(record: dict[str, Any]) -> str:
     """The line of an evaluation; nothing if there was none."""
     told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher", "eval_loss": "held-out loss"}
     told |= {"eval_accuracy": "held-out pairs ranked right"}
+    told |= {key: key.split("/")[1] for key in record if key.startswith("eval_rewards/")}
     held_out = [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]
     return f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s" if held_out else ""
 

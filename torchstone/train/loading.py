@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torchstone.rewards.reward_model import load_reward_model
 from torchstone.terminal import UserError, near
 from torchstone.train.model import Policy
 from torchstone.train.options import GRPOOptions
@@ -36,17 +35,6 @@ def load_teacher(config: Any, device: str) -> Policy:
     if not (source / "config.json").exists():
         raise UserError(f"--teacher {folder} holds no model: config.json is missing")
     return load_policy(str(source), device, config.dtype, "--teacher", config.trust_remote_code).requires_grad_(False)
-
-
-def load_critic(config: Any, policy: Policy) -> Any:
-    """The network of ``--critic reward-model``; None for a linear layer. Raises UserError: it has other tokens."""
-    if getattr(config, "critic", "linear") == "linear":
-        return None
-    critic, name = load_reward_model(config.reward_model, str(policy.device), config.dtype), "--critic reward-model"
-    theirs, ours = (reader.tokenizer.get_vocab().items() for reader in (critic, policy))
-    if not ours <= theirs or critic.vocabulary < policy.vocabulary:
-        raise UserError(f"{name} reads the policy's tokens, and {config.reward_model} has others: --critic linear")
-    return critic
 
 
 def load_policy(source: str, device: str, dtype: str, option: str = "--model", trust: bool = False) -> Policy:

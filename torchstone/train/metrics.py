@@ -15,10 +15,10 @@ from torchstone.ppo import explained_variance
 from torchstone.rewards.calling import State
 from torchstone.rewards.judging import judged
 from torchstone.rewards.metrics import of_rewards
+from torchstone.rewards.reward_model import judge_pairs
 from torchstone.train.methods import Batch, Method
 from torchstone.train.model import Policy
 from torchstone.train.options import RewardOptions, Run
-from torchstone.train.reward import judge_pairs
 from torchstone.train.rollout import Rollout, sample, slices, uniforms
 from torchstone.train.supervised import held_out_losses
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.data.tasks import Example, take
 from torchstone.dpo import bradley_terry_loss
-from torchstone.terminal import UserError
+from torchstone.rewards.reward_model import margin_of, pair_rewards
 from torchstone.train.learner import Learner
-from torchstone.train.offline import cut_pairs, encode, side_by_side
-from torchstone.train.options import RewardOptions, Run
+from torchstone.train.offline import cut_pairs, encode
+from torchstone.train.options import RewardOptions
 
 
 def learn_reward(
@@ -45,30 +43,3 @@ def learn_reward(
         learner.update(config.max_grad_norm)
 
         yield learner.end_round()
-
-
-def margin_of(pair: Example) -> float:
-    """How much better the chosen one is held to be, in reward units: the column ``margin``, or 0."""
-    margin = pair.get("margin", 0.0)
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise UserError(f"'margin' must be a number, got {margin!r}, for prompt {pair['prompt'][:60]!r}")
-    return margin
-
-
-def pair_rewards(model: Any, pairs: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """r(x, y) of the chosen [N] and of the rejected [N] completions of encoded pairs."""
-    batch = side_by_side(model, pairs)
-    chosen, rejected = model(batch.tokens, batch.attention).view(-1, 2).unbind(1)
-    return chosen, rejected
-
-
-@torch.no_grad()
-def judge_pairs(config: Run, model: Any, pairs: Sequence[Example]) -> list[Example]:
-    """The pairs with ``rewards/chosen`` and ``rewards/rejected``."""
-    out: list[Example] = []
-    ids = encode(config, model, pairs) if pairs else []
-    for piece in cut_pairs(config, ids) if pairs else ():
-        rewards = (x.tolist() for x in pair_rewards(model, ids[piece]))
-        both = zip(pairs[piece], *rewards, strict=True)
-        out += [pair | {"rewards/chosen": chosen, "rewards/rejected": rejected} for pair, chosen, rejected in both]
-    return out

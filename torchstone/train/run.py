@@ -16,7 +16,7 @@ from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
 from torchstone.layers import set_layers
 from torchstone.rewards.calling import State
-from torchstone.rewards.reward_model import load_reward_model, reward_model_of
+from torchstone.rewards.reward_model import load_critic, load_reward_model, reward_model_of
 from torchstone.rewards.scores import paid_by
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
@@ -25,7 +25,7 @@ from torchstone.train.checks import check_lesson, check_options, check_task
 from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
-from torchstone.train.loading import load_critic, load_policy, load_teacher
+from torchstone.train.loading import load_policy, load_teacher
 from torchstone.train.methods import method_of
 from torchstone.train.metrics import held_out, of_samples
 from torchstone.train.model import Policy
@@ -69,8 +69,8 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
         raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
     teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
     if isinstance(config, Online) and config.reward_model:
-        judge = load_reward_model(config.reward_model, usable_device(config.device), config.dtype)
-        task = paid_by(task, judge.requires_grad_(False), config)
+        device, trust = usable_device(config.device), config.trust_remote_code
+        task = paid_by(task, load_reward_model(config.reward_model, device, config.dtype, trust), config)
     policy = first_policy(config, task, teacher, resume)
     save(folder / "config.json", json.dumps(notes["options"] | {"out": str(folder.absolute())}, indent=1))
 
@@ -120,27 +120,27 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
 
 def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool) -> Prepared:
     """The learner, its rounds, and how many they are."""
-    if isinstance(config, Pairs):
-        pairs = make_pairs(config, task, policy, config.folder / "pairs.jsonl", resume)
-        steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
-        if isinstance(config, RewardOptions):
-            model = reward_model_of(config, policy)
-            learner = Learner(model, config.weight_decay, config.schedule, config.lr_warmup)
-            return learner, learn_reward(config, pairs, learner, steps), steps
-        assert isinstance(config, DPOOptions)
-        learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
-        return learner, learn_offline(config, pairs, learner, steps), steps
+    optimizer = (config.weight_decay, config.schedule, config.lr_warmup)
     if isinstance(config, SFTOptions):
         examples = task.examples if config.data else demonstrations(config, task)
         steps = config.epochs * len(examples) // min(config.batch_size, len(examples))
-        learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
+        learner = Learner(policy, *optimizer)
         return learner, learn_sft(config, examples, learner, steps), steps
+    if isinstance(config, Pairs):
+        pairs = make_pairs(config, task, policy, config.folder / "pairs.jsonl", resume)
+        steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
+        if isinstance(config, DPOOptions):
+            learner = Learner(policy, *optimizer)
+            return learner, learn_offline(config, pairs, learner, steps), steps
+        assert isinstance(config, RewardOptions)
+        learner = Learner(reward_model_of(config, policy), *optimizer)
+        return learner, learn_reward(config, pairs, learner, steps), steps
     assert isinstance(config, Online)
     needs = method_of(config).needs
     reference = policy.frozen() if "ref_log_probs" in needs else teacher
     if "values" in needs:
         policy.add_critic(load_critic(config, policy))
-    learner = Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
+    learner = Learner(policy, *optimizer)
     return learner, learn_online(config, task, learner, reference), config.steps
 
 

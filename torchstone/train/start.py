@@ -7,12 +7,12 @@ from itertools import chain, islice
 
 import torch
 
-from torchstone.data.formats import text_of
+from torchstone.data.formats import completion_of, text_of
 from torchstone.data.tasks import Example, Task
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import Run
-from torchstone.train.supervised import Texts, completion_of, encode, imitate
+from torchstone.train.supervised import Texts, encode, imitate
 
 MOST = 20_000  # examples that are pre-trained on
 Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be written

@@ -10,6 +10,7 @@ import torch
 from torchstone.core import Loss, token_mean
 from torchstone.core.reduce import Count
 from torchstone.core.result import mean_of
+from torchstone.data.formats import completion_of
 from torchstone.data.tasks import Example, take
 from torchstone.train.learner import Learner
 from torchstone.train.model import Outputs, Policy
@@ -69,12 +70,6 @@ def encode(config: Run, policy: Policy, examples: Sequence[Example]) -> Texts:
     completions = policy.encode_completions([completion_of(example) for example in examples])
     check_room(policy, prompts, list(map(len, completions)))
     return prompts, completions
-
-
-def completion_of(example: Example) -> str:
-    """What is to be written: ``completion``, else ``answer``, else the ``chosen`` one of a pair; or nothing."""
-    found = next((example[key] for key in ("completion", "answer", "chosen") if key in example), None)
-    return "" if found is None else str(found)
 
 
 @torch.no_grad()
