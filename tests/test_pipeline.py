@@ -410,7 +410,10 @@ def test_a_critic_reads_the_policys_tokens(tmp_path, paying):
             ["sft", "--data", "shown.jsonl", "--demonstrations", "5"],
             "--demonstrations would change nothing: all of --data",
         ),
-        (["reward", "--data", "prompts.jsonl"], "reward learns from preference pairs, or prompts with --reward"),
+        (
+            ["reward", "--data", "prompts.jsonl"],
+            "prompts.jsonl: it holds prompts (prompt): judge what reward samples with --reward",
+        ),
         (
             ["reward", "--data", "twice.jsonl"],
             "every pair of twice.jsonl has one text twice: there is nothing to learn",
@@ -418,7 +421,7 @@ def test_a_critic_reads_the_policys_tokens(tmp_path, paying):
         (["reward", "--data", "pairs.jsonl", "--samples", "64"], "--samples would change nothing: the pairs are given"),
         (
             ["ppo", "--data", "pairs.jsonl"],
-            "it has preference pairs (prompt, chosen, rejected), and ppo learns from prompts",
+            "it holds preference pairs (prompt, chosen, rejected), and ppo learns from prompts",
         ),
     ],
 )
