@@ -42,6 +42,8 @@ def read_reward(spec: str) -> Reward:
     if spec in BY_NAME:
         return Reward(spec, BY_NAME[spec], f"the reward {spec}")
     place, name = split(spec)
+    if not place:
+        raise UserError(f"--reward {spec}: the file or the module is missing")
     if place.endswith(".py"):
         file = Path(place).expanduser()
         if not file.is_file():
@@ -53,9 +55,11 @@ def read_reward(spec: str) -> Reward:
     name = name or only_function(spec, module)
     function = getattr(module, name, None)
     if not callable(function) or inspect.isclass(function):
-        why = f"{name!r} is a class: name an instance" if inspect.isclass(function) else f"no function {name!r}"
+        where = module.__file__ or place
+        if inspect.isclass(function):
+            raise UserError(f"--reward {spec}: {name!r} of {where} is a class; name one of its instances")
         has = ", ".join(own_functions(module)) or "none"
-        raise UserError(f"--reward {spec}: {why} in {module.__file__ or place}; it has {has}")
+        raise UserError(f"--reward {spec}: no function {name!r} in {where}; it has {has}")
     return Reward(name, function, f"the reward function {Path(module.__file__ or place).name}:{name}", module.__file__)
 
 
