@@ -378,7 +378,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "name", "content", "says"), BAD)
+@pytest.mark.parametrize(("words", "name", "content", "says"), BAD, ids=[str(n) for n in range(len(BAD))])
 def test_bad_input_is_one_line_that_names_it(tmp_path, monkeypatch, capsys, words, name, content, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
