@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +110,6 @@ def named_apart(rewards: Sequence[Reward]) -> list[Reward]:
     """The same, those of one name with their place behind it: length, length_2."""
     names: list[str] = []
     for reward in rewards:
-        count = sum(name.rstrip("0123456789").rstrip("_") == reward.name or name == reward.name for name in names)
+        count = sum(bool(re.fullmatch(rf"{re.escape(reward.name)}(_\d+)?", name)) for name in names)
         names.append(reward.name + f"_{count + 1}" * (count > 0))
     return [replace(reward, name=name) for reward, name in zip(rewards, names, strict=True)]
