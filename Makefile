@@ -49,6 +49,8 @@ site: .venv/done .venv-site/done site/node_modules/done
 	cp site/node_modules/katex/LICENSE site/node_modules/katex/dist/katex.min.css site/sphinx/static/katex/
 	cp site/node_modules/katex/dist/fonts/*.woff2 site/sphinx/static/katex/fonts/
 	.venv-site/bin/python site/pages.py build/pages build/site
+	mkdir -p build/pages/trace
+	for name in reinforce ppo grpo dpo distill; do $(BIN)/python -m torchstone trace $$name --markdown > build/pages/trace/$$name.md || exit 1; done
 	.venv-site/bin/sphinx-build -q -W --keep-going -b html -c site/sphinx -d build/doctrees build/pages build/site
 	$(BIN)/python site/table.py > build/recipes.json
 	$(BIN)/python site/table.py --all > build/table.json
@@ -57,6 +59,7 @@ site: .venv/done .venv-site/done site/node_modules/done
 test-site: site
 	$(BIN)/python site/table.py --updates > build/updates.json
 	$(BIN)/python site/table.py --compared > build/compared.json
+	cd site && node_modules/.bin/prettier --check .
 	node --test site/
 
 .venv-site/done: site/requirements.txt

@@ -23,7 +23,8 @@ const lines_of_code = {
       const lines = readFileSync(join(ROOT, file), "utf8").split("\n");
       const whole = lines.flatMap((line, i) => (line.trim() === text ? [i] : []));
       const found = whole.length ? whole : lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
-      if (found.length !== 1) return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
+      if (found.length !== 1)
+        return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
       const [at] = found;
       const data = { file, line: at + 1, text: lines[at].trim(), href: `../code/${file}.html#L${at + 1}` };
       return { contents: `export default ${JSON.stringify(data)}`, loader: "js" };
@@ -33,16 +34,28 @@ const lines_of_code = {
 
 async function bundle(contents, format) {
   const { outputFiles } = await build({
-    stdin: { contents, resolveDir: HERE }, bundle: true, write: false, format, charset: "utf8", target: "es2022",
-    minify: true, plugins: [lines_of_code], logLevel: "warning", legalComments: "none",
+    stdin: { contents, resolveDir: HERE },
+    bundle: true,
+    write: false,
+    format,
+    charset: "utf8",
+    target: "es2022",
+    minify: true,
+    plugins: [lines_of_code],
+    logLevel: "warning",
+    legalComments: "none",
   });
   return outputFiles[0].text;
 }
 
 // --------------------------------------------------------------------------------------------------------------- pages
 
-const style = (name) => transformSync(readFileSync(join(HERE, `explorers/${name}.css`), "utf8"),
-  { loader: "css", minify: true, charset: "utf8" }).code;
+const style = (name) =>
+  transformSync(readFileSync(join(HERE, `explorers/${name}.css`), "utf8"), {
+    loader: "css",
+    minify: true,
+    charset: "utf8",
+  }).code;
 const css = style("kit");
 
 const page = (title, about, nav, body, script = "") => `<!doctype html>
@@ -64,8 +77,11 @@ async function drawn_by(name) {
   const drawn = await bundle(`export { default } from "./explorers/${name}.mjs"`, "esm");
   return import(`data:text/javascript;base64,${Buffer.from(drawn).toString("base64")}`);
 }
-const mounted = (name) => bundle(
-  `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`, "iife");
+const mounted = (name) =>
+  bundle(
+    `import { mount } from "./explorers/kit.mjs"; import explorer from "./explorers/${name}.mjs"; mount(explorer);`,
+    "iife",
+  );
 
 const present = new Set(readdirSync(join(HERE, "explorers")));
 const names = ORDER.filter((name) => present.has(`${name}.mjs`));
@@ -73,19 +89,27 @@ const explorers = [];
 for (const name of names) {
   explorers.push((await drawn_by(name)).default);
 }
-const links = (current) => [
-  `<a class="home" href="../index.html">Torchstone</a><a href="index.html">Explorers</a>`,
-  ...explorers.map(({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`),
-  `<a href="recipes.html">Recipes compared</a>`,
-].join("");
-const first = (explorer) => Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
+const links = (current) =>
+  [
+    `<a class="home" href="../index.html">Torchstone</a><a href="index.html">Explorers</a>`,
+    ...explorers.map(
+      ({ name, title }) => `<a href="${name}.html"${name === current ? ' aria-current="page"' : ""}>${title}</a>`,
+    ),
+    `<a href="recipes.html">Recipes compared</a>`,
+  ].join("");
+const first = (explorer) =>
+  Object.fromEntries(Object.entries(explorer.state).map(([key, field]) => [key, field.initial]));
 /** The page as it is first seen, without what only a script needs. */
-const still = (explorer, width) => explorer.render(first(explorer), { width, still: true })
-  .replaceAll(/<circle class="(reach|ring)"[^>]*>(<\/circle>)?/g, "")
-  .replaceAll(/<(g|button) [^>]*>/g, (tag) => tag.replaceAll(/ (tabindex|role|type|aria-[a-z]+)="[^"]*"/g, ""))
-  .replaceAll(/ (data-[a-z]+|class="")(="[^"]*")?/g, "").replaceAll(/\s+/g, " ")
-  .replaceAll(/> <(?!\/?(b|i|small|sub|sup|code|strong|tspan)\b)/g, "><");
-const NOSCRIPT = "<noscript><style>.controls, .answers { display: none !important; }</style><p>This page moves by a script, and scripts are off here. What follows is its first picture, as it stands when the page opens.</p></noscript>";
+const still = (explorer, width) =>
+  explorer
+    .render(first(explorer), { width, still: true })
+    .replaceAll(/<circle class="(reach|ring)"[^>]*>(<\/circle>)?/g, "")
+    .replaceAll(/<(g|button) [^>]*>/g, (tag) => tag.replaceAll(/ (tabindex|role|type|aria-[a-z]+)="[^"]*"/g, ""))
+    .replaceAll(/ (data-[a-z]+|class="")(="[^"]*")?/g, "")
+    .replaceAll(/\s+/g, " ")
+    .replaceAll(/> <(?!\/?(b|i|small|sub|sup|code|strong|tspan)\b)/g, "><");
+const NOSCRIPT =
+  "<noscript><style>.controls, .answers { display: none !important; }</style><p>This page moves by a script, and scripts are off here. What follows is its first picture, as it stands when the page opens.</p></noscript>";
 
 for (const explorer of explorers) {
   const { name, title, lede } = explorer;
@@ -101,21 +125,43 @@ for (const explorer of explorers) {
 // The table of recipes: as large as its rows are many.
 const { default: table } = await drawn_by("table");
 const script = await mounted("table");
-const recipes = page(table.title, table.lede, links(""), `${NOSCRIPT}<main style="--accent:var(--${table.hue})">${still(table, 1080)}</main>`, script);
-console.log(`explorers/recipes.html ${(write("explorers/recipes.html", recipes.replace("</style>", `${style("table")}</style>`)) / 1000).toFixed(1)} kB`);
+const recipes = page(
+  table.title,
+  table.lede,
+  links(""),
+  `${NOSCRIPT}<main style="--accent:var(--${table.hue})">${still(table, 1080)}</main>`,
+  script,
+);
+console.log(
+  `explorers/recipes.html ${(write("explorers/recipes.html", recipes.replace("</style>", `${style("table")}</style>`)) / 1000).toFixed(1)} kB`,
+);
 
 /** The picture of a page, for its card: shown, not moved. */
 const card = (explorer) => {
   const [svg] = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(still(explorer, 640));
   return svg.replaceAll(/ (tabindex|role|aria-[a-z]+)="[^"]*"/g, "").replace("<svg", '<svg aria-hidden="true"');
 };
-for (const explorer of explorers) { // and as an image of its own, on a card that suits light and dark
+for (const explorer of explorers) {
+  // and as an image of its own, on a card that suits light and dark
   const [svg] = /<svg class="picture"[\s\S]*?<\/svg>(?=\s*<\/div>)/.exec(still(explorer, 600));
   const [, width, height] = /width="([\d.]+)" height="([\d.]+)"/.exec(svg);
   const body = svg.replaceAll(/ (tabindex|role|aria-[a-z]+)="[^"]*"/g, "");
-  write(`explorers/${explorer.name}.svg`, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -12 ${Number(width) + 32} ${Number(height) + 24}"><style>${css}</style>` +
-    `<rect x="-16" y="-12" width="100%" height="100%" rx="10" fill="var(--card)"/>${body}</svg>`);
+  write(
+    `explorers/${explorer.name}.svg`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -12 ${Number(width) + 32} ${Number(height) + 24}"><style>${css}</style>` +
+      `<rect x="-16" y="-12" width="100%" height="100%" rx="10" fill="var(--card)"/>${body}</svg>`,
+  );
 }
-const cards = explorers.map((explorer) => `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${card(explorer)}</a></li>`);
-write("explorers/index.html", page("Explorers", "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
-  links(""), `<main><ul class="cards">${cards.join("")}</ul></main>`));
+const cards = explorers.map(
+  (explorer) =>
+    `<li><a href="${explorer.name}.html"><h2>${explorer.title}</h2><p>${explorer.lede}</p>${card(explorer)}</a></li>`,
+);
+write(
+  "explorers/index.html",
+  page(
+    "Explorers",
+    "Drag a number, and see what the equation makes of it. Each page begins with a question: guess first.",
+    links(""),
+    `<main><ul class="cards">${cards.join("")}</ul></main>`,
+  ),
+);

@@ -16,7 +16,9 @@ import { filled, update } from "./maths/recipes.mjs";
 import { leave_one_out_advantages } from "./maths/reinforce.mjs";
 
 const PAGES = fileURLToPath(new URL("../build/site/explorers/", import.meta.url));
-const NAMES = readdirSync(PAGES).filter((name) => name.endsWith(".html") && !["index.html", "recipes.html"].includes(name)).map((name) => name.replace(".html", ""));
+const NAMES = readdirSync(PAGES)
+  .filter((name) => name.endsWith(".html") && !["index.html", "recipes.html"].includes(name))
+  .map((name) => name.replace(".html", ""));
 const address = (name, hash = "") => pathToFileURL(join(PAGES, `${name}.html`)).href + hash;
 const DESK = { viewport: { width: 1200, height: 900 } };
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
@@ -40,19 +42,33 @@ async function open(t, name, hash = "", settings = DESK) {
 }
 
 /** All that is drawn, in an order that does not depend on what was drawn before. */
-const drawn = (page) => page.locator("main").evaluate((main) => {
-  const told = (node) => node.nodeType !== 1 ? (node.data ?? "").trim()
-    : [node.nodeName, ...[...node.attributes].map((a) => `${a.name}=${a.value}`).sort(), "(", ...[...node.childNodes].map(told), ")"].join(" ");
-  return told(main);
-});
-const settled = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+const drawn = (page) =>
+  page.locator("main").evaluate((main) => {
+    const told = (node) =>
+      node.nodeType !== 1
+        ? (node.data ?? "").trim()
+        : [
+            node.nodeName,
+            ...[...node.attributes].map((a) => `${a.name}=${a.value}`).sort(),
+            "(",
+            ...[...node.childNodes].map(told),
+            ")",
+          ].join(" ");
+    return told(main);
+  });
+const settled = (page) =>
+  page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 const numeric = (text) => Number(text.replace("−", "-").replace("∞", "Infinity"));
 const numbers = async (page, where) => (await page.locator(where).allTextContents()).map(numeric);
-const about = (a, b, tolerance = 0.0051) => assert.ok(Math.abs(a - b) <= tolerance, `${a} is shown, where ${b} is right`);
+const about = (a, b, tolerance = 0.0051) =>
+  assert.ok(Math.abs(a - b) <= tolerance, `${a} is shown, where ${b} is right`);
 
 async function drag(page, handle, dx, dy) {
   const { x, y, width, height } = await handle.boundingBox();
-  const [from, to] = [[x + width / 2, y + height / 2], [x + width / 2 + dx, y + height / 2 + dy]];
+  const [from, to] = [
+    [x + width / 2, y + height / 2],
+    [x + width / 2 + dx, y + height / 2 + dy],
+  ];
   await page.mouse.move(...from);
   await page.mouse.down();
   await page.mouse.move((from[0] + to[0]) / 2, (from[1] + to[1]) / 2);
@@ -63,7 +79,8 @@ async function drag(page, handle, dx, dy) {
 
 // ------------------------------------------------------------------------------------------------------- of every page
 
-test("every explorer is there", () => assert.deepEqual(NAMES.sort(), ["batch", "gae", "groups", "kl", "pairs", "ratio", "reductions"]));
+test("every explorer is there", () =>
+  assert.deepEqual(NAMES.sort(), ["batch", "gae", "groups", "kl", "pairs", "ratio", "reductions"]));
 
 for (const name of NAMES) {
   test(`${name}: at most 80 kB, nothing from elsewhere, and its links lead somewhere`, () => {
@@ -72,7 +89,10 @@ for (const name of NAMES) {
     const markup = text.replace(/<script>.*<\/script>/s, "");
     assert.doesNotMatch(markup, /(src|href)="(https?:)?\/\//);
     const links = [...markup.matchAll(/<a [^>]*href="([^"#]+)(?:#(L\d+))?"/g)];
-    assert.ok(links.some(([, , line]) => line), "a line of code is linked");
+    assert.ok(
+      links.some(([, , line]) => line),
+      "a line of code is linked",
+    );
     for (const [, link, line] of links) {
       const target = join(dirname(join(PAGES, name)), link);
       assert.ok(existsSync(target), link);
@@ -84,7 +104,10 @@ for (const name of NAMES) {
     test(`${name}, ${kind}: opens from the disk, fits the screen, and says nothing to the console`, async (t) => {
       const page = await open(t, name, "", settings);
       await settled(page);
-      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0, "wider than the screen");
+      assert.ok(
+        (await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0,
+        "wider than the screen",
+      );
       assert.ok((await page.locator("main svg.picture").count()) > 0);
       assert.ok((await page.locator("main .equation b.num").count()) > 0);
       assert.doesNotMatch(await page.locator("main").innerText(), /undefined|NaN|not a number|\[object/);
@@ -98,13 +121,22 @@ for (const name of NAMES) {
   });
 
   test(`${name}: the build's first picture is the one that the script draws`, async (t) => {
-    const still = await (await open(t, name, "", { ...DESK, javaScriptEnabled: false })).locator(".equation").first().innerText();
+    const still = await (
+      await open(t, name, "", { ...DESK, javaScriptEnabled: false })
+    )
+      .locator(".equation")
+      .first()
+      .innerText();
     assert.equal(await (await open(t, name)).locator(".equation").first().innerText(), still);
   });
 
   test(`${name}: nonsense in the address is as no address`, async (t) => {
     const plain = await drawn(await open(t, name));
-    const keys = await (await open(t, name)).locator("[data-key]").evaluateAll((all) => all.map((one) => one.dataset.key));
+    const keys = await (
+      await open(t, name)
+    )
+      .locator("[data-key]")
+      .evaluateAll((all) => all.map((one) => one.dataset.key));
     const nonsense = [...new Set(keys), "guess", "x"].map((key) => `${key}=%7Bnonsense,,1e999`).join("&");
     for (const hash of [`#${nonsense}`, "#&&==%E0%A4%A&", "#%00<script>"]) {
       assert.equal(await drawn(await open(t, name, hash)), plain);
@@ -126,7 +158,10 @@ for (const name of NAMES) {
     const page = await open(t, name);
     const sliders = page.locator("[role=slider], input[type=range]");
     for (const one of await sliders.all()) {
-      const [label, value] = await one.evaluate((x) => [x.getAttribute("aria-label") ?? x.closest("label").innerText, x.getAttribute("aria-valuetext")]);
+      const [label, value] = await one.evaluate((x) => [
+        x.getAttribute("aria-label") ?? x.closest("label").innerText,
+        x.getAttribute("aria-valuetext"),
+      ]);
       assert.ok(label.trim() && value.trim());
       await one.focus();
       assert.ok(await one.evaluate((x) => x === document.activeElement && x.matches(":focus-visible")));
@@ -152,7 +187,8 @@ for (const name of NAMES) {
     const client = await page.context().newCDPSession(page);
     const at = (by) => [{ x: x + width / 2 + (along === "x" ? by : 0), y: y + height / 2 - (along === "y" ? by : 0) }];
     await client.send("Input.dispatchTouchEvent", { type: "touchStart", touchPoints: at(0) });
-    for (const by of [8 * way, 16 * way, 24 * way]) await client.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(by) });
+    for (const by of [8 * way, 16 * way, 24 * way])
+      await client.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(by) });
     await client.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
     await settled(page);
     assert.notEqual(await handle.getAttribute("aria-valuenow"), was);
@@ -163,7 +199,11 @@ for (const name of NAMES) {
 
 test("ratio: a dragged ratio's loss and push are the clipped surrogate's", async (t) => {
   const page = await open(t, "ratio");
-  for (const [dx, A] of [[120, 1], [-60, -1], [200, 0.5]]) {
+  for (const [dx, A] of [
+    [120, 1],
+    [-60, -1],
+    [200, 0.5],
+  ]) {
     await page.locator("input[data-key=A]").fill(`${A}`);
     await drag(page, page.locator("[data-drag]").first(), dx, 0);
     const rho = Number(await page.locator("[data-drag]").first().getAttribute("aria-valuenow"));
@@ -176,7 +216,9 @@ test("ratio: a dragged ratio's loss and push are the clipped surrogate's", async
 
 test("ratio: each surrogate of the table draws its loss and its push, for both signs of A", async (t) => {
   const page = await open(t, "ratio");
-  for (const surrogate of await page.locator("input[name=surrogate]").evaluateAll((all) => all.map((one) => one.value))) {
+  for (const surrogate of await page
+    .locator("input[name=surrogate]")
+    .evaluateAll((all) => all.map((one) => one.value))) {
     for (const A of [1, -1]) {
       const other = await open(t, "ratio", `#surrogate=${surrogate}&A=${A}&rho=1`);
       const push = (await numbers(other, ".equation .blue"))[0];
@@ -187,7 +229,10 @@ test("ratio: each surrogate of the table draws its loss and its push, for both s
 });
 
 /** The numbers that the handles of one kind stand at. */
-const handles = (page, key) => page.locator(`[data-drag][data-key=${key}]`).evaluateAll((all) => all.map((one) => Number(one.getAttribute("aria-valuenow"))));
+const handles = (page, key) =>
+  page
+    .locator(`[data-drag][data-key=${key}]`)
+    .evaluateAll((all) => all.map((one) => Number(one.getAttribute("aria-valuenow"))));
 const nth = (page, key, at) => page.locator(`[data-drag][data-key=${key}][data-at="${at}"]`);
 const all_about = (got, want, tolerance) => {
   assert.equal(got.length, want.length);
@@ -196,18 +241,33 @@ const all_about = (got, want, tolerance) => {
 
 test("kl: dragged probabilities sum to 1, and each estimator's mean is that over the vocabulary", async (t) => {
   const page = await open(t, "kl");
-  for (const [key, at, dy] of [["p", 0, 40], ["q", 5, -60], ["p", 3, -90]]) {
+  for (const [key, at, dy] of [
+    ["p", 0, 40],
+    ["q", 5, -60],
+    ["p", 3, -90],
+  ]) {
     await drag(page, nth(page, key, at), 0, dy);
     const [p, q] = [await handles(page, "p"), await handles(page, "q")];
-    for (const w of [p, q]) about(w.reduce((a, b) => a + b, 0), 1, 1e-3);
+    for (const w of [p, q])
+      about(
+        w.reduce((a, b) => a + b, 0),
+        1,
+        1e-3,
+      );
     const [log_p, log_q] = [p.map(Math.log), q.map(Math.log)];
     const means = [kl_k1, kl_k2, kl_k3].map((k) =>
-      k({ log_probs: [log_p], ref_log_probs: [log_q], mask: [p.map(() => true)] })[0].reduce((total, x, v) => total + p[v] * x, 0));
+      k({ log_probs: [log_p], ref_log_probs: [log_q], mask: [p.map(() => true)] })[0].reduce(
+        (total, x, v) => total + p[v] * x,
+        0,
+      ),
+    );
     const exact = kl_exact({ logits: [[log_p]], ref_logits: [[log_q]], temperature: 1 })[0][0];
     const shown = await numbers(page, "tbody tr td:nth-child(2)");
     all_about(shown.slice(0, 5), [...means, means[2], exact], 2e-3);
   }
-  const told = await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [...row.cells].slice(2, 4).map((cell) => cell.innerText)));
+  const told = await page
+    .locator("tbody tr")
+    .evaluateAll((all) => all.map((row) => [...row.cells].slice(2, 4).map((cell) => cell.innerText)));
   assert.deepEqual(told[0], ["–", "–"]); // k1 as a loss has no gradient
   assert.deepEqual([told[1][0], told[2][1], told[3][0]], ["the same", "the same", "the same"]);
   assert.notEqual(told[2][0], "the same");
@@ -220,7 +280,10 @@ test("gae: dragged values and rewards, a gap, and the numbers of gae", async (t)
   const mask = [true, true, true, false, false, true, true, true];
   const [rewards, values] = [await handles(page, "rewards"), await handles(page, "values")];
   const right = gae({ rewards: [rewards], values: [values], mask: [mask], gamma: 0.95, lam: 0.9 });
-  all_about(await numbers(page, "svg.picture text.label"), right.advantages[0].filter((_, i) => mask[i]));
+  all_about(
+    await numbers(page, "svg.picture text.label"),
+    right.advantages[0].filter((_, i) => mask[i]),
+  );
   about((await numbers(page, ".equation .orange"))[0], right.advantages[0][1]);
   about((await numbers(page, ".equation .blue"))[0], right.deltas[0][1]);
 });
@@ -229,7 +292,14 @@ test("groups: dragged and pressed rewards, an unscored answer, a tie", async (t)
   const page = await open(t, "groups");
   const labels = () => numbers(page, "svg.picture text.label:not(.small)");
   const scored = Array(8).fill(true);
-  const right = async () => group_advantages({ rewards: [await handles(page, "r")], scored: [scored], divide_by_std: true, correction: 1, eps: 1e-4 })[0];
+  const right = async () =>
+    group_advantages({
+      rewards: [await handles(page, "r")],
+      scored: [scored],
+      divide_by_std: true,
+      correction: 1,
+      eps: 1e-4,
+    })[0];
   await drag(page, nth(page, "r", 2), 0, -70);
   all_about(await labels(), await right());
   await page.getByRole("button", { name: "sample 2: reward 0" }).click();
@@ -270,7 +340,13 @@ test("pairs: dragged log-ratios, their loss and both pushes", async (t) => {
     await drag(page, page.locator("[data-drag][data-key=rejected]"), 0, -40);
     const [[chosen], [rejected]] = [await handles(page, "chosen"), await handles(page, "rejected")];
     assert.ok(chosen < 0 && rejected > 0);
-    const batch_of_one = { chosen_log_probs: [chosen], rejected_log_probs: [rejected], ref_chosen_log_probs: [0], ref_rejected_log_probs: [0], beta: 0.1 };
+    const batch_of_one = {
+      chosen_log_probs: [chosen],
+      rejected_log_probs: [rejected],
+      ref_chosen_log_probs: [0],
+      ref_rejected_log_probs: [0],
+      beta: 0.1,
+    };
     const { value, gradients } = differentiate(run, batch_of_one, ["chosen_log_probs", "rejected_log_probs"]);
     about((await numbers(page, ".equation .purple"))[0], value);
     about((await numbers(page, ".equation .line:last-child .num")).at(0), -gradients.chosen_log_probs[0], 6e-5);
@@ -289,35 +365,65 @@ test("batch: a changed batch, and the angle of every row of the table", async (t
   const pushes = Object.fromEntries(rows.map((row) => [row.name, update(row, batch(state)).push.flat()]));
   const dot = (a, b) => a.reduce((total, x, i) => total + x * b[i], 0);
   const angle = (a, b) => (Math.acos(Math.min(1, dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b)))) * 180) / Math.PI;
-  const shown = await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText]));
+  const shown = await page
+    .locator("tbody tr")
+    .evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText]));
   assert.equal(shown.length, rows.length);
   for (const [name, text] of shown) about(numeric(text.replace("°", "")), angle(pushes[name], pushes.grpo), 0.06);
   const angles = shown.map(([, text]) => numeric(text.replace("°", "")));
-  assert.deepEqual(angles, [...angles].sort((a, b) => a - b));
+  assert.deepEqual(
+    angles,
+    [...angles].sort((a, b) => a - b),
+  );
 });
 
 // What the answer to each question says, found in the picture that it leads to.
 const ANSWERS = {
-  ratio: [0, async (page) => assert.deepEqual([await numbers(page, ".equation .orange"), await numbers(page, ".equation .blue")], [[-1.2], [0]])],
-  kl: [1, async (page) => assert.equal(await page.locator("tbody tr:nth-child(3) td:nth-child(4)").innerText(), "the same")],
+  ratio: [
+    0,
+    async (page) =>
+      assert.deepEqual(
+        [await numbers(page, ".equation .orange"), await numbers(page, ".equation .blue")],
+        [[-1.2], [0]],
+      ),
+  ],
+  kl: [
+    1,
+    async (page) => assert.equal(await page.locator("tbody tr:nth-child(3) td:nth-child(4)").innerText(), "the same"),
+  ],
   gae: [1, async (page) => assert.deepEqual(await numbers(page, "svg.picture text.label"), [0, 0, 0, 0, 0, 0, 0, 0.5])],
-  groups: [2, async (page) => {
-    about((await numbers(page, ".equation .green"))[0], 2.47);
-    await page.getByRole("button", { name: "4 of 8" }).click();
-    await settled(page);
-    about((await numbers(page, ".equation .green"))[0], 2.47 / 2.64);
-  }],
-  reductions: [1, async (page) => {
-    const said = await page.locator("[data-drag]").evaluateAll((all) => all.map((one) => one.getAttribute("aria-valuetext")));
-    const [short, long] = said.map((text) => Number(/weighs ([\d.]+)/.exec(text)[1]));
-    about(short / long, 4, 0.02);
-  }],
+  groups: [
+    2,
+    async (page) => {
+      about((await numbers(page, ".equation .green"))[0], 2.47);
+      await page.getByRole("button", { name: "4 of 8" }).click();
+      await settled(page);
+      about((await numbers(page, ".equation .green"))[0], 2.47 / 2.64);
+    },
+  ],
+  reductions: [
+    1,
+    async (page) => {
+      const said = await page
+        .locator("[data-drag]")
+        .evaluateAll((all) => all.map((one) => one.getAttribute("aria-valuetext")));
+      const [short, long] = said.map((text) => Number(/weighs ([\d.]+)/.exec(text)[1]));
+      about(short / long, 4, 0.02);
+    },
+  ],
   pairs: [1, async (page) => assert.deepEqual(await numbers(page, ".equation .purple"), [0.31])],
-  batch: [2, async (page) => {
-    const shown = Object.fromEntries(await page.locator("tbody tr").evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText])));
-    for (const name of ["grpo", "dapo", "gspo", "cispo", "sapo"]) assert.equal(shown[name], "0.0°", name);
-    assert.ok(numeric(shown.dr_grpo.replace("°", "")) > 1, shown.dr_grpo);
-  }],
+  batch: [
+    2,
+    async (page) => {
+      const shown = Object.fromEntries(
+        await page
+          .locator("tbody tr")
+          .evaluateAll((all) => all.map((row) => [row.cells[0].innerText, row.cells[1].innerText])),
+      );
+      for (const name of ["grpo", "dapo", "gspo", "cispo", "sapo"]) assert.equal(shown[name], "0.0°", name);
+      assert.ok(numeric(shown.dr_grpo.replace("°", "")) > 1, shown.dr_grpo);
+    },
+  ],
 };
 for (const [name, [right, holds]] of Object.entries(ANSWERS)) {
   test(`${name}: the answer to its question is so in the picture`, async (t) => {
@@ -326,7 +432,10 @@ for (const [name, [right, holds]] of Object.entries(ANSWERS)) {
     await page.locator(".because strong").getByText("Yes.").waitFor();
     await settled(page);
     await holds(page);
-    await page.locator(".answers button").nth(right === 0 ? 1 : 0).click();
+    await page
+      .locator(".answers button")
+      .nth(right === 0 ? 1 : 0)
+      .click();
     await page.locator(".because strong").getByText("No.").waitFor();
   });
 }
@@ -347,7 +456,11 @@ test("recipes: filtered, sorted, compared, from the address too", async (t) => {
   await page.waitForTimeout(300);
   const other = await open(t, "recipes", page.url().replace(/^[^#]*/, ""));
   assert.equal(await drawn(other), await drawn(page));
-  const hostile = await open(t, "recipes", `#q=${encodeURIComponent('"><img src=x onerror=alert(1)>')}&sort=${encodeURIComponent("<b>")}&a=nobody&kind=dpo`);
+  const hostile = await open(
+    t,
+    "recipes",
+    `#q=${encodeURIComponent('"><img src=x onerror=alert(1)>')}&sort=${encodeURIComponent("<b>")}&a=nobody&kind=dpo`,
+  );
   assert.equal(await hostile.locator("main img").count(), 0);
   assert.match(await hostile.locator("main").innerText(), /No row has all of these words/);
 });

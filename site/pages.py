@@ -133,6 +133,9 @@ class Site:
         path = (page.parent / name).resolve()
         if not path.exists() or ROOT not in [path, *path.parents]:
             fail(page, f"[{words}]({target}) leads nowhere")
+        if path == ROOT / "site":  # the explorers themselves, not what they are made of
+            up = "../" * len(page.relative_to(ROOT).parent.parts)
+            return f'<a href="{up}explorers/index.html">{words}</a>'
         if path.is_dir() and path / "README.md" in PAGES:
             path = path / "README.md"
         if path in PAGES:
@@ -330,6 +333,11 @@ def main() -> None:
         site.page(page)
     for own in (Path(__file__).parent / "sphinx").glob("*.md"):
         shutil.copy(own, sources)
+    index = sources / "index.md"
+    listed_there = index.read_text(encoding="utf-8")
+    names = [page.relative_to(ROOT).with_suffix("").as_posix() for page in PAGES]
+    others = [name for name in names if not re.search(rf"[<\n]{name}[>\n]", listed_there)]
+    index.write_text(listed_there.replace("OTHER PAGES", "\n".join(others)), encoding="utf-8")
     (sources / "equations.json").write_text(json.dumps(equations(site)), encoding="utf-8")
     reference.write(ROOT, sources)
     site.write_code()

@@ -14,19 +14,25 @@ const HERE = fileURLToPath(new URL(".", import.meta.url));
 const SITE = join(HERE, "../build/site");
 const files = readdirSync(SITE, { recursive: true }).filter((name) => statSync(join(SITE, name)).isFile());
 const pages = files.filter((name) => name.endsWith(".html"));
-const text = new Map(pages.map((name) => [name, readFileSync(join(SITE, name), "utf8").replace(/<script\b.*?<\/script>/gs, "")]));
-const anchors = new Map([...text].map(([name, body]) => [name, new Set([...body.matchAll(/\b(?:id|name)="([^"]+)"/g)].map(([, id]) => id))]));
+const text = new Map(
+  pages.map((name) => [name, readFileSync(join(SITE, name), "utf8").replace(/<script\b.*?<\/script>/gs, "")]),
+);
+const anchors = new Map(
+  [...text].map(([name, body]) => [name, new Set([...body.matchAll(/\b(?:id|name)="([^"]+)"/g)].map(([, id]) => id))]),
+);
 const unescaped = (href) => href.replaceAll("&amp;", "&").replaceAll("&quot;", '"');
 
 /** The links of a page that lead nowhere. */
 function dead(name, body) {
-  return [...body.matchAll(/\b(?:href|src)="([^"]*)"/g)].map(([, href]) => unescaped(href)).filter((href) => {
-    if (/^(https?|mailto|data|javascript):/.test(href)) return false;
-    const [path, anchor] = href.split("#").map(decodeURIComponent);
-    const target = path === "" ? name : relative(SITE, join(SITE, dirname(name), path.split("?")[0]));
-    if (href.startsWith("/") || target.startsWith("..") || !existsSync(join(SITE, target))) return true;
-    return Boolean(anchor) && anchors.has(target) && !anchors.get(target).has(anchor);
-  });
+  return [...body.matchAll(/<(?:a|img|link|script|source)\b[^>]*?\b(?:href|src)="([^"]*)"/g)]
+    .map(([, href]) => unescaped(href))
+    .filter((href) => {
+      if (/^(https?|mailto|data|javascript):/.test(href)) return false;
+      const [path, anchor] = href.split("#").map(decodeURIComponent);
+      const target = path === "" ? name : relative(SITE, join(SITE, dirname(name), path.split("?")[0]));
+      if (href.startsWith("/") || target.startsWith("..") || !existsSync(join(SITE, target))) return true;
+      return Boolean(anchor) && anchors.has(target) && !anchors.get(target).has(anchor);
+    });
 }
 
 test("every link of every page leads to a page and a place that are there", () => {
@@ -44,8 +50,14 @@ test("a dead link is seen", () => {
 
 test("no page loads anything from elsewhere", () => {
   for (const [name, body] of text) {
-    const loaded = [...body.matchAll(/<(?:img|script|link|iframe|source)\b[^>]*\b(?:src|href)="((?:https?:)?\/\/[^"]*)"/g)];
-    assert.deepEqual(loaded.map(([, href]) => href), [], name);
+    const loaded = [
+      ...body.matchAll(/<(?:img|script|link|iframe|source)\b[^>]*\b(?:src|href)="((?:https?:)?\/\/[^"]*)"/g),
+    ];
+    assert.deepEqual(
+      loaded.map(([, href]) => href),
+      [],
+      name,
+    );
   }
   for (const name of files.filter((one) => one.endsWith(".css"))) {
     assert.doesNotMatch(readFileSync(join(SITE, name), "utf8"), /url\(["']?(https?:)?\/\//, name);
@@ -56,7 +68,11 @@ test("every formula is rendered, and every equation of a family has its links", 
   let tagged = 0;
   for (const [name, body] of text) {
     if (/^(code|explorers)\//.test(name)) continue;
-    assert.doesNotMatch(body.replace(/<annotation.*?<\/annotation>/gs, ""), /\\(frac|mathrm|tag|big)\b(?![^<]*<\/(code|pre|span)>)/, name);
+    assert.doesNotMatch(
+      body.replace(/<annotation.*?<\/annotation>/gs, ""),
+      /\\(frac|mathrm|tag|big)\b(?![^<]*<\/(code|pre|span)>)/,
+      name,
+    );
     tagged += [...body.matchAll(/<div class="equation" id="eq-/g)].length;
   }
   assert.ok(tagged >= 89, `${tagged} equations`);
@@ -65,25 +81,44 @@ test("every formula is rendered, and every equation of a family has its links", 
 });
 
 test("a formula that does not parse is refused", () => {
-  const asked = ["\\frac{1}{2}", "\\frac{1}{", "\\nosuchcommand"].map((tex) => JSON.stringify({ tex, display: true })).join("\n");
+  const asked = ["\\frac{1}{2}", "\\frac{1}{", "\\nosuchcommand"]
+    .map((tex) => JSON.stringify({ tex, display: true }))
+    .join("\n");
   const { stdout } = spawnSync("node", [join(HERE, "katex.mjs")], { input: asked, encoding: "utf8" });
-  const answers = stdout.trim().split("\n").map((line) => JSON.parse(line));
-  assert.deepEqual(answers.map(({ error }) => error !== undefined), [false, true, true]);
+  const answers = stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  assert.deepEqual(
+    answers.map(({ error }) => error !== undefined),
+    [false, true, true],
+  );
 });
 
 test("a Markdown page with a dead link, or a formula that does not parse, fails the build", () => {
   const folder = mkdtempSync(join(tmpdir(), "torchstone-site-"));
   after(() => rmSync(folder, { recursive: true }));
   const python = join(HERE, "../.venv-site/bin/python");
-  const link = "import sys; sys.path.insert(0, 'site'); import pages; from pathlib import Path; " +
+  const link =
+    "import sys; sys.path.insert(0, 'site'); import pages; from pathlib import Path; " +
     `s = pages.Site(Path(${JSON.stringify(folder)}), Path(${JSON.stringify(folder)})); print(s.linked(pages.ROOT / 'README.md', sys.argv[1]))`;
   const run = (words) => spawnSync(python, ["-c", link, words], { cwd: join(HERE, ".."), encoding: "utf8" });
-  assert.match(run("[a](docs/primer.md) [b](torchstone/ppo/loss.py)").stdout, /\[a\]\(docs\/primer.md\) <a class="to-code" href="code\/torchstone\/ppo\/loss.py.html">b/);
+  assert.match(
+    run("[a](docs/primer.md) [b](torchstone/ppo/loss.py)").stdout,
+    /\[a\]\(docs\/primer.md\) <a class="to-code" href="code\/torchstone\/ppo\/loss.py.html">b/,
+  );
   assert.match(run("[a](docs/nowhere.md)").stderr, /README.md: \[a\]\(docs\/nowhere.md\) leads nowhere/);
-  for (const [words, why] of [["$\\frac{1}{$", /ParseError|KaTeX parse error/], ["[a](other.md)", /xref_missing/]]) {
+  for (const [words, why] of [
+    ["$\\frac{1}{$", /ParseError|KaTeX parse error/],
+    ["[a](other.md)", /xref_missing/],
+  ]) {
     writeFileSync(join(folder, "index.md"), `# A page\n\n${words}\n`);
     writeFileSync(join(folder, "equations.json"), "{}");
-    const built = spawnSync(python, ["-m", "sphinx", "-q", "-W", "-b", "html", "-c", join(HERE, "sphinx"), folder, join(folder, "out")], { encoding: "utf8" });
+    const built = spawnSync(
+      python,
+      ["-m", "sphinx", "-q", "-W", "-b", "html", "-c", join(HERE, "sphinx"), folder, join(folder, "out")],
+      { encoding: "utf8" },
+    );
     assert.notEqual(built.status, 0);
     assert.match(built.stderr, why);
   }
@@ -95,7 +130,8 @@ let browser;
 before(async () => (browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium" })));
 after(() => browser.close());
 const SCREENS = {
-  desk: { viewport: { width: 1200, height: 900 } }, dark: { viewport: { width: 1200, height: 900 }, colorScheme: "dark" },
+  desk: { viewport: { width: 1200, height: 900 } },
+  dark: { viewport: { width: 1200, height: 900 }, colorScheme: "dark" },
   phone: { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true },
 };
 
@@ -113,7 +149,16 @@ async function open(t, url, settings) {
   return page;
 }
 
-const SEEN = ["index", "docs/primer", "torchstone/grpo/README", "docs/recipes", "docs/pitfalls", "equations", "api/grpo", "explorers/index"];
+const SEEN = [
+  "index",
+  "docs/primer",
+  "torchstone/grpo/README",
+  "docs/recipes",
+  "docs/pitfalls",
+  "equations",
+  "api/grpo",
+  "explorers/index",
+];
 for (const name of SEEN) {
   for (const [kind, settings] of Object.entries(SCREENS)) {
     test(`${name}, ${kind}: opens from the disk and fits the screen`, async (t) => {
@@ -127,12 +172,27 @@ for (const name of SEEN) {
 test("formulas are set in KaTeX's own type", async (t) => {
   const page = await open(t, pathToFileURL(join(SITE, "torchstone/grpo/README.html")).href, SCREENS.desk);
   await page.evaluate(() => document.fonts.ready);
-  assert.ok(await page.evaluate(() => document.fonts.check("16px KaTeX_Math") && [...document.fonts].some((f) => f.family.includes("KaTeX_Math") && f.status === "loaded")));
+  assert.ok(
+    await page.evaluate(
+      () =>
+        document.fonts.check("16px KaTeX_Math") &&
+        [...document.fonts].some((f) => f.family.includes("KaTeX_Math") && f.status === "loaded"),
+    ),
+  );
 });
 
 test("every picture of the home page is drawn", async (t) => {
   const page = await open(t, pathToFileURL(join(SITE, "index.html")).href, SCREENS.desk);
-  const widths = await page.locator("article img").evaluateAll((all) => Promise.all(all.map((one) => one.decode().then(() => one.naturalWidth, () => 0))));
+  const widths = await page.locator("article img").evaluateAll((all) =>
+    Promise.all(
+      all.map((one) =>
+        one.decode().then(
+          () => one.naturalWidth,
+          () => 0,
+        ),
+      ),
+    ),
+  );
   assert.ok(widths.length >= 6 && widths.every((width) => width > 0), `${widths}`);
 });
 
@@ -155,7 +215,9 @@ test("every method of the map leads to its equation", async (t) => {
 });
 
 test("every arrow of the map leads to its test", () => {
-  const links = [...text.get("docs/map.html").matchAll(/href="\.\.\/code\/tests\/[\w/]+\.py\.html#L\d+"><code[^>]*>test_/g)];
+  const links = [
+    ...text.get("docs/map.html").matchAll(/href="\.\.\/code\/tests\/[\w/]+\.py\.html#L\d+"><code[^>]*>test_/g),
+  ];
   assert.ok(links.length >= 45, `${links.length} links`);
 });
 
@@ -165,12 +227,20 @@ test("the search finds a page, from the disk", async (t) => {
 });
 
 test("the site works from a sub-path of a server", async (t) => {
-  const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".woff2": "font/woff2", ".png": "image/png" };
+  const types = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".woff2": "font/woff2",
+    ".png": "image/png",
+  };
   const server = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url, "http://x").pathname).replace(/^\/some\/where\//, "");
     const file = join(SITE, path);
     if (!request.url.startsWith("/some/where/") || !existsSync(file)) return response.writeHead(404).end();
-    return response.writeHead(200, { "content-type": types[extname(file)] ?? "application/octet-stream" }).end(readFileSync(file));
+    return response
+      .writeHead(200, { "content-type": types[extname(file)] ?? "application/octet-stream" })
+      .end(readFileSync(file));
   });
   await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
   t.after(() => server.close());

@@ -14,9 +14,15 @@ export function batch(s) {
   const old = matrix((i, t) => -2.1 + 0.7 * a(i, t));
   const of = (f) => matrix((i, t) => old[i][t] + f(i, t));
   return {
-    rewards: by_prompt(s.rewards), mask: matrix((i, t) => t < s.lengths[i]), old_log_probs: old,
-    log_probs: of((i, t) => Math.log(s.ratios[i]) * (1 + 0.5 * b(i, t))), ref_log_probs: of((i, t) => s.away * c(i, t)),
-    sampler_log_probs: of((i, t) => s.engine * d(i, t)), values: matrix(() => 0.5), energies: matrix(() => 1),
-    greedy_rewards: [0.5, 0.5, 0.5], max_length: 20480,
+    rewards: by_prompt(s.rewards),
+    mask: matrix((i, t) => t < s.lengths[i]),
+    old_log_probs: old,
+    log_probs: of((i, t) => Math.log(s.ratios[i]) * (1 + 0.5 * b(i, t))),
+    ref_log_probs: of((i, t) => s.away * c(i, t)),
+    sampler_log_probs: of((i, t) => s.engine * d(i, t)),
+    values: matrix(() => 0.5),
+    energies: matrix(() => 1),
+    greedy_rewards: [0.5, 0.5, 0.5],
+    max_length: 20480,
   };
 }

@@ -14,6 +14,8 @@ export function differences(a, b) {
 }
 
 /** The rows of site/table.py --all, each with its choices in full. */
-export const spelled = ({ choices, rows }) => rows.map((row) => ({
-  ...row, choices: Object.fromEntries(Object.entries(row.choices).map(([at, i]) => [at, choices[i]])),
-}));
+export const spelled = ({ choices, rows }) =>
+  rows.map((row) => ({
+    ...row,
+    choices: Object.fromEntries(Object.entries(row.choices).map(([at, i]) => [at, choices[i]])),
+  }));

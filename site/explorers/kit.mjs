@@ -6,8 +6,7 @@
 // ------------------------------------------------------------------------------------------------------------- writing
 
 /** Markup as text; of a list all parts, of false, null and undefined nothing. */
-export const html = (strings, ...values) =>
-  strings.reduce((text, part, i) => text + written(values[i - 1]) + part);
+export const html = (strings, ...values) => strings.reduce((text, part, i) => text + written(values[i - 1]) + part);
 const written = (x) => (Array.isArray(x) ? x.map(written).join("") : x === false || x == null ? "" : String(x));
 
 /** A number as a person reads it: a true minus, no "-0". */
@@ -22,7 +21,8 @@ export function show(x, digits = 2) {
 export const num = (x, colour = "", digits = 2) => html`<b class="num ${colour}">${show(x, digits)}</b>`;
 
 /** A number that follows an operator: in parentheses where it is negative. */
-export const par = (x, colour = "", digits = 2) => (x < 0 && Number(x.toFixed(digits)) !== 0 ? html`(${num(x, colour, digits)})` : num(x, colour, digits));
+export const par = (x, colour = "", digits = 2) =>
+  x < 0 && Number(x.toFixed(digits)) !== 0 ? html`(${num(x, colour, digits)})` : num(x, colour, digits);
 
 /** A symbol of an equation. */
 export const sym = (text, sub = "") => html`<i>${text}</i>${sub && html`<sub>${sub}</sub>`}`;
@@ -30,7 +30,10 @@ export const sym = (text, sub = "") => html`<i>${text}</i>${sub && html`<sub>${s
 // --------------------------------------------------------------------------------------------------------------- state
 
 export const number = (initial, min, max, step) => ({
-  initial, min, max, step,
+  initial,
+  min,
+  max,
+  step,
   read: (text) => {
     const x = Number(text);
     return text.trim() !== "" && x >= min && x <= max ? x : initial;
@@ -38,13 +41,19 @@ export const number = (initial, min, max, step) => ({
   write: (x) => String(x),
 });
 export const choice = (initial, options) => ({
-  initial, options, read: (text) => (options.includes(text) ? text : initial), write: String,
+  initial,
+  options,
+  read: (text) => (options.includes(text) ? text : initial),
+  write: String,
 });
 /** Words that the reader types. */
 export const words = (most) => ({ initial: "", read: (text) => text.slice(0, most), write: String });
 /** A list of numbers between two bounds, of a given length (or between two lengths). */
 export const numbers = (initial, min, max, step, [least, most] = [initial.length, initial.length]) => ({
-  initial, min, max, step,
+  initial,
+  min,
+  max,
+  step,
   read: (text) => {
     const xs = text.split(",").map((x) => (x.trim() === "" ? NaN : Number(x)));
     const fits = xs.length >= least && xs.length <= most && xs.every((x) => x >= min && x <= max);
@@ -64,7 +73,9 @@ export function read(fields, hash) {
 /** The address of a state: what differs from the first one. */
 export function address(fields, state) {
   const changed = Object.entries(fields).filter(([key, f]) => f.write(state[key]) !== f.write(f.initial));
-  return changed.map(([key, field]) => `${key}=${encodeURIComponent(field.write(state[key])).replaceAll("%2C", ",")}`).join("&");
+  return changed
+    .map(([key, field]) => `${key}=${encodeURIComponent(field.write(state[key])).replaceAll("%2C", ",")}`)
+    .join("&");
 }
 
 // ------------------------------------------------------------------------------------------------------------ controls
@@ -83,13 +94,16 @@ export const slider = (key, { min, max, step }, value, label, { digits = 2, said
 /** One of a few, as buttons in a row. Options: [value, label]. */
 export const options = (key, value, label, list) => html`
   <fieldset class="options"><legend>${label}</legend><div>
-    ${list.map(([option, text]) => html`<label><input type="radio" name="${key}" data-key="${key}" value="${option}"
-      ${option === value && "checked"}><span>${text}</span></label>`)}</div></fieldset>`;
+    ${list.map(
+      ([option, text]) => html`<label><input type="radio" name="${key}" data-key="${key}" value="${option}"
+      ${option === value && "checked"}><span>${text}</span></label>`,
+    )}</div></fieldset>`;
 
 /** One of many, by name. */
 export const select = (key, value, label, list) => html`
-  <label class="select"><span>${label}</span><select data-key="${key}" data-value="${attribute(value)}">${list.map((name) =>
-    html`<option value="${attribute(name)}" ${name === value && "selected"}>${name}</option>`)}</select></label>`;
+  <label class="select"><span>${label}</span><select data-key="${key}" data-value="${attribute(value)}">${list.map(
+    (name) => html`<option value="${attribute(name)}" ${name === value && "selected"}>${name}</option>`,
+  )}</select></label>`;
 
 /** Words to look for. */
 export const search = (key, value, label, hint) => html`
@@ -105,10 +119,16 @@ export const predict = (guess, question, answers, right, because, scene) => html
   <section class="predict" aria-label="Predict first"><p class="kicker">Predict</p><p class="question">${question}</p>
     <div class="answers">${answers.map((text, i) =>
       button({ guess: String(i), ...scene }, text, {
-        pressed: guess === String(i), kind: guess === "" ? "" : i === right ? "right" : guess === String(i) ? "wrong" : "",
-      }))}</div>
-    <div role="status">${guess !== "" && html`<p class="because"><strong>${Number(guess) === right
-      ? "Yes." : "No."}</strong> ${because} <span class="hint">The picture shows it: drag on from there.</span></p>`}</div>
+        pressed: guess === String(i),
+        kind: guess === "" ? "" : i === right ? "right" : guess === String(i) ? "wrong" : "",
+      }),
+    )}</div>
+    <div role="status">${
+      guess !== "" &&
+      html`<p class="because"><strong>${
+        Number(guess) === right ? "Yes." : "No."
+      }</strong> ${because} <span class="hint">The picture shows it: drag on from there.</span></p>`
+    }</div>
   </section>`;
 export const guessed = (n) => choice("", ["", ...Array.from({ length: n }, (_, i) => String(i))]);
 
@@ -135,17 +155,30 @@ export const note = (...text) => html`<p class="note">${text}</p>`;
 
 /** A chart's frame: where a value stands, in pixels. */
 export function frame({ width, height, x, y, left = 46, right = 14, top = 12, bottom = 30 }) {
-  const at = ([from, to], [start, end]) => (v) => start + ((v - from) / (to - from)) * (end - start);
+  const at =
+    ([from, to], [start, end]) =>
+    (v) =>
+      start + ((v - from) / (to - from)) * (end - start);
   return {
-    width, height, x, y, left, right: width - right, top, bottom: height - bottom,
-    X: at(x, [left, width - right]), Y: at(y, [height - bottom, top]),
+    width,
+    height,
+    x,
+    y,
+    left,
+    right: width - right,
+    top,
+    bottom: height - bottom,
+    X: at(x, [left, width - right]),
+    Y: at(y, [height - bottom, top]),
   };
 }
 
 export const axes = (f, { xticks = [], yticks = [], xlabel = "", ylabel = "", digits = 1, xdigits = 0 }) => html`
   <g class="axes" aria-hidden="true">
-    ${yticks.map((v) => html`<line x1="${f.left}" x2="${f.right}" y1="${f.Y(v)}" y2="${f.Y(v)}"
-      class="${v === 0 ? "zero" : "grid"}"/><text x="${f.left - 7}" y="${f.Y(v) + 4}" text-anchor="end">${show(v, digits)}</text>`)}
+    ${yticks.map(
+      (v) => html`<line x1="${f.left}" x2="${f.right}" y1="${f.Y(v)}" y2="${f.Y(v)}"
+      class="${v === 0 ? "zero" : "grid"}"/><text x="${f.left - 7}" y="${f.Y(v) + 4}" text-anchor="end">${show(v, digits)}</text>`,
+    )}
     ${xticks.map((v) => html`<text x="${f.X(v)}" y="${f.bottom + 17}" text-anchor="middle">${show(v, xdigits)}</text>`)}
     ${xlabel && html`<text class="name" x="${f.right}" y="${f.bottom - 7}" text-anchor="end">${xlabel}</text>`}
     ${ylabel && html`<text class="name" x="${f.left}" y="${f.top - 8}">${ylabel}</text>`}</g>`;
@@ -168,22 +201,39 @@ export function path(f, points, kind, jump = Infinity) {
 const near = (x) => Number(x.toFixed(1));
 
 /** A bar from 0 to v. */
-export const bar = (f, x, v, width, kind) => html`<rect class="${kind}" x="${near(f.X(x) - width / 2)}" width="${near(width)}"
+export const bar = (
+  f,
+  x,
+  v,
+  width,
+  kind,
+) => html`<rect class="${kind}" x="${near(f.X(x) - width / 2)}" width="${near(width)}"
   y="${near(Math.min(f.Y(0), f.Y(v)))}" height="${near(Math.max(Math.abs(f.Y(v) - f.Y(0)), 0.5))}" rx="2"/>`;
 
 /** Many small bars [x, v] as one shape. */
-export const bars = (f, values, width, kind) => html`<path class="${kind}" d="${values.map(([x, v]) =>
-  `M${near(f.X(x) - width / 2)} ${near(f.Y(0))}h${near(width)}V${near(f.Y(v))}h${-near(width)}z`).join("")}"/>`;
+export const bars = (f, values, width, kind) =>
+  html`<path class="${kind}" d="${values
+    .map(([x, v]) => `M${near(f.X(x) - width / 2)} ${near(f.Y(0))}h${near(width)}V${near(f.Y(v))}h${-near(width)}z`)
+    .join("")}"/>`;
 
 /**
  * A point that is dragged, or moved by keys. `along` is "x" or "y" of the frame; the value goes into state[key], or
  * into its entry `at`: there explorer.adjust(state, key, at, value) may say what else changes with it.
  */
-export const handle = (f, key, { at, along, min, max, step, value, x, y, label, said, colour = "", reach = 20 }) => html`
+export const handle = (
+  f,
+  key,
+  { at, along, min, max, step, value, x, y, label, said, colour = "", reach = 20 },
+) => html`
   <g class="handle ${colour} ${along}" tabindex="0" role="slider" aria-label="${attribute(label)}" transform="translate(${near(x)} ${near(y)})" aria-valuemin="${min}"
     aria-valuemax="${max}" aria-valuenow="${value}" aria-valuetext="${attribute(said)}" data-key="${key}"
-    ${at !== undefined && `data-at="${at}"`} data-drag="${[along, min, max, step,
-      ...(along === "x" ? [...f.x, f.left, f.right] : [...f.y, f.bottom, f.top])].join()}"><circle class="reach" r="${reach}"/><circle class="ring" r="12"/><circle class="knob" r="7"/></g>`;
+    ${at !== undefined && `data-at="${at}"`} data-drag="${[
+      along,
+      min,
+      max,
+      step,
+      ...(along === "x" ? [...f.x, f.left, f.right] : [...f.y, f.bottom, f.top]),
+    ].join()}"><circle class="reach" r="${reach}"/><circle class="ring" r="12"/><circle class="knob" r="7"/></g>`;
 
 /** A part of a picture that is pressed, and sets parts of the state. */
 export const press = (set, label, pressed, ...drawn) => html`<g class="press" tabindex="0" role="button"
@@ -248,8 +298,11 @@ export function mount(explorer) {
   };
   const replaced = (key, at, value) => state[key].map((x, i) => (i === at ? value : x));
   const change = ({ dataset: { key, at } }, value) =>
-    set(at === undefined ? { [key]: value }
-      : explorer.adjust?.(state, key, Number(at), value) ?? { [key]: replaced(key, Number(at), value) });
+    set(
+      at === undefined
+        ? { [key]: value }
+        : (explorer.adjust?.(state, key, Number(at), value) ?? { [key]: replaced(key, Number(at), value) }),
+    );
   const rounded = (x, { min, max, step }) => {
     const steps = Math.round((Math.max(min, Math.min(max, x)) - min) / step);
     return Number((min + steps * step).toFixed(6));

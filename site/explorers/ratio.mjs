@@ -1,130 +1,74 @@
 // (a) One token's ratio, and what each surrogate makes of it: the loss, and the push on the token's log-prob.
 
-import clip_line from "code:torchstone/ppo/loss.py?losses = -minimum(";
-import dual_line from "code:torchstone/ppo/loss.py?torch.minimum(losses, -dual_clip";
-import importance_line from "code:torchstone/ppo/variants.py?return -ratios * per_token(";
-import pg_line from "code:torchstone/reinforce/loss.py?return -per_token(";
-import gspo_line from "code:torchstone/grpo/variants.py?sequence = (token.sum(1";
-import cispo_line from "code:torchstone/grpo/variants.py?return ratios.clamp(low, high) *";
-import sapo_line from "code:torchstone/grpo/variants.py?return -4 / tau *";
-import gmpo_line from "code:torchstone/grpo/variants.py?return -bounded_exp(means)";
-import vespo_line from "code:torchstone/grpo/variants.py?phi = bounded_exp(";
-import dppo_line from "code:torchstone/grpo/variants.py?return keep * ratios";
 import { differentiate } from "../maths/autodiff.mjs";
-import { sequence_mean } from "../maths/core.mjs";
-import * as grpo from "../maths/grpo.mjs";
-import { clipped_surrogate, importance_surrogate } from "../maths/ppo.mjs";
-import { reinforce_surrogate } from "../maths/reinforce.mjs";
 import {
-  axes, choice, code, equation, frame, guessed, handle, html, inside, note, num, number, options, par, path, picture, predict,
-  room, show, slider, stage, sym,
+  axes,
+  choice,
+  code,
+  equation,
+  frame,
+  guessed,
+  handle,
+  html,
+  inside,
+  note,
+  num,
+  number,
+  options,
+  path,
+  picture,
+  predict,
+  room,
+  show,
+  slider,
+  stage,
+  sym,
 } from "./kit.mjs";
+import { SURROGATES } from "./surrogates.mjs";
 
 const rho = sym("ρ");
 const A = sym("A");
 const L = sym("L");
-const word = (text) => html`<span class="rm">${text}</span>`;
-
-// Each surrogate: its name, its tag, the numbers it takes, its function, its equation, the line of code.
-const SURROGATES = {
-  clip: {
-    label: "PPO clip", tag: "PPO.8", takes: ["epsilon", "epsilon_high"], run: clipped_surrogate, code: [clip_line],
-    equation: (s, v) => html`${L} = −${word("min")}(${rho}${A}, ${word("clip")}(${rho}, ${num(1 - s.epsilon)},
-      ${num(1 + s.epsilon_high)}) ${A}) = −${word("min")}(${num(s.rho * s.A)}, ${num(v.clipped * s.A)})`,
-    about: (s, v) => v.push === 0 && s.A !== 0
-      ? "The clip has taken over: the loss is flat here, and the token gets no gradient."
-      : "The plain term is the smaller one: the gradient is whole.",
-  },
-  dual: {
-    label: "dual clip", tag: "PPO.8, PPO.9", takes: ["epsilon", "epsilon_high", "dual_clip"], run: clipped_surrogate,
-    code: [clip_line, dual_line],
-    equation: (s, v) => html`${L} = ${word("min")}(−${word("min")}(${num(s.rho * s.A)}, ${num(v.clipped * s.A)}),
-      −${num(s.dual_clip)}${A}) <small>the outer bound where A &lt; 0</small>`,
-    about: (s) => (s.A < 0 && s.rho > s.dual_clip
-      ? "A bad token beyond the outer bound: PPO would push it down with the whole ratio, the dual clip not at all."
-      : "As PPO's clip, until a bad token's ratio passes the outer bound."),
-  },
-  importance: {
-    label: "no clip", tag: "PPO.12", takes: [], run: importance_surrogate, code: [importance_line],
-    equation: (s) => html`${L} = −${rho}${A} = −${num(s.rho)} · ${par(s.A)}`,
-    about: () => "Nothing holds the ratio: the more likely the token has become, the harder it is pushed.",
-  },
-  pg: {
-    label: "REINFORCE", tag: "REINFORCE.3", takes: ["p_old"], run: reinforce_surrogate, code: [pg_line],
-    equation: (s) => html`${L} = −${A} log π = −${par(s.A)} · ${par(Math.log(s.p_old * s.rho))}`,
-    about: () => "No ratio: wherever the policy is, the push is A. The value means nothing, only its slope does.",
-  },
-  gspo: {
-    label: "GSPO", tag: "GRPO.4 in PPO.8", takes: ["epsilon", "epsilon_high"], code: [gspo_line, clip_line],
-    run: ({ log_probs, old_log_probs, mask, ...others }) => clipped_surrogate({
-      log_probs: grpo.sequence_log_ratios({ log_probs, old_log_probs, mask, token_gradient: false }),
-      old_log_probs: mask.map((row) => row.map(() => 0)), mask, ...others,
-    }),
-    equation: (s, v) => html`${L} = −${word("min")}(${sym("s")}${A}, ${word("clip")}(${sym("s")}) ${A}) =
-      −${word("min")}(${num(s.rho * s.A)}, ${num(v.clipped * s.A)}), ${sym("s")} the geometric mean of the
-      completion's ratios`,
-    about: () => "For a completion of one token, as here, GSPO is PPO's clip. Its paper sets ε to 3e-4 and 4e-4: averaged over many tokens, a ratio hardly leaves 1.",
-  },
-  cispo: {
-    label: "CISPO", tag: "GRPO.9", takes: ["cap", "p_old"], run: grpo.cispo_surrogate, code: [cispo_line],
-    equation: (s) => html`${L} = −${word("sg")}[${word("min")}(${rho}, ${num(s.cap)})] ${A} log π =
-      −${num(Math.min(s.rho, s.cap))} · ${par(s.A)} · ${par(Math.log(s.p_old * s.rho))}`,
-    about: (s) => (s.rho > s.cap
-      ? "The weight is bounded, and the token keeps a gradient: PPO would have none left for a good one."
-      : "Below the cap the push is ρA, on either side of 1."),
-  },
-  sapo: {
-    label: "SAPO", tag: "GRPO.10", takes: ["tau"], run: grpo.sapo_surrogate, code: [sapo_line],
-    equation: (s) => html`${L} = −(4/τ) σ(τ(${rho} − 1)) ${A}, &nbsp;τ = ${num(s.A > 0 ? s.tau : s.tau * 1.05)}`,
-    about: () => "A soft gate: the further from 1, the less gradient is left, and never none. (τ for bad tokens is 1.05 times that for good ones.)",
-  },
-  gmpo: {
-    label: "GMPO", tag: "GRPO.11", takes: ["epsilon_nats"], run: grpo.gmpo_surrogate, code: [gmpo_line],
-    equation: (s) => html`${L} = −exp(mean ${sym("c")}) ${A}, &nbsp;${sym("c")} = clip(log ${rho}) of ${num(Math.log(s.rho))}
-      at ±${num(s.epsilon_nats)} nats`,
-    about: (s) => html`The clip is in nats: ρ between ${show(Math.exp(-s.epsilon_nats))} and
-      ${show(Math.exp(s.epsilon_nats))}. Of a longer completion it takes the geometric mean.`,
-  },
-  vespo: {
-    label: "VESPO", tag: "GRPO.12", takes: ["p_old"], run: grpo.vespo_surrogate, code: [vespo_line],
-    equation: (s) => {
-      const [k, rate] = s.A >= 0 ? [2, 3] : [3, 2];
-      return html`φ = ${rho}<sup>${k}</sup> exp(${rate}(1 − ${rho})) =
-        ${num(s.rho ** k * Math.exp(rate * (1 - s.rho)))}, &nbsp;${L} = −${word("sg")}[φ] ${A} log π`;
-    },
-    about: () => "A smooth weight of the whole completion's ratio, falling to 0 on both sides: a good token counts most at ρ = 2/3, a bad one at 3/2.",
-  },
-  dppo: {
-    label: "DPPO", tag: "GRPO.13", takes: ["epsilon", "cap", "p_old"], run: grpo.dppo_surrogate, code: [dppo_line],
-    equation: (s) => html`|${sym("p")} − ${sym("q")}| = |${num(s.p_old * s.rho)} − ${num(s.p_old)}| =
-      ${num(s.p_old * Math.abs(s.rho - 1))} ${s.p_old * Math.abs(s.rho - 1) > s.epsilon ? "&gt;" : "≤"}
-      ${sym("δ")} = ${num(s.epsilon)}`,
-    about: () => "The trust region is around the probability: a rare token may grow by any factor. Try a smaller probability.",
-  },
-};
 const NUMBERS = {
-  epsilon: number(0.2, 0, 0.6, 0.01), epsilon_high: number(0.2, 0, 0.6, 0.01), dual_clip: number(3, 1.1, 4, 0.1),
-  cap: number(2, 0.5, 5, 0.1), tau: number(1, 0.2, 4, 0.1), epsilon_nats: number(0.4, 0, 1, 0.01),
+  epsilon: number(0.2, 0, 0.6, 0.01),
+  epsilon_high: number(0.2, 0, 0.6, 0.01),
+  dual_clip: number(3, 1.1, 4, 0.1),
+  cap: number(2, 0.5, 5, 0.1),
+  tau: number(1, 0.2, 4, 0.1),
+  epsilon_nats: number(0.4, 0, 1, 0.01),
   p_old: number(0.2, 0.01, 0.25, 0.01),
 };
 const NAMES = {
-  epsilon: "ε, below 1", epsilon_high: "ε high, above 1", dual_clip: "dual clip c", cap: "cap", tau: "τ",
-  epsilon_nats: "ε, in nats", p_old: "π old of the token",
+  epsilon: "ε, below 1",
+  epsilon_high: "ε high, above 1",
+  dual_clip: "dual clip c",
+  cap: "cap",
+  tau: "τ",
+  epsilon_nats: "ε, in nats",
+  p_old: "π old of the token",
 };
 const MOST = 4; // ratios are drawn from 0 to here
 
 /** Loss and push of one token at each of these ratios; each ratio is a completion of one token. */
 function at(s, ratios) {
   const { run, takes } = SURROGATES[s.surrogate];
-  const numbers = Object.fromEntries(takes.filter((k) => ["epsilon", "epsilon_high", "dual_clip", "cap"].includes(k)).map((k) => [k, s[k]]));
+  const numbers = Object.fromEntries(
+    takes.filter((k) => ["epsilon", "epsilon_high", "dual_clip", "cap"].includes(k)).map((k) => [k, s[k]]),
+  );
   const more = {
-    sapo: { tau_positive: s.tau, tau_negative: s.tau * 1.05 }, gmpo: { epsilon: s.epsilon_nats },
-    vespo: { k_positive: 2, lambda_positive: 3, k_negative: 3, lambda_negative: 2 }, dppo: { divergence: "tv" },
+    sapo: { tau_positive: s.tau, tau_negative: s.tau * 1.05 },
+    gmpo: { epsilon: s.epsilon_nats },
+    vespo: { k_positive: 2, lambda_positive: 3, k_negative: 3, lambda_negative: 2 },
+    dppo: { divergence: "tv" },
     cispo: { epsilon: null },
   }[s.surrogate];
   const batch = {
-    old_log_probs: ratios.map(() => [Math.log(s.p_old)]), log_probs: ratios.map((r) => [Math.log(s.p_old * r)]),
-    advantages: ratios.map(() => s.A), mask: ratios.map(() => [true]), ...numbers, ...more,
+    old_log_probs: ratios.map(() => [Math.log(s.p_old)]),
+    log_probs: ratios.map((r) => [Math.log(s.p_old * r)]),
+    advantages: ratios.map(() => s.A),
+    mask: ratios.map(() => [true]),
+    ...numbers,
+    ...more,
   };
   const { value, gradients } = differentiate(run, batch, ["log_probs"]);
   return ratios.map((r, i) => ({ rho: r, loss: value[i][0], push: -gradients.log_probs[i][0] + 0 }));
@@ -138,27 +82,46 @@ export default {
   lede: "A batch is reused: the policy has moved since it sampled a token, by the ratio ρ. What does each loss still want of the token?",
   hue: "orange",
   state: {
-    guess: guessed(3), surrogate: choice("clip", Object.keys(SURROGATES)), rho: number(0.9, 0.02, MOST, 0.01),
-    A: number(1, -2, 2, 0.1), ...NUMBERS,
+    guess: guessed(3),
+    surrogate: choice("clip", Object.keys(SURROGATES)),
+    rho: number(0.9, 0.02, MOST, 0.01),
+    A: number(1, -2, 2, 0.1),
+    ...NUMBERS,
   },
   render(s, { width }) {
     const chosen = SURROGATES[s.surrogate];
     const [here] = at(s, [s.rho]);
     const clipped = Math.max(1 - s.epsilon, Math.min(1 + s.epsilon_high, s.rho));
     return html`
-      ${predict(s.guess, "A good token (A = +1) has become more likely: ρ = 1.35, with PPO's clip at ε = 0.2. What is its gradient?",
-        ["0: it is clipped", "−1.20: that of the clipped ratio", "−1.35: the whole one"], 0,
+      ${predict(
+        s.guess,
+        "A good token (A = +1) has become more likely: ρ = 1.35, with PPO's clip at ε = 0.2. What is its gradient?",
+        ["0: it is clipped", "−1.20: that of the clipped ratio", "−1.35: the whole one"],
+        0,
         "The loss is −min(1.35, 1.20) = −1.20, a constant: no gradient flows. With A = −1 the minimum would be the plain −1.35, and the whole gradient stays: the clip never forbids to undo harm.",
-        SCENE)}
-      ${stage(draw(s, here, room(width)), html`
-          ${options("surrogate", s.surrogate, "Surrogate", Object.entries(SURROGATES).map(([k, v]) => [k, v.label]))}
+        SCENE,
+      )}
+      ${stage(
+        draw(s, here, room(width)),
+        html`
+          ${options(
+            "surrogate",
+            s.surrogate,
+            "Surrogate",
+            Object.entries(SURROGATES).map(([k, v]) => [k, v.label]),
+          )}
           ${slider("rho", { min: 0.02, max: MOST, step: 0.01 }, s.rho, html`ratio ${rho}`, { said: spoken(here) })}
           ${slider("A", { min: -2, max: 2, step: 0.1 }, s.A, html`advantage ${A}`, { digits: 1 })}
           ${chosen.takes.map((k) => slider(k, NUMBERS[k], s[k], NAMES[k]))}
-          ${note(chosen.about(s, { ...here, clipped }))}`)}
-      ${equation(chosen.tag, html`${chosen.equation(s, { ...here, clipped })}${s.surrogate !== "dppo" && s.surrogate !== "vespo" && html` = ${num(here.loss, "orange")}`}`,
-        html`−∂${L}/∂log π = ${num(here.push, "blue")} <small>${here.push > 0 ? "the token is raised" : here.push < 0
-          ? "the token is lowered" : "the token gets no push"}</small>`)}
+          ${note(chosen.about(s, { ...here, clipped }))}`,
+      )}
+      ${equation(
+        chosen.tag,
+        html`${chosen.equation(s, { ...here, clipped })}${s.surrogate !== "dppo" && s.surrogate !== "vespo" && html` = ${num(here.loss, "orange")}`}`,
+        html`−∂${L}/∂log π = ${num(here.push, "blue")} <small>${
+          here.push > 0 ? "the token is raised" : here.push < 0 ? "the token is lowered" : "the token gets no push"
+        }</small>`,
+      )}
       ${code(...chosen.code)}`;
   },
 };
@@ -179,17 +142,39 @@ function draw(s, here, width) {
   const panel = (name, key, colour, ylabel) => {
     const ys = points.map((p) => p[key]);
     const plainly = plain.map((p) => p[key]).filter((_, i) => ratios[i] <= 2);
-    const y = range([...ys, ...(["pg", "cispo", "vespo", "dppo"].includes(s.surrogate) && key === "loss" ? [] : plainly)]);
+    const y = range([
+      ...ys,
+      ...(["pg", "cispo", "vespo", "dppo"].includes(s.surrogate) && key === "loss" ? [] : plainly),
+    ]);
     const f = frame({ width, height, x: [0, MOST], y, top: 26 });
     const step = [0.25, 0.5, 1, 2, 4].find((d) => (y[1] - y[0]) / d <= 6) ?? 8;
     const ticks = Array.from({ length: 41 }, (_, i) => (i - 20) * step).filter((v) => v >= y[0] && v <= y[1]);
     const bounded = chosenBand(s);
     const jump = (y[1] - y[0]) / 8;
     return html`<g class="${colour}">${axes(f, { xticks: [0, 1, 2, 3, 4], yticks: ticks, xlabel: "ρ", ylabel, digits: step < 0.5 ? 2 : 1 })}
-      ${bounded && html`<g class="grey">${inside(f, html`<rect class="band" x="${f.X(bounded[0])}" y="${f.top}"
-        width="${f.X(bounded[1]) - f.X(bounded[0])}" height="${f.bottom - f.top}"/>`)}</g>`}
+      ${
+        bounded &&
+        html`<g class="grey">${inside(
+          f,
+          html`<rect class="band" x="${f.X(bounded[0])}" y="${f.top}"
+        width="${f.X(bounded[1]) - f.X(bounded[0])}" height="${f.bottom - f.top}"/>`,
+        )}</g>`
+      }
       <line class="guide" x1="${f.X(1)}" x2="${f.X(1)}" y1="${f.top}" y2="${f.bottom}"/>
-      ${inside(f, path(f, ratios.map((r, i) => [r, plain[i][key]]), "ghost"), path(f, ratios.map((r, i) => [r, ys[i]]), "curve", jump))}
+      ${inside(
+        f,
+        path(
+          f,
+          ratios.map((r, i) => [r, plain[i][key]]),
+          "ghost",
+        ),
+        path(
+          f,
+          ratios.map((r, i) => [r, ys[i]]),
+          "curve",
+          jump,
+        ),
+      )}
       ${point(f, key, colour)}</g>`;
   };
   const point = (f, key, colour) => {
@@ -201,8 +186,13 @@ function draw(s, here, width) {
         text-anchor="${left ? "end" : "start"}">${show(here[key])}</text>
       ${handle(f, "rho", { along: "x", min: 0.02, max: MOST, step: 0.01, value: s.rho, x: x0, y: y0, label: "ratio", said: spoken(here), colour })}`;
   };
-  return picture(width, 2 * height + 8, "Loss and push against the ratio",
-    panel("loss", "loss", "orange", "loss L"), html`<g transform="translate(0 ${height + 8})">${panel("push", "push", "blue", "push on log π: −∂L/∂log π")}</g>`);
+  return picture(
+    width,
+    2 * height + 8,
+    "Loss and push against the ratio",
+    panel("loss", "loss", "orange", "loss L"),
+    html`<g transform="translate(0 ${height + 8})">${panel("push", "push", "blue", "push on log π: −∂L/∂log π")}</g>`,
+  );
 }
 
 /** Where the surrogate leaves the ratio alone, if it has such a range. */

@@ -15,14 +15,18 @@ const WHOM = ["all", ...new Set(ALL.map(of_whom))];
 /** The two rows that are compared: of the kind at hand, whatever the address says. */
 function pair(s) {
   const rows = ROWS[s.kind];
-  return [s.a, s.b].map((name, i) => rows.find((row) => row.name === name) ?? rows.find((row) => row.name === FIRST[s.kind][i]));
+  return [s.a, s.b].map(
+    (name, i) => rows.find((row) => row.name === name) ?? rows.find((row) => row.name === FIRST[s.kind][i]),
+  );
 }
 
 const text_of = (row) => [row.name, row.about, ...row.cells, row.source, row.left_out].join(" ").toLowerCase();
 
 function shown(s) {
   const asked = s.q.toLowerCase().split(/\s+/).filter(Boolean);
-  const kept = ROWS[s.kind].filter((row) => (s.of === "all" || of_whom(row) === s.of) && asked.every((word) => text_of(row).includes(word)));
+  const kept = ROWS[s.kind].filter(
+    (row) => (s.of === "all" || of_whom(row) === s.of) && asked.every((word) => text_of(row).includes(word)),
+  );
   const column = data.kinds[s.kind].headings.indexOf(s.sort);
   const key = (row) => (s.sort === "name" ? row.name : column < 0 ? "" : row.cells[column] || "~");
   return s.sort === "" ? kept : [...kept].sort((x, y) => key(x).localeCompare(key(y)) || x.name.localeCompare(y.name));
@@ -34,8 +38,12 @@ export default {
   lede: "Every named algorithm as one row of choices: as its paper has it, and as frameworks compute it. Two of them side by side say what differs, and what that does to the update.",
   hue: "green",
   state: {
-    kind: choice("policy", KINDS), of: choice("published", WHOM), q: words(60), sort: words(30),
-    a: choice("", ["", ...NAMES]), b: choice("", ["", ...NAMES]),
+    kind: choice("policy", KINDS),
+    of: choice("published", WHOM),
+    q: words(60),
+    sort: words(30),
+    a: choice("", ["", ...NAMES]),
+    b: choice("", ["", ...NAMES]),
   },
   render(s) {
     const [a, b] = pair(s);
@@ -45,22 +53,44 @@ export default {
     const found = differences(a, b);
     return html`
       <section class="filters">
-        ${options("kind", s.kind, "Kind", KINDS.map((kind) => [kind, data.kinds[kind].title]))}
-        ${options("of", s.of, "As computed by", WHOM.map((x) => [x, x]))}
+        ${options(
+          "kind",
+          s.kind,
+          "Kind",
+          KINDS.map((kind) => [kind, data.kinds[kind].title]),
+        )}
+        ${options(
+          "of",
+          s.of,
+          "As computed by",
+          WHOM.map((x) => [x, x]),
+        )}
         ${search("q", s.q, "With these words", "token-mean, clip, 2402.03300 ...")}
       </section>
       <section class="compared" aria-label="Two rows compared"><p class="kicker">Compare</p>
         <div class="pair">${select("a", a.name, "this row", names)}${select("b", b.name, "with this one", names)}</div>
-        <div role="status">${a === b ? note("Two rows of your choice.") : found.length === 0 ? note("They compute the same numbers.") : html`<div style="overflow-x:auto"><table>
-          <thead><tr><th>what differs</th><th>${a.name}</th><th>${b.name}</th></tr></thead><tbody>${found.map(({ at, values, effects }) => html`<tr>
-            <td><b>${at}</b></td>${values.map((value, i) => html`<td><code>${escaped(value)}</code><br><span class="muted">${escaped(effects[i] ?? effects[0])}</span></td>`)}</tr>`)}</tbody></table></div>`}</div>
+        <div role="status">${
+          a === b
+            ? note("Two rows of your choice.")
+            : found.length === 0
+              ? note("They compute the same numbers.")
+              : html`<div style="overflow-x:auto"><table>
+          <thead><tr><th>what differs</th><th>${a.name}</th><th>${b.name}</th></tr></thead><tbody>${found.map(
+            ({ at, values, effects }) => html`<tr>
+            <td><b>${at}</b></td>${values.map((value, i) => html`<td><code>${escaped(value)}</code><br><span class="muted">${escaped(effects[i] ?? effects[0])}</span></td>`)}</tr>`,
+          )}</tbody></table></div>`
+        }</div>
       </section>
       <section aria-label="The rows"><p class="kicker">${rows.length} of ${ROWS[s.kind].length} rows</p><div class="wide-table" tabindex="0" role="region" aria-label="Table of recipes"><table>
         <thead><tr>${["name", ...headings].map((heading) => html`<th aria-sort="${s.sort === heading ? "ascending" : "none"}">${button({ sort: s.sort === heading ? "" : heading }, html`${heading}${s.sort === heading && " ↑"}`)}</th>`)}
           <th>in words; source</th></tr></thead>
-        <tbody>${rows.map((row) => html`<tr><td>${button(row.name === a.name ? { b: a.name, a: b.name } : { a: a.name, b: row.name }, row.name, { pressed: row === a || row === b, label: `compare ${row.name} with ${a.name}` })}</td>
+        <tbody>${rows.map(
+          (
+            row,
+          ) => html`<tr><td>${button(row.name === a.name ? { b: a.name, a: b.name } : { a: a.name, b: row.name }, row.name, { pressed: row === a || row === b, label: `compare ${row.name} with ${a.name}` })}</td>
           ${row.cells.map((cell) => html`<td>${cell ? escaped(cell) : html`<span class="off">–</span>`}</td>`)}
-          <td>${escaped(row.about)} <i>${row.source}</i></td></tr>`)}</tbody></table></div>
+          <td>${escaped(row.about)} <i>${row.source}</i></td></tr>`,
+        )}</tbody></table></div>
         ${rows.length === 0 && note("No row has all of these words.")}
         ${note("Press a name to compare it with the first row. From the terminal: ", html`<code>torchstone recipes ${a.name} ${b.name}</code>.`)}</section>`;
   },

@@ -42,12 +42,24 @@ export const add = lift((a, b) => result(plain(a) + plain(b), [a, 1], [b, 1]));
 export const sub = lift((a, b) => result(plain(a) - plain(b), [a, 1], [b, -1]));
 export const mul = lift((a, b) => result(plain(a) * plain(b), [a, plain(b)], [b, plain(a)]));
 export const div = lift((a, b) => result(plain(a) / plain(b), [a, 1 / plain(b)], [b, -plain(a) / plain(b) ** 2]));
-export const neg = unary((x) => -x, () => -1);
+export const neg = unary(
+  (x) => -x,
+  () => -1,
+);
 export const exp = unary(Math.exp, Math.exp);
-export const square = unary((x) => x * x, (x) => 2 * x);
-export const relu = unary((x) => Math.max(x, 0), (x) => (x > 0 ? 1 : 0));
+export const square = unary(
+  (x) => x * x,
+  (x) => 2 * x,
+);
+export const relu = unary(
+  (x) => Math.max(x, 0),
+  (x) => (x > 0 ? 1 : 0),
+);
 export const sigmoid = unary(logistic, (x) => logistic(x) * logistic(-x));
-export const log_sigmoid = unary((x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x))), (x) => logistic(-x));
+export const log_sigmoid = unary(
+  (x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x))),
+  (x) => logistic(-x),
+);
 
 function logistic(x) {
   return x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x));
@@ -94,7 +106,10 @@ export function log_softmax(z, temperature) {
 /** The sum of all numbers of a tensor. */
 export function sum(x) {
   const xs = [x].flat(Infinity);
-  return result(xs.reduce((total, v) => total + plain(v), 0), ...xs.map((v) => [v, 1]));
+  return result(
+    xs.reduce((total, v) => total + plain(v), 0),
+    ...xs.map((v) => [v, 1]),
+  );
 }
 
 /** f(inputs), and the gradient of the sum of all its numbers by each of the inputs that are named. */

@@ -1,7 +1,17 @@
 // What all families share: how inputs are checked, log-ratios, estimates of the KL, reductions. As torchstone/core.
 
 import {
-  add, bounded_expm1, div, log_softmax as log_softmax_of, mul, neg, sg, square, sub, sum, where,
+  add,
+  bounded_expm1,
+  div,
+  log_softmax as log_softmax_of,
+  mul,
+  neg,
+  sg,
+  square,
+  sub,
+  sum,
+  where,
 } from "./autodiff.mjs";
 
 /** Refuse an argument by name, with what was expected and what came. */
@@ -29,7 +39,11 @@ const rows_with_a_token = (mask) => row_lengths(mask).filter((n) => n > 0).lengt
 
 /** Every row's sum, and its mean over the row's chosen tokens. */
 export const row_sums = (x, mask) => select(mask, x).map(sum);
-export const row_means = (x, mask) => div(row_sums(x, mask), row_lengths(mask).map((n) => Math.max(n, 1)));
+export const row_means = (x, mask) =>
+  div(
+    row_sums(x, mask),
+    row_lengths(mask).map((n) => Math.max(n, 1)),
+  );
 
 // ------------------------------------------------------------------------------------------------- KL and entropy
 
@@ -52,7 +66,9 @@ export function kl_k3({ log_probs, ref_log_probs, mask }) {
 /** log softmax(logits / temperature) over the last dimension. */
 export function log_softmax(logits, temperature) {
   number("temperature", temperature, { above: 0 });
-  return Array.isArray(logits[0]) ? logits.map((x) => log_softmax(x, temperature)) : log_softmax_of(logits, temperature);
+  return Array.isArray(logits[0])
+    ? logits.map((x) => log_softmax(x, temperature))
+    : log_softmax_of(logits, temperature);
 }
 
 const over_the_vocabulary = (f, log_p, ...others) =>

@@ -72,7 +72,14 @@ export function kto_reference_point({ log_probs, ref_log_probs }) {
 
 /** DPO.14 */
 export function kto_loss({
-  log_probs, ref_log_probs, desirable, beta, reference_point, desirable_weight, undesirable_weight, denominator,
+  log_probs,
+  ref_log_probs,
+  desirable,
+  beta,
+  reference_point,
+  desirable_weight,
+  undesirable_weight,
+  denominator,
 }) {
   number("beta", beta, { above: 0 });
   for (const [name, x] of Object.entries({ desirable_weight, undesirable_weight, reference_point })) {

@@ -2,7 +2,17 @@
 
 import { add, bounded_exp, clip, minimum, mul, neg, sg, sigmoid, sub, where, div } from "./autodiff.mjs";
 import {
-  kl_k2, kl_k3, log_ratios, number, per_token, require, root_mean_square, row_means, row_sums, select, tied,
+  kl_k2,
+  kl_k3,
+  log_ratios,
+  number,
+  per_token,
+  require,
+  root_mean_square,
+  row_means,
+  row_sums,
+  select,
+  tied,
 } from "./core.mjs";
 import { clip_range, clipped_surrogate, spread } from "./ppo.mjs";
 import { centred_rewards, reinforce_surrogate } from "./reinforce.mjs";
@@ -48,7 +58,8 @@ export function mixed_groups({ rewards, scored }) {
 /** GRPO.8, and with a cap GRPO.9 */
 export function cispo_surrogate({ log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, cap }) {
   require((epsilon_high == null) !== (cap == null), "epsilon_high", "either epsilon_high or cap", [epsilon_high, cap]);
-  for (const [name, x] of Object.entries({ epsilon, epsilon_high, cap })) if (x != null) number(name, x, { at_least: 0 });
+  for (const [name, x] of Object.entries({ epsilon, epsilon_high, cap }))
+    if (x != null) number(name, x, { at_least: 0 });
   const [low, high] = [epsilon == null ? 0 : 1 - epsilon, cap ?? 1 + epsilon_high];
   require(cap == null || cap >= low, "cap", `a number of at least 1 - epsilon, ${low}`, cap);
   const rho = sg(bounded_exp(log_ratios(log_probs, old_log_probs, mask)));
@@ -88,29 +99,28 @@ export function vespo_surrogate({ log_probs, old_log_probs, advantages, mask, ..
 }
 
 /** GRPO.13 */
-export function dppo_surrogate({
-  log_probs, old_log_probs, advantages, mask, divergence, epsilon, epsilon_high, cap,
-}) {
+export function dppo_surrogate({ log_probs, old_log_probs, advantages, mask, divergence, epsilon, epsilon_high, cap }) {
   require(divergence in DIVERGENCES, "divergence", "'tv' or 'kl'", divergence);
   clip_range(epsilon, epsilon_high);
   number("cap", cap, { above: 0 });
   const A = per_token(advantages, mask);
   const [log_p, log_q] = [select(mask, sg(log_probs)), select(mask, sg(old_log_probs))];
   const rho = bounded_exp(sub(log_p, log_q));
-  const weights = A.map((row, b) => row.map((a, t) => {
-    const d = DIVERGENCES[divergence](log_p[b][t], log_q[b][t]);
-    const [up, down] = [log_p[b][t] > log_q[b][t], log_p[b][t] < log_q[b][t]];
-    const dropped = a > 0 ? d > (epsilon_high ?? epsilon) && up : d > epsilon && down;
-    return dropped ? 0 : Math.min(rho[b][t], cap);
-  }));
+  const weights = A.map((row, b) =>
+    row.map((a, t) => {
+      const d = DIVERGENCES[divergence](log_p[b][t], log_q[b][t]);
+      const [up, down] = [log_p[b][t] > log_q[b][t], log_p[b][t] < log_q[b][t]];
+      const dropped = a > 0 ? d > (epsilon_high ?? epsilon) && up : d > epsilon && down;
+      return dropped ? 0 : Math.min(rho[b][t], cap);
+    }),
+  );
   return mul(weights, reinforce_surrogate({ log_probs, advantages, mask }));
 }
 
 const none_of = (log_p) => Math.max(-Math.expm1(log_p), Number.EPSILON / 2); // 1 - p
 const DIVERGENCES = {
   tv: (log_p, log_q) => Math.abs(Math.exp(log_p) - Math.exp(log_q)),
-  kl: (log_p, log_q) =>
-    Math.exp(log_q) * (log_q - log_p) + none_of(log_q) * Math.log(none_of(log_q) / none_of(log_p)),
+  kl: (log_p, log_q) => Math.exp(log_q) * (log_q - log_p) + none_of(log_q) * Math.log(none_of(log_q) / none_of(log_p)),
 };
 
 /** GRPO.14: sg[k3] + k2 - sg[k2] */

@@ -5,17 +5,34 @@
 
 import { add, differentiate, mul, sg, sub } from "./autodiff.mjs";
 import {
-  chunks, fixed_length_mean, group_token_mean, kl_k1, kl_k2, kl_k3, log_ratios, masked_whiten, per_token,
-  root_mean_square, row_lengths, row_sums, select, sequence_mean, sequence_sum, token_mean,
+  chunks,
+  fixed_length_mean,
+  group_token_mean,
+  kl_k1,
+  kl_k2,
+  kl_k3,
+  log_ratios,
+  masked_whiten,
+  per_token,
+  root_mean_square,
+  row_lengths,
+  row_sums,
+  select,
+  sequence_mean,
+  sequence_sum,
+  token_mean,
 } from "./core.mjs";
 import * as grpo from "./grpo.mjs";
 import { clipped_surrogate, gae, importance_surrogate, importance_weights, spread } from "./ppo.mjs";
 import * as reinforce from "./reinforce.mjs";
 
 /** The rows of a table as site/table.py writes it, where each choice stands once. */
-export const filled = ({ choices, rows }) => rows.map(({ name, about, ...row }) => ({
-  name, about, ...Object.fromEntries(Object.entries(row).map(([column, i]) => [column, choices[i]])),
-}));
+export const filled = ({ choices, rows }) =>
+  rows.map(({ name, about, ...row }) => ({
+    name,
+    about,
+    ...Object.fromEntries(Object.entries(row).map(([column, i]) => [column, choices[i]])),
+  }));
 
 const flat = (rewards) => rewards.flat();
 const ESTIMATORS = { k1: kl_k1, k2: kl_k2, k3: kl_k3 };
@@ -47,7 +64,8 @@ const ADVANTAGES = {
     const returns = reinforce.discounted_returns({ rewards: token_rewards, mask, gamma: 1 });
     return reinforce.optimal_token_advantages({ returns, energies, mask, group_size: rewards[0].length });
   },
-  critic: ({ token_rewards, values, mask }, numbers) => gae({ rewards: token_rewards, values, mask, ...numbers }).advantages,
+  critic: ({ token_rewards, values, mask }, numbers) =>
+    gae({ rewards: token_rewards, values, mask, ...numbers }).advantages,
 };
 const OF_TOKENS = ["optimal-token", "critic"]; // these give an advantage a token
 
@@ -57,35 +75,55 @@ const NORMALISATIONS = {
 };
 
 const zeros = (mask) => mask.map((row) => row.map(() => 0));
-const whole = (token_gradient) => (batch) => [grpo.sequence_log_ratios({ ...batch, token_gradient }), zeros(batch.mask)];
-const RATIOS = { // log-probs of now and of before, of which a surrogate takes the ratio
+const whole = (token_gradient) => (batch) => [
+  grpo.sequence_log_ratios({ ...batch, token_gradient }),
+  zeros(batch.mask),
+];
+const RATIOS = {
+  // log-probs of now and of before, of which a surrogate takes the ratio
   token: ({ log_probs, old_log_probs }) => [log_probs, old_log_probs],
   own: ({ log_probs, old_log_probs }) => [log_probs, old_log_probs],
   sequence: whole(false),
   "sequence-token": whole(true),
-  product: ({ log_probs, old_log_probs, mask }) =>
-    [spread(row_sums(log_ratios(log_probs, old_log_probs, mask), mask), mask), zeros(mask)],
+  product: ({ log_probs, old_log_probs, mask }) => [
+    spread(row_sums(log_ratios(log_probs, old_log_probs, mask), mask), mask),
+    zeros(mask),
+  ],
 };
 
 const SURROGATES = {
-  "policy-gradient": reinforce.reinforce_surrogate, importance: importance_surrogate, clip: clipped_surrogate,
-  cispo: grpo.cispo_surrogate, sapo: grpo.sapo_surrogate, gmpo: grpo.gmpo_surrogate, vespo: grpo.vespo_surrogate,
+  "policy-gradient": reinforce.reinforce_surrogate,
+  importance: importance_surrogate,
+  clip: clipped_surrogate,
+  cispo: grpo.cispo_surrogate,
+  sapo: grpo.sapo_surrogate,
+  gmpo: grpo.gmpo_surrogate,
+  vespo: grpo.vespo_surrogate,
   dppo: grpo.dppo_surrogate,
 };
 
 const SAMPLERS = {
   weights: importance_weights,
-  "off-policy-mask": ({ sampler_log_probs, ...batch }) => grpo.off_policy_weights({ ...batch, old_log_probs: sampler_log_probs }),
+  "off-policy-mask": ({ sampler_log_probs, ...batch }) =>
+    grpo.off_policy_weights({ ...batch, old_log_probs: sampler_log_probs }),
 };
 
 const LOSS_KLS = {
-  k1: kl_k1, k2: kl_k2, k3: kl_k3, "k3-k2-gradient": grpo.kl_k3_with_k2_gradient, "k3-by-ratio": grpo.ratio_weighted_kl,
+  k1: kl_k1,
+  k2: kl_k2,
+  k3: kl_k3,
+  "k3-k2-gradient": grpo.kl_k3_with_k2_gradient,
+  "k3-by-ratio": grpo.ratio_weighted_kl,
 };
 
-const counted = (mean) => ({ empty_rows, ...batch }) =>
-  mean({ ...batch, denominator: empty_rows === "counted" ? batch.mask.length : undefined });
+const counted =
+  (mean) =>
+  ({ empty_rows, ...batch }) =>
+    mean({ ...batch, denominator: empty_rows === "counted" ? batch.mask.length : undefined });
 const REDUCTIONS = {
-  "token-mean": token_mean, "group-token-mean": group_token_mean, "sequence-mean": counted(sequence_mean),
+  "token-mean": token_mean,
+  "group-token-mean": group_token_mean,
+  "sequence-mean": counted(sequence_mean),
   "sequence-sum": counted(sequence_sum),
   "fixed-length": counted(({ max_length, ...batch }) => fixed_length_mean({ ...batch, length: max_length })),
 };

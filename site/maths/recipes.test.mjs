@@ -23,12 +23,21 @@ for (const row of rows) {
 }
 
 test("every policy row is held, and the batches tell them apart", () => {
-  assert.deepEqual(rows.map(({ name }) => name), Object.keys(updates[0].push));
+  assert.deepEqual(
+    rows.map(({ name }) => name),
+    Object.keys(updates[0].push),
+  );
   assert.ok(rows.length >= 95, `${rows.length} rows`);
   const grpo = rows.find(({ name }) => name === "grpo");
-  const changes = { surrogate: ["clip", { epsilon: 0.1 }], advantage: ["group-mean", {}], reduction: ["token-mean", {}], loss_kl: ["k2", { beta: 0.04 }] };
+  const changes = {
+    surrogate: ["clip", { epsilon: 0.1 }],
+    advantage: ["group-mean", {}],
+    reduction: ["token-mean", {}],
+    loss_kl: ["k2", { beta: 0.04 }],
+  };
   for (const [column, option] of Object.entries(changes)) {
-    for (const { batch, push } of updates) assert.ok(distance(update({ ...grpo, [column]: option }, batch).push, push.grpo) > 1e-6, column);
+    for (const { batch, push } of updates)
+      assert.ok(distance(update({ ...grpo, [column]: option }, batch).push, push.grpo) > 1e-6, column);
   }
 });
 

@@ -77,13 +77,19 @@ export function optimal_token_advantages({ returns, energies, mask, group_size }
   require(fits, "group_size", `an integer of at least 2 that divides the ${mask.length} rows`, group_size);
   const chosen = select(mask, returns);
   const spent = select(mask, energies).map((row) => row.map((_, t) => row.slice(0, t + 1).reduce((a, b) => a + b, 0)));
-  const groups = chunks(chosen.map((_, b) => b), group_size);
+  const groups = chunks(
+    chosen.map((_, b) => b),
+    group_size,
+  );
   const steps = mask[0].map((_, t) =>
-    groups.flatMap((rows) => length_weighted_advantages({
-      rewards: [rows.map((b) => chosen[b][t])],
-      lengths: [rows.map((b) => spent[b][t])],
-      scored: [rows.map((b) => mask[b][t])],
-    })[0]),
+    groups.flatMap(
+      (rows) =>
+        length_weighted_advantages({
+          rewards: [rows.map((b) => chosen[b][t])],
+          lengths: [rows.map((b) => spent[b][t])],
+          scored: [rows.map((b) => mask[b][t])],
+        })[0],
+    ),
   );
   return mask.map((row, b) => row.map((_, t) => steps[t][b]));
 }

@@ -13,22 +13,57 @@ const VECTORS = join(HERE, "../../torchstone/conformance/vectors");
 const MODULES = ["core", "reinforce", "ppo", "grpo", "dpo", "distill"];
 const OBJECTIVES = {
   core: [
-    "kl_k1", "kl_k2", "kl_k3", "kl_exact", "token_entropies", "token_mean", "sequence_mean", "sequence_sum",
-    "fixed_length_mean", "group_token_mean", "masked_whiten",
+    "kl_k1",
+    "kl_k2",
+    "kl_k3",
+    "kl_exact",
+    "token_entropies",
+    "token_mean",
+    "sequence_mean",
+    "sequence_sum",
+    "fixed_length_mean",
+    "group_token_mean",
+    "masked_whiten",
   ],
   reinforce: [
-    "reinforce_surrogate", "discounted_returns", "leave_one_out_advantages", "greedy_advantages",
-    "length_weighted_advantages", "gpg_advantages", "max_likelihood_advantages", "optimal_token_advantages",
+    "reinforce_surrogate",
+    "discounted_returns",
+    "leave_one_out_advantages",
+    "greedy_advantages",
+    "length_weighted_advantages",
+    "gpg_advantages",
+    "max_likelihood_advantages",
+    "optimal_token_advantages",
   ],
   ppo: ["gae", "clipped_surrogate", "importance_surrogate", "importance_weights"],
   grpo: [
-    "group_advantages", "mixed_groups", "overlong_penalties", "sequence_log_ratios", "off_policy_weights",
-    "kl_k3_with_k2_gradient", "ratio_weighted_kl", "grpo_loss", "dapo_loss", "dr_grpo_loss", "gspo_loss", "cispo_loss",
-    "sapo_loss", "gmpo_loss", "vespo_loss", "dppo_loss",
+    "group_advantages",
+    "mixed_groups",
+    "overlong_penalties",
+    "sequence_log_ratios",
+    "off_policy_weights",
+    "kl_k3_with_k2_gradient",
+    "ratio_weighted_kl",
+    "grpo_loss",
+    "dapo_loss",
+    "dr_grpo_loss",
+    "gspo_loss",
+    "cispo_loss",
+    "sapo_loss",
+    "gmpo_loss",
+    "vespo_loss",
+    "dppo_loss",
   ],
   dpo: [
-    "sequence_log_probs", "implicit_rewards", "dpo_loss", "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss",
-    "kto_reference_point", "kto_loss",
+    "sequence_log_probs",
+    "implicit_rewards",
+    "dpo_loss",
+    "ipo_loss",
+    "robust_dpo_loss",
+    "hinge_loss",
+    "simpo_loss",
+    "kto_reference_point",
+    "kto_loss",
   ],
   distill: ["teacher_advantages", "jsd_exact"],
 };
@@ -73,7 +108,10 @@ function computed(maths, objective, { by, returns }, { inputs, settings }) {
 /** The places where numbers differ, as text. A case's largest finite number is the unit of its tolerance. */
 function differences(got, want, tolerance) {
   const places = ["outputs", "gradients"].flatMap((part) => Object.keys(want[part]).map((name) => [part, name]));
-  const all = places.flatMap(([part, name]) => flat(want[part][name])).filter(Number.isFinite).map(Math.abs);
+  const all = places
+    .flatMap(([part, name]) => flat(want[part][name]))
+    .filter(Number.isFinite)
+    .map(Math.abs);
   const unit = Math.max(0, ...all) || 1;
   const compared = places.filter(([part, name]) => part === "gradients" || name in got.outputs); // not the metrics
   return compared.flatMap(([part, name]) => {
@@ -197,7 +235,9 @@ for (const [i, [module, right, wrong, objective]] of MISTAKES.entries()) {
 
 test("at least 500 cases are held, and their gradients", () => {
   const { cases, gradients, refused } = held;
-  console.log(`${cases} cases of ${Object.values(OBJECTIVES).flat().length} functions: ${gradients} with gradients, ` +
-    `${refused} refused`);
+  console.log(
+    `${cases} cases of ${Object.values(OBJECTIVES).flat().length} functions: ${gradients} with gradients, ` +
+      `${refused} refused`,
+  );
   assert.ok(cases >= 500 && gradients >= 500, `${cases} cases, ${gradients} with gradients`);
 });

@@ -1,7 +1,9 @@
 // A page with long tables gets a box that filters their rows by words. Without scripts they are whole, as they are.
 "use strict";
 addEventListener("DOMContentLoaded", () => {
-  const tables = [...document.querySelectorAll("article table")].filter((table) => table.querySelectorAll("tbody tr").length > 3);
+  const tables = [...document.querySelectorAll("article table")].filter(
+    (table) => table.querySelectorAll("tbody tr").length > 3,
+  );
   const rows = tables.flatMap((table) => [...table.querySelectorAll("tbody tr")]);
   if (rows.length < 40) return;
   const box = document.createElement("label");
