@@ -50,7 +50,7 @@ def without(*packages: str, command: str) -> subprocess.CompletedProcess:
 
 
 HELPS = ["", "compare", "train", "train grpo", "train distill", "recipes", "check", "identify", "peers", "frameworks"]
-HELPS += ["cost", "eval", "ask", "sanity"]
+HELPS += ["cost", "eval", "ask", "plot", "sanity"]
 
 
 @pytest.mark.parametrize("command", HELPS)

@@ -259,3 +259,49 @@ def test_too_few_prompts_say_what_to_change(odd, tmp_path, capsys, pays, says):
     assert main(["sanity", *odd, "--search", "16"]) == 2
     assert f"too few: the model {says}" in capsys.readouterr().err.replace("\n", " ")
     assert main(["sanity", "--model", "somewhere"]) == 1 and "what is to be solved is --task" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- torchstone plot
+
+
+def made(folder: Path, values: dict[int, float], **options) -> Path:
+    """A run's folder with these held-out rewards by round."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"method": "grpo", "seed": 0, "out": str(folder), **options}))
+    records = [
+        {"step": step, "samples": 10 * step, "seconds": 1.0 * step, "eval_reward": y} for step, y in values.items()
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r | {"reward": 0.5}) + "\n" for r in records))
+    return folder
+
+
+def test_plot_pools_seeds_and_tells_other_options_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [made(tmp_path / f"a{i}", {0: 0.1 * i, 2: 0.5, 4: 0.6 + 0.1 * i}, seed=i, lr=0.1) for i in range(3)]
+    runs.append(made(tmp_path / "b0", {0: 0.2, 4: 0.4}, lr=0.2))
+    picture = tmp_path / "p.png"
+    assert main(["plot", *map(str, runs), "--out", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert picture.read_bytes()[:4] == b"\x89PNG" and max(map(len, out.splitlines())) <= 80
+    rows = [line.split() for line in out.splitlines() if line.startswith("grpo lr")]
+    # mean 0.7 of 0.6, 0.7, 0.8; their deviation 0.1 over the root of 3, times 4.30
+    assert rows[0] == ["grpo", "lr", "0.1", "eval_reward", "3", "0.1", "±", "0.25", "0.7", "±", "0.25", "40"]
+    assert rows[1] == ["grpo", "lr", "0.2", "eval_reward", "1", "0.2", "0.4", "40"] and "Other metrics: reward" in out
+
+
+def test_curves_of_seeds_are_averaged_where_all_of_them_are():
+    from torchstone.evaluate.plot import mean_curve
+
+    curves = [[(0.0, 0.0), (2.0, 2.0), (4.0, 4.0)], [(1.0, 3.0), (3.0, 5.0)]]
+    points = [(x, mean) for x, mean, _ in mean_curve(curves)]
+    assert points == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0)] and mean_curve([[], []]) == []
+
+
+def test_plot_says_what_there_is(tmp_path, capsys):
+    run = str(made(tmp_path / "a", {0: 0.1, 1: 0.2}))
+    assert main(["plot", run, "--metric", "list"]) == 0 and capsys.readouterr().out == "eval_reward, reward\n"
+    assert main(["plot", run, "--metric", "rewrd"]) == 1
+    assert "no run has the metric 'rewrd' (did you mean 'reward' or 'eval_reward'?)" in capsys.readouterr().err
+    assert main(["plot", str(tmp_path)]) == 1 and f"{tmp_path} is no run's folder" in capsys.readouterr().err
+    assert main(["plot", run, "--out", str(tmp_path / "no" / "p.png")]) == 1
+    assert "cannot write" in capsys.readouterr().err

@@ -24,6 +24,7 @@ usage: torchstone COMMAND [options]
   eval MODEL ...   held-out reward and pass@k, with intervals; several models
                    are compared prompt by prompt
   ask MODEL "..."  what a model writes after a prompt, sampled as in training
+  plot RUN ...     the curves of several runs in one picture; seeds become bands
   sanity           does training work here? A sound loop must learn, and three
                    broken ones must not (about 2 minutes)
   pipeline         SFT, pairs, a reward model and PPO paid by it, on the small
@@ -66,6 +67,7 @@ COMMANDS = {  # the module that has a function of the command's name
     "trace": "torchstone.trace.command",
     "eval": "torchstone.evaluate.asking",
     "ask": "torchstone.evaluate.asking",
+    "plot": "torchstone.evaluate.plot",
     "sanity": "torchstone.evaluate.sanity_command",
     "learn": "torchstone.learn.command",
     "recipes": "torchstone.recipes.command",
@@ -125,7 +127,7 @@ def _command(name: str, arguments: list[str]) -> int:
         raise UserError("stopped", 130) from None
     except ModuleNotFoundError as e:
         if (
-            name not in ("compare", "train", "pipeline", "eval", "ask", "sanity")
+            name not in ("compare", "train", "pipeline", "eval", "ask", "plot", "sanity")
             or (e.name or "").split(".")[0] not in TRAIN
         ):
             raise
