@@ -1,7 +1,9 @@
 """Following a run: what is told while it goes on, on a terminal and without one, and where its metrics go."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +11,12 @@ import torch
 
 from torchstone import progress
 from torchstone.cli import main
-from torchstone.progress import Bar, duration
-from torchstone.train.command import evaluated, noted, shown
+from torchstone.data.tasks import DIGITS
+from torchstone.evaluate import dry
+from torchstone.progress import Bar, duration, evaluated, noted, shown
+from torchstone.terminal import UserError
 from torchstone.train.files import load_config
+from torchstone.train.model import small_policy
 from torchstone.train.options import GRPOOptions
 from torchstone.train.run import Interrupted, train
 
@@ -143,3 +148,58 @@ def test_what_is_told_of_a_round_and_of_a_completion(monkeypatch):
     assert evaluated(record | {"eval_reward": 0.75}) == "round     3  held-out reward 0.750     2.0 s"
     lines = shown({"prompt": "3+4=", "completion": "7\n" + "x" * 100, "reward": 1.0}).splitlines()
     assert lines[0].strip() == "asked '3+4='" and lines[1].endswith("…  reward 1") and max(map(len, lines)) <= 60
+
+
+# ------------------------------------------------------------------------------------------------ the dry step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model in a folder, so that --model takes it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    small_policy(DIGITS, 32, "cpu").save(folder)
+    return folder
+
+
+REAL = {"task": "sort", "device": "cpu", "eval_prompts": 4, "steps": 2, "prompts": 4, "group_size": 4, "micro_batch": 3}
+
+
+def test_a_dry_step_says_what_it_found_and_changes_nothing(folder, tmp_path, capsys, monkeypatch):
+    train(GRPOOptions(model=str(folder), out=tmp_path / "a", **REAL))
+    told = capsys.readouterr().err
+    assert re.search(r"dry step: a completion of \d tokens took [\d.]+ s, reward 0; 3 rows of 15 tokens there", told)
+    assert "a checkpoint takes" in told
+    monkeypatch.setattr("torchstone.train.run.dry_step", lambda *_: "")
+    train(GRPOOptions(model=str(folder), out=tmp_path / "b", **REAL))
+    a, b = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab")
+    assert a == b and not list((tmp_path / "a").glob("*.tmp"))
+
+
+def test_what_does_not_fit_is_said_before_the_first_round(folder, tmp_path, monkeypatch):
+    config = GRPOOptions(model=str(folder), out=tmp_path / "a", **REAL)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(UserError, match="does not fit on cpu: .* are free; try a smaller"),
+    ):
+        patched.setattr(dry, "free_memory", lambda device: 1e6)
+        train(config)
+
+    def full(*_):
+        raise OSError(122, "Disk quota exceeded")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="does not take it .Disk quota exceeded"):
+        patched.setattr(dry.os, "posix_fallocate", full)
+        train(replace(config, out=tmp_path / "b"))
+
+    def large(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="3 rows of 15 tokens do not fit into memory"):
+        patched.setattr(dry, "as_rollout", large)
+        train(replace(config, out=tmp_path / "c"))
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
+
+
+def test_free_memory_is_a_number_of_bytes():
+    assert dry.free_memory(torch.device("cpu")) > 1e7 and dry.peak_memory(torch.device("cpu")) > 1e7

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from torchstone.terminal import columns, dim
+
 EVERY = 30.0  # seconds between lines where there is no terminal
 
 
@@ -61,3 +63,30 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def noted(record: dict[str, Any]) -> str:
+    """What stands beside the bar, or in a line now and then."""
+    names = ("reward", "rewards/accuracies", "accuracy", "loss", "entropy", "kl")
+    notes = [f"{name.rpartition('/')[2]} {record[name]:.3f}" for name in names if name in record][:2]
+    if record.get("tokens") and record["seconds"]:
+        notes.append(f"{record['tokens'] / record['seconds']:,.0f} tok/s")
+    return "  ".join(notes)
+
+
+def evaluated(record: dict[str, Any]) -> str:
+    """The line of an evaluation; nothing if there was none."""
+    told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher", "eval_loss": "held-out loss"}
+    told |= {"eval_accuracy": "held-out pairs ranked right"}
+    told |= {key: key.split("/")[1] for key in record if key.startswith("eval_rewards/")}
+    held_out = [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]
+    return f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s" if held_out else ""
+
+
+def shown(sample: dict[str, Any]) -> str:
+    """A held-out prompt, what was sampled after it, and its reward, in grey; long texts are cut at the line's end."""
+    names, width = {"prompt": "asked", "completion": "wrote", "chosen": "better", "rejected": "worse"}, columns() - 32
+    texts = {name: sample[key] for key, name in names.items() if key in sample}
+    lines = [f"{name} {repr(text)[:width]}{'…' * (len(repr(text)) > width)}" for name, text in texts.items()]
+    lines[-1] += f"  reward {sample['reward']:.3g}" if "reward" in sample else ""
+    return "\n".join(dim(f"             {line}") for line in lines)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import UserError, columns, dim, near, read_options, wrapped
+from torchstone.terminal import UserError, near, read_options, wrapped
 
 HELP = """\
 usage: torchstone train METHOD [options]
@@ -45,7 +45,7 @@ def train(arguments: list[str]) -> int:
 
 def _train(config: Any, resume: bool) -> int:
     from torchstone import report
-    from torchstone.progress import Bar
+    from torchstone.progress import Bar, evaluated, noted, shown
     from torchstone.train.files import named
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
@@ -72,33 +72,6 @@ def _train(config: Any, resume: bool) -> int:
         report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}")
     return 0
-
-
-def noted(record: dict[str, Any]) -> str:
-    """What stands beside the bar, or in a line now and then."""
-    names = ("reward", "rewards/accuracies", "accuracy", "loss", "entropy", "kl")
-    notes = [f"{name.rpartition('/')[2]} {record[name]:.3f}" for name in names if name in record][:2]
-    if record.get("tokens") and record["seconds"]:
-        notes.append(f"{record['tokens'] / record['seconds']:,.0f} tok/s")
-    return "  ".join(notes)
-
-
-def evaluated(record: dict[str, Any]) -> str:
-    """The line of an evaluation; nothing if there was none."""
-    told = {"eval_reward": "held-out reward", "eval_kl": "KL to the teacher", "eval_loss": "held-out loss"}
-    told |= {"eval_accuracy": "held-out pairs ranked right"}
-    told |= {key: key.split("/")[1] for key in record if key.startswith("eval_rewards/")}
-    held_out = [f"{name} {record[k]:.3f}" for k, name in told.items() if k in record]
-    return f"round {record['step']:>5}  {'  '.join(held_out)}  {record['seconds']:6.1f} s" if held_out else ""
-
-
-def shown(sample: dict[str, Any]) -> str:
-    """A held-out prompt, what was sampled after it, and its reward, in grey; long texts are cut at the line's end."""
-    names, width = {"prompt": "asked", "completion": "wrote", "chosen": "better", "rejected": "worse"}, columns() - 32
-    texts = {name: sample[key] for key, name in names.items() if key in sample}
-    lines = [f"{name} {repr(text)[:width]}{'…' * (len(repr(text)) > width)}" for name, text in texts.items()]
-    lines[-1] += f"  reward {sample['reward']:.3g}" if "reward" in sample else ""
-    return "\n".join(dim(f"             {line}") for line in lines)
 
 
 def resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:

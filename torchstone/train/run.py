@@ -14,6 +14,7 @@ import torch
 from torchstone.data.examples import read_pairs
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Example, Task
+from torchstone.evaluate.dry import dry_step
 from torchstone.layers import set_layers
 from torchstone.rewards.calling import State
 from torchstone.rewards.reward_model import load_critic, load_reward_model, reward_model_of
@@ -83,6 +84,8 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     notes = checkpoint.read(folder, learner, notes) if resume else notes
     if learner.step > steps:
         raise UserError(f"--steps {steps}: round {learner.step} of the run in {folder} is done already")
+    if config.model and learner.step == 0:
+        say(dry_step(config, task, learner, teacher))
     journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step), notes)
     if learner.step == 0:
         journal.write({"step": 0, "samples": 0})
