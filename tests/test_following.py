@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_said_before_the_first_round(folder, tmp_path, monk
     config = GRPOOptions(model=str(folder), out=tmp_path / "a", **REAL)
     with (
         monkeypatch.context() as patched,
-        pytest.raises(UserError, match="does not fit on cpu: .* are free; try a smaller"),
+        pytest.raises(UserError, match=r"not fit on cpu: .* are free; try a smaller"),
     ):
         patched.setattr(dry, "free_memory", lambda device: 1e6)
         train(config)
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_said_before_the_first_round(folder, tmp_path, monk
     def full(*_):
         raise OSError(122, "Disk quota exceeded")
 
-    with monkeypatch.context() as patched, pytest.raises(UserError, match="does not take it .Disk quota exceeded"):
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"does not take it .Disk quota exceeded"):
         patched.setattr(dry.os, "posix_fallocate", full)
         train(replace(config, out=tmp_path / "b"))
 

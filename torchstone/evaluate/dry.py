@@ -27,6 +27,8 @@ def dry_step(config: Run, task: Task, learner: Learner, teacher: Any = None) -> 
 
     Nothing is learned from it, and no random number of the run is used up. Raises UserError: something does not fit.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process would have to take its own part
+        return ""
     device, trained = learner.policy.device, learner.weights.values()
     size = sum(p.numel() * p.element_size() for p in trained)
     if (free := free_memory(device)) < 3 * size:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torchstone.progress import evaluated, noted
 from torchstone.terminal import UserError, read_options, table, wrapped
-from torchstone.train.command import ctrl_c_waits, evaluated, noted, resume_folder, stopped
+from torchstone.train.command import ctrl_c_waits, resume_folder, stopped
 
 STAGES = {
     "sft": "1  SFT. The pre-trained model imitates {demonstrations} demonstrations, and so learns what an answer looks "
