@@ -1,6 +1,7 @@
 """Data of one's own: what a source holds arrives as it was written, or is named by file and line."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import random
@@ -175,6 +176,20 @@ def test_rows_of_trls_formats_become_examples_of_one_shape(tmp_path, method, jud
     assert read(write(tmp_path / "d.jsonl", [row]), method, judged) == [wanted]
 
 
+def test_columns_get_other_names(tmp_path):
+    rows = [{"question": str(i), "final": i, "answer": "long", "x": 0} for i in range(3)]
+    for name in ("d.jsonl", "d.parquet"):
+        config = GRPOOptions(data=write(tmp_path / name, rows), reward=REWARD, columns="prompt=question,answer=final")
+        assert sorted(find_task(config).examples, key=lambda example: example["prompt"]) == [
+            {"prompt": str(i), "answer": i, "x": 0} for i in range(3)
+        ]
+        with pytest.raises(UserError, match=r"1: --columns: 'q' is missing .it has question, final, answer, x"):
+            find_task(dataclasses.replace(config, columns="prompt=q"))
+        for wrong in ("prompt", "prompt=", "a=b=c", ","):
+            with pytest.raises(UserError, match="expected NAME=COLUMN,"):
+                find_task(dataclasses.replace(config, columns=wrong))
+
+
 def test_keys_of_messages_that_arrow_fills_with_null_are_left_out():
     row = {"prompt": [USER | {"tool_calls": None}]}
     assert to_example("prompts", row)["prompt"] == [USER]
@@ -331,7 +346,7 @@ BAD = [
     (GRPO, "d.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n?'), "d.jsonl.gz, line 2: not JSON"),
     # rows that are not what the others are, or no example
     (GRPO, "d.jsonl", b'{"question": "a"}',
-     "line 1: 'prompt' is missing .it has question.; formats: chosen, rejected;"),
+     "line 1: 'prompt' is missing .it has question.: --columns prompt=question, or one of:"),
     (GRPO, "d.jsonl", b'{"promt": "a"}', "line 1: 'prompt' is missing .it has promt. .did you mean 'prompt'"),
     (GRPO, "d.jsonl", b"{}", "line 1: 'prompt' is missing .it has nothing"),
     (GRPO, "d.jsonl", b'{"prompt": "a", "answer": 1}\n{"prompt": "b"}', "line 2: 'answer' is missing"),
@@ -551,7 +566,7 @@ def test_conversations_are_trained_on_and_resumed_to_the_bit(tmp_path, policy):
 
 
 def test_options_that_change_nothing_and_a_system_prompt_beside_another(tmp_path, policy):
-    for option in ({"chat_template": "none"}, {"template_args": "{}"}, {"skip_bad_rows": True}):
+    for option in ({"columns": "a=b"}, {"chat_template": "none"}, {"template_args": "{}"}, {"skip_bad_rows": True}):
         with pytest.raises(UserError, match="would change nothing"):
             check_options(GRPOOptions(**option))
     data = write(tmp_path / "d.jsonl", [{"prompt": [{"role": "system", "content": "own"}, USER]}])

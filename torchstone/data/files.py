@@ -59,6 +59,38 @@ class ArrowRows:
         return f"row {i + 1}"
 
 
+class Renamed:
+    """Rows whose columns have other names: those of ``--columns prompt=question,answer=final``."""
+
+    def __init__(self, rows: Any, columns: str):
+        self.rows, self.name, self.path, self.where = rows, rows.name, rows.path, rows.where
+        pairs = [pair.split("=") for pair in columns.split(",")]
+        if any(len(pair) != 2 or not all(pair) for pair in pairs):
+            raise UserError(f"--columns {columns}: expected NAME=COLUMN,..., such as prompt=question,answer=final")
+        self.names = dict(pairs)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rows, name)
+
+    def rename(self, row: Any) -> Any:
+        """The row with the new names; instead of one that lacks a column, why it is bad."""
+        if not isinstance(row, dict):
+            return row
+        if lacks := [column for column in self.names.values() if column not in row]:
+            return UserError(f"--columns: {lacks[0]!r} is missing (it has {', '.join(row) or 'nothing'})")
+        rest = {name: value for name, value in row.items() if name not in (*self.names, *self.names.values())}
+        return {name: row[column] for name, column in self.names.items()} | rest
+
+    def take(self, rows: Iterable[int]) -> list[Row]:
+        return [self.rename(row) for row in self.rows.take(rows)]
+
+    def scan(self) -> Iterator[Any]:
+        return map(self.rename, self.rows.scan())
+
+
 def open_rows(source: str) -> Rows:
     """The rows of a file, a folder (``FOLDER``, ``FOLDER:SPLIT``) or a name of the hub (``NAME,CONFIG:SPLIT``)."""
     path = Path(source).expanduser()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchstone.data.examples import Survey, split
-from torchstone.data.files import fingerprint, open_rows
+from torchstone.data.files import Renamed, fingerprint, open_rows
 from torchstone.data.tasks import Task, load_task
 from torchstone.rewards.calling import GIVEN
 from torchstone.rewards.several import Rewards, load_rewards
@@ -30,7 +30,8 @@ def find_task(config: Any) -> Task:
 def task_from_data(config: Any, reward: Rewards | None) -> Task:
     """The examples of ``--data``, read as what the method learns from."""
     source = str(config.data)
-    rows, judged = open_rows(source), bool(reward or config.has_teacher or getattr(config, "reward_model", None))
+    rows = Renamed(open_rows(source), config.columns) if config.columns else open_rows(source)
+    judged = bool(reward or config.has_teacher or getattr(config, "reward_model", None))
     found = Survey(rows, config.method, judged, config.skip_bad_rows)
     if reward and (taken := found.first.keys() & {*GIVEN}):
         raise UserError(f"{source}: no column may be called {min(taken)!r}, which a reward function is given anyway")

@@ -46,7 +46,8 @@ def recognise(row: Row) -> str:
     known = {column for columns, _, _ in FORMATS.values() for column in columns}
     hint = next(filter(None, (near(name, known) for name in row)), "")
     formats = "; ".join(", ".join(columns) for columns, _, _ in FORMATS.values())
-    raise UserError(f"'prompt' is missing (it has {', '.join(row) or 'nothing'}){hint}; formats: {formats}")
+    name = f"--columns prompt={next(iter(row), 'COLUMN')}"
+    raise UserError(f"'prompt' is missing (it has {', '.join(row) or 'nothing'}){hint}: {name}, or one of: {formats}")
 
 
 def format_for(method: str, judged: bool, row: Row) -> str:

@@ -74,7 +74,7 @@ def idle_options(config: options.Run) -> dict[str, tuple[Any, str]]:
     idle |= dict.fromkeys(
         ["chat_template", "template_args"], (not config.model, "the small model has no chat template")
     )
-    idle["skip_bad_rows"] = (not config.data, "it is for --data")
+    idle |= dict.fromkeys(["columns", "skip_bad_rows"], (not config.data, "it is for --data"))
     for name in ("reward_weights", "reward_workers", "reward_timeout"):
         idle[name] = (not config.reward, "it is for --reward")
     idle |= dict.fromkeys(["trust_remote_code", "router_aux_loss"], (not config.model, "it is for --model"))

@@ -24,6 +24,7 @@ class Run:
 
     task: str = "sort"  # Built in: sort, add, ramble. Or reasoning_gym:NAME, or reasoning_gym:NAME,option=value,...
     data: Path | None = None  # Instead of a task: a file (JSONL, JSON, CSV, Parquet), a data set's folder or hub name
+    columns: str = ""  # Other names for columns of --data: prompt=question,answer=final
     skip_bad_rows: bool = False  # Leave out rows of --data that cannot be read; they are counted, and the first named
     chat_template: str = "default"  # Around prompts: the one of --model, none, or that of a FILE of Jinja
     template_args: str = ""  # JSON that the chat template is given: '{"enable_thinking": false}'
