@@ -1,12 +1,28 @@
 """What is drawn in a round depends on (seed, round, row, token) alone; micro-batches, and several processes."""
 
-import pytest
-import torch
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import pytest
+import several_processes
+import torch
+from safetensors.torch import load_file
+from test_train_folder import records
+
+from torchstone.cli import main
 from torchstone.data.tasks import load_task
+from torchstone.terminal import UserError
+from torchstone.train import checkpoint, checks, processes, run
+from torchstone.train.checks import check_options
+from torchstone.train.files import load_config
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.model import Policy, small_policy
-from torchstone.train.options import METHODS, GRPOOptions, Online
+from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, Online, RecipeOptions
 from torchstone.train.rollout import choose, cut, outputs_of, sample, uniforms
 
 
@@ -64,8 +80,8 @@ def test_unlikely_tokens_of_a_large_vocabulary_keep_their_probability():
     logits = torch.full((50_000,), -18.5)
     logits[0] = 0.0  # the others have 9e-9 each, 4.6e-4 together
     below = (logits.double().softmax(0)).cumsum(0)
-    numbers = (below[1:-1] + below[2:]) / 2  # the middle of the share of each token from 2 on
-    wanted = torch.arange(2, 50_000)
+    wanted = torch.arange(2, 50_000, 25)
+    numbers = (below[wanted - 1] + below[wanted]) / 2  # the middle of each one's share
     batches = zip(numbers.split(500), wanted.split(500), strict=True)
     assert all(torch.equal(choose(logits.expand(len(u), -1), 1.0, u), want) for u, want in batches)
     single = torch.searchsorted(logits.softmax(0).cumsum(0), numbers.float(), right=True)
@@ -148,3 +164,124 @@ def test_a_budget_of_tokens_cuts_whole_units_and_never_less_than_one():
     assert sizes(micro_batch_tokens=35) == [[3, 3, 2]] * 2 == sizes(micro_batch_tokens=35, micro_batch=5)
     assert sizes(micro_batch_tokens=9) == [[1] * 8] * 2  # a row that is longer than the budget is read alone
     assert sizes(unit=4, micro_batch_tokens=75) == [[4, 4]] * 2 == sizes(unit=4, micro_batch_tokens=9)
+
+
+# ---------------------------------------------------------------------------------------------- several processes
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    torch.manual_seed(3)
+    for name in ("model", "teacher"):
+        policy = small_policy("0123456789>+= abcdefghijklmnopqrstuvwxyz", 40, "cpu")
+        for p in policy.parameters():
+            torch.nn.init.normal_(p, std=0.15)
+        policy.save(folder / name)
+    (folder / "r.py").write_text(several_processes.REWARD)
+    prompts = [{"prompt": f"{'7' * (i % 4)}{i}>", "answer": str(i)} for i in range(20)]
+    pairs = [{"prompt": f"say {i}", "chosen": f"{i}", "rejected": f"{i + 1} no"} for i in range(20)]
+    for name, rows in (("prompts", prompts), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def torchrun(n: int, *words: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), *map(str, words)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def apart(a: Path, b: Path) -> tuple[float, float]:
+    """How far two runs' weights are from one another, and their metrics."""
+    (x, y), (m, n) = ([f(folder) for folder in (a, b)] for f in (result, records))
+    assert x.keys() == y.keys() and [record.keys() for record in m] == [record.keys() for record in n]
+    numbers = [(one[k], two[k]) for one, two in zip(m, n, strict=True) for k in one if not isinstance(one[k], str)]
+    assert all(w.dtype == torch.float64 for w in (*x.values(), *y.values()))
+    return max(float((x[k] - y[k]).abs().max()) for k in x), max(abs(u - v) for u, v in numbers)
+
+
+def result(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_one_two_and_four_processes_are_the_same(home, tmp_path, monkeypatch):
+    """Every method, weights whole or cut, stopped and gone on with: weights and metrics are those of one process."""
+    started = [torchrun(n, several_processes.__file__, home, tmp_path / str(n)) for n in (2, 4)]
+    changed = ((run, "first_policy"), (run, "load_teacher"), (Policy, "add_critic"), (checks, "check_processes"))
+    for owner, name in changed:
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # put back at the end
+    several_processes.main(home, tmp_path / "1")
+    for process in started:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+    names = {folder.name for folder in (tmp_path / "1").iterdir()}
+    compared = [folder for n in "24" for folder in (tmp_path / n).iterdir() if "stopped" not in folder.name]
+    assert len(compared) == 2 * (len(names) + len(several_processes.CUT) + 2)
+    for folder in compared:
+        whole = tmp_path / "1" / folder.name.removesuffix(" gone on").removesuffix(" cut")
+        weights, metrics = apart(folder, whole)
+        scores = 1e-6 if "reward" in folder.name.split() else 1e-10  # a reward model's score is float32
+        assert weights < 1e-10 and metrics < scores, (folder, weights, metrics)
+        assert max(float((x - start).abs().max()) for x, start in moved(home, whole)) > 1e-3
+    for n, other in ((2, 4), (4, 2)):  # to the bit with the same number of processes
+        gone_on = tmp_path / str(n) / "grpo token-mean gone on"
+        assert result(gone_on).keys() and apart(gone_on, tmp_path / str(n) / "grpo token-mean") == (0, 0), other
+    for name in several_processes.STOPPED:  # begun in two processes, gone on with in one
+        folder = tmp_path / "2" / f"{name} gone on stopped"
+        assert not (folder / "model").exists() and records(folder)[-1]["step"] == 1
+        run.train(load_config(folder), resume=True)
+        assert max(apart(folder, tmp_path / "1" / "grpo token-mean")) < 1e-10
+
+
+def moved(home: Path, folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights of a result, and those that it started from."""
+    start, end = load_file(home / "model" / "model.safetensors"), result(folder)
+    return [(end[k], start[k]) for k in end.keys() & start.keys()]
+
+
+@pytest.mark.parametrize("how", ["a process dies", "SIGTERM"])
+def test_processes_stop_together_and_say_once_how_to_go_on(home, tmp_path, how):
+    out = tmp_path / "run"
+    words = ["--model", home / "model", "--data", home / "prompts.jsonl", "--reward", f"{home / 'r.py'}:reward"]
+    words += ["--steps", "5000", "--eval-every", "3", "--eval-prompts", "4", "--max-new-tokens", "4", "--out", out]
+    process = torchrun(2, "-m", "torchstone", "train", "grpo", *words, "--shard")
+    deadline = time.time() + 120
+    while time.time() < deadline and not list(out.glob("checkpoint-*3")):
+        time.sleep(0.1)
+    if how == "SIGTERM":
+        process.send_signal(signal.SIGTERM)
+    else:
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    said = [line for line in output.splitlines() if line.startswith("torchstone train: ")]
+    assert process.returncode and len(said) == 1 and f"--resume {out}" in said[0], output
+    assert ("stopped" if how == "SIGTERM" else "another process has ended") in said[0]
+    last = int(checkpoint.files(out)[-1].name[-6:])
+    assert last == records(out)[-1]["step"] if how == "SIGTERM" else last >= 3
+    run.train(load_config(out, ["--steps", str(last + 1)]), resume=True)  # in one process
+    assert [record["step"] for record in records(out)] == list(range(last + 2))
+
+
+def test_what_several_processes_cannot_do_is_said(tmp_path, monkeypatch, capsys):
+    def said(*words: str) -> str:
+        assert main(list(words)) == 1 and not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    options = ["train", "grpo", "--out", str(tmp_path / "run")]
+    assert "this is one: torchrun --nproc-per-node 2 -m torchstone train grpo --shard" in said(*options, "--shard")
+    monkeypatch.setattr(processes, "world", lambda: 9)
+    config = GRPOOptions(prompts=4, group_size=8, minibatches=4)
+    with pytest.raises(UserError, match="9 processes, and an optimizer step is on 8 completions: fewer processes, or"):
+        check_options(config)
+    with pytest.raises(UserError, match="9 processes, and an optimizer step is on 1 groups"):
+        check_options(RecipeOptions(recipe="grpo:reduction=group-token-mean", prompts=4, minibatches=4))
+    with pytest.raises(UserError, match="9 processes, and an optimizer step is on 8 examples"):
+        check_options(DPOOptions(pairs=8))
+    with pytest.raises(UserError, match="--device meta is one device for 9 processes"):
+        run.usable_device("meta")
+    monkeypatch.undo()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "WORLD_SIZE is 2, and RANK is not set: start several processes with torchrun" in said(*options)
+    assert "only torchstone train takes them" in said("compare")

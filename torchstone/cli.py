@@ -120,6 +120,10 @@ def _run(arguments: list[str]) -> int:
 def _command(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{near(name, COMMANDS)}; choose {', '.join(COMMANDS)}", 2)
+    if name in ("compare", "sanity") and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            "WORLD_SIZE says several processes, and only torchstone train takes them: start without torchrun"
+        )
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads then do not spin on a busy machine
     try:
         return int(getattr(import_module(COMMANDS[name]), name)(arguments))

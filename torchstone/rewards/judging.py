@@ -12,6 +12,7 @@ from torchstone.data.tasks import Example, Task
 from torchstone.rewards.calling import Rows, Scores, State
 from torchstone.rewards.several import as_rewards
 from torchstone.terminal import UserError
+from torchstone.train.processes import once
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def judge(task: Task, examples: Sequence[Example], completions: list[str]) -> li
     return judged(task, examples, completions).rewards
 
 
+@once
 def judged(
     task: Task, examples: Sequence[Example], completions: list[str], rollout: Any = None, state: State | None = None
 ) -> Judged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor
 from torchstone.rewards.loading import file_of
 from torchstone.rewards.reward_model import weights_hash
 from torchstone.terminal import UserError
-from torchstone.train.files import absolute, replacing, say, sync
+from torchstone.train.files import absolute, remove, replacing, say, sync
 from torchstone.train.learner import Learner
 from torchstone.train.options import RESUMABLE, Run
+from torchstone.train.processes import main_process, wait, world
 
 Notes = dict[
     str, Any
@@ -28,17 +30,56 @@ Notes = dict[
 
 def files(folder: Path) -> list[Path]:
     """Those in the folder, the oldest first."""
-    return sorted(folder.glob("checkpoint-*.safetensors"), key=lambda file: int(file.stem.rpartition("-")[2]))
+    found = (file for file in folder.glob("checkpoint-*") if file.suffix in ("", ".safetensors"))
+    return sorted(found, key=lambda file: int(file.stem.rpartition("-")[2]))
 
 
 def write(folder: Path, learner: Learner, notes: Notes, keep: int) -> None:
     """Write one for this round, then delete the oldest but ``keep``."""
     sync(folder / "metrics.jsonl", folder / "completions.jsonl")
     tensors, text = learner.tensors(), json.dumps(notes)
-    with replacing(folder / f"checkpoint-{notes['step']:06d}.safetensors") as temporary:
-        save_file(tensors, temporary, {"notes": text, "sha256": checksum(text, tensors)})
-    for file in files(folder)[:-keep]:
-        file.unlink()
+    file = folder / f"checkpoint-{notes['step']:06d}"
+    if learner.policy.is_cut:
+        write_shares(file, tensors, text)
+    elif main_process():
+        with replacing(file.with_suffix(".safetensors")) as temporary:
+            save_file(tensors, temporary, {"notes": text, "sha256": checksum(text, tensors)})
+    for old in files(folder)[:-keep] if main_process() else ():
+        remove(old)
+    wait()
+
+
+def write_shares(folder: Path, tensors: dict[str, Tensor], notes: str) -> None:
+    """A folder in place of a file: each process writes its share of every tensor, and the first hashes the files."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    writing: Any = replacing(folder) if main_process() else nullcontext(folder.with_name(folder.name + ".tmp"))
+    with writing as temporary:
+        wait()
+        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        if main_process():
+            hashes = {file.name: file_hash(file) for file in temporary.glob("*.safetensors")}
+            (temporary / "notes.json").write_text(json.dumps({"notes": notes, "sha256": hashes}), encoding="utf-8")
+    wait()
+
+
+def read_shares(folder: Path, learner: Learner) -> tuple[dict[str, Tensor], str]:
+    """The tensors, cut as the learner's weights are, and the notes. Raises ValueError: a file is missing or another."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    about = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+    if {file.name: file_hash(file) for file in folder.glob("*.safetensors")} != about["sha256"]:
+        raise ValueError("its checksum is another")
+    reader = HuggingFaceStorageReader(str(folder))
+    sizes: Any = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}  # type: ignore[union-attr]
+    like = {name: learner.weights[name.split("/")[1]].detach() for name in sizes}
+    tensors = {
+        name: torch.zeros_like(x) if x.shape == sizes[name] else torch.zeros(sizes[name]) for name, x in like.items()
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=world() == 1)
+    return tensors, about["notes"]
 
 
 def read(folder: Path, learner: Learner, now: Notes) -> Notes:
@@ -46,26 +87,38 @@ def read(folder: Path, learner: Learner, now: Notes) -> Notes:
     damaged: list[Path] = []
     for file in reversed(files(folder)):
         try:
-            with safe_open(file, "pt", device=str(learner.policy.device)) as found:
-                tensors, about = {name: found.get_tensor(name) for name in found.keys()}, found.metadata()  # noqa: SIM118
-            if checksum(about["notes"], tensors) != about["sha256"]:
-                raise ValueError("its checksum is another")
+            tensors, text = (read_shares if file.is_dir() else read_file)(file, learner)
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
             say(f"{file} is damaged ({e}): it cannot be gone on from")
             damaged.append(file)
             continue
-        notes: Notes = json.loads(about["notes"])
+        notes: Notes = json.loads(text)
         check_same_run(folder, notes, now)
         try:
             learner.load(tensors, notes["step"])
         except (KeyError, RuntimeError) as e:
             raise UserError(f"{file} is of another model than the run has now: {e}") from e
-        for later in damaged:
-            later.unlink()
+        for later in damaged if main_process() else ():
+            remove(later)
         return notes
     if damaged:
         raise UserError(f"no checkpoint in {folder} is whole: begin again with another --out (--keep 2 keeps two)")
     return now
+
+
+def read_file(file: Path, learner: Learner) -> tuple[dict[str, Tensor], str]:
+    """The tensors, and the notes. Raises ValueError: the checksum is another."""
+    with safe_open(file, "pt", device=str(learner.policy.device)) as found:
+        tensors, about = {name: found.get_tensor(name) for name in found.keys()}, found.metadata()  # noqa: SIM118
+    if checksum(about["notes"], tensors) != about["sha256"]:
+        raise ValueError("its checksum is another")
+    return tensors, about["notes"]
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def checksum(notes: str, tensors: dict[str, Tensor]) -> str:

@@ -20,7 +20,7 @@ from torchstone.data.examples import everything, look_over, place
 from torchstone.data.formats import completion_of, text_of
 from torchstone.data.tasks import Task
 from torchstone.terminal import UserError
-from torchstone.train import methods, options
+from torchstone.train import methods, options, processes
 from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
@@ -56,6 +56,22 @@ def check_options(config: options.Run) -> None:
             raise UserError(f"--{name.replace('_', '-')} would change nothing: {why}")
     if isinstance(config, options.RecipeOptions):
         check_recipe(config)
+    check_processes(config)
+
+
+def check_processes(config: options.Run) -> None:
+    """Several processes need rows for each; one has nothing to share its weights with. Raises UserError."""
+    several = processes.world()
+    if config.shard and several == 1:
+        start = f"torchrun --nproc-per-node 2 -m torchstone train {config.method} --shard ..."
+        raise UserError(f"--shard cuts weights over several processes, and this is one: {start}")
+    rows, what, more = getattr(config, "pairs", 0) or getattr(config, "batch_size", several), "examples", "more of them"
+    if isinstance(config, options.Online):
+        whole = config.group_size if "group_size" in methods.method_of(config).needs else 1
+        rows = math.ceil(config.prompts * config.group_size / config.minibatches / whole)
+        what, more = "groups" if whole > 1 else "completions", "fewer --minibatches, more --prompts"
+    if several > rows:
+        raise UserError(f"{several} processes, and an optimizer step is on {rows} {what}: fewer processes, or {more}")
 
 
 def is_given(config: options.Run, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -20,7 +21,15 @@ torchstone train METHOD --help explains every option of the method.
 
 
 def train(arguments: list[str]) -> int:
-    """``torchstone train METHOD [options]``, or ``torchstone train --resume FOLDER``."""
+    """``torchstone train METHOD [options]``, or ``torchstone train --resume FOLDER``; by torchrun, in each process."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return _read(arguments)
+    from torchstone.train.processes import together
+
+    return together(_read, arguments)
+
+
+def _read(arguments: list[str]) -> int:
     from torchstone.train.options import METHODS, defaults
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -47,6 +56,7 @@ def _train(config: Any, resume: bool) -> int:
     from torchstone import report
     from torchstone.progress import Bar, evaluated, noted, shown
     from torchstone.train.files import named
+    from torchstone.train.processes import main_process
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run
 
@@ -68,8 +78,9 @@ def _train(config: Any, resume: bool) -> int:
             raise stopped("train", e) from e
         except KeyboardInterrupt:
             raise UserError("stopped at once; what was saved before is kept", 130) from None
-    with named(folder / "curves.png"):
-        report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
+    if main_process():
+        with named(folder / "curves.png"):
+            report.plot_run(folder, f"{report.NAMES.get(config.label, config.label)} on {config.data or config.task}")
     print(f"metrics.jsonl, completions.jsonl, curves.png and model/ are in {folder}")
     return 0
 
@@ -89,14 +100,18 @@ def resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def ctrl_c_waits() -> threading.Event:
-    """The first Ctrl-C, or SIGTERM, asks to stop after the round; the second stops at once."""
-    asked = threading.Event()
+    """The first Ctrl-C, or SIGTERM, asks to stop after the round; the second stops at once, in a lone process.
+
+    torchrun hands on what the terminal has sent to each process already, and ends them all half a minute later.
+    """
+    asked, alone = threading.Event(), os.environ.get("WORLD_SIZE", "1") == "1"
 
     def handler(*_: Any) -> None:
-        if asked.is_set():
+        if alone and asked.is_set():
             raise KeyboardInterrupt
+        if not asked.is_set() and os.environ.get("RANK", "0") == "0":
+            print(f"\nstopping after this round{' (once more: at once)' * alone}", file=sys.stderr)
         asked.set()
-        print("\nstopping after this round (once more: at once)", file=sys.stderr)
 
     if threading.current_thread() is threading.main_thread():
         for of in (signal.SIGINT, signal.SIGTERM):

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,26 @@ from safetensors import SafetensorError
 from torchstone.rewards.loading import absolute_spec
 from torchstone.terminal import UserError, read_options
 from torchstone.train.options import METHODS, RESUMABLE, Run
+from torchstone.train.processes import main_process, wait, whole
 
 LEFT = ("config.json", "metrics.jsonl", "checkpoint-*", "model")  # any of these, and a folder holds a run
 
 
 def say(text: str) -> None:
     """Something that the user has to know while the run goes on, if it is anything: a line on stderr."""
-    if text:
+    if text and main_process():
         print(f"torchstone train: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def claimed(folder: Path, resume: bool) -> Iterator[None]:
-    """The folder for this process alone, made if need be; taken away again if nothing was written."""
+    """The folder for this run alone, made if need be; taken away again if nothing was written."""
     from filelock import FileLock, Timeout
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a run is one process, and WORLD_SIZE says several: start it without torchrun")
+    if not main_process():
+        wait()
+        yield
+        return
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         left = (*folder.glob("*.tmp"), *folder.glob(".tmp*")) if resume else ()  # by a process that was killed
         for file in left:
             remove(file)
+        wait()
         yield
     finally:
         lock.release()
@@ -144,25 +148,31 @@ def remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def save(file: Path, text: str) -> None:
-    """Write a whole file, or leave the old one: nothing is ever half written."""
-    with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def save(file: Path, text: str | Iterable[str]) -> None:
+    """Write a whole file, or leave the old one: nothing is ever half written. Several processes make its pieces."""
+    placed = replacing(file) if main_process() else nullcontext(Path(os.devnull))
+    with placed as temporary, temporary.open("w", encoding="utf-8") as out:
+        out.writelines([text] if isinstance(text, str) else text)
+    wait()
 
 
-def save_model(policy: Any, folder: Path) -> None:
-    """A folder that ``--model`` and transformers load, complete or not there at all."""
+def save_model(policy: Any, folder: Path, adapters: bool = False) -> None:
+    """A folder that ``--model`` and transformers (or peft) load, complete or not there at all."""
     from transformers import logging
 
     logging.disable_progress_bar()
-    with replacing(folder) as temporary:
-        policy.save(temporary)
+    policy = whole(policy)
+    if main_process():
+        with replacing(folder) as temporary:
+            (policy.save_adapters if adapters else policy.save)(temporary)
+    wait()
 
 
 def append(file: Path, records: list[dict[str, Any]]) -> None:
     """Add a line of JSON for each record."""
-    with named(file), file.open("a", encoding="utf-8") as out:
-        out.write("".join(json.dumps(record) + "\n" for record in records))
+    if main_process():
+        with named(file), file.open("a", encoding="utf-8") as out:
+            out.write("".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from torchstone.core import Loss, Mean
 from torchstone.terminal import UserError
+from torchstone.train import processes
 from torchstone.train.model import Policy
 
 
@@ -22,6 +24,7 @@ class Learner:
         self.optimizer = kind(self.weights.values(), lr=0.0, weight_decay=weight_decay, fused=True)
         self.step = 0  # rounds done
         self.means: dict[str, Mean] = {}
+        self.weight = 1.0  # of the rows that come next
 
     def begin_round(self, lr: float, steps: int) -> None:
         """Forget the last round's metrics, and set this one's learning rate."""
@@ -38,14 +41,22 @@ class Learner:
         unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         return lr * float(get_scheduler(self.schedule, unused, self.lr_warmup, steps).lr_lambdas[0](self.step))
 
+    def share(self, parts: Sequence[slice]) -> Iterator[slice]:
+        """The micro-batches of a minibatch, as far as they are this process's."""
+        for rows, weight in processes.turns(parts, self.policy.is_cut):
+            self.weight = weight
+            yield rows
+
     def backward(self, loss: Loss) -> None:
         """Add the gradient of some rows, and pool their metrics."""
-        loss.value.backward()
-        self.pool(loss.metrics)
+        (self.weight * loss.value).backward()
+        if self.weight:
+            self.pool(loss.metrics)
 
     def update(self, max_grad_norm: float) -> None:
         """An optimizer step, its gradient shortened to this norm. Raises UserError: the gradient is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
+        processes.add_gradients(self.weights.values(), self.policy.is_cut)
+        norm = processes.full(torch.nn.utils.clip_grad_norm_(self.weights.values(), max_grad_norm))
         if not torch.isfinite(norm):
             raise UserError(f"round {self.step + 1}: the gradient is not finite; try a smaller --lr")
         self.optimizer.step()
@@ -58,6 +69,9 @@ class Learner:
 
     def end_round(self) -> dict[str, Any]:
         """The round's metrics as plain numbers."""
+        every, self.means = processes.gather(self.means), {}
+        for means in every:
+            self.pool(means)
         self.step += 1
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.step, "learning_rate": lr} | {k: float(m) for k, m in self.means.items()}
@@ -75,6 +89,6 @@ class Learner:
         for name, x in tensors.items():
             kind, weight, *key = name.split("/")
             if kind == "policy":
-                self.weights[weight].copy_(x)
+                self.weights[weight].copy_(processes.cut_as(x, self.weights[weight]))
             else:
-                self.optimizer.state[self.weights[weight]][key[0]] = x.clone()
+                self.optimizer.state[self.weights[weight]][key[0]] = processes.cut_as(x, self.weights[weight]).clone()

@@ -77,6 +77,7 @@ class Policy(nn.Module):
         self.eos_ids += [i for i in (self.end_id,) if i not in self.eos_ids]
         self.template_arguments: dict[str, Any] = {}  # of the chat template
         self.adapters: Literal["none", "on", "off"] = "none"
+        self.uncut: tuple[Policy, ...] = ()  # if the weights are cut over several processes, the same without weights
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
         if generation:  # or its top_k, penalties, ... would be sampled with
             model.generation_config = type(generation)()
@@ -104,6 +105,11 @@ class Policy(nn.Module):
         base = copy.copy(self)  # of the same weights
         base.adapters = "off"
         return base
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether each process has a share of the weights: then all read at the same time."""
+        return bool(self.uncut)
 
     @property
     def attention_alone(self) -> bool:
@@ -143,7 +149,7 @@ class Policy(nn.Module):
         P = tokens.shape[1] - T
         options = {"output_hidden_states": self.value_head is not None}
         saved = P * (~_new_prompt(tokens[:, :P], attention[:, :P])).sum()  # tokens that two passes do not read
-        if saved * self.parameter_count <= SECOND_PASS or self.one_pass or not self.attention_alone:
+        if saved * self.parameter_count <= SECOND_PASS or self.one_pass or self.is_cut or not self.attention_alone:
             out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, logits_to_keep=T, **options)
             return self.read_off(out, tokens[:, P:], temperature)
         out = self.read_prompts(tokens[:, :P], attention[:, :P], **options)
@@ -230,6 +236,11 @@ class Policy(nn.Module):
         """A thousand at a time: beside its ids, a text that is being tokenised takes kilobytes."""
         pieces = (list(texts[i : i + 1000]) for i in range(0, len(texts), 1000))
         return [ids for piece in pieces for ids in self.tokenizer(piece, **options)["input_ids"]]
+
+    def save_adapters(self, folder: Path) -> None:
+        """Write a folder that ``--model`` and peft can load."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``--model`` and transformers can load, adapters merged into the weights."""

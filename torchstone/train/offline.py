@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torchstone.rewards.judging import judged
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy
 from torchstone.train.options import DPOOptions, Pairs, Run
+from torchstone.train.processes import divided, share
 from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices, uniforms
 
 
@@ -29,7 +31,7 @@ def learn_offline(
 
         # 1 prompts and 2 completions: given
         batch = encode(config, policy, take(pairs, N, learner.step, config.seed))
-        for piece in cut_pairs(config, batch):
+        for piece in learner.share(cut_pairs(config, batch)):
             # 3 log-probs [N] of whole completions; those of the reference were computed once, with the pairs
             chosen, rejected = pair_log_probs(config, policy, batch[piece])
             ref = [torch.tensor([pair[k] for pair in batch[piece]]).to(chosen) for k in ("ref_chosen", "ref_rejected")]
@@ -53,10 +55,10 @@ def encode(config: Run, policy: Policy, pairs: Sequence[Example]) -> list[Exampl
     return [pair | {"prompt": p, "chosen": c, "rejected": r} for pair, p, c, r in texts]
 
 
-def cut_pairs(config: Run, pairs: list[Example]) -> Iterator[slice]:
+def cut_pairs(config: Run, pairs: list[Example]) -> list[slice]:
     """Encoded pairs in micro-batches: a pair is two completions."""
     width = max(len(pair["prompt"]) + max(len(pair["chosen"]), len(pair["rejected"])) for pair in pairs)
-    return slices(0, len(pairs), max(1, config.rows_at_once(width) // 2))
+    return share(0, len(pairs), max(1, config.rows_at_once(width) // 2))
 
 
 def pair_log_probs(config: DPOOptions, policy: Policy, pairs: list[Example]) -> tuple[Tensor, Tensor]:
@@ -78,10 +80,15 @@ def add_reference(config: DPOOptions, start: Policy, pairs: Sequence[Example]) -
     """The pairs with ``ref_chosen`` and ``ref_rejected``: log pi_ref(y | x) under the start model, in nats."""
     for some in (pairs[rows] for rows in slices(0, len(pairs), 1000)):
         ids = encode(config, start, some)
-        for piece in cut_pairs(config, ids):
-            log_probs = (x.tolist() for x in pair_log_probs(config, start, ids[piece]))
+        parts = cut_pairs(config, ids)
+        every = divided(parts, partial(_lists, config, start, ids), start.is_cut)
+        for piece, log_probs in zip(parts, every, strict=True):
             for pair, chosen, rejected in zip(some[piece], *log_probs, strict=True):
                 yield pair | {"ref_chosen": chosen, "ref_rejected": rejected}
+
+
+def _lists(config: DPOOptions, policy: Policy, pairs: list[Example], piece: slice) -> list[list[float]]:
+    return [log_probs.tolist() for log_probs in pair_log_probs(config, policy, pairs[piece])]
 
 
 def sample_pairs(config: Pairs, task: Task, start: Policy) -> list[Example]:

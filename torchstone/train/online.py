@@ -66,7 +66,7 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
 
         for minibatch, parts in minibatches * config.epochs:
             count = method.denominator(mask[minibatch])
-            for rows in parts:
+            for rows in learner.share(parts):
                 # 6 loss: a scalar, of which the micro-batches are summands
                 if not on_policy:
                     new = policy(*rollout[rows].inputs, config.temperature)

@@ -55,6 +55,7 @@ class Run:
     log: tuple[Tracker, ...] = ()  # Where metrics go beside metrics.jsonl, by their own packages (extra log)
     split: Literal["test", "validation"] = "test"  # Held-out prompts of built-in tasks: tune on validation, report test
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
+    shard: bool = False  # Several processes: each keeps a share of every weight, for models too large for one device
     dtype: DType = "float32"  # Of what --model computes; its weights and Adam stay in float32, but for pure-bfloat16
     pretrain_steps: int | None = None  # Small model: steps of 64 raw lines; if left out, 400, add 950, ramble 800
     warmup_steps: int | None = None  # Small model: supervised steps on demonstrations; if left out, 7, add 20
@@ -271,8 +272,8 @@ METHODS: dict[str, type[Run]] = {
 # What may change when a run goes on: how long it is, where things are, and what bears on memory and speed alone.
 RESUMABLE = (
     "steps", "data", "reward", "reward_workers", "reward_timeout", "reward_model", "model", "teacher", "device",
-    "micro_batch", "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log", "gradient_checkpointing",
-    "trust_remote_code",
+    "shard", "micro_batch", "micro_batch_tokens", "rollout_tokens", "eval_every", "keep", "log",
+    "gradient_checkpointing", "trust_remote_code",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def learn_reward(
         # 1 prompts and 2 completions: given
         given = take(pairs, N, learner.step, config.seed)
         batch, margins = encode(config, model, given), [margin_of(pair) for pair in given]
-        for piece in cut_pairs(config, batch):
+        for piece in learner.share(cut_pairs(config, batch)):
             # 3 log-probs: none; 4 rewards [N] of both completions
             chosen, rejected = pair_rewards(model, batch[piece])
             # 5 advantages: none, the loss itself ranks the pair

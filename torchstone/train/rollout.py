@@ -14,6 +14,7 @@ from torchstone.core import completion_mask
 from torchstone.terminal import UserError
 from torchstone.train.model import Outputs, Policy, Sliceable
 from torchstone.train.options import Online
+from torchstone.train.processes import any_of, divided, share
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,12 @@ def sample(
     noise = torch.rand(B, max_new_tokens, dtype=torch.float64) if noise is None else noise
     completions = torch.full((B, max_new_tokens), policy.pad_id, device=policy.device)  # [B T]
     longest = max(map(len, prompts)) + max_new_tokens
-    for rows in slices(0, B, max(1, budget // longest) if budget else B):
-        write(policy, prompts[rows], completions[rows], temperature, noise[rows])
+    parts = share(0, B, max(1, budget // longest) if budget else B)
+    every = divided(
+        parts, lambda rows: write(policy, prompts[rows], max_new_tokens, temperature, noise[rows]), policy.is_cut
+    )
+    for rows, written in zip(parts, every, strict=True):
+        completions[rows, : written.shape[1]] = written
     ends = torch.tensor(policy.eos_ids, device=policy.device)
     mask = completion_mask(completions, eos_id=policy.eos_ids)
     T = int(mask.sum(1).max())
@@ -89,26 +94,34 @@ def sample(
 
 
 @torch.no_grad()
-def write(policy: Policy, prompts: list[list[int]], completions: Tensor, temperature: float, noise: Tensor) -> None:
-    """Fill the rows of ``completions`` [B T] up to their end tokens; the rest stays as it is."""
+def write(
+    policy: Policy, prompts: list[list[int]], T: int, temperature: float, noise: Float[Tensor, "B T"]
+) -> Int[Tensor, "B N"]:
+    """Completions of at most T tokens, padded behind their end tokens; N is the longest one's."""
     tokens, visible = (x.to(policy.device) for x in _pad(prompts, policy.pad_id, left=True))
     ends = torch.tensor(policy.eos_ids, device=policy.device)
-    rows, (_, T) = torch.arange(len(tokens), device=policy.device), completions.shape  # those that go on
+    completions = torch.full((len(tokens), T), policy.pad_id, device=policy.device)
+    rows, going = torch.arange(len(tokens), device=policy.device), True  # those that go on, and whether any do
     noise = noise if policy.device.type == "mps" else noise.to(policy.device)  # which has no float64
     with policy.computing():
         out = policy.read_prompts(tokens, visible)
         cache = out.past_key_values
         for t in range(T):
             new = choose(out.logits[:, -1], temperature, noise[rows.to(noise.device), t])
-            completions[rows, t] = new
-            goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
-            if t + 1 == T or len(goes_on) == 0:
+            if going:
+                completions[rows, t] = new
+                goes_on = (~torch.isin(new, ends)).nonzero()[:, 0]
+                going = len(goes_on) > 0
+            if t + 1 == T or not (any_of(going) if policy.is_cut else going):
                 break
+            if not going:  # another process goes on, and layers are fetched by all
+                goes_on = rows.new_zeros(1)
             if len(goes_on) < len(rows):  # a completion that has ended is read no further
                 rows, new, visible = rows[goes_on], new[goes_on], visible[goes_on]
                 cache.reorder_cache(goes_on)
             visible = torch.cat([visible, torch.ones_like(visible[:, :1])], 1)
             out = policy.read(new[:, None], visible, past_key_values=cache, use_cache=True)
+    return completions[:, : t + 1]
 
 
 def uniforms(seed: int, step: int, rows: int, length: int) -> Float[Tensor, "B T"]:
@@ -155,8 +168,10 @@ def outputs_of(
 ) -> Outputs:
     """Stage 3: what the policy says about all rows, one micro-batch at a time; constants, unless ``gradient``."""
     with torch.set_grad_enabled(gradient):
-        parts = (policy(*rollout[rows].inputs, temperature) for rows in micro_batches)
-        return Outputs.cat([part if gradient else part.detach() for part in parts], dim=0)
+        if gradient:
+            return Outputs.cat([policy(*rollout[rows].inputs, temperature) for rows in micro_batches], dim=0)
+        reading = lambda rows: policy(*rollout[rows].inputs, temperature).detach()  # noqa: E731
+        return Outputs.cat(divided(micro_batches, reading, policy.is_cut), dim=0)
 
 
 def cut(config: Online, width: int, unit: int) -> list[tuple[slice, list[slice]]]:
@@ -167,8 +182,8 @@ def cut(config: Online, width: int, unit: int) -> list[tuple[slice, list[slice]]
     """
     rows = config.prompts * config.group_size
     size = math.ceil(rows / config.minibatches / unit) * unit
-    micro_batch = max(unit, config.rows_at_once(width) // unit * unit)
-    return [(part, list(slices(part.start, part.stop, micro_batch))) for part in slices(0, rows, size)]
+    at_once = config.rows_at_once(width)
+    return [(part, share(part.start, part.stop, at_once, unit)) for part in slices(0, rows, size)]
 
 
 def slices(start: int, stop: int, size: int) -> Iterator[slice]:

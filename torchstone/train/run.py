@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from torchstone.rewards.reward_model import load_critic, load_reward_model, rewa
 from torchstone.rewards.scores import paid_by
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
-from torchstone.train import checkpoint
+from torchstone.train import checkpoint, processes
 from torchstone.train.checks import check_lesson, check_options, check_task
-from torchstone.train.files import absolute, append, claimed, read_records, replacing, rewind, save, save_model, say
+from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model, say
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
 from torchstone.train.loading import load_policy, load_teacher
@@ -53,9 +55,13 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
             evaluation one sample in a list. True asks to stop.
         resume: go on from the checkpoint in ``config.out``; the result is that of an unbroken run.
     """
+    processes.join()
+    if resume and processes.world() == 1:
+        config = replace(config, shard=False)  # it may have begun in several processes
     check_options(config)
     task = find_task(config)
-    with claimed(config.folder, resume), tracked(config, report) as told:
+    tracking = tracked(config, report) if processes.main_process() else nullcontext(report)
+    with processes.peers(config.folder), claimed(config.folder, resume), tracking as told:
         return _train(config, task, told, resume)
 
 
@@ -68,7 +74,8 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     done = (folder / "model").exists() or len(read_records(folder / "metrics.jsonl")) > 1
     if resume and done and not checkpoint.files(folder):
         raise UserError(f"{folder} has a run's rounds and no checkpoint to go on from; choose another --out")
-    teacher = load_teacher(config, usable_device(config.device)) if config.has_teacher else None
+    place = "cpu" if config.shard else usable_device(config.device)
+    teacher = load_teacher(config, place) if config.has_teacher else None
     if isinstance(config, Online) and config.reward_model:
         device, trust = usable_device(config.device), config.trust_remote_code
         task = paid_by(task, load_reward_model(config.reward_model, device, config.dtype, trust), config)
@@ -93,16 +100,14 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
         journal.write(metrics)
     save_model(policy, folder / "model")
     if config.lora:
-        with replacing(folder / "adapter") as temporary:
-            policy.model.save_pretrained(temporary)
-            policy.tokenizer.save_pretrained(temporary)
+        save_model(policy, folder / "adapter", adapters=True)
     say(nothing_learned(config, task, read_records(folder / "metrics.jsonl")[1:]))
     return folder
 
 
 def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) -> Policy:
     """The model of ``--model``, or the small one, made here or by the run that goes on; and the folder of the run."""
-    device, start = usable_device(config.device), config.folder / "start"
+    device, start = "cpu" if config.shard else usable_device(config.device), config.folder / "start"
     source = config.model or (str(start) if resume and start.exists() else "")
     trust = config.trust_remote_code
     policy = load_policy(source, device, config.dtype, trust=trust) if source else untrained(config, task, device)
@@ -123,28 +128,33 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
 
 def prepare(config: Run, task: Task, policy: Policy, teacher: Policy | None, resume: bool) -> Prepared:
     """The learner, its rounds, and how many they are."""
-    optimizer = (config.weight_decay, config.schedule, config.lr_warmup)
     if isinstance(config, SFTOptions):
         examples = task.examples if config.data else demonstrations(config, task)
         steps = config.epochs * len(examples) // min(config.batch_size, len(examples))
-        learner = Learner(policy, *optimizer)
+        learner = learner_of(config, policy)
         return learner, learn_sft(config, examples, learner, steps), steps
     if isinstance(config, Pairs):
+        learner = learner_of(config, reward_model_of(config, policy) if isinstance(config, RewardOptions) else policy)
         pairs = make_pairs(config, task, policy, config.folder / "pairs.jsonl", resume)
         steps = config.epochs * len(pairs) // min(config.pairs, len(pairs))
         if isinstance(config, DPOOptions):
-            learner = Learner(policy, *optimizer)
             return learner, learn_offline(config, pairs, learner, steps), steps
         assert isinstance(config, RewardOptions)
-        learner = Learner(reward_model_of(config, policy), *optimizer)
         return learner, learn_reward(config, pairs, learner, steps), steps
     assert isinstance(config, Online)
     needs = method_of(config).needs
     reference = policy.frozen() if "ref_log_probs" in needs else teacher
     if "values" in needs:
         policy.add_critic(load_critic(config, policy))
-    learner = Learner(policy, *optimizer)
+    learner = learner_of(config, policy, reference, teacher)
     return learner, learn_online(config, task, learner, reference), config.steps
+
+
+def learner_of(config: Run, policy: Policy, *others: Policy | None) -> Learner:
+    """Of the policy; with ``--shard``, its weights and those of the other models are cut over the processes first."""
+    if config.shard:
+        processes.cut_weights([policy, *others], usable_device(config.device))
+    return Learner(policy, config.weight_decay, config.schedule, config.lr_warmup)
 
 
 def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: bool) -> Sequence[Example]:
@@ -153,9 +163,8 @@ def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: boo
         pairs = sample_pairs(config, task, start) if task.reward else task.examples
         if not pairs:
             raise UserError("no pairs: the completions of each prompt all earn the same reward; try more --samples")
-        with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
-            ready = add_reference(config, start, pairs) if isinstance(config, DPOOptions) else pairs
-            out.writelines(json.dumps(pair, default=str) + "\n" for pair in ready)
+        ready = add_reference(config, start, pairs) if isinstance(config, DPOOptions) else pairs
+        save(file, (json.dumps(pair, default=str) + "\n" for pair in ready))
     made = read_pairs(str(file))
     if isinstance(config, DPOOptions) and not {"ref_chosen", "ref_rejected"} <= made[0].keys():
         raise UserError(f"{file}: 'ref_chosen' or 'ref_rejected' is missing: without the file, it is made again")
@@ -199,7 +208,8 @@ class Journal:
         append(folder / "metrics.jsonl", [metrics])
         if step == 1:
             say(nothing_learned(config, self.task, [metrics]))
-        stop = self.report({**metrics, "steps": self.steps, "held_out": samples[:1]}) and step < self.steps
+        asked = self.report({**metrics, "steps": self.steps, "held_out": samples[:1]})
+        stop = processes.any_of(asked) and step < self.steps
         if evaluated or stop:
             self.notes |= {"step": step}
             self.save_best(metrics.get("eval_reward", metrics.get("eval_accuracy")))
@@ -224,8 +234,13 @@ class Journal:
 
 
 def usable_device(name: str) -> str:
-    """``auto`` is cuda where there is one; any other name must work here."""
+    """``auto`` is cuda where there is one; any other name must work here. Each process has a device of its own."""
     device = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if processes.world() > 1 and device not in ("cpu", "cuda"):
+        several = f"{processes.world()} processes; cpu is for all, and cuda gives each its own"
+        raise UserError(f"--device {device} is one device for {several}")
+    if device == "cuda" and processes.world() > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:

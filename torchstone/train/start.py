@@ -12,12 +12,14 @@ from torchstone.data.tasks import Example, Task
 from torchstone.train.learner import Learner
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import Run
+from torchstone.train.processes import once
 from torchstone.train.supervised import Texts, encode, imitate
 
 MOST = 20_000  # examples that are pre-trained on
 Pair = tuple[list[int], list[int]]  # ids of what is read, ids of what is to be written
 
 
+@once
 def make_start(config: Run, task: Task, device: str) -> Policy:
     """A small model after pre-training on raw text and a supervised warm-up on a few demonstrations."""
     policy = untrained(config, task, device)

@@ -15,7 +15,8 @@ from torchstone.data.tasks import Example, take
 from torchstone.train.learner import Learner
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.options import Run, SFTOptions
-from torchstone.train.rollout import Rollout, as_rollout, check_room, slices
+from torchstone.train.processes import share
+from torchstone.train.rollout import Rollout, as_rollout, check_room
 
 Texts = tuple[list[list[int]], list[list[int]]]  # ids of what is read, ids of what is to be written; a row an example
 
@@ -42,7 +43,7 @@ def imitate(
         # 1 prompts and 2 completions: given
         read, written = draw(learner.step)
         count, width = sum(map(len, written)), max(map(len, read)) + max(map(len, written))
-        for rows in slices(0, len(read), rows_at_once(width)):
+        for rows in learner.share(share(0, len(read), rows_at_once(width))):
             # 3 log-probs [B T]
             batch = as_rollout(policy, read[rows], written[rows])
             new = policy(*batch.inputs, temperature)
