@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -285,3 +286,12 @@ def test_what_several_processes_cannot_do_is_said(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "WORLD_SIZE is 2, and RANK is not set: start several processes with torchrun" in said(*options)
     assert "only torchstone train takes them" in said("compare")
+
+
+def test_the_loop_of_one_s_own_learns_in_60_lines():
+    example = Path(__file__).parents[1] / "examples" / "fsdp_loop.py"
+    process = torchrun(2, example)
+    output, _ = process.communicate(timeout=120)
+    rewards = [float(reward) for reward in re.findall(r"reward (\S+) of 8", output)]
+    assert process.returncode == 0 and len(rewards) == 6 and rewards[0] < 1.5 and rewards[-1] > 5, output
+    assert len(example.read_text().splitlines()) <= 60

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,6 +138,7 @@ def cut_weights(policies: Iterable[Any], device: str) -> None:
     """Every process keeps its share of each weight of the policies, and fetches a layer's when it is its turn."""
     from torch.distributed.fsdp import fully_shard
 
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is written into it
     done: dict[int, Any] = {}  # a model that two policies share is cut once
     for policy in (one for one in policies if one is not None):
         if id(policy.model) in done:
