@@ -273,7 +273,8 @@ def explorers() -> dict[str, str]:
     """The explorer of each equation: the first whose source has its tag."""
     found: dict[str, str] = {}
     for name in ("ratio", "kl", "gae", "groups", "reductions", "pairs"):
-        text = (ROOT / f"site/explorers/{name}.mjs").read_text(encoding="utf-8")
+        files = [name, "surrogates"] if name == "ratio" else [name]
+        text = "".join((ROOT / f"site/explorers/{file}.mjs").read_text(encoding="utf-8") for file in files)
         for tag in re.findall(r"\b[A-Z]+\.\d+\b", text):
             found.setdefault(tag, name)
     return found
@@ -296,7 +297,7 @@ def equations(site: Site) -> dict[str, dict[str, str]]:
                 fail(page, f"({tag}) has no line of code or no test")
             by_tag[tag] = links
     rows = "".join(
-        f"<tr><td>{tag}</td>"
+        f'<tr id="eq-{tag}"><td>{tag}</td>'
         + "".join(
             f'<td><a href="{links[kind]}">{label(links[kind])}</a></td>' if kind in links else "<td></td>"
             for kind in ("page", "code", "test", "explorer")

@@ -80,6 +80,33 @@ test("every formula is rendered, and every equation of a family has its links", 
   assert.ok(listed >= 89, `${listed} listed`);
 });
 
+test("from an equation to its explorer, and back", () => {
+  for (const [page, tag, explorer] of [
+    ["torchstone/ppo/README", "PPO.8", "ratio"],
+    ["torchstone/grpo/variants", "GRPO.9", "ratio"],
+    ["torchstone/ppo/README", "PPO.4", "gae"],
+    ["torchstone/core/README", "KL.3", "kl"],
+    ["torchstone/dpo/README", "DPO.4", "pairs"],
+  ]) {
+    const body = text.get(`${page}.html`);
+    const at = body.indexOf(`id="eq-${tag}"`);
+    const links = body.slice(body.indexOf('class="of-equation"', at), body.indexOf("</div>", at));
+    assert.ok(links.includes(`explorers/${explorer}.html`), tag);
+  }
+  for (const [explorer, tag] of Object.entries({
+    ratio: "PPO.8",
+    gae: "PPO.4",
+    kl: "KL.3",
+    pairs: "DPO.4",
+    groups: "GRPO.2",
+  })) {
+    assert.match(
+      text.get(`explorers/${explorer}.html`),
+      new RegExp(`href="../equations\\.html#eq-${tag.replace(".", "\\.")}"`),
+    );
+  }
+});
+
 test("a formula that does not parse is refused", () => {
   const asked = ["\\frac{1}{2}", "\\frac{1}{", "\\nosuchcommand"]
     .map((tex) => JSON.stringify({ tex, display: true }))

@@ -132,9 +132,11 @@ export const predict = (guess, question, answers, right, because, scene) => html
   </section>`;
 export const guessed = (n) => choice("", ["", ...Array.from({ length: n }, (_, i) => String(i))]);
 
-/** An equation with the numbers of the moment in it: its tag, and its lines. */
-export const equation = (tag, ...lines) => html`
-  <section class="equation" aria-label="The equation, with these numbers"><p class="kicker">${tag}</p>
+const linked = (tags) => tags.replaceAll(/[A-Z]+\.\d+/g, (tag) => `<a href="../equations.html#eq-${tag}">${tag}</a>`);
+
+/** An equation with the numbers of the moment in it: its tags, which lead on, and its lines. */
+export const equation = (tags, ...lines) => html`
+  <section class="equation" aria-label="The equation, with these numbers"><p class="kicker">${linked(tags)}</p>
     ${lines.filter(Boolean).map((line) => html`<p class="line">${line}</p>`)}</section>`;
 
 /** Lines of the library's code, where the equation stands; each is { file, line, text, href }, found by the build. */
