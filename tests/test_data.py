@@ -19,12 +19,14 @@ from torchstone.data.files import fingerprint, open_rows
 from torchstone.data.find import find_task
 from torchstone.data.formats import extract, to_example
 from torchstone.data.tasks import take
+from torchstone.evaluate.models import load
+from torchstone.rewards.reward_model import reward_model_of
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options, check_task
 from torchstone.train.files import load_config
 from torchstone.train.loading import load_policy
 from torchstone.train.model import small_policy
-from torchstone.train.options import DPOOptions, GRPOOptions
+from torchstone.train.options import DPOOptions, GRPOOptions, RewardOptions
 from torchstone.train.run import Interrupted, train
 
 TEXTS = [
@@ -481,6 +483,7 @@ def test_a_template_of_ones_own_none_and_its_arguments(policy, tmp_path):
     assert prompts_of(policy, [USER, ANSWER]) == ["[user]sky?<end>[assistant]blue"]
     policy.set_template("default", '{"thinking": "no"}')
     assert prompts_of(policy, "hi") == ["[user]hi<end>[a]no"]
+    assert prompts_of(reward_model_of(RewardOptions(), policy), "hi") == ["[user]hi<end>[a]no"]
     policy.set_template("none", "")
     assert prompts_of(policy, "hi", [USER], system="be") == ["be\nhi", "be\nsky?"]
     with pytest.raises(UserError, match="messages of several turns need a chat template"):
@@ -550,7 +553,13 @@ def test_conversations_are_trained_on_and_resumed_to_the_bit(tmp_path, policy):
         "pairs": 4,
         "device": "cpu",
     }
-    options |= {"chat_template": str(tmp_path / "t.jinja"), "eval_every": 1, "max_new_tokens": 4, "epochs": 2}
+    options |= {
+        "template_args": '{"thinking": "no"}',
+        "chat_template": str(tmp_path / "t.jinja"),
+        "eval_every": 1,
+        "max_new_tokens": 4,
+        "epochs": 2,
+    }
     whole = train(DPOOptions(out=tmp_path / "a", **options))
     assert json.loads((whole / "pairs.jsonl").read_text().splitlines()[0])["prompt"] == [USER]
     with pytest.raises(Interrupted):
@@ -560,6 +569,8 @@ def test_conversations_are_trained_on_and_resumed_to_the_bit(tmp_path, policy):
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1] != (tmp_path / "model" / "model.safetensors").read_bytes()
     assert load_policy(str(tmp_path / "b" / "model"), "cpu", "float32").tokenizer.chat_template == TEMPLATE
+    assert prompts_of(load(str(whole), load_config(whole)), "hi") == ["[user]hi<end>[a]no"]
+    assert prompts_of(load(str(tmp_path / "model"), load_config(whole)), "hi") == ["[user]hi<end>[a]no"]
     write(tmp_path / "d.parquet", rows[:11])
     with pytest.raises(UserError, match="is not the file of before"):
         train(load_config(tmp_path / "b"), resume=True)

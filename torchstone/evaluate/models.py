@@ -50,6 +50,10 @@ def task_of(config: Run, names: list[str]) -> Task:
 
 
 def load(name: str, config: Run) -> Policy:
-    """The frozen model of that name."""
-    source, _ = model_of(name)
-    return load_policy(source, usable_device(config.device), config.dtype, "MODEL").requires_grad_(False)
+    """The frozen model of that name, prompted as the run prompts; a run's model has the run's template in it."""
+    source, run = model_of(name)
+    policy = load_policy(source, usable_device(config.device), config.dtype, "MODEL").requires_grad_(False)
+    policy.set_template(
+        "default" if run and config.chat_template != "none" else config.chat_template, config.template_args
+    )
+    return policy

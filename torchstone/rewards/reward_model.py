@@ -70,7 +70,7 @@ def reward_model_of(config: Run, policy: Policy) -> RewardModel:
     if len(tokenizer) > policy.vocabulary:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     made = RewardModel(model.to(policy.device), tokenizer)
-    made.compute = policy.compute
+    made.compute, made.template_arguments = policy.compute, policy.template_arguments
     if config.gradient_checkpointing:
         run_again(made.model)
     if config.lora:
