@@ -161,6 +161,38 @@ def test_what_prints_and_what_is_renamed(tmp_path):
     assert grade.state == "right" and any("nan_under_mask" in edge for edge in grade.edges)
 
 
+CLIP = """import torch
+def clipped_surrogate(log_probs, old_log_probs, advantages, mask, *, epsilon, epsilon_high=None):
+    ratio = torch.exp(log_probs - old_log_probs)
+    {}
+    loss = -torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + high) * advantages)
+    return torch.where(mask, loss, 0.0)
+"""
+
+
+def test_an_argument_that_may_be_none_is_asked_for(tmp_path):
+    """The checker lets pass code that was written for one use; an exercise says what may be given."""
+    path = tmp_path / "answer.py"
+    path.write_text(CLIP.format("high = epsilon_high"))
+    assert re.search("epsilon_high None.*line 5: TypeError", " ".join(final(path, BY_NAME["clip"]).says))
+    path.write_text(CLIP.format("high = epsilon if epsilon_high is None else epsilon_high"))
+    assert final(path, BY_NAME["clip"]).state == "right"
+
+
+def test_a_second_result_and_the_mean_that_was_asked_for(tmp_path):
+    path = tmp_path / "answer.py"
+    path.write_text("from torchstone import ppo\ndef gae(rewards, values, mask, *, gamma, lam):\n"
+                    "    return ppo.gae(rewards, values, mask, gamma=gamma, lam=lam)[0]\n")  # fmt: skip
+    assert "advantages and returns, and returns the first alone" in " ".join(final(path, BY_NAME["gae"]).says)
+    mended = text_of(BY_NAME["entropy_bonus"]).replace("loss + entropy_coef", "loss - entropy_coef")
+    path.write_text(mended)
+    assert final(path, BY_NAME["entropy_bonus"]).state == "right"
+    path.write_text(
+        mended.replace("return loss[mask].sum() / mask.sum()", "return ((loss * mask).sum(1) / mask.sum(1)).mean()  #")
+    )
+    assert "another reduce" in " ".join(final(path, BY_NAME["entropy_bonus"]).says)
+
+
 # ---------------------------------------------------------------------------------------------------------- the command
 
 

@@ -18,6 +18,7 @@ class Exercise:
     ``objectives``: the vectors, where they have another name. ``without``: optional arguments that are left out, and
     words with which they are spoken of.
     ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and counts here.
+    ``settings``: choices that are free elsewhere, and are asked for here.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Exercise:
     without: tuple[str, ...] = ()
     returns: str = ""
     must: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -140,6 +142,7 @@ EXERCISES = (
         f"{REINFORCE}#equations",
         "A sign is wrong without an error: the run trains, and only the curve of the entropy tells.", "c30",
         mend=True, without=("reduce",), returns="the loss, one number: the mean over the tokens that count.",
+        settings=(("reduce", "token_mean"),),
     ),
     Exercise(
         "shaped_rewards", "ppo", "shaped rewards", ("shaped_rewards",),
@@ -188,6 +191,7 @@ EXERCISES = (
         "A minimum and a minus sign do not commute: code that negates first needs the other of the two.", "c15",
         mend=True, without=("reduce", "dual_clip"),
         returns="the loss, one number: the mean over the tokens that count.",
+        settings=(("reduce", "token_mean"),),
     ),
     Exercise(
         "group_advantages", "grpo", "group advantages, and ties", ("group_advantages",),

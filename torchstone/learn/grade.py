@@ -114,9 +114,31 @@ def _graded(answer: Any, function: str, objective: str, exercise: Exercise, path
             yield Grade("broken", function, (str(e).removeprefix("target: ") + ".",))
             return
         grade = graded(report, function, exercise, errors)
+        if grade.state == "right" and (refused := _refused(answer, objective, path)):
+            grade = Grade("broken", function, (refused,))
         yield grade
         if grade.state != "wrong" or not report.unexplained:
             return
+
+
+def _refused(answer: Callable[..., Any], objective: str, path: Path) -> str | None:
+    """The first ordinary case that it raises in. The checker lets pass code that has one use; an exercise has all."""
+    from torchstone.conformance.fit.calling import Calling
+    from torchstone.conformance.fit.signature import read_signature
+    from torchstone.conformance.trial import Trial, askable
+    from torchstone.conformance.vectors import hazards, load
+
+    errors: list[str] = []
+    vectors, noting = load(objective), _noting(answer, errors, path)
+    signature = read_signature(noting, vectors, {}, {})
+    trial = Trial(noting, signature, Calling("torch", "bool", "P G"), vectors, CASE_LIMIT)
+    for case in vectors.cases:
+        asked = askable(case, signature, vectors) if case.result == "valid" and not hazards(case) else None
+        if asked is not None and trial.run(asked).kind == "refused" and errors:
+            settings = ", ".join(f"{k} {v}" for k, v in case.settings.items())
+            inputs = ", ".join(k for k in case.inputs if k in signature.arguments.values())
+            return f"It raises with {settings or inputs} ({case.comment}): {errors[-1]}."
+    return None
 
 
 def _takes(answer: Callable[..., Any]) -> set[str]:

@@ -30,11 +30,15 @@ def graded(report: Report, function: str, exercise: Exercise, errors: Sequence[s
     shape = _shape(report, vectors, function)
     if report.unanswered or (not causes and any(r.status in ("error", "timeout") for r in report.unexplained)):
         return Grade("broken", function, tuple(_does_not_run(report, vectors, errors)))
-    if shape:
-        return Grade("broken", function, (shape,))
-    if not causes and not report.unexplained and not report.unasked:
+    if narrow := shape or _incomplete(report, function):
+        return Grade("broken", function, (narrow,))
+    fits = all(report.built_in.get(k, v) == v for k, v in exercise.settings)
+    if fits and not causes and not report.unexplained and not report.unasked:
         told = tuple(f"{d.about[0]} ({', '.join(d.names)})" for d in edges if d.about)
         return Grade("right", function, edges=told)
+    if other := [k for k, v in exercise.settings if report.built_in.get(k, v) != v]:
+        about = [vectors.flags[x].about for k in other if (x := report.built_in[k]) in vectors.flags]
+        return Grade("wrong", function, (*about, f"That is another {other[0]} than the exercise asks for."))
     says = [text for d in causes[:SHOWN] for text in _cause(d, vectors.flags)]
     if not causes:
         says += list(_unknown(report))
@@ -117,6 +121,14 @@ def _returned(r: Result, vectors: Vectors) -> str | None:
         return f"It returns nothing; it should return {wanted}: is a return missing?"
     is_ = re.sub(r"\bresult \[\]", "one number", got).replace("result ", "")
     return f"It should return {wanted}; it returns {is_}."
+
+
+def _incomplete(report: Report, function: str) -> str | None:
+    """A second result that is missing, which the checker does not ask for."""
+    missing = next((n for n in report.notes if n.startswith("not returned")), None)
+    if missing and function == report.objective and len(load(report.objective).returns) == 2:
+        return f"It should return {listed(list(load(report.objective).returns))}, and returns the first alone."
+    return None
 
 
 def _shape(report: Report, vectors: Vectors, function: str) -> str | None:

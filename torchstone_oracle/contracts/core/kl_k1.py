@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ... import core
-from ...numbers import Dual, bounded_exp, stop
+from ...numbers import Dual, bounded_exp, exp, stop
 from ..shared.common import OPENRLHF, bug
 from ..shared.estimators import estimator, straight_through, swapped, value_and_gradient
 
@@ -14,6 +14,10 @@ def reversed_k1(log_prob: Dual, ref_log_prob: Dual) -> Dual:
 
 def minus_ratio(log_prob: Dual, ref_log_prob: Dual) -> Dual:
     return -bounded_exp(stop(ref_log_prob) - log_prob)
+
+
+def weighted(log_prob: Dual, ref_log_prob: Dual) -> Dual:
+    return exp(log_prob) * core.k1(log_prob, ref_log_prob)
 
 
 def k1_value_k2_gradient(log_prob: Dual, ref_log_prob: Dual) -> Dual:
@@ -32,6 +36,11 @@ OBJECTIVE = estimator(
             {"kl": minus_ratio},
             pitfalls=("C35",),
             links=(f"{OPENRLHF}/commit/feeb0283",),
+        ),
+        "weighted_by_probability": bug(
+            "pi (log pi - log pi_ref): weighted by the probability of the token, as in a sum over the vocabulary.",
+            "The token was sampled, which is a weight already: likely tokens count twice, rare ones not at all.",
+            {"kl": weighted},
         ),
         "k2_gradient": straight_through("k1", k1_value_k2_gradient),
     },

@@ -17,6 +17,11 @@ def without_one(log_prob: Dual, ref_log_prob: Dual) -> Dual:
     return core.k3(log_prob, ref_log_prob) + 1
 
 
+def exp_reversed(log_prob: Dual, ref_log_prob: Dual) -> Dual:
+    u = stop(ref_log_prob) - log_prob
+    return bounded_exp(-u) - 1 - u
+
+
 def with_plus_u(log_prob: Dual, ref_log_prob: Dual) -> Dual:
     u = stop(ref_log_prob) - log_prob
     return bounded_exp(u) - 1 + u
@@ -37,6 +42,11 @@ OBJECTIVE = estimator(
             "exp(u) - u: the 1 is missing.",
             "It reports 1 nat a token where nothing has moved.",
             {"kl": without_one},
+        ),
+        "exp_reversed": bug(
+            "exp(-u) - 1 - u: the ratio in the exponential is the other way round (swapped), the linear term is right.",
+            "It is no longer 0 only where the two agree, and may be negative.",
+            {"kl": exp_reversed},
         ),
         "u_added": bug(
             "exp(u) - 1 + u: the linear term has the wrong sign.",

@@ -68,6 +68,10 @@ def squares_of_zeros(xs: list[Dual], correction: int, centre: Dual, mask: Mask) 
     return total((x - centre) * (x - centre) for x in [*xs, *[Dual(0)] * (size - len(xs))])
 
 
+def around(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
+    return core.divided(total((x - centre) * (x - centre) for x in xs), len(xs) - correction)
+
+
 def over_all(xs: list[Dual], correction: int, centre: Dual, mask: Mask) -> Dual:
     size = len(mask) * len(mask[0])
     return core.divided(squares_of_zeros(xs, correction, centre, mask), size - correction)
@@ -159,6 +163,17 @@ WHITEN_ALTERNATIVES = {
         "The scale of the advantages depends on how wide the batch is padded.",
         {"variance": chosen_over_all},
         pitfalls=("C45",),
+    ),
+    "centred_over_all_entries": bug(
+        "The mean is the sum of the chosen tokens over all entries, padding included; the squares are around it.",
+        "With much padding the advantages are not centred, and too small.",
+        {"centre": mean_with_padding, "variance": around},
+        pitfalls=("C45",),
+    ),
+    "not_centred": bug(
+        "The mean is not taken off; the deviation is right.",
+        "A push in one direction is common to all tokens of the batch.",
+        {"centre": lambda xs, x, mask: Dual(0)},
     ),
     "padding_not_zeroed": bug(
         "The padding is whitened too, and is not 0 afterwards.",

@@ -20,13 +20,14 @@ from ..shared.logits import (
     Ids,
     _scores,
     aligned,
+    at_temperature,
     over_positions,
 )
 
 
 def next_scored(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     """Column t of the logits scores token t + 1."""
-    rows = zip(inputs["logits"], inputs["tokens"], strict=True)
+    rows = zip(at_temperature(inputs["logits"], settings, steps), inputs["tokens"], strict=True)
     return {"log_probs": [_scores(steps["align"](z, y), settings, steps) for z, y in rows]}
 
 

@@ -17,14 +17,14 @@ from ..shared.logits import (
     TEMPERATURE,
     TEMPERATURE_INVERTED,
     WRONG_DIMENSION,
+    at_temperature,
     over_positions,
     zero_times_inf,
 )
 
 
 def spread(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
-    tau = settings["temperature"]
-    scaled = [steps["row"]([[steps["scale"](z, tau) for z in logits] for logits in row]) for row in inputs["logits"]]
+    scaled = [steps["row"](row) for row in at_temperature(inputs["logits"], settings, steps)]
     return {"entropies": [[dual(steps["result"](steps["entropy"](z), len(z))) for z in row] for row in scaled]}
 
 
@@ -104,6 +104,16 @@ OBJECTIVE = Objective(
         ),
         "softmax_over_positions": bug(
             *WRONG_DIMENSION, {"row": over_positions, "entropy": lambda logs: -total(exp(p) * p for p in logs)}
+        ),
+        "of_the_likeliest": bug(
+            "-log pi of the likeliest token alone.",
+            "It is near 0 for any policy with a favourite, however it spreads the rest.",
+            {"entropy": lambda logits: -max(core.log_softmax(logits, 1), key=lambda p: p.value)},
+        ),
+        "perplexity": variant(
+            "exp of the entropy (the perplexity): the number of tokens that it is like a choice among.",
+            "A coefficient for nats is too large.",
+            {"result": lambda h, size: exp(h)},
         ),
         "gini": variant("1 - sum of squared probabilities.", "Another measure of spread.", {"entropy": summed_squares}),
         "detached": bug(

@@ -16,12 +16,13 @@ from ..shared.logits import (
     TEMPERATURE,
     _scores,
     aligned,
+    at_temperature,
 )
 
 
 def scored(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     """Column t of the logits scores column t of the targets."""
-    rows = zip(inputs["logits"], inputs["targets"], strict=True)
+    rows = zip(at_temperature(inputs["logits"], settings, steps), inputs["targets"], strict=True)
     return {"log_probs": [_scores(steps["align"](z, y), settings, steps) for z, y in rows]}
 
 

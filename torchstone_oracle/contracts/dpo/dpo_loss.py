@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import dpo
 from ...contract import Setting
-from ...numbers import Dual, dual, log_sigmoid, mp, sigmoid
+from ...numbers import Dual, Number, dual, log_sigmoid, mp, sigmoid
 from ..shared.common import TRL, bug, variant
 from ..shared.pairs import each, judged, objective
 
@@ -33,6 +33,11 @@ def wrong_smoothing(win: Dual, lose: Dual, s: Any) -> Dual:
 
 def one_minus_probability(win: Dual, lose: Dual) -> Dual:
     return 1 - sigmoid(win - lose)
+
+
+def minus_probability(win: Dual, lose: Dual, s: Number) -> Dual:
+    h = win - lose
+    return -(1 - dual(s)) * sigmoid(h) - s * sigmoid(-h)
 
 
 def hinge_of_one(win: Dual, lose: Dual) -> Dual:
@@ -69,6 +74,9 @@ OBJECTIVE = objective(
             pitfalls=("C72",), links=("https://arxiv.org/abs/2403.00409",)),
         "hinge": HINGE,
         "ipo": IPO,
+        "minus_probability": judged(
+            bug, "-sigmoid(h): the log of the sigmoid is missing.",
+            "Pairs that are far on the wrong side have almost no gradient.", minus_probability, "label_smoothing"),
         "one_minus_probability": judged(
             variant, "1 - sigmoid(h), without a logarithm.",
             "Pairs that are far on the wrong side have almost no gradient.", one_minus_probability),

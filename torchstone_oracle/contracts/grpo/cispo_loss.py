@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import grpo
 from ...contract import Alternative, Argument, Flag, Group, Objective, Setting, Step
-from ...numbers import Dual, bounded_exp, clip, dual, minimum, stop
+from ...numbers import Dual, bounded_exp, clip, dual, exp, minimum, stop
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
 from ..shared.common import OPEN_INSTRUCT, VERL_0_9_1, Settings, full, plus, without
 
@@ -87,6 +87,10 @@ CISPO_SURROGATES = {
             ("https://arxiv.org/abs/2506.13585",),
         ),
         {"surrogate": cispo_with_ratio},
+    ),
+    "probability": Alternative(
+        Flag("bug", "The weight multiplies the probability, not its log.", "Rare tokens have almost no gradient."),
+        {"surrogate": lambda p, u, a, s: -stop(cispo_weight(u, s)) * a * exp(p)},
     ),
     "clipped_ratio_only": Alternative(
         Flag(

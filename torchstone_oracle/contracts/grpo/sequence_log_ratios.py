@@ -7,18 +7,28 @@ from typing import Any
 
 from ... import grpo, ppo
 from ...contract import Alternative, Argument, Case, Flag, Group, Inputs, Objective, Setting, Step
+from ...core import divided
 from ...numbers import Dual, bounded_exp, dual, log, mean, stop, total
 from ..shared import policy, policy_cases
-from ..shared.common import EDGES, Settings, chosen
+from ..shared.common import EDGES, Settings
 
 
 def row_log_ratios(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> dict[str, Any]:
     result = []
     for new, old, marks in zip(inputs["log_probs"], inputs["old_log_probs"], inputs["mask"], strict=True):
         own = [ppo.log_ratio(p, q) if m else dual(0) for p, q, m in zip(new, old, marks, strict=True)]
-        whole = steps["whole"](chosen(own, marks), marks)
+        whole = steps["whole"](steps["counted"](new, old, marks), marks)
         result.append([steps["place"](whole, u, settings) if m else None for u, m in zip(own, marks, strict=True)])
     return {"log_ratios": result}
+
+
+def counted(new: Any, old: Any, marks: Sequence[bool]) -> list[Dual]:
+    """The log-ratios of the chosen tokens."""
+    return [ppo.log_ratio(p, q) for p, q, m in zip(new, old, marks, strict=True) if m]
+
+
+def everything(new: Any, old: Any, marks: Sequence[bool]) -> list[Dual]:
+    return [ppo.log_ratio(p, q) for p, q in zip(new, old, strict=True)]
 
 
 def gspo_place(whole: Dual, own: Dual, settings: Settings) -> Dual:
@@ -47,7 +57,7 @@ OBJECTIVE = Objective(
     returns={"log_ratios": Argument("B T", "nats a token")},
     settings={"token_gradient": Setting("False: GSPO; True: GSPO-token, each token moves its own term", (False, True))},
     compute=row_log_ratios,
-    steps={"whole": lambda us, marks: grpo.sequence_log_ratio(us), "place": gspo_place},
+    steps={"counted": counted, "whole": lambda us, marks: grpo.sequence_log_ratio(us), "place": gspo_place},
     alternatives={
         "sum": Alternative(
             Flag("bug", "The sum of log-ratios: not divided by the length.", "Long completions are always clipped."),
@@ -62,6 +72,20 @@ OBJECTIVE = Objective(
                 ("C06",),
             ),
             {"whole": lambda us, marks: total(us) / len(marks)},
+        ),
+        "padding_summed": Alternative(
+            Flag(
+                "bug",
+                "What lies under False is summed too (padding); the length is right.",
+                "The ratio depends on how wide the batch is padded.",
+                (),
+                ("C06",),
+            ),
+            {"counted": everything, "whole": lambda us, marks: divided(total(us), sum(marks))},
+        ),
+        "ratio_not_its_log": Alternative(
+            Flag("bug", "The ratio itself: exp of the log-ratio.", "exp is taken twice where the loss takes it again."),
+            {"place": lambda whole, own, s: bounded_exp(gspo_place(whole, own, s))},
         ),
         "arithmetic_mean": Alternative(
             Flag("bug", "The log of the mean ratio.", "One outlier decides for the whole completion."),

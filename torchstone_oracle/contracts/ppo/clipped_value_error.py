@@ -44,6 +44,14 @@ VALUE_ERRORS = {
         Flag("bug", "Only the clipped error.", "A critic that has moved far has no gradient at all."),
         {"error": lambda v, o, r, e: square(near(v, o, e) - r) / 2},
     ),
+    "mean_of_both": Alternative(
+        Flag("bug", "The mean of both errors, not the larger one.", "The clip holds the critic back by half."),
+        {"error": lambda v, o, r, e: (square(v - r) + square(near(v, o, e) - r)) / 4},
+    ),
+    "sum_of_both": Alternative(
+        Flag("bug", "The sum of both errors, not the larger one.", "Inside the clip every error counts twice."),
+        {"error": lambda v, o, r, e: (square(v - r) + square(near(v, o, e) - r)) / 2},
+    ),
     "no_half": Alternative(
         Flag(
             "variant",

@@ -53,6 +53,10 @@ def all_on_the_last(prices: Row, on: Sequence[bool]) -> list[Dual]:
     return [total(prices) if any(on) and t == last_chosen(on) else dual(0) for t in range(len(on))]
 
 
+def none_on_the_last(prices: Row, on: Sequence[bool]) -> list[Dual]:
+    return [dual(0) if any(on) and t == last_chosen(on) else price for t, price in enumerate(prices)]
+
+
 R_NEW = [[-1.25, -0.5, -2.0, -0.75], [-0.75, -1.5, -0.25, -1.0]]
 R_REF = [[-1.5, -0.25, -1.0, -1.25], [-2.25, -1.0, -0.5, -0.5]]
 R_RAGGED = [[True, True, True, True], [True, True, False, False]]
@@ -158,6 +162,12 @@ OBJECTIVE = Objective(
                 ("C37",),
             ),
             {"spread": all_on_the_last},
+        ),
+        "kl_lost_on_the_last_token": Alternative(
+            Flag(
+                "bug", "The score replaces the KL of the last token, and is not added.", "The end token costs nothing."
+            ),
+            {"spread": none_on_the_last},
         ),
         "beta_ignored": Alternative(
             Flag("bug", "No KL in the reward.", "Nothing holds the policy near the reference.", pitfalls=("C34",)),

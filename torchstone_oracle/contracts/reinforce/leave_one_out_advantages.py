@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import reinforce
-from ...numbers import Dual, total
+from ...numbers import Dual, stop, total
 from ..shared.common import Row, Settings, bug, variant
 from ..shared.groups import (
     BATCH_MEAN,
@@ -27,6 +27,11 @@ def by_others_over_n(rewards: Row, every: Any, settings: Settings) -> list[Dual]
 
 def by_sum_of_others(rewards: Row, every: Any, settings: Settings) -> list[Dual]:
     return minus(rewards, [total(reinforce.siblings(rewards, i)) for i in range(len(rewards))])
+
+
+def by_the_others(rewards: Row, every: Any, settings: Settings) -> list[Dual]:
+    n = len(rewards)
+    return [stop(total(reinforce.siblings(rewards, i)) / (n - 1)) if n > 1 else Dual(0) for i in range(n)]
 
 
 def by_others_of_batch(rewards: Row, every: list[list[Dual]], settings: Settings) -> list[Dual]:
@@ -55,6 +60,11 @@ OBJECTIVE = group_objective(
             "The sum over the siblings instead of their mean.",
             "The baseline grows with the group: nearly all samples are pushed away.",
             {"group": by_sum_of_others},
+        ),
+        "baseline_alone": bug(
+            "The mean reward of the siblings: the baseline, from which no reward was subtracted.",
+            "A completion is reinforced for what the others were paid.",
+            {"group": by_the_others},
         ),
         "batch_mean": BATCH_MEAN,
         "wrong_order": WRONG_ORDER,

@@ -70,10 +70,16 @@ WRONG_DIMENSION = (
 
 
 def _scores(pairs: Any, settings: Settings, steps: Steps) -> list[Dual]:
-    """Of a row: its logits with the token that each is about."""
-    tau = settings["temperature"]
-    scaled = steps["row"]([[steps["scale"](z, tau) for z in logits] for logits, _ in pairs])
-    return [steps["result"](steps["score"](z, y), tau) for z, (_, y) in zip(scaled, pairs, strict=True)]
+    """Of a row: its scaled logits with the token that each is about."""
+    rows = steps["row"]([logits for logits, _ in pairs])
+    return [
+        steps["result"](steps["score"](z, y), settings["temperature"]) for z, (_, y) in zip(rows, pairs, strict=True)
+    ]
+
+
+def at_temperature(rows: Any, settings: Settings, steps: Steps) -> list[list[list[Dual]]]:
+    """The logits of all rows as they were sampled."""
+    return [[[steps["scale"](z, settings["temperature"]) for z in logits] for logits in row] for row in rows]
 
 
 def aligned(logits: Sequence[Any], targets: Ids) -> list[tuple[Any, int]]:
