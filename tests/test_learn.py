@@ -234,6 +234,10 @@ def test_an_answer_takes_seconds_and_a_loop_without_an_end_is_stopped(here):
         assert state in run("check", str(n))[1]
         seconds.append(time.monotonic() - start)
     assert seconds[1] < 30, seconds  # 7 s for the answer, and torch's load on a busy machine
+    (here / "08_leave_one_out.py").write_text("import os\nos._exit(0)\n")
+    (here / "10_shaped_rewards.py").write_bytes(b"x = '\xff'")
+    told = [x["says"][0] for x in json.loads(run("check", "8", "10", "--json")[1])]
+    assert "ended without a grade" in told[0] and "no text of Python" in told[1]
     status, said = run("check", "7", "--json")
     (told,) = json.loads(said)
     assert status == 1 and re.search(r"did not end, and was stopped at line [23]", told["says"][0])

@@ -27,11 +27,13 @@ CASE_LIMIT = 1.0  # seconds for one case
 
 def grades(path: Path, exercise: Exercise) -> Iterator[Grade]:
     """The grade of a file; before a search that may take long a first one, to be used if that is stopped."""
-    text = path.read_text(encoding="utf-8")
     try:
-        tree = ast.parse(text)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as e:
         yield Grade("broken", says=(f"Line {e.lineno} is no Python: {e.msg}.",))
+        return
+    except ValueError as e:
+        yield Grade("broken", says=(f"The file is no text of Python: {e}.",))
         return
     edges: list[str] = []
     if open_ := [function for function in exercise.functions if function in unwritten(tree)]:
@@ -185,8 +187,11 @@ def main() -> None:
     import torchstone.learn.words  # noqa: F401  (torch takes two seconds to load: they are not the learner's)
 
     _limit(seconds, err)
-    for grade in grades(path, EXERCISES[number - 1]):
-        print(json.dumps(asdict(grade)), file=out, flush=True)
+    try:
+        for grade in grades(path, EXERCISES[number - 1]):
+            print(json.dumps(asdict(grade)), file=out, flush=True)
+    except Exception as e:
+        print(f"{type(e).__name__}: {e}", file=err, flush=True)
     os._exit(0)
 
 
