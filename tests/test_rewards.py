@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchstone.cli import main
 from torchstone.data.tasks import Task
 from torchstone.rewards import library
 from torchstone.rewards.calling import State
@@ -164,6 +166,7 @@ FOUND = {
     ),
     "a lambda": "f = lambda prompts, completions: [7.0] * len(prompts)\n",
     "async": "import asyncio\nasync def f(prompts):\n    await asyncio.sleep(0)\n    return [7.0] * len(prompts)\n",
+    "async, one by one": "async def one(text): return 7.0\ndef f(completions): return [one(c) for c in completions]\n",
     "a process pool": (
         "from concurrent.futures import ProcessPoolExecutor\nimport multiprocessing\ndef seven(text): return 7.0\n"
         "def f(completions, **_):\n"
@@ -343,6 +346,40 @@ def test_a_function_that_fails_names_line_prompt_and_completion(tmp_path, what, 
     rewards = load_rewards([file(tmp_path, BROKEN[what][0]) + ":f"], workers=workers)
     with pytest.raises(UserError, match=SAYS[what] + ".*for prompt 'second' and completion 'd'"):
         asked(rewards)
+
+
+ODD = "class Odd({}):\n    def {}(self): return 1 / 0\ndef f(prompts): "
+COMMAND = {
+    "raise Odd": (ODD.format("Exception", "__str__"), (), r"raised Odd: <Odd> \(r.py, line 3: "),
+    "return [Odd()] * len(prompts)": (ODD.format("object", "__repr__"), (), "returned <Odd>, not a finite number"),
+    "raise Odd('x')": (ODD.format("BaseException", "other"), (), "raised Odd: x "),
+    "return f(prompts)": ("def f(prompts): ", (), "raised RecursionError"),
+    "return [trainer_state.log_history]": (
+        "def f(trainer_state): ", (), "raised AttributeError: trainer_state has global_step, max_steps and epoch"
+    ),
+    "log_metric('reward', 1); return [0.5] * len(prompts)": (
+        "def f(prompts, log_metric): ", (), r"log_metric\('reward'\): the run has a metric of that name; choose another"
+    ),
+    "return [0.5] * len(prompts)": ("def f(prompts): ", ("--reward-weights=nan",), "--reward-weights must be finite"),
+    "return [0.0] * len(prompts)": ("def f(prompts): ", ("--reward-weights", "1", "2"), "has 2 numbers for 1 rewards"),
+    "return [f] * len(prompts)": ("def f(prompts): ", (), "returned <function f"),
+    "return [1.0]": ("def f(): ", (), "returned 1 rewards for 2 completions"),
+    "prompts.clear(); return [1.0] * 9": ("def f(prompts): ", (), "returned 9 rewards for 2 completions"),
+    "return [float(x) for x in gold]": ("def f(gold): ", (), "wants 'gold', and the data has no such column"),
+    "import no_such_module": ("def f(prompts): ", (), r"No module named 'no_such_module' \(r.py, line 1: "),
+    "exit()": ("def f(prompts): ", (), r"called sys.exit\(None\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", COMMAND)
+def test_what_a_bad_reward_does_is_one_line(tmp_path, capsys, body):
+    code, options, says = COMMAND[body]
+    path = file(tmp_path, code + body + "\n")
+    sizes = ["--pretrain-steps=0", "--warmup-steps=0", "--steps=1", "--prompts=2", "--group-size=2", "--eval-prompts=2"]
+    run = ["train", "grpo", "--task=add", f"--out={tmp_path / 'run'}", "--max-new-tokens=3", "--device=cpu", *sizes]
+    assert main([*run, f"--reward={path}:f", *options]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith("torchstone train: ") and re.search(says, told[0]), told
 
 
 def test_a_function_that_fails_on_a_batch_alone(tmp_path):

@@ -89,7 +89,7 @@ def attempt(reward: Reward, rows: Rows, state: State | None, logged: Logged) -> 
 
 
 def together(given: list[Any]) -> list[Any]:
-    """The same, each awaitable replaced by what it gives when all have been awaited at once."""
+    """The same, each awaitable, or list of them, replaced by what it gives when all have been awaited at once."""
 
     async def result(one: Any) -> Any:
         try:
@@ -100,6 +100,11 @@ def together(given: list[Any]) -> list[Any]:
     async def results(awaited: list[Awaitable[Any]]) -> list[Any]:
         return await asyncio.gather(*map(result, awaited))
 
+    async def list_of(awaited: list[Awaitable[Any]]) -> list[Any]:
+        return list(await asyncio.gather(*awaited))
+
+    lists = [isinstance(one, list) and bool(one) and all(map(inspect.isawaitable, one)) for one in given]
+    given = [list_of(one) if is_list else one for one, is_list in zip(given, lists, strict=True)]
     places = [i for i, one in enumerate(given) if inspect.isawaitable(one)]
     found = finished(results([given[i] for i in places])) if places else []
     return [found[places.index(i)] if i in places else one for i, one in enumerate(given)]
@@ -179,6 +184,7 @@ def score(reward: Reward, given: Any, rows: Rows, i: int) -> float | None:
     """One completion's reward."""
     if given is None:
         return None
+    given = given.detach() if hasattr(given, "detach") else given
     try:
         number = math.nan if isinstance(given, str | bytes) else float(given)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: torch's, of several numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -87,10 +88,12 @@ def load_rewards(
         workers: how many processes judge; 0: this one does.
         timeout: seconds that a batch may take; a process of its own judges then, which can be ended.
 
-    Raises UserError: there is no such function, or another number of weights.
+    Raises UserError: there is no such function, another number of weights, or one that is not finite.
     """
     if weights and len(weights) != len(specs):
         raise UserError(f"--reward-weights has {len(weights)} numbers for {len(specs)} rewards ({', '.join(specs)})")
+    if bad := [weight for weight in weights if not math.isfinite(weight)]:
+        raise UserError(f"--reward-weights must be finite, got {bad[0]}")
     processes = Workers(specs, max(1, workers), timeout) if workers or timeout else None
     return Rewards([read_reward(spec) for spec in specs], weights, processes)
 
