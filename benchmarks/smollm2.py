@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS, SEEDS = ("grpo", "rloo", "dpo"), (0, 1, 2)
 NAMES = [f"{who}-{method}-{seed}" for seed in SEEDS for method in METHODS for who in ("ours", "trl")]
 NAMES += ["ours-distill-0", "ours-ppo-0"]  # after the teacher; PPO from a reward model on the pairs of DPO
-SIZES = {"prompts": 8, "group": 8, "micro_batch": 16, "rounds": 24, "tokens": 16, "held_out": 200, "held_out_8": 50}
+SIZES = {"prompts": 8, "group": 8, "micro_batch": 16, "rounds": 12, "tokens": 16, "held_out": 200, "held_out_8": 50}
 SIZES |= {"lr": 1e-5, "dpo_lr": 5e-6, "pairs": 8, "beta": 0.1}
 QUICK = {"rounds": 3, "held_out": 12, "held_out_8": 4}
 SHOTS = "12 + 2 = 14\n35 + 1 = 36\n23 + 4 = 27\n"  # what is asked for is shown, for the model is used without a chat

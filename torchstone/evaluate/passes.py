@@ -49,7 +49,9 @@ def estimate(values: Sequence[float]) -> Estimate:
         z = NormalDist().inv_cdf(0.975)
         middle, half = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
         return Estimate(mean, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n), n)
-    return difference(values, [0.0] * n)
+    found = difference(values, [0.0] * n)
+    bounded = n > 1 and all(0 <= value <= 1 for value in values)  # then no mean is outside
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high)) if bounded else found
 
 
 def difference(values: Sequence[float], others: Sequence[float]) -> Estimate:
