@@ -10,9 +10,9 @@ from typing import Any
 from torchstone.terminal import Parser, UserError, near, table, wrapped
 
 ABOUT = """\
-Draw a metric of several runs against each other. Runs that differ in nothing but
-their seed are one line: their mean, with a band for its 95% interval. RUN is the
-folder of a run; it may still be going on.
+Draw a metric of several runs against each other. Runs that differ in nothing
+but their seed are one line: their mean, with a band for its 95% interval. RUN
+is the folder of a run; it may still be going on.
 """
 EXAMPLES = """\
 examples
