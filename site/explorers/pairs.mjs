@@ -62,7 +62,10 @@ const OBJECTIVES = {
     equation: (s, v) =>
       html`${L} = ${num(1 - s.label_smoothing)} · ${log_sigma(num(v.h))} + ${num(s.label_smoothing)} · ${log_sigma(num(-v.h))}`,
     about: (s) =>
-      html`If a share of the labels is flipped, a margin can be too large: the push turns at h = ${show(Math.log((1 - s.label_smoothing) / Math.max(s.label_smoothing, 1e-9)))}.`,
+      s.label_smoothing === 0
+        ? "Without flipped labels it is DPO."
+        : html`If a share of the labels is flipped, a margin can be too large: the push turns at h =
+          ${show(Math.log((1 - s.label_smoothing) / s.label_smoothing))}.`,
   },
   ipo: {
     label: "IPO",

@@ -77,7 +77,7 @@ export default {
               : html`<div style="overflow-x:auto"><table>
           <thead><tr><th>what differs</th><th>${a.name}</th><th>${b.name}</th></tr></thead><tbody>${found.map(
             ({ at, values, effects }) => html`<tr>
-            <td><b>${at}</b></td>${values.map((value, i) => html`<td><code>${escaped(value)}</code><br><span class="muted">${escaped(effects[i] ?? effects[0])}</span></td>`)}</tr>`,
+            <td><b>${at.replaceAll(/[._]/g, "$&<wbr>")}</b></td>${values.map((value, i) => html`<td><code>${escaped(value)}</code><br><span class="muted">${escaped(effects[i] ?? effects[0])}</span></td>`)}</tr>`,
           )}</tbody></table></div>`
         }</div>
       </section>
