@@ -494,6 +494,7 @@ def test_a_template_of_ones_own_none_and_its_arguments(policy, tmp_path):
     ("template", "arguments", "says"),
     [
         ("{% if %}", "", r"t.jinja, line 1: Expected an expression"),
+        ("always", "", "t.jinja: it leaves out what the user says"),
         (TEMPLATE, "{thinking}", r"--template-args {thinking}: not JSON"),
         (TEMPLATE, "[1]", r"--template-args \[1\]: expected an object"),
         (TEMPLATE, '{"thinkin": 1}', r"the chat template has no 'thinkin' in it .did you mean 'thinking'"),

@@ -26,17 +26,19 @@ def choose_template(tokenizer: Any, template: str, arguments: str) -> dict[str, 
             tokenizer.chat_template = Path(template).expanduser().read_text(encoding="utf-8")
         except (OSError, ValueError) as e:
             raise UserError(f"--chat-template {template}: expected default, none or a file of Jinja: {e}") from e
+    chat = [{"role": "user", "content": "torchstone"}]
     has = getattr(tokenizer, "chat_template", None) is not None
     try:
         given = json.loads(arguments or "{}")
-        if has:
-            tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-    except TemplateSyntaxError as e:
-        raise UserError(f"--chat-template {template}, line {e.lineno}: {e.message}") from e
-    except TemplateError:
-        pass  # it wants other messages than these
     except ValueError as e:
         raise UserError(f"--template-args {arguments}: not JSON ({e})") from e
+    try:
+        if has and "torchstone" not in tokenizer.apply_chat_template(chat, tokenize=False):
+            raise UserError(f"--chat-template {template}: it leaves out what the user says")
+    except TemplateSyntaxError as e:
+        raise UserError(f"--chat-template {template}, line {e.lineno}: {e.message}") from e
+    except (TemplateError, ValueError):
+        pass  # it wants other messages than these
     if not isinstance(given, dict):
         raise UserError(f"""--template-args {arguments}: expected an object, such as {{"enable_thinking": false}}""")
     words = set(re.findall(r"[^\W\d]\w*", tokenizer.get_chat_template() if has else ""))
