@@ -185,7 +185,7 @@ def _praise(folder: Folder, exercise: Exercise, grade: Grade) -> None:
     print(_hanging("", f"Value and gradient are those of the vectors. {len(folder.passed)} done.", 0))
     print(_hanging("for", f"{exercise.practice} {dim(f'{PITFALLS}#{exercise.pitfall}')}", 3))
     for edge in grade.edges[:2]:
-        print(dim(_hanging("besides", f"plain code like yours goes wrong here, and it counts as right: {edge}", 7)))
+        print(dim(_hanging("besides", f"plain code forgets this, and is right all the same: {edge}", 7)))
     print()
     _where_next(folder)
 

@@ -61,7 +61,8 @@ def _cause(d: Diagnosis, known: Collection[str]) -> Iterable[str]:
         )
         yield f"{perhaps}{about[0]}{_named(name, known)}: your numbers equal those {what} {cases}."
     else:
-        yield f"{perhaps}{count(len(d.names), 'thing')} at once, with which your numbers are equal {cases}:"
+        number = {2: "Two", 3: "Three"}.get(len(d.names), str(len(d.names)))
+        yield f"{perhaps}{number} things at once, with which your numbers are equal {cases}:"
         for name, text in zip(d.names, about, strict=False):
             yield f"{text}{_named(name, known)}."
 
