@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from torchstone.cli import main
+from torchstone.data.examples import split
 from torchstone.data.formats import completion_of
 from torchstone.rewards.reward_model import RewardModel, load_reward_model, pair_rewards, reward_model_of
 from torchstone.rewards.scores import Scores
@@ -241,6 +242,21 @@ def test_pairs_of_a_task_are_sampled_and_ranked(tmp_path, home):
         assert pairs and all(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
     assert not {p["prompt"] for p in pairs} & {json.loads(s)["prompt"] for s in (folder / "pairs.jsonl").open()}
     assert records(folder)[-1]["samples"] == 64 and weights(folder)
+
+
+def test_held_out_prompts_may_give_no_pairs(tmp_path, home, capsys):
+    pays = "[len(c) * (p != 'say 8') for p, c in zip(prompts, completions)]"
+    (tmp_path / "r.py").write_text(f"def reward(prompts, completions, **columns):\n    return {pays}")
+    data = write(tmp_path / "p.jsonl", [{"prompt": "say 8" if i in held_out(30) else f"say {i}x"} for i in range(30)])
+    options = {"model": str(home / "base"), "data": data, "samples": 128, "pairs": 4, "lr": 1e-3}
+    options |= SIZES | {"max_new_tokens": 32, "reward": f"{tmp_path / 'r.py'}:reward"}
+    folder = train(RewardOptions(out=tmp_path / "run", **options))
+    assert "3 held-out prompts give no pairs" in capsys.readouterr().err
+    assert records(folder)[-1]["accuracy"] >= 0 and "eval_accuracy" not in records(folder)[-1]
+
+
+def held_out(n: int) -> list[int]:
+    return split(n)[0]
 
 
 @pytest.mark.parametrize("margin", ["big", None, math.nan, True])

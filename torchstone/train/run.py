@@ -43,6 +43,10 @@ Report = Callable[[dict[str, Any]], bool]
 Prepared = tuple[Learner, Iterator[dict[str, Any]], int]  # rounds: the metrics of each
 
 
+class NoPairs(UserError):
+    """No two completions of any prompt differ in what they earn."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop. The round was finished and saved; the message is the folder to go on with."""
 
@@ -162,7 +166,7 @@ def make_pairs(config: Pairs, task: Task, start: Policy, file: Path, resume: boo
     if not (resume and file.exists()):
         pairs = sample_pairs(config, task, start) if task.reward else task.examples
         if not pairs:
-            raise UserError("no pairs: the completions of each prompt all earn the same reward; try more --samples")
+            raise NoPairs("no pairs: the completions of each prompt all earn the same reward; try more --samples")
         ready = add_reference(config, start, pairs) if isinstance(config, DPOOptions) else pairs
         save(file, (json.dumps(pair, default=str) + "\n" for pair in ready))
     made = read_pairs(str(file))
@@ -176,8 +180,12 @@ def held_out_pairs(config: RewardOptions, task: Task, start: Policy, resume: boo
     n = min(config.eval_prompts, len(task.held_out))
     if not task.reward or n == 0:
         return task.held_out
-    config = replace(config, samples=n * config.group_size)
-    return make_pairs(config, replace(task, examples=task.held_out), start, config.folder / "held_out.jsonl", resume)
+    config, task = replace(config, samples=n * config.group_size), replace(task, examples=task.held_out)
+    try:
+        return make_pairs(config, task, start, config.folder / "held_out.jsonl", resume)
+    except NoPairs:
+        say(f"{n} held-out prompts give no pairs, so none are ranked: try more --eval-prompts")
+        return []
 
 
 @dataclass
