@@ -124,7 +124,7 @@ def trl(method, seed, out, folder, sizes, stamp):
 
     from torchstone.data.find import find_task
     from torchstone.rewards.library import exact
-    from torchstone.train.options import GRPOOptions
+    from torchstone.train.options import DPOOptions, GRPOOptions
 
     completions, micro = sizes["prompts"] * sizes["group"], sizes["micro_batch"]
     rows = list(find_task(options(GRPOOptions, out, sizes, reward="exact")).examples)
@@ -137,10 +137,7 @@ def trl(method, seed, out, folder, sizes, stamp):
     if method == "grpo":
         more |= {"loss_type": "grpo", "scale_rewards": "group"}
     if method == "dpo":
-        pairs = read(out / "pairs.jsonl")
-        from torchstone.data.tasks import split_examples
-
-        rows = list(split_examples(pairs)[1])
+        rows = list(find_task(replace(options(DPOOptions, out, sizes), data=out / "pairs.jsonl")).examples)
         half = min(sizes["pairs"], micro // 2)
         more = {
             "per_device_train_batch_size": half, "gradient_accumulation_steps": sizes["pairs"] // half,
