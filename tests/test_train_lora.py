@@ -127,7 +127,7 @@ def test_the_adapters_are_gone_on_with_as_a_model(tmp_path, home, trained):
 @pytest.mark.parametrize("own", [True, False], ids=["given", "the small one"])
 def test_adapters_are_loaded_from_any_working_directory(tmp_path, home, monkeypatch, own):
     monkeypatch.chdir(home)
-    small = {"task": "sort", "data": None, "reward": None, "pretrain_steps": 2, "warmup_steps": 1}
+    small = {"task": "sort", "data": None, "reward": (), "pretrain_steps": 2, "warmup_steps": 1}
     train(config(home, tmp_path / "run", steps=1, **{"model": "base"} if own else {"model": None} | small))
     monkeypatch.chdir(tmp_path)
     merged, adapted = (load_policy(f"run/{name}", "cpu", "float32").state_dict() for name in ("model", "adapter"))

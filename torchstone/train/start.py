@@ -61,8 +61,10 @@ def demonstrations(config: Run, task: Task) -> list[Example]:
 
 
 def untrained(config: Run, task: Task, device: str) -> Policy:
-    """The small model for the task's characters and its longest prompt, at random."""
+    """The small model for the task's characters and its longest prompt, with its completion or answer, at random."""
     torch.manual_seed(config.seed)
-    prompts = (text_of(example["prompt"]) for example in chain(task.examples, task.held_out))
-    longest = max(map(len, prompts)) + len(config.system or "") + 1
-    return small_policy(task.alphabet, longest + config.max_new_tokens, device)
+    sizes = (
+        len(text_of(example["prompt"])) + max(config.max_new_tokens, len(str(example.get("answer", ""))) + 1)
+        for example in chain(task.examples, task.held_out)
+    )
+    return small_policy(task.alphabet, max(sizes) + len(config.system or "") + 1, device)
