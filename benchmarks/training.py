@@ -101,7 +101,7 @@ def our_grpo(folder, P, G, T, steps):
 def our_dpo(folder, N, T):
     policy = load_policy(str(folder), HERE["device"], "float32")
     config = DPOOptions(pairs=N, beta=0.1, **HERE)
-    learner, rows = Learner(policy), add_reference(config, policy, pairs(4 * N, T))
+    learner, rows = Learner(policy), list(add_reference(config, policy, pairs(4 * N, T)))
     return learner, learn_offline(config, rows, learner, 10**6)
 
 
