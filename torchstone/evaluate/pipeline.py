@@ -37,7 +37,7 @@ Curves = dict[float, list[dict[str, float]]]  # beta -> a row a round
 class Pipeline:
     """SFT, then pairs, then a reward model, then PPO paid by it, on the small model; a picture of over-optimisation."""
 
-    task: Literal["sort", "add", "ramble"] = "sort"  # A built-in task: its true reward is known, and watched
+    task: Literal["sort", "add"] = "sort"  # A built-in task: its true reward is known, and watched
     demonstrations: int = 100  # Prompts with answers that SFT imitates
     pairs: int = 256  # Pairs that the reward model learns from; more of them make a better proxy
     noise: float = 0.0  # Share of the pairs that are marked the wrong way round
@@ -201,7 +201,7 @@ def told(curves: Curves) -> str:
     rows = [["the start", *_cells(first)]]
     for beta, found in curves.items():
         best = max(found, key=lambda row: row["true"])
-        ends = (best, found[-1]) if best["step"] > 1 else (found[-1],)
+        ends = (best, found[-1]) if 1 < best["step"] < found[-1]["step"] else (found[-1],)
         rows += [[f"beta {beta:g}, round {row['step']}", *_cells(row)] for row in ends]
     head = ["", "reward model", "true reward", "KL", "length"]
     note = "Of each run the round with the most true reward, which PPO does not know, and the last one."
