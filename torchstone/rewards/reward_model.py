@@ -134,7 +134,10 @@ def load_critic(config: Any, policy: Policy) -> Any:
 def weights_hash(folder: Path) -> str:
     """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
     found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
-    shas = [hashlib.file_digest(file.open("rb"), "sha256").hexdigest() for file in found]
+    shas = []
+    for file in found:
+        with file.open("rb") as weights:
+            shas.append(hashlib.file_digest(weights, "sha256").hexdigest())
     return " ".join(shas)
 
 
