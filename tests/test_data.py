@@ -21,9 +21,9 @@ from torchstone.data.formats import extract, to_example
 from torchstone.data.tasks import take
 from torchstone.evaluate.models import load
 from torchstone.rewards.reward_model import reward_model_of
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options, check_task
-from torchstone.train.files import load_config
 from torchstone.train.loading import load_policy
 from torchstone.train.model import small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions, RewardOptions

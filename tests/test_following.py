@@ -14,8 +14,8 @@ from torchstone.cli import main
 from torchstone.data.tasks import DIGITS
 from torchstone.evaluate import dry
 from torchstone.progress import Bar, duration, evaluated, noted, shown
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
-from torchstone.train.files import load_config
 from torchstone.train.model import small_policy
 from torchstone.train.options import GRPOOptions
 from torchstone.train.run import Interrupted, train

@@ -17,10 +17,11 @@ from test_train_folder import records
 
 from torchstone.cli import main
 from torchstone.data.tasks import load_task
+from torchstone.store import checkpoint
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
-from torchstone.train import checkpoint, checks, processes, run
+from torchstone.train import checks, processes, run
 from torchstone.train.checks import check_options
-from torchstone.train.files import load_config
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, Online, RecipeOptions

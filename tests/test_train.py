@@ -18,11 +18,11 @@ from torchstone.data.tasks import HELD_OUT, Task, exact_match, load_task, take
 from torchstone.recipes import RECIPES, PolicyRecipe, find
 from torchstone.recipes.published.distill import DISTILL
 from torchstone.rewards.judging import judge
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
 from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
 from torchstone.train import online
-from torchstone.train.files import load_config
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.methods import Batch, method_of

@@ -20,9 +20,9 @@ from test_train_folder import REWARD, SIZES, records, weights
 from transformers import AutoModelForCausalLM
 
 from torchstone.cli import main
+from torchstone.store import checkpoint, files
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
-from torchstone.train import checkpoint, files
-from torchstone.train.files import load_config
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
@@ -333,7 +333,7 @@ def test_killed_while_it_saves_is_the_same_as_never_killed(tmp_path, home, whole
     assert max(record.get("grad_norm", 0) for record in records(whole)) > 0
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from torchstone.train import checkpoint; from torchstone.train.options import *\n"
+        "from torchstone.store import checkpoint; from torchstone.train.options import *\n"
         "from torchstone.train.run import train\n"
         "save_file, n = checkpoint.save_file, []\n"
         "def half(tensors, file, about):\n"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from torchstone.cli import main
+from torchstone.store.files import claimed, load_config
 from torchstone.terminal import UserError
-from torchstone.train.files import claimed, load_config
 from torchstone.train.options import DPOOptions, GRPOOptions
 from torchstone.train.run import Interrupted, train
 
@@ -137,7 +137,7 @@ def test_edited_pairs_are_named(tmp_path):
 
 
 def test_one_process_at_a_time(stopped, whole):
-    hold = "import sys, time; from pathlib import Path; from torchstone.train.files import claimed\n"
+    hold = "import sys, time; from pathlib import Path; from torchstone.store.files import claimed\n"
     hold += "with claimed(Path(sys.argv[1]), True): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(stopped)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"

@@ -12,10 +12,10 @@ from test_train_folder import REWARD, records, weights
 from transformers import AutoModelForCausalLM, get_scheduler
 
 from torchstone.core import Loss
+from torchstone.store import checkpoint
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
-from torchstone.train import checkpoint
 from torchstone.train.checks import check_options
-from torchstone.train.files import load_config
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy

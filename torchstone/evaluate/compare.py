@@ -17,9 +17,9 @@ from typing import Any
 
 from torchstone.data.find import find_task
 from torchstone.evaluate.options import Compare
+from torchstone.store.files import absolute
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
-from torchstone.train.files import absolute
 from torchstone.train.loading import load_teacher
 from torchstone.train.options import (
     DistillOptions,

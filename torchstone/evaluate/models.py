@@ -8,8 +8,8 @@ from typing import Any
 
 from torchstone.data.find import find_task
 from torchstone.data.tasks import Task
+from torchstone.store.files import load_config
 from torchstone.terminal import UserError
-from torchstone.train.files import load_config
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy
 from torchstone.train.options import Run, defaults

@@ -133,7 +133,7 @@ def _train(config: Any, folder: Path, stop: Any) -> None:
 def make_pairs(options: Pipeline, folder: Path, start: str) -> str:
     """pairs.jsonl: so many, of the start's own answers, some of them marked the wrong way round; and what it holds."""
     from torchstone.data.find import find_task
-    from torchstone.train.files import save
+    from torchstone.store.files import save
     from torchstone.train.loading import load_policy
     from torchstone.train.offline import sample_pairs
     from torchstone.train.options import RewardOptions

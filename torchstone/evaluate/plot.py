@@ -55,7 +55,7 @@ def plot(arguments: Sequence[str]) -> int:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The options and records of a run. Raises UserError: there is none, or it has no round yet."""
-    from torchstone.train.files import read_records
+    from torchstone.store.files import read_records
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from torchstone.data.tasks import Example
 from torchstone.layers import run_again
+from torchstone.store.files import absolute
 from torchstone.terminal import UserError, near
-from torchstone.train.files import absolute
 from torchstone.train.model import Policy
 from torchstone.train.offline import cut_pairs, encode, side_by_side
 from torchstone.train.options import Run

@@ -19,9 +19,9 @@ from torchstone.data.chat import control_tokens, has_system
 from torchstone.data.examples import everything, look_over, place
 from torchstone.data.formats import completion_of, text_of
 from torchstone.data.tasks import Task
+from torchstone.store.files import say
 from torchstone.terminal import UserError
 from torchstone.train import methods, options, processes
-from torchstone.train.files import say
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.rollout import as_rollout, check_room, sample

@@ -39,7 +39,7 @@ def _read(arguments: list[str]) -> int:
     method, *options = arguments
     resume, rest = resume_folder(arguments)
     if resume:
-        from torchstone.train.files import load_config
+        from torchstone.store.files import load_config
 
         config = load_config(resume, rest)
     elif method not in METHODS:
@@ -55,7 +55,7 @@ def _read(arguments: list[str]) -> int:
 def _train(config: Any, resume: bool) -> int:
     from torchstone import report
     from torchstone.progress import Bar, evaluated, noted, shown
-    from torchstone.train.files import named
+    from torchstone.store.files import named
     from torchstone.train.processes import main_process
     from torchstone.train.run import Interrupted
     from torchstone.train.run import train as run

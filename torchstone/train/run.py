@@ -21,11 +21,12 @@ from torchstone.layers import set_layers
 from torchstone.rewards.calling import State
 from torchstone.rewards.reward_model import load_critic, load_reward_model, reward_model_of
 from torchstone.rewards.scores import paid_by
+from torchstone.store import checkpoint
+from torchstone.store.files import absolute, append, claimed, read_records, rewind, save, save_model, say
 from torchstone.terminal import UserError
 from torchstone.trackers import tracked
-from torchstone.train import checkpoint, processes
+from torchstone.train import processes
 from torchstone.train.checks import check_lesson, check_options, check_task
-from torchstone.train.files import absolute, append, claimed, read_records, rewind, save, save_model, say
 from torchstone.train.learner import Learner
 from torchstone.train.lesson import nothing_learned
 from torchstone.train.loading import load_policy, load_teacher

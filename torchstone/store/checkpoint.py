@@ -17,8 +17,8 @@ from torch import Tensor
 
 from torchstone.rewards.loading import file_of
 from torchstone.rewards.reward_model import weights_hash
+from torchstone.store.files import absolute, remove, replacing, say, sync
 from torchstone.terminal import UserError
-from torchstone.train.files import absolute, remove, replacing, say, sync
 from torchstone.train.learner import Learner
 from torchstone.train.options import RESUMABLE, Run
 from torchstone.train.processes import main_process, wait, world
