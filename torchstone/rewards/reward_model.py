@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from torchstone.data.tasks import Example
 from torchstone.layers import run_again
-from torchstone.store.files import absolute
+from torchstone.store.files import absolute, file_hash
 from torchstone.terminal import UserError, near
 from torchstone.train.model import Policy
 from torchstone.train.offline import cut_pairs, encode, side_by_side
@@ -134,11 +133,7 @@ def load_critic(config: Any, policy: Policy) -> Any:
 def weights_hash(folder: Path) -> str:
     """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
     found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
-    shas = []
-    for file in found:
-        with file.open("rb") as weights:
-            shas.append(hashlib.file_digest(weights, "sha256").hexdigest())
-    return " ".join(shas)
+    return " ".join(map(file_hash, found))
 
 
 def margin_of(pair: Example) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchstone.rewards.loading import file_of
 from torchstone.rewards.reward_model import weights_hash
-from torchstone.store.files import absolute, remove, replacing, say, sync
+from torchstone.store.files import absolute, file_hash, remove, replacing, say, sync
 from torchstone.terminal import UserError
 from torchstone.train.learner import Learner
 from torchstone.train.options import RESUMABLE, Run
@@ -113,12 +113,6 @@ def read_file(file: Path, learner: Learner) -> tuple[dict[str, Tensor], str]:
     if checksum(about["notes"], tensors) != about["sha256"]:
         raise ValueError("its checksum is another")
     return tensors, about["notes"]
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def checksum(notes: str, tensors: dict[str, Tensor]) -> str:

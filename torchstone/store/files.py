@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -141,6 +142,15 @@ def sync(*paths: Path) -> None:
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes, read a megabyte at a time."""
+    sha = hashlib.sha256()
+    with file.open("rb") as f:
+        while piece := f.read(2**20):
+            sha.update(piece)
+    return sha.hexdigest()
 
 
 def remove(path: Path) -> None:
