@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REWARDS = '''\
-"""Rewards of docs/symptoms.md: one that the model never earns, one that pays for length, one that can be had cheaply."""
+"""Rewards of docs/symptoms.md: one that is never earned, one that pays for length, one that can be had cheaply."""
 
 
 def vowels(prompts, completions, **columns):
@@ -32,12 +32,13 @@ def rising(prompts, completions, **columns):
 RUNS = [
     ("rate", "reward", "Learning rate too high: reward", "grpo --lr 5e-3", "grpo"),
     ("tied", "frac_reward_zero_std", "Groups tied: share of groups", "grpo --reward rewards.py:vowels", "grpo"),
-    ("length", "completions/mean_length", "Paid for length: tokens", "grpo --max-new-tokens 16 --reward rewards.py:length",
-     "grpo --max-new-tokens 16"),
+    ("length", "completions/mean_length", "Paid for length: tokens",
+     "grpo --max-new-tokens 16 --reward rewards.py:length", "grpo --max-new-tokens 16"),
     ("entropy", "entropy", "Entropy gone: nats a token", "grpo --epochs 8 --lr 2e-3", "grpo"),
     ("kl", "kl", "KL ignored: nats a token", "ppo --beta 1e-9 --lr 2e-3", "ppo --beta 0.2 --lr 2e-3"),
     ("hacked", "rewards/exact/mean", "Reward hacked: share of right answers",
-     "grpo --reward rewards.py:rising exact --reward-weights 1 0", "grpo --reward exact rewards.py:rising --reward-weights 1 0"),
+     "grpo --reward rewards.py:rising exact --reward-weights 1 0",
+     "grpo --reward exact rewards.py:rising --reward-weights 1 0"),
 ]  # fmt: skip
 ROUNDS = 40
 

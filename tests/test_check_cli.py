@@ -213,7 +213,7 @@ def test_names_need_a_toml_reader(monkeypatch):
         (["targets.py"], "expected package.module:function or file.py:function"),
         (["targets.py:raises"], "what should raises be? Say so with --objective NAME"),
         (["targets.py:raises", "--objective", "kl_3"], "unknown objective 'kl_3' (did you mean 'kl_k3'"),
-        (["targets.py:kl_k3", "--accept", "reversed"], "(did you mean 'reversed_kl'?)"),
+        (["targets.py:kl_k3", "--accept", "reversed"], "(did you mean 'reversed_kl' or 'exp_reversed'?)"),
         (["targets.py:kl_k3", "--set", "x"], "--set: expected NAME=VALUE, got 'x'"),
         (["targets.py:kl_k3", "--set", "x=1"], "the target has no parameter 'x'"),
         (["targets.py:kl_k3", "--names", "no.toml"], "cannot read no.toml"),

@@ -465,14 +465,15 @@ def test_a_list_that_is_refused_in_every_case_is_left_out():
     assert report.passed and any("it refuses a list as eos_token_id" in r.detail for r in report.results)
 
 
-def no_log(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta=0.1):
-    h = policy_chosen_logps - reference_chosen_logps - policy_rejected_logps + reference_rejected_logps
-    return -torch.sigmoid(beta * h).mean()
+def no_log_of_the_flipped(chosen, rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
+    h = beta * (chosen - ref_chosen - rejected + ref_rejected)
+    losses = (1 - label_smoothing) * torch.nn.functional.logsigmoid(h) + label_smoothing * torch.sigmoid(-h)
+    return -losses.mean()
 
 
 def test_changed_code_is_told_as_a_person_writes_it():
-    (found,) = conformance.check(no_log, "dpo_loss").diagnoses
-    assert "sigmoid(h)` where `log_sigmoid(h)` belongs" in found.about[0] and "__import__" not in found.about[0]
+    (found,) = conformance.check(no_log_of_the_flipped, "dpo_loss").diagnoses
+    assert "sigmoid(-h)` where `log_sigmoid(-h)` belongs" in found.about[0] and "__import__" not in found.about[0]
 
 
 def no_bonus_above_one(newlogprob, oldlogprob, advantages, clip_coef=0.2):

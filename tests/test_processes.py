@@ -258,8 +258,8 @@ def test_processes_stop_together_and_say_once_how_to_go_on(home, tmp_path, how):
         os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     said = [line for line in output.splitlines() if line.startswith("torchstone train: ")]
-    assert process.returncode and len(said) == 1 and f"--resume {out}" in said[0], output
-    assert ("stopped" if how == "SIGTERM" else "another process has ended") in said[0]
+    assert process.returncode and len(said) == 2 and "held out" in said[0] and f"--resume {out}" in said[1], output
+    assert ("stopped" if how == "SIGTERM" else "another process has ended") in said[1]
     last = int(checkpoint.files(out)[-1].name[-6:])
     assert last == records(out)[-1]["step"] if how == "SIGTERM" else last >= 3
     run.train(load_config(out, ["--steps", str(last + 1)]), resume=True)  # in one process
