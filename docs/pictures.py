@@ -1,4 +1,4 @@
-"""Draw docs/performance.png, scaling.png, curves.png and comparisons/*.png from the data that lie in the repository.
+"""Draw the pictures of docs/ (performance, scaling, curves, gallery, comparisons) from the data that lie there.
 
     python docs/pictures.py [NAME ...]        default: all; needs the extra "docs"
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import typst
 from differences import differences
+from gallery import RUNS
 
-from torchstone.drawing import INK, LINE, PALETTE, PPO, REINFORCE, label_ends, pyplot
+from torchstone.drawing import INK, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 from torchstone.report import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +208,22 @@ def curves(file: Path) -> None:
     plot_curves(shares, "sort", max(int(row["samples"]) for row in rows), file)
 
 
-PICTURES = {"performance": performance, "scaling": scaling, "curves": curves} | {
+def gallery(file: Path) -> None:
+    """Six runs that went wrong, in colour, each beside one that did not, from docs/gallery.csv."""
+    with (ROOT / "docs" / "gallery.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    figure, grid = plt.subplots(2, 3, figsize=(8.3, 4.9), layout="constrained")
+    for axes, (panel, _, title, *_) in zip(grid.flat, RUNS, strict=True):
+        for run, style in (("beside", {"color": MUTED, "linewidth": 1.4}), ("wrong", {"color": PPO})):
+            of = [(int(r["round"]), float(r["value"])) for r in rows if (r["panel"], r["run"]) == (panel, run)]
+            axes.plot(*zip(*of, strict=True), **style)
+        axes.set_title(title.replace(": ", "\n"), fontsize=11)
+        axes.set(xlabel="round", xlim=(1, None), ylim=(min(0, axes.get_ylim()[0]), None))
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
+    figure.savefig(file)
+
+
+PICTURES = {"performance": performance, "scaling": scaling, "curves": curves, "gallery": gallery} | {
     f"comparisons/{name}": partial(comparison, name) for name in COMPARISONS
 }
 

@@ -145,4 +145,4 @@ def _train(config: Run) -> None:
         _messages.put((f"{config.label} {config.seed}", record))
         return _stop.is_set()
 
-    train(config, report, resume=(config.folder / "config.json").exists())
+    train(config, report, resume=(config.folder / "config.json").exists(), dry=False)

@@ -123,7 +123,7 @@ def _train(config: Any, folder: Path, stop: Any) -> None:
             return bool(stop.is_set())
 
         try:
-            train(config, show, resume=(config.folder / "config.json").exists())
+            train(config, show, resume=(config.folder / "config.json").exists(), dry=False)
         except Interrupted as e:
             raise stopped("pipeline", folder) from e
         except KeyboardInterrupt:

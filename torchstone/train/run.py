@@ -52,13 +52,14 @@ class Interrupted(Exception):
     """The run was asked to stop. The round was finished and saved; the message is the folder to go on with."""
 
 
-def train(config: Run, report: Report = lambda record: False, resume: bool = False) -> Path:
+def train(config: Run, report: Report = lambda record: False, resume: bool = False, dry: bool = True) -> Path:
     """Run one method; write metrics.jsonl, completions.jsonl, checkpoints and model/; give back their folder.
 
     Args:
         report: called with each record of metrics.jsonl; ``steps``, the number of rounds; and ``held_out``, at an
             evaluation one sample in a list. True asks to stop.
         resume: go on from the checkpoint in ``config.out``; the result is that of an unbroken run.
+        dry: with ``--model``, go through a step first, and say what it takes.
     """
     processes.join()
     if resume and processes.world() == 1:
@@ -67,10 +68,10 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
     task = find_task(config)
     tracking = tracked(config, report) if processes.main_process() else nullcontext(report)
     with processes.peers(config.folder), claimed(config.folder, resume), tracking as told:
-        return _train(config, task, told, resume)
+        return _train(config, task, told, resume, dry)
 
 
-def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
+def _train(config: Run, task: Task, report: Report, resume: bool, dry: bool) -> Path:
     folder, notes = config.folder, checkpoint.notes_of(config, task.fingerprint)
     for text in task.told:
         say(text)
@@ -96,7 +97,7 @@ def _train(config: Run, task: Task, report: Report, resume: bool) -> Path:
     notes = checkpoint.read(folder, learner, notes) if resume else notes
     if learner.step > steps:
         raise UserError(f"--steps {steps}: round {learner.step} of the run in {folder} is done already")
-    if config.model and learner.step == 0:
+    if dry and config.model and learner.step == 0:
         say(dry_step(config, task, learner, teacher))
     journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step), notes)
     if learner.step == 0:
