@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REWARDS = '''\
-"""Rewards of docs/symptoms.md: one that is never earned, one that pays for length, one that can be had cheaply."""
+"""Rewards of docs/symptoms.md: one that is never earned, for length, for one answer, for a cheap one."""
 
 
 def vowels(prompts, completions, **columns):
@@ -23,6 +23,10 @@ def vowels(prompts, completions, **columns):
 
 def length(prompts, completions, **columns):
     return [float(len(text)) for text in completions]
+
+
+def sevens(prompts, completions, **columns):
+    return [float(text.count("7")) for text in completions]
 
 
 def rising(prompts, completions, **columns):
@@ -34,8 +38,9 @@ RUNS = [
     ("tied", "frac_reward_zero_std", "Groups tied: share of groups", "grpo --reward rewards.py:vowels", "grpo"),
     ("length", "completions/mean_length", "Paid for length: tokens",
      "grpo --max-new-tokens 16 --reward rewards.py:length", "grpo --max-new-tokens 16"),
-    ("entropy", "entropy", "Entropy gone: nats a token", "grpo --epochs 8 --lr 2e-3", "grpo"),
-    ("kl", "kl", "KL ignored: nats a token", "ppo --beta 1e-9 --lr 2e-3", "ppo --beta 0.2 --lr 2e-3"),
+    ("entropy", "entropy", "Entropy gone: nats a token", "grpo --reward rewards.py:sevens", "grpo"),
+    ("kl", "kl", "KL ignored: nats a token", "ppo --reward rewards.py:rising --beta 1e-9",
+     "ppo --reward rewards.py:rising --beta 0.5"),
     ("hacked", "rewards/exact/mean", "Reward hacked: share of right answers",
      "grpo --reward rewards.py:rising exact --reward-weights 1 0",
      "grpo --reward exact rewards.py:rising --reward-weights 1 0"),
