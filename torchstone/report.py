@@ -45,7 +45,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    from torchstone.store.files import read_records as read  # with what trains: pictures alone do without
+
+    return read(folder / "metrics.jsonl")
 
 
 def curve(folder: Path, metric: str = "eval_reward") -> Curve:

@@ -157,7 +157,9 @@ def make_pairs(options: Pipeline, folder: Path, start: str) -> str:
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
     """What the picture shows of each round of a PPO run."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][1:]
+    from torchstone.store.files import read_records
+
+    records = read_records(folder / "metrics.jsonl")[1:]
     (true,) = {key for key in records[0] if key.startswith("rewards/")} - {"rewards/reward_model/mean"}
     names = {"step": "step", "proxy": "rewards/reward_model/mean", "true": true, "kl": "kl"}
     names["length"] = "completions/mean_length"
@@ -214,10 +216,11 @@ def _cells(row: dict[str, float]) -> list[str]:
 
 def written(folder: Path, runs: Sequence[Any]) -> str:
     """What the start, and each run at its end, answer to three held-out prompts, with both rewards."""
+    from torchstone.store.files import read_records
+
     rows = []
     for config in runs:
-        lines = (config.folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()
-        samples = [json.loads(line) for line in lines]
+        samples = read_records(config.folder / "completions.jsonl")
         for step in {0, samples[-1]["step"]} if config is runs[0] else {samples[-1]["step"]}:
             who = f"beta {config.beta:g}" if step else "the start"
             for one in [sample for sample in samples if sample["step"] == step][:3]:
