@@ -268,6 +268,17 @@ def test_iterative_rpo_2404_19733v3_eq_1(seed: int) -> None:
     agree("iterative-rpo", seed, equation)
 
 
+def test_rpo_2405_16436_eq_4_8(seed: int) -> None:
+    """eta beta E[-log pi(y_w)] + DPO, log pi of the whole answer; appendix D.1: eta = 0.005, beta = 0.01."""
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        eta, beta = 0.005, 0.01
+        return (eta * beta * -total(p.chosen, p.chosen_mask) - torch.log(torch.sigmoid(beta * w - beta * lo))).mean()
+
+    agree("rpo", seed, equation)
+
+
 def test_exo_2402_00856_eq_16(seed: int) -> None:
     """KL(p_f || p_r) of a pair: p_f = softmax(beta log pi/pi_ref), p_r = (1 - eps, eps); by code: 0.1, exp(-10)."""
 

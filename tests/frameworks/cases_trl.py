@@ -141,6 +141,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "discopop": {"loss_type": ("discopop",)},
     "dpo-norm": {"loss_type": ("sigmoid_norm",)},
     "iterative-rpo": {"loss_type": ("sigmoid", "sft")},
+    "rpo": {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0, 0.005), "beta": 0.01},
 }
 FREE: dict[str, dict[str, Any]] = {"cpo": {}, "simpo": {"loss_type": "simpo"}, "slic": {"loss_type": "hinge"}}
 

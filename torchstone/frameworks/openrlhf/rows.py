@@ -190,6 +190,14 @@ PAIRS = [
         LOGISTIC,
         Choice("chosen", coef=1.0, mean="sequence"),
     ),
+    pairs(
+        "rpo",
+        "model.beta=0.5, model.nll_loss_coef=0.2",
+        "The authors' numbers for OpenRLHF (d0389c4): the mean over each chosen completion, in place of eta beta times "
+        "the sum.",
+        Choice("logistic", beta=0.5),
+        Choice("chosen", coef=0.2, mean="sequence"),
+    ),
 ]
 
 ROWS: list[Recipe] = [*(row.but(left_out=left_out(row)) for row in ONLINE), *PAIRS]

@@ -276,6 +276,14 @@ PAIRS = [
         sft=SFT,
     ),
     pairs(
+        "rpo",
+        "loss_type=['sigmoid', 'sft'], loss_weights=[1.0, 0.005], beta=0.01",
+        "The settings of TRL's index: eta itself weighs a mean over the micro-batch's tokens, where the paper has eta "
+        "beta, 100 times less, on a sum: as strong where chosen completions have 100 tokens on average.",
+        Choice("logistic", beta=0.01),
+        sft=Choice("chosen", coef=0.005, mean="token"),
+    ),
+    pairs(
         "kto",
         "",
         "KTO as published, on a mean over completions; loss_type='apo_zero_unpaired' is this with reference point 0.",

@@ -190,6 +190,20 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="rpo",
+        about="DPO, and the chosen completion's own likelihood, whole: eta beta times the sum over its tokens.",
+        log_prob=SUM,
+        objective=Choice("logistic", beta=0.01),
+        sft=Choice("chosen", coef=5e-5, mean="sum"),
+        source="Liu et al. (RPO), arXiv:2405.16436, eq. 4.8",
+        left_out="a baseline policy whose answers the second term trains on: by section 6 the chosen completions",
+        stated={
+            "objective.beta": "paper, appendix D.1: 0.01 for Zephyr; 0.05 for Gemma",
+            "sft.coef": "paper, eq. 4.8: eta beta, with eta 0.005 of appendix D.1; 2.5e-4 for Gemma",
+            "sft.mean": "paper, eq. 4.8: log pi of the whole answer; the authors' README (d0389c4) prefers the mean",
+        },
+    ),
+    PreferenceRecipe(
         name="exo",
         about="The KL of DPO the other way round.",
         log_prob=SUM,
