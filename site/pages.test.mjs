@@ -107,6 +107,15 @@ test("from an equation to its explorer, and back", () => {
   }
 });
 
+test("every package that a script imports has its page of the reference", () => {
+  const root = join(HERE, "../torchstone");
+  const packages = readdirSync(root).filter((name) => existsSync(join(root, name, "__init__.py")));
+  const commands = ["learn", "trace"]; // what they do, the command line does
+  for (const name of packages.filter((one) => !commands.includes(one))) {
+    assert.match(text.get(`api/${name}.html`) ?? "", /class="to-code" href="\.\.\/code\/torchstone\//, name);
+  }
+});
+
 test("a formula that does not parse is refused", () => {
   const asked = ["\\frac{1}{2}", "\\frac{1}{", "\\nosuchcommand"]
     .map((tex) => JSON.stringify({ tex, display: true }))
