@@ -4,13 +4,16 @@ import itertools
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchstone.cli import main
-from torchstone.evaluate.passes import by_prompt, difference, estimate, paired, pass_at_k, t95, values
+from torchstone.evaluate.passes import by_prompt, difference, estimate, paired, pass_at_k, values
+from torchstone.report import interval, t95
+from torchstone.terminal import UserError
 from torchstone.train.options import GRPOOptions
 from torchstone.train.run import train
 
@@ -54,6 +57,10 @@ def test_pass_at_k_counts_the_subsets_that_have_a_right_one():
 def test_intervals_are_those_of_the_books():
     assert t95(4) == 2.78 and t95(30) == pytest.approx(2.0423, abs=1e-3)
     assert t95(10**6) == pytest.approx(1.95997, abs=1e-4)
+    seeds = [0.0, 1.0] * 15 + [0.5]  # 31 seeds: 30 degrees of freedom, variance 1/4
+    assert interval(seeds) == pytest.approx((0.5, 2.0423 * 0.5 / 31**0.5), abs=1e-4)
+    found = difference(seeds, [0.0] * 31)
+    assert found.high - found.mean == pytest.approx(interval(seeds)[1])  # one and the same over prompts and over seeds
     # Wilson's for 10 of 20: the roots of (p - 1/2)^2 = z^2 p (1 - p) / 20, which are 0.5 +- 0.2007
     half = estimate([1.0] * 10 + [0.0] * 10)
     z = 1.959964
@@ -126,6 +133,46 @@ def test_eval_is_greedy_at_temperature_0_and_takes_data_and_reward(run, tmp_path
         told.append(json.loads(file.read_text())["models"][0]["measures"])
     assert told[0] == told[1] and set(told[0]) == {"reward"} and told[0]["reward"]["mean"]["n"] == 4
     assert "greedy" in capsys.readouterr().out
+
+
+WHOLE = """def reward(prompts, completions, completion_ids, cut_off, trainer_state):
+    assert trainer_state.global_step == 0
+    return [float(len(ids) + 100 * cut) for ids, cut in zip(completion_ids, cut_off, strict=True)]
+"""
+
+
+def test_rewards_are_handed_what_they_are_in_training(run, tmp_path, capsys):
+    data, reward, file = tmp_path / "d.jsonl", tmp_path / "r.py", tmp_path / "c.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"{n}>"}) + "\n" for n in range(100, 140)))
+    reward.write_text(WHOLE)
+    own = ["--data", str(data), "--reward", str(reward), "--max-new-tokens", "4"]
+    assert main(["eval", str(run), *own, "--samples", "8", "--completions", str(file)]) == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["reward"] for row in rows] == [row["tokens"] + 100 * row["cut_off"] for row in rows]
+    assert {row["cut_off"] for row in rows} == {True, False}
+    judged = shutil.copytree(run, tmp_path / "run")
+    options = json.loads((judged / "config.json").read_text())
+    (judged / "config.json").write_text(json.dumps(options | {"reward": [str(reward)]}))
+    capsys.readouterr()
+    assert main(["ask", str(judged), "314159>", "--max-new-tokens", "4", "--n", "5"]) == 0
+    notes = [line.split("  ") for line in capsys.readouterr().out.splitlines() if "reward" in line]
+    found = [(int(note[1].split()[0]), "cut off" in note[1], float(note[2].split()[1])) for note in notes]
+    assert len(found) == 5 and all(earned == n + 100 * cut for n, cut, earned in found)
+
+
+def test_code_of_a_model_runs_in_eval_and_ask_only_when_asked_for(tmp_path, capsys, monkeypatch):
+    from torchstone.evaluate import models
+
+    trusted: list[bool] = []
+
+    def load(source, device, dtype, option, trust):
+        trusted.append(trust)
+        raise UserError("seen")
+
+    monkeypatch.setattr(models, "load_policy", load)
+    for words in (["ask", "m", "x"], ["eval", "m", "--task", "sort"]):
+        assert main(words) == main([*words, "--trust-remote-code"]) == 1
+    assert trusted == [False, True, False, True]
 
 
 def test_ctrl_c_leaves_what_is_done(run, tmp_path, monkeypatch, capsys):

@@ -8,8 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
 from torchstone.cli import main
+from torchstone.core import Loss
 from torchstone.layers import set_layers
 from torchstone.terminal import UserError
+from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions, SFTOptions
@@ -100,8 +102,8 @@ def test_sampling_and_frozen_copies_are_as_before():
 def test_the_balancing_loss_of_experts_is_added_with_its_weight(kind, capsys):
     policy = a_policy(kind, layers=2)
     rows = batch(policy)
-    set_layers(GRPOOptions(), policy)
-    assert "the model is a mixture of experts: their use is not balanced" in capsys.readouterr().err
+    assert "the model is a mixture of experts: their use is not balanced" in set_layers(GRPOOptions(), policy)
+    assert not capsys.readouterr().err  # the run says it, in its first process alone
     _, plain = backward(policy)
     plain = [x.clone() for x in plain]
     policy.zero_grad()
@@ -112,9 +114,10 @@ def test_the_balancing_loss_of_experts_is_added_with_its_weight(kind, capsys):
     aux.backward()
     balance = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
     policy.zero_grad()
-    set_layers(GRPOOptions(router_aux_loss=0.5, prompts=3, group_size=4, minibatches=1), policy)
-    assert policy.balance == 0.5 / 12 and not capsys.readouterr().err
+    assert not set_layers(GRPOOptions(router_aux_loss=0.5, prompts=3, group_size=4, minibatches=1), policy)
+    assert policy.balance == 0.5 / 12
     backward(policy)
+    assert float(policy.aux_loss["aux_loss"]) == pytest.approx(aux.item()) and policy.aux_loss["aux_loss"].count == 12
     got = [p.grad for p in policy.parameters() if p.grad is not None]
     names = [name for name, p in policy.named_parameters() if p.grad is not None]
     for name, with_balance, without in zip(names, got, plain, strict=True):
@@ -149,6 +152,19 @@ def test_both_run_by_command(tmp_path):
     assert main([*run, *options]) == 0
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["grad_norm"] > 0 and "rewards/last_words/mean" in last and last["unscored"] == 0
+    assert last["aux_loss"] >= 2  # transformers' is top k, 2, where experts are used evenly, and more elsewhere
+
+
+def test_the_balancing_loss_that_is_reported_is_the_mean_over_rows():
+    policy = a_policy("mixtral", layers=2)
+    set_layers(GRPOOptions(router_aux_loss=1.0, prompts=3, group_size=4, minibatches=1), policy)
+    learner, rows, losses = Learner(policy), batch(policy), []
+    learner.begin_round(0.0, 1)
+    for part in (slice(0, 2), slice(2, 12)):
+        learner.backward(Loss(-policy(*rows[part].inputs, 1.0).log_probs.mean(), {}))
+        losses.append(float(policy.aux_loss["aux_loss"]))
+    assert learner.end_round()["aux_loss"] == pytest.approx((2 * losses[0] + 10 * losses[1]) / 12, rel=1e-6)
+    assert abs(losses[0] - losses[1]) > 1e-4
 
 
 CODE = "from transformers import GPT2Config\nopen({!r}, 'w').write('ran')\nclass Own(GPT2Config): model_type = 'own'\n"

@@ -77,6 +77,17 @@ def test_every_number_lands_on_its_own_share_exactly():
     assert choose(probs.log()[None], 0.0, last) == 3
 
 
+def test_sums_that_grow_where_nothing_is_added_choose_nothing_of_probability_0(monkeypatch):
+    """As a sum in parallel may: at a token of probability 0, and at the last, it is a rounding above the one before."""
+    probs, up = torch.tensor([0.5, 0.0, 0.5, 0.0]), 2.0**-52
+    below = torch.tensor([[0.5, 0.5 + up, 1.0, 1.0 + up]], dtype=torch.float64).repeat(4, 1)
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda x, dim, dtype: below)
+    numbers = torch.tensor([0.0, 0.5, 0.75, 1 - 2.0**-53], dtype=torch.float64)
+    scaled = numbers[:, None] * below[:, -1:]
+    assert torch.searchsorted(below, scaled, right=True)[:, 0].tolist() == [0, 1, 2, 3]
+    assert choose(probs.log().expand(4, -1), 1.0, numbers).tolist() == [0, 0, 2, 2]
+
+
 def test_unlikely_tokens_of_a_large_vocabulary_keep_their_probability():
     """In float32, the sum over 50,000 tokens steps over those of 1e-8; here each still has its interval."""
     logits = torch.full((50_000,), -18.5)

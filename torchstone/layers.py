@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from torchstone.terminal import UserError
 
 
-def set_layers(config: Any, policy: Any) -> None:
-    """``--gradient-checkpointing`` and ``--router-aux-loss``. Raises UserError: the model has no such layers.
+def set_layers(config: Any, policy: Any) -> str:
+    """``--gradient-checkpointing`` and ``--router-aux-loss``; what there is to say, or nothing.
+
+    Raises UserError: the model has no such layers.
 
     The balancing loss is transformers', of the tokens that are read together; each row of a step weighs the same, so
     that micro-batches add up to one loss a step, though not to that of the whole step: it is no mean over rows.
@@ -24,11 +25,12 @@ def set_layers(config: Any, policy: Any) -> None:
         run_again(policy.model)
     if config.router_aux_loss and not has_experts(policy.model):
         raise UserError("--router-aux-loss: the model has no experts whose use could be balanced")
-    if has_experts(policy.model) and not config.router_aux_loss:
-        told = "their use is not balanced; --router-aux-loss 0.001 adds the usual loss"
-        print(f"torchstone train: the model is a mixture of experts: {told}", file=sys.stderr)
     policy.balance = config.router_aux_loss / rows_of_update(config)
     policy.one_pass = config.gradient_checkpointing or policy.balance > 0
+    if not has_experts(policy.model) or config.router_aux_loss:
+        return ""
+    told = "their use is not balanced; --router-aux-loss 0.001 adds the usual loss"
+    return f"the model is a mixture of experts: {told}"
 
 
 def run_again(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from torchstone.drawing import DISTILL, DPO, GRPO, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
@@ -40,7 +41,18 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if n == 1:
         return mean, 0.0
     variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    return mean, T95[min(n - 1, 10)] * math.sqrt(variance / n)
+    return mean, t95(n - 1) * math.sqrt(variance / n)
+
+
+def t95(dof: int) -> float:
+    """The two-sided 95% quantile of Student's t, by degrees of freedom.
+
+    A table to 10; from there the series in 1/dof (Abramowitz and Stegun, 26.7.5), right to 0.001.
+    """
+    if dof < len(T95):
+        return T95[dof]
+    z = NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -148,12 +148,12 @@ def ask(arguments: list[str]) -> int:
 
 def _ask(name: str, prompt: str, options: Any) -> int:
     from torchstone.evaluate.models import config_for, load
-    from torchstone.evaluate.passes import Row, answers
+    from torchstone.evaluate.passes import answers
 
     config = config_for([name], options)
     n = 1 if config.temperature == 0 else options.n
-    rows: list[Row] = answers(config, load(name, config), prompt, n)
-    rewards = rewards_of(config, prompt, [row["completion"] for row in rows])
+    rows, rollout = answers(config, load(name, config), prompt, n)
+    rewards = rewards_of(config, prompt, rollout)
     for i, row in enumerate(rows, start=1):
         notes = [f"{row['tokens']} tokens" + (", cut off" if row["cut_off"] else "")]
         notes += [f"reward {rewards[i - 1]:.3g}"] if rewards else []
@@ -162,18 +162,19 @@ def _ask(name: str, prompt: str, options: Any) -> int:
     return 0
 
 
-def rewards_of(config: Any, prompt: str, completions: list[str]) -> list[float]:
-    """What the run's reward pays for them, where it needs no more than prompt and completion; nothing otherwise."""
+def rewards_of(config: Any, prompt: str, rollout: Any) -> list[float]:
+    """What the run's reward pays for completions, where it needs no column of the data; nothing otherwise."""
     from torchstone.evaluate.models import task_of
+    from torchstone.rewards.calling import GIVEN
     from torchstone.rewards.judging import judge
 
     try:
         task = task_of(config, [])
         wanted = inspect.signature(task.reward).parameters.values() if task.reward else ()
         needs = {p.name for p in wanted if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-        if not task.reward or needs - {"prompts", "completions"}:
+        if not task.reward or needs - set(GIVEN):
             return []
-        return judge(task, [{"prompt": prompt} for _ in completions], completions)
+        return judge(task, [{"prompt": prompt} for _ in rollout.completions], rollout.completions, rollout)
     except UserError:  # the data was moved, the reward wants more: the completions are what was asked for
         return []
 

@@ -52,7 +52,8 @@ def task_of(config: Run, names: list[str]) -> Task:
 def load(name: str, config: Run) -> Policy:
     """The frozen model of that name, prompted as the run prompts; a run's model has the run's template in it."""
     source, run = model_of(name)
-    policy = load_policy(source, usable_device(config.device), config.dtype, "MODEL").requires_grad_(False)
+    policy = load_policy(source, usable_device(config.device), config.dtype, "MODEL", config.trust_remote_code)
+    policy.requires_grad_(False)
     policy.set_template(
         "default" if run and config.chat_template != "none" else config.chat_template, config.template_args
     )

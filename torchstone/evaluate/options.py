@@ -55,6 +55,7 @@ class Measured:
     seed: int = 0  # Of the samples; models that are compared share their noise
     device: str = "auto"  # cpu, cuda, mps; auto is cuda if there is one
     dtype: DType = "float32"  # float32 or bfloat16
+    trust_remote_code: bool = False  # Run code that comes with MODEL here: read it first
 
 
 @dataclass(frozen=True, kw_only=True)

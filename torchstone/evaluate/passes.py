@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.data.tasks import Task
+from torchstone.report import t95
 from torchstone.rewards.judging import judge
 from torchstone.rewards.library import exact, lenient
 from torchstone.train.model import Policy
 from torchstone.train.options import Run
-from torchstone.train.rollout import sample, slices, uniforms
+from torchstone.train.rollout import Rollout, sample, slices, uniforms
 
 Row = dict[str, Any]  # prompt, completion, tokens, cut_off, and a score by each scorer
 
@@ -64,19 +65,6 @@ def difference(values: Sequence[float], others: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def t95(dof: int) -> float:
-    """The two-sided 95% quantile of Student's t, by degrees of freedom.
-
-    A table to 10; from there the series in 1/dof (Abramowitz and Stegun, 26.7.5), right to 0.001.
-    """
-    from torchstone.report import T95
-
-    if dof < len(T95):
-        return T95[dof]
-    z = NormalDist().inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
-
-
 # -------------------------------------------------------------------------------------------------- sampling
 
 
@@ -94,26 +82,27 @@ def sampled(config: Run, task: Task, policy: Policy, prompts: int, samples: int)
     noise = uniforms(config.seed, -1, prompts * samples, config.max_new_tokens)
     for piece in slices(0, prompts * samples, config.micro_batch):
         examples = [task.held_out[i // samples] for i in range(piece.start, piece.stop)]
-        rows = completed(config, policy, [example["prompt"] for example in examples], noise[piece])
+        rows, rollout = completed(config, policy, [example["prompt"] for example in examples], noise[piece])
         for name, scorer in scorers(task).items():
-            scores = judge(replace(task, reward=scorer), examples, [row["completion"] for row in rows])
+            scores = judge(replace(task, reward=scorer), examples, rollout.completions, rollout)
             rows = [row | {name: score} for row, score in zip(rows, scores, strict=True)]
         yield rows
 
 
-def answers(config: Run, policy: Policy, prompt: str, n: int) -> list[Row]:
+def answers(config: Run, policy: Policy, prompt: str, n: int) -> tuple[list[Row], Rollout]:
     """``n`` completions of one prompt."""
-    noise, pieces = uniforms(config.seed, -1, n, config.max_new_tokens), slices(0, n, config.micro_batch)
-    return [row for some in pieces for row in completed(config, policy, [prompt] * len(noise[some]), noise[some])]
+    return completed(config, policy, [prompt] * n, uniforms(config.seed, -1, n, config.max_new_tokens))
 
 
-def completed(config: Run, policy: Policy, prompts: list[Any], noise: Tensor) -> list[Row]:
+def completed(config: Run, policy: Policy, prompts: list[Any], noise: Tensor) -> tuple[list[Row], Rollout]:
     """A completion of each prompt, sampled as in training, from its row of the noise [B T]."""
     ids = policy.encode_prompts(prompts, config.system)
-    rollout = sample(policy, ids, config.max_new_tokens, config.temperature, noise)
+    budget = config.micro_batch * (max(map(len, ids)) + config.max_new_tokens)
+    rollout = sample(policy, ids, config.max_new_tokens, config.temperature, noise, budget)
     tokens, cut_off = rollout.mask.sum(1).tolist(), rollout.cut_off.tolist()
     columns = zip(prompts, rollout.completions, tokens, cut_off, strict=True)
-    return [{"prompt": prompt, "completion": text, "tokens": n, "cut_off": cut} for prompt, text, n, cut in columns]
+    rows = [{"prompt": prompt, "completion": text, "tokens": n, "cut_off": cut} for prompt, text, n, cut in columns]
+    return rows, rollout
 
 
 def by_prompt(rows: list[Row], samples: int, scorer: str) -> list[list[float]]:

@@ -59,8 +59,8 @@ def find_prompts(config: GRPOOptions, task: Task, policy: Policy, samples: int, 
     for piece in slices(0, most, size):
         some = [example for example in task.examples[piece] for _ in range(samples)]
         noise = torch.cat([uniforms(config.seed, -2 - i, samples, config.max_new_tokens) for i in range(most)[piece]])
-        texts = completed(config, policy, [example["prompt"] for example in some], noise)
-        earned = judge(task, some, [text["completion"] for text in texts])
+        _, rollout = completed(config, policy, [example["prompt"] for example in some], noise)
+        earned = judge(task, some, rollout.completions, rollout)
         new = [sum(earned[i : i + samples]) / samples for i in range(0, len(earned), samples)]
         found += [some[i * samples] for i, rate in enumerate(new) if low <= rate <= high]
         rates += new

@@ -33,9 +33,9 @@ class Judged:
         return found
 
 
-def judge(task: Task, examples: Sequence[Example], completions: list[str]) -> list[float]:
-    """The reward of each completion, or 0 if the task has none; NaN where it could not be scored."""
-    return judged(task, examples, completions).rewards
+def judge(task: Task, examples: Sequence[Example], completions: list[str], rollout: Any = None) -> list[float]:
+    """The reward of each completion, or 0 if the task has none; NaN where it could not be scored. Outside of a run."""
+    return judged(task, examples, completions, rollout, State()).rewards
 
 
 @once

@@ -51,7 +51,7 @@ class Learner:
         """Add the gradient of some rows, and pool their metrics."""
         (self.weight * loss.value).backward()
         if self.weight:
-            self.pool(loss.metrics)
+            self.pool(loss.metrics | self.policy.aux_loss)
 
     def update(self, max_grad_norm: float) -> None:
         """An optimizer step, its gradient shortened to this norm. Raises UserError: the gradient is not finite."""

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.core import token_entropies, token_log_probs
+from torchstone.core import Mean, token_entropies, token_log_probs
 from torchstone.data.chat import Prompt, choose_template, render
 from torchstone.layers import balanced
 from torchstone.terminal import UserError
@@ -69,6 +69,7 @@ class Policy(nn.Module):
         self.keep_logits = False  # whether a loss wants them: the vocabulary's size times a log-prob's memory
         self.one_pass = False  # prompts and completions are always read together
         self.balance = 0.0  # weight of a mixture of experts' balancing loss, for each row
+        self.aux_loss: dict[str, Mean] = {}  # that loss, of the rows that were read last with a gradient
         self.compute: torch.dtype | None = None  # what the model computes in, beside weights of another dtype
         generation = getattr(model, "generation_config", None)  # a reward model has none
         listed = getattr(generation or model.config, "eos_token_id", None)
@@ -194,7 +195,10 @@ class Policy(nn.Module):
         options |= {"output_router_logits": True} if balancing else {}
         with self.computing():
             out = self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **options)
-        return balanced(out, self.balance * len(tokens)) if balancing else out
+        if not balancing:
+            return out
+        self.aux_loss = {"aux_loss": Mean(len(tokens) * out.aux_loss.detach(), torch.tensor(len(tokens)))}
+        return balanced(out, self.balance * len(tokens))
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -136,13 +136,17 @@ def uniforms(seed: int, step: int, rows: int, length: int) -> Float[Tensor, "B T
 def choose(logits: Float[Tensor, "B V"], temperature: float, noise: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
     """From each row the first token whose cumulative probability exceeds the row's number from [0, 1).
 
-    Summed in float64: in float32 the sum over a large vocabulary loses its unlikely tokens.
+    Never one of probability 0. Summed in float64: in float32 a large vocabulary's sum loses its unlikely tokens.
     """
     if temperature == 0:
         return logits.argmax(1)
-    probs = (logits.float() / temperature).softmax(1)
-    below = probs.to(noise.device).cumsum(1, dtype=torch.float64)
-    return torch.searchsorted(below, noise[:, None] * below[:, -1:], right=True)[:, 0].to(logits.device)
+    probs = (logits.float() / temperature).softmax(1).to(noise.device)
+    below = probs.cumsum(1, dtype=torch.float64)
+    found = torch.searchsorted(below, noise[:, None] * below[:, -1:], right=True)
+    if (probs.gather(1, found) == 0).any():  # sums in parallel may grow by a rounding where nothing is added
+        columns = torch.arange(probs.shape[1], device=probs.device)
+        found = torch.where((probs > 0) & (columns <= found), columns, 0).amax(1, keepdim=True)
+    return found[:, 0].to(logits.device)
 
 
 def check_room(policy: Policy, prompts: list[list[int]], completions: list[int], whose: str = "a") -> None:

@@ -128,7 +128,7 @@ def first_policy(config: Run, task: Task, teacher: Policy | None, resume: bool) 
     if config.lora and not isinstance(config, RewardOptions):
         torch.manual_seed(config.seed)
         policy.add_lora(config.lora, absolute("model", config.model or str(start)))
-    set_layers(config, policy)
+    say(set_layers(config, policy))
     return policy
 
 
