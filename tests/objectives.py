@@ -149,6 +149,14 @@ def _kto(log_probs, ref_log_probs, *, denominator=None, **numbers):
     return preference.kto_loss(log_probs, ref_log_probs, desirable, denominator=denominator, **numbers)
 
 
+def _bco_unpaired(log_probs, ref_log_probs, *, denominator=None, **numbers):
+    """Both means over as many as all: with one count for both the parts of a batch add up to it."""
+    desirable = torch.as_tensor(ref_log_probs) > 0
+    count = len(desirable) if denominator is None else denominator
+    counts = {"desirable_denominator": count, "undesirable_denominator": count}
+    return preference.bco_unpaired_loss(log_probs, ref_log_probs, desirable, **counts, **numbers)
+
+
 def _orpo(chosen_log_probs, rejected_log_probs, *, denominator=None, **numbers):
     pair = (-x.abs() if isinstance(x, Tensor) else x for x in (chosen_log_probs, rejected_log_probs))
     return preference.orpo_loss(*pair, denominator=denominator, **numbers)
@@ -330,6 +338,7 @@ OBJECTIVES = [
         {"beta": 0.1, "reference_point": 0.7, "desirable_weight": 1.0, "undesirable_weight": 1.3},
         {"beta": (0.0,), "reference_point": (-0.1,), "desirable_weight": (-1.0,), "undesirable_weight": (-1.0,)},
     ),
+    Objective("bco unpaired", _bco_unpaired, REFERENCE, {"beta": 0.1, "reward_shift": 0.3}, BETA_OUTSIDE),
     Objective("sft", preference.sft_loss, POLICY),
     Objective("outcome reward model", preference.outcome_reward_loss, ("logits", "labels")),
     Objective("process reward model", preference.process_reward_loss, ("logits", "step_labels")),

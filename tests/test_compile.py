@@ -59,6 +59,7 @@ def functions() -> list[tuple]:
         ),
         (dpo.sequence_log_probs, (x, mask), {"average": True}),
         (dpo_variants.kto_reference_point, (x[:, 0], y[:, 0]), {}),
+        (dpo_variants.bco_reward_shift, (x[:, 0], y[:, 0] > 0), {}),
         (dpo_variants.log_sum_squares, (z,), {"temperature": 0.7}),
         (dpo_variants.wpo_weights, (-x.abs(), -y.abs(), mask), {}),
     ]

@@ -14,6 +14,8 @@ from torchstone.dpo.variants import (
     apo_down_loss,
     apo_zero_loss,
     bco_loss,
+    bco_reward_shift,
+    bco_unpaired_loss,
     discopop_loss,
     exo_loss,
     hinge_loss,
@@ -412,6 +414,57 @@ def test_DPO_22_the_shift_moves_both_rewards_and_takes_no_gradient():
     assert shift.grad is None
 
 
+GOOD = tensor([True, True, True, False])
+REWARDS = tensor([0.2, 0.4, 0.6, -0.4], dtype=f64)
+
+
+def test_DPO_34_the_shift_is_the_mean_of_two_means_and_a_constant():
+    """(0.4 - 0.4) / 2; pooled it would be 0.2."""
+    rewards = REWARDS.clone().requires_grad_()
+    shift = bco_reward_shift(rewards, GOOD)
+    assert shift.item() == pytest.approx(0, abs=1e-15) and not shift.requires_grad
+    assert bco_reward_shift(REWARDS, ~GOOD).item() == pytest.approx(0, abs=1e-15)
+    assert bco_reward_shift(REWARDS, tensor([True, True, False, False])).item() == pytest.approx(0.2)
+    assert bco_reward_shift(REWARDS[:3], GOOD[:3]).item() == pytest.approx(0.2)  # no bad ones: half of the good's mean
+    assert bco_reward_shift(REWARDS[:0], GOOD[:0]).item() == 0
+
+
+@pytest.mark.parametrize(("shift", "expected", "one_mean"), [(0.0, 1.02923, 0.51543), (0.2, 1.03892, 0.56045)])
+def test_DPO_35_each_kind_has_a_mean_of_its_own(shift, expected, one_mean):
+    """By hand: log(1 + exp(-x)) of x = r - d for the good, d - r for the bad; three good, one bad."""
+    good = [math.log1p(math.exp(-(r - shift))) for r in (0.2, 0.4, 0.6)]
+    bad = math.log1p(math.exp(-0.4 - shift))
+    assert sum(good) / 3 + bad == pytest.approx(expected, abs=6e-6)
+    assert (sum(good) + bad) / 4 == pytest.approx(one_mean, abs=6e-6)
+    log_probs = (REWARDS / 0.1 - 5).requires_grad_()
+    ref = torch.full((4,), -5.0, dtype=f64)
+    loss = bco_unpaired_loss(log_probs, ref, GOOD, beta=0.1, reward_shift=shift)
+    assert loss.value.item() == pytest.approx(expected, abs=6e-6)
+    (slope,) = torch.autograd.grad(loss.value, log_probs)
+    close(slope, [*(-0.1 / 3 * sigmoid(shift - r) for r in (0.2, 0.4, 0.6)), 0.1 * sigmoid(-0.4 - shift)])
+    by_hand = {"rewards/chosen": 0.4, "rewards/rejected": -0.4, "logps/chosen": -1.0, "logps/rejected": -9.0}
+    assert {k: float(m) for k, m in loss.metrics.items()} == pytest.approx(by_hand)
+
+
+def test_DPO_34_and_35_on_parts_of_a_batch_take_the_shift_and_the_counts_of_the_whole():
+    """A micro-batch of good completions alone: by its own shift or its own counts the parts do not add up."""
+    log_probs, ref = REWARDS / 0.1 - 5, torch.full((4,), -5.0, dtype=f64)
+    parts = (slice(0, 2), slice(2, 4))
+    shift = bco_reward_shift(REWARDS, GOOD)
+
+    def of(rows, d, **counts):
+        found = bco_unpaired_loss(log_probs[rows], ref[rows], GOOD[rows], beta=0.1, reward_shift=d, **counts)
+        return found.value
+
+    whole = of(slice(0, 4), shift)
+    counts = {"desirable_denominator": 3, "undesirable_denominator": 1}
+    close(sum(of(rows, shift, **counts) for rows in parts), whole)
+    own_shifts = [bco_reward_shift(REWARDS[rows], GOOD[rows]) for rows in parts]
+    assert abs(sum(of(r, d, **counts) for r, d in zip(parts, own_shifts, strict=True)) - whole) > 0.01
+    assert abs(sum(of(rows, shift) for rows in parts) - whole) > 0.1
+    assert of(slice(0, 0), shift).item() == 0
+
+
 def test_DPO_23_each_log_ratio_is_pulled_to_its_own_win_rate():
     rates = vectors([0.9, 0.6, 0.5], [0.2, 0.4, 0.3])
     found = sppo_loss(*vectors(W, L, RW, RL), beta=B, chosen_win_rates=rates[0], rejected_win_rates=rates[1]).value
@@ -571,6 +624,12 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("weights", lambda: wpo_loss(*FOUR, PAIR[:1], beta=0.1)),
         ("weights", lambda: wpo_loss(*FOUR, 1.0, beta=0.1)),
         ("reward_shift", lambda: bco_loss(*FOUR, beta=0.1, reward_shift=PAIR)),
+        ("desirable", lambda: bco_reward_shift(PAIR, UP.float())),
+        ("rewards", lambda: bco_reward_shift(PAIR[None], UP)),
+        ("desirable", lambda: bco_unpaired_loss(PAIR, PAIR, UP[:1], beta=0.1, reward_shift=0.0)),
+        ("reward_shift", lambda: bco_unpaired_loss(PAIR, PAIR, UP, beta=0.1, reward_shift=None)),
+        ("denominator", lambda: bco_unpaired_loss(
+            PAIR, PAIR, UP, beta=0.1, reward_shift=0.0, desirable_denominator=-1)),
         ("chosen_win_rates", lambda: sppo_loss(*FOUR, beta=0.1, chosen_win_rates=PAIR[:1])),
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),

@@ -229,14 +229,17 @@ def test_a_tensor_that_a_row_would_ignore_is_refused(row):
                 getattr(row, stage)(*arguments, **row.used(stage, batch), **{name: batch[name]}, **sizes)
 
 
+SCALARS = {"reference_point": torch.tensor(0.3), "reward_shift": torch.tensor(0.3)}
+
+
 @preference_rows
 def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
     batch = pairs()
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
-    known = {**batch, "reference_point": torch.tensor(0.3), "weights": torch.ones(6, dtype=torch.float64)}
-    if "reference_point" not in row.takes():
-        with pytest.raises(ValueError, match=r"reference_point: .* does not use it in loss, .*; got 0\.3$"):
-            row.loss(**own, **row.used("loss", known), reference_point=0.3)
+    known = {**batch, **SCALARS, "weights": torch.ones(6, dtype=torch.float64)}
+    for scalar in SCALARS.keys() - set(row.takes()):
+        with pytest.raises(ValueError, match=rf"{scalar}: .* does not use it in loss, .*; got 0\.3$"):
+            row.loss(**own, **row.used("loss", known), **{scalar: 0.3})
     for name in known.keys() - own.keys() - set(row.takes()):
         with pytest.raises(ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in loss")):
             row.loss(**own, **row.used("loss", known), **{name: known[name]})
@@ -361,7 +364,7 @@ def pairs(seed: int = 0) -> dict:
 
 def prefer(row, batch, **how):
     leaves = {k: batch[k].clone().requires_grad_() for k in ("chosen_log_probs", "rejected_log_probs")}
-    constants = {"reference_point": 0.3, "weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
+    constants = SCALARS | {"weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
     loss = row.loss(**{**own, **leaves, **row.used("loss", batch | constants), **how})
     return loss.value.detach(), torch.autograd.grad(loss.value, list(leaves.values())), loss.metrics
@@ -400,7 +403,7 @@ def test_a_preference_row_says_what_it_lacks(row):
     batch = pairs()
     own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
     weights = torch.ones(6, dtype=torch.float64)
-    everything = own | row.used("loss", {**batch, "reference_point": 0.3, "weights": weights})
+    everything = own | row.used("loss", {**batch, **SCALARS, "weights": weights})
     for name in row.needs():
         with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since objective is"):
             row.loss(**everything | {name: None})

@@ -364,6 +364,14 @@ def test_bco_shifted_by_a_pairs_mean_reward_is_twice_dpo_at_half_beta(pairs):
     same(bco.value, 2 * dpo_loss(*one, beta=0.15).value)
 
 
+@edge("BCO, unpaired", "BCO", "as many good as bad")
+def test_unpaired_bco_of_both_sides_of_pairs_is_bco(pairs):
+    w, lo, ref_w, ref_lo = pairs
+    desirable, how = torch.arange(14) < 7, {"beta": 0.3, "reward_shift": 0.4}
+    unpaired = preference.bco_unpaired_loss(torch.cat([w, lo]), torch.cat([ref_w, ref_lo]), desirable, **how)
+    same_with_gradient(unpaired, preference.bco_loss(*pairs, **how), 1, pairs)
+
+
 @edge("hard SPPO", "IPO", "less its centring term", "half of it at β / 2")
 def test_hard_sppo_is_half_of_ipo_at_half_beta_and_of_centred_log_ratios(pairs):
     w, lo, ref_w, ref_lo = pairs

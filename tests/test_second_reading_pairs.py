@@ -215,6 +215,20 @@ def test_kto_2402_01306v5_eq_8(seed: int) -> None:
     agree("kto", seed, equation, reference_point=torch.tensor(z0, dtype=torch.float64))
 
 
+def test_bco_2404_04656_eq_7_and_8(seed: int) -> None:
+    """-E log sigma(r_w - delta) - E log sigma(-(r_l - delta)), delta the mean of both; appendix C: beta = 0.1."""
+    with torch.no_grad():
+        w, lo = log_ratios(pairs(seed))
+        delta = ((0.1 * w).mean() + (0.1 * lo).mean()) / 2
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        good = -torch.log(torch.sigmoid(0.1 * w - delta)).mean()
+        return good - torch.log(torch.sigmoid(-(0.1 * lo - delta))).mean()
+
+    agree("bco", seed, equation, reward_shift=delta)
+
+
 def test_apo_zero_2408_06266_eq_7(seed: int) -> None:
     """-sigma(r_w) + sigma(r_l), r = beta log pi/pi_ref, and 1, which TRL adds; section 5.2: beta = 0.1."""
 

@@ -98,6 +98,17 @@ def bco(win: Dual, lose: Dual, shift: Number) -> Dual:
     return -log_sigmoid(win - shift) - log_sigmoid(-(lose - shift))
 
 
+def bco_reward_shift(rewards: Sequence[Number], desirable: Sequence[bool]) -> Dual:
+    """d = (mean of r over the good + mean of r over the bad) / 2; a constant, a kind without any is 0    (DPO.34)"""
+    kinds = [[stop(r) for r, up in zip(rewards, desirable, strict=True) if up == kind] for kind in (True, False)]
+    return (mean(kinds[0]) + mean(kinds[1])) / 2
+
+
+def bco_alone(r: Dual, desirable: bool, shift: Number) -> Dual:
+    """-log sigmoid(r - d) if desirable, else -log sigmoid(-(r - d))    (DPO.35, one completion)"""
+    return -log_sigmoid(r - shift if desirable else shift - r)
+
+
 def sppo(win: Dual, lose: Dual, beta: Number, p_w: Number, p_l: Number) -> Dual:
     """((r_w - (P_w - 1/2)) / beta)^2 + ((r_l - (P_l - 1/2)) / beta)^2    (DPO.23)"""
     a = (win - (stop(p_w) - mpf("0.5"))) / beta

@@ -209,7 +209,8 @@ def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
         assert isinstance(row, PreferenceRecipe)
         one = torch.ones(len(batch[PAIRS[0]]), 1, dtype=torch.bool)
         more: dict[str, Any] = {f"ref_{k}": tensors[f"ref_{k}"][:, None] for k in PAIRS[:2]}
-        more |= {"reference_point": 0.0, "weights": torch.linspace(0.5, 1.5, len(one), dtype=torch.float64)}
+        more |= {"reference_point": 0.0, "reward_shift": 0.5}  # at 0 BCO is what TRL calls BCO
+        more |= {"weights": torch.linspace(0.5, 1.5, len(one), dtype=torch.float64)}
         pair = (tensors[k][:, None] for k in PAIRS[:2])
         loss = row.loss(*pair, one, one, **row.used("loss", more))
     slopes = torch.autograd.grad(loss.value, list(free.values()), allow_unused=True)

@@ -23,6 +23,7 @@ __all__ = [
     "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
     "sppo_loss", "discopop_loss", "aot_loss", "sft_loss", "outcome_reward_loss", "process_reward_loss",
+    "bco_reward_shift", "bco_unpaired_loss",
 ]
 # fmt: on
 
@@ -262,8 +263,7 @@ def kto_loss(
     z = _constant("reference_point", reference_point, at_least=0)
     log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == rewards.shape
-    require(fits, "desirable", f"a torch.bool tensor of shape {list(rewards.shape)}", desirable)
+    _check_kinds(desirable, rewards)
     missed = torch.sigmoid(beta * z - rewards)
     losses = torch.where(desirable, desirable_weight * missed, undesirable_weight * torch.sigmoid(rewards - beta * z))
     metrics = {
@@ -488,8 +488,9 @@ def bco_loss(
     Args:
         chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
             ``dpo_loss``.
-        reward_shift: d, in reward units: in the paper a running mean of (r_w + r_l) / 2, which the caller keeps (the
-            mean of ``rewards/chosen`` and ``rewards/rejected``); 0 in TRL's and Liger's ``bco_pair``. A constant.
+        reward_shift: d, in reward units: in the paper a running mean of ``bco_reward_shift``, which the caller keeps
+            (of pairs, the mean of ``rewards/chosen`` and ``rewards/rejected``); 0 in TRL's and Liger's ``bco_pair``.
+            A constant.
 
     Returns: ``Loss``; metrics as ``dpo_loss``.
     Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``reward_shift`` is not finite.
@@ -500,6 +501,86 @@ def bco_loss(
         beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
     )
     return Loss(mean_of_pairs(-logsigmoid(r_w - shift) - logsigmoid(shift - r_l), denominator), metrics)
+
+
+def bco_reward_shift(rewards: Float[Tensor, " M"], desirable: Bool[Tensor, " M"]) -> Float[Tensor, ""]:
+    """Half way between the rewards of good and of bad completions: where BCO tells one from the other.
+
+        d = (mean of r(x, y) over the good + mean of r(x, y) over the bad) / 2              (DPO.34)
+
+    The mean of two means: were all completions pooled, the commoner kind would draw d to its side, and its own losses
+    would vanish.
+
+    Args:
+        rewards: ``implicit_rewards`` of completions with a thumb up or down, in reward units.
+        desirable: True for a thumb up.
+
+    Returns: reward units, detached; a kind that is not there counts as 0. Of micro-batches it is another number than
+        of the whole batch: it is computed once, for all of them. The paper takes an exponential moving average over
+        batches, whose decay it does not say, and which the caller keeps.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Jung et al., arXiv:2404.04656, eq. 7.
+    """
+    rewards = as_float("rewards", rewards, "M")
+    _check_kinds(desirable, rewards)
+    return (_mean_where(desirable, rewards) + _mean_where(~desirable, rewards)).detach() / 2
+
+
+def bco_unpaired_loss(
+    log_probs: Float[Tensor, " M"],
+    ref_log_probs: Float[Tensor, " M"],
+    desirable: Bool[Tensor, " M"],
+    *,
+    beta: float,
+    reward_shift: float | Float[Tensor, ""],
+    desirable_denominator: Count | None = None,
+    undesirable_denominator: Count | None = None,
+) -> Loss:
+    """Completions with a thumb up or down, and no pairs: a classifier tells good from bad by the implicit reward.
+
+        L = mean over the good( -log sigmoid(r - d) ) + mean over the bad( -log sigmoid(-(r - d)) )    (DPO.35)
+
+    Each kind has a mean of its own, so the rarer one weighs as much as the other. Of as many good as bad ones it is
+    ``bco_loss``.
+
+    Args:
+        log_probs: log pi(y | x), summed over tokens, in nats. Gradient flows through it.
+        ref_log_probs: the same under the frozen reference. Treated as a constant.
+        desirable: True for a thumb up.
+        beta: strength of the KL constraint, in reward units per nat.
+        reward_shift: d, in reward units: a running mean of ``bco_reward_shift``, or 0. A constant.
+        desirable_denominator, undesirable_denominator: number of good and of bad completions in the whole batch; None
+            counts those given. At 0 that mean is 0.
+
+    Returns: ``Loss``; metrics: ``rewards/chosen``, ``rewards/rejected``, ``logps/chosen``, ``logps/rejected`` (means
+        over the desirable, and over the others).
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``reward_shift`` is not finite.
+    Source: Jung et al., arXiv:2404.04656, eq. 8. TRL's former BCOTrainer (f2cd577) has one mean over all completions.
+    """
+    shift = _constant("reward_shift", reward_shift)
+    log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
+    rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
+    _check_kinds(desirable, rewards)
+    good = _mean_where(desirable, -logsigmoid(rewards - shift), desirable_denominator)
+    bad = _mean_where(~desirable, -logsigmoid(shift - rewards), undesirable_denominator)
+    metrics = {
+        "rewards/chosen": mean_of(rewards, desirable),
+        "rewards/rejected": mean_of(rewards, ~desirable),
+        "logps/chosen": mean_of(log_probs, desirable),
+        "logps/rejected": mean_of(log_probs, ~desirable),
+    }
+    return Loss(good + bad, metrics)
+
+
+def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"]) -> None:
+    """Raise ``ValueError`` unless there is a thumb, up or down, for each entry of ``x``."""
+    fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == x.shape
+    require(fits, "desirable", f"a torch.bool tensor of shape {list(x.shape)}", desirable)
+
+
+def _mean_where(counted: Bool[Tensor, " M"], x: Float[Tensor, " M"], denominator: Count | None = None) -> Tensor:
+    """The mean of ``x`` over the entries where ``counted`` is True, or their sum over a given ``denominator``."""
+    return mean_of_pairs(torch.where(counted, x, 0), counted.count_nonzero() if denominator is None else denominator)
 
 
 def sppo_loss(

@@ -51,6 +51,7 @@ TENSORS = {
     },
     "weights": "a weight for each pair [N]",
     "reference_point": "KTO's reference point, a scalar",
+    "reward_shift": "where a reward counts as neither good nor bad, a scalar (bco_reward_shift)",
     "chosen_mask": "True at the chosen completions' tokens [N T]",
     "sft_denominator": "tokens or completions of the whole batch",
     "chosen_win_rates": "how often the chosen completion wins [N]",
@@ -200,7 +201,7 @@ class Recipe:
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
         used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
-            number = tensor in ("reference_point", "sft_denominator") and given is not None
+            number = tensor in ("reference_point", "reward_shift", "sft_denominator") and given is not None
             if (isinstance(given, Tensor) or number) and tensor in TENSORS.keys() - used and tensor != "denominator":
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
                 got = f"a tensor of shape {list(given.shape)}" if isinstance(given, Tensor) else given

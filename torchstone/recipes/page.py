@@ -68,7 +68,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",
     ),
-    "Pairs: each completion by itself": ("kto", "apo_zero", "apo_down", "nca", "sppo"),
+    "Pairs: each completion by itself": ("kto", "apo_zero", "apo_down", "nca", "bco", "sppo"),
     "Pairs: no reference": ("simpo", "cpo", "orpo"),
     "Pairs: weights, and supervised learning beside": ("dpo-norm", "wpo", "iterative-rpo", "rpo"),
     "A teacher's word in place of a reward": (

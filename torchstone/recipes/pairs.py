@@ -82,7 +82,13 @@ OBJECTIVES = {
         dpo.nca_loss,
         "Each reward has a value of its own: the chosen one's is pulled to log 2, the rejected one's down.",
     ),
-    "bco": Option(dpo.bco_loss, "Two separate judgements, good and bad, in place of a comparison."),
+    "bco": Option(
+        dpo.bco_loss, "Two separate judgements, good and bad, in place of a comparison: about where rewards stand now."
+    ),
+    "bce": Option(
+        partial(dpo.bco_loss, reward_shift=0.0),
+        "Two separate judgements, good and bad, about the reference: once all rewards drift off it, one kind stops.",
+    ),
     "sppo": Option(dpo.sppo_loss, "Each log-ratio is pulled to how often the completion wins."),
     "discopop": Option(dpo.discopop_loss, "Logistic for wrong pairs, exponential for right ones."),
     "sorted-logistic": Option(
@@ -127,7 +133,6 @@ NUMBERS = {
     "mean": "whether a token, a completion or a sum is averaged",
     "desirable_weight": "the weight of good completions",
     "undesirable_weight": "the weight of bad completions",
-    "reward_shift": "where a reward counts as neither good nor bad",
     "tau": "how sharply the loss changes its form at margin 0",
     "paired": "whether margins or single rewards are sorted",
 }
@@ -155,6 +160,7 @@ class PreferenceRecipe(Recipe):
         ref_chosen_log_probs: Float[Tensor, "N T"] | None = None,
         ref_rejected_log_probs: Float[Tensor, "N U"] | None = None,
         reference_point: Float[Tensor, ""] | float | None = None,
+        reward_shift: Float[Tensor, ""] | float | None = None,
         weights: Float[Tensor, " N"] | None = None,
         denominator: int | float | Tensor | None = None,
         sft_denominator: int | float | Tensor | None = None,
@@ -167,14 +173,15 @@ class PreferenceRecipe(Recipe):
             chosen_mask, rejected_mask: True at the completion's tokens, its end token included.
             ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference. Treated as constants.
             reference_point: z of KTO, in nats: ``kto_reference_point`` of mismatched pairs, or 0.
+            reward_shift: d of BCO, in reward units: a running mean of ``bco_reward_shift``, or 0.
             weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
             denominator: pairs in the whole batch, for micro-batches.
             sft_denominator: tokens ("token") or completions of the whole batch, for a supervised term of its own.
 
         Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
         Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor, a
-            ``reference_point`` or an ``sft_denominator`` is given that the row would ignore (``takes()`` names those
-            that it uses).
+            ``reference_point``, a ``reward_shift`` or an ``sft_denominator`` is given that the row would ignore
+            (``takes()`` names those that it uses).
         """
         tokens = {
             "chosen_log_probs": (chosen_log_probs, chosen_mask),
@@ -182,7 +189,8 @@ class PreferenceRecipe(Recipe):
             "ref_chosen_log_probs": (ref_chosen_log_probs, chosen_mask),
             "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask),
         }
-        constants = {"reference_point": reference_point, "weights": weights, "denominator": denominator}
+        constants = {"reference_point": reference_point, "reward_shift": reward_shift, "weights": weights}
+        constants["denominator"] = denominator
         counts = {"sft_denominator": sft_denominator}
         self.check("loss", {name: x for name, (x, _) in tokens.items()} | constants | counts)
         whole = {

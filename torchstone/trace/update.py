@@ -44,7 +44,8 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
             return samples_parts(
                 recipe, rollout.names(), rollout.mask, rollout.rewards, known | outputs(model, rollout)
             )
-        batch: dict[str, Any] = {"reference_point": 0.0, "weights": torch.ones(len(pairs[0].mask), dtype=torch.float64)}
+        batch: dict[str, Any] = {"reference_point": 0.0, "reward_shift": 0.0}
+        batch["weights"] = torch.ones(len(pairs[0].mask), dtype=torch.float64)
         for side, part in zip(("chosen", "rejected"), pairs, strict=True):
             now, mask = outputs(model, part), part.mask
             batch |= {f"{side}_log_probs": now["log_probs"], f"{side}_mask": mask}

@@ -227,7 +227,7 @@ PAIRS = [
         "bco",
         "loss_type='bco_pair'",
         "Without the running mean of the rewards that the paper subtracts: good and bad are told apart at 0.",
-        Choice("bco", beta=0.1, reward_shift=0.0),
+        Choice("bce", beta=0.1),
     ),
     pairs(
         "sppo",

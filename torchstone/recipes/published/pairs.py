@@ -226,6 +226,16 @@ PAIRS = [
         stated={"objective.beta": "authors' code, yamls/preference_qlora.yaml at cbb9248"},
     ),
     PreferenceRecipe(
+        name="bco",
+        about="A classifier tells good completions from bad ones by the implicit reward.",
+        log_prob=SUM,
+        objective=Choice("bco", beta=0.1),
+        source="Jung et al. (BCO), arXiv:2404.04656, eq. 7 and 8",
+        left_out="data without pairs (bco_unpaired_loss); the moving average of the reward shift (bco_reward_shift), "
+        "which the caller keeps",
+        stated={"objective.beta": "paper, appendix C of the ACL text; TRL's paper index at f2cd577 has 0.01"},
+    ),
+    PreferenceRecipe(
         name="sppo",
         about="Each log-ratio is pulled to how often the completion wins (the hard form: 1 and 0).",
         log_prob=SUM,
