@@ -57,12 +57,14 @@ const style = (name) =>
     charset: "utf8",
   }).code;
 const css = style("kit");
+/** Light, dark or as the system: what the reader chose on any page of the site, also when it is chosen while this is open. */
+const theme = transformSync(readFileSync(join(HERE, "explorers/theme.js"), "utf8"), { minify: true }).code.trim();
 
 const page = (title, about, nav, body, script = "") => `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${title} · Torchstone</title><meta name="description" content="${about}">
 <link rel="icon" href="data:,"><style>${css}</style></head>
-<body><header class="top">${nav}</header><div class="page"><h1>${title}</h1><p class="lede">${about}</p>
+<body><script>${theme}</script><header class="top">${nav}</header><div class="page"><h1>${title}</h1><p class="lede">${about}</p>
 ${body}</div>${script && `<script>${script.replaceAll("</script", "<\\/script")}</script>`}</body></html>
 `;
 

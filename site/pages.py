@@ -173,6 +173,9 @@ class Site:
         """A page for each file and folder that is pointed into, and for all of torchstone."""
         todo = {*self.code, *ROOT.glob("torchstone/**/*.py")}
         done: set[Path] = set()
+        (self.out / "code").mkdir(parents=True)
+        (self.out / "code/style.css").write_text(code_style(), encoding="utf-8")
+        shutil.copy(ROOT / "site/explorers/theme.js", self.out / "code/theme.js")
         while todo:
             path = todo.pop()
             done.add(path)
@@ -199,13 +202,13 @@ def listed(folder: Path) -> list[Path]:
     return [p for p in kept if (p.is_dir() and listed(p)) or p.suffix in {".py", ".json", ".mjs"}]
 
 
-STYLE = (
-    HtmlFormatter(style="default").get_style_defs("pre")
-    + "@media (prefers-color-scheme: dark) {"
-    + HtmlFormatter(style="github-dark").get_style_defs("pre")
-    + "}"
-    + (Path(__file__).parent / "sphinx/code.css").read_text(encoding="utf-8")
-)
+def code_style() -> str:
+    """Of the pages of code: the colours of Python, dark where the reader chose so or the system is."""
+    night = HtmlFormatter(style="github-dark").get_style_defs("pre")
+    by_day = HtmlFormatter(style="default").get_style_defs("pre")
+    system = f'@media (prefers-color-scheme: dark) {{ body:not([data-theme="light"]) {{ {night} }} }}'
+    own = (Path(__file__).parent / "sphinx/code.css").read_text(encoding="utf-8")
+    return "\n".join([by_day, system, f'body[data-theme="dark"] {{ {night} }}', own])
 
 
 def code_shell(path: Path, body: str) -> str:
@@ -214,8 +217,9 @@ def code_shell(path: Path, body: str) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{name} · Torchstone</title><link rel="icon" href="data:,">
-<style>{STYLE}</style></head>
-<body><p class="top"><a href="{up}index.html">Torchstone</a> <b>{name}</b></p>{body}</body></html>
+<link rel="stylesheet" href="{up}code/style.css"></head>
+<body><script src="{up}code/theme.js"></script>
+<p class="top"><a href="{up}index.html">Torchstone</a> <b>{name}</b></p>{body}</body></html>
 """
 
 

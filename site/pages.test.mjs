@@ -217,6 +217,39 @@ test("formulas are set in KaTeX's own type", async (t) => {
   );
 });
 
+test("explorers, their pictures and the code are as light or dark as was chosen, else as the system is", async (t) => {
+  const at = (name) => pathToFileURL(join(SITE, name)).href;
+  const colour = (page) => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const [light, dark] = ["rgb(245, 247, 248)", "rgb(18, 24, 29)"];
+  for (const [settings, system, other, chosen] of [
+    [SCREENS.desk, light, dark, "dark"],
+    [SCREENS.dark, dark, light, "light"],
+  ]) {
+    const page = await open(t, at("explorers/index.html"), settings);
+    assert.equal(await colour(page), system);
+    await page.goto(at("index.html"));
+    const brightness = async () => {
+      const shot = (await page.locator(".stills img").first().screenshot()).toString("base64");
+      return page.evaluate(async (png) => {
+        const bitmap = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+        const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+        context.drawImage(bitmap, 0, 0);
+        const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
+        return data.reduce((total, x) => total + x, 0) / data.length / 255;
+      }, shot);
+    };
+    const before = await brightness();
+    await page.locator(".theme-toggle").filter({ visible: true }).first().click();
+    assert.equal(await page.evaluate(() => document.body.dataset.theme), chosen);
+    assert.equal(before > 0.5, system === light);
+    assert.equal((await brightness()) > 0.5, other === light);
+    for (const name of ["explorers/ratio.html", "code/torchstone/ppo/loss.py.html"]) {
+      await page.goto(at(name));
+      assert.equal(await colour(page), other, name);
+    }
+  }
+});
+
 test("every picture of the home page is drawn", async (t) => {
   const page = await open(t, pathToFileURL(join(SITE, "index.html")).href, SCREENS.desk);
   const widths = await page.locator("article img").evaluateAll((all) =>
