@@ -352,6 +352,13 @@ ADVANTAGES = [
     Advantages("gpg", reinforce.gpg_advantages),
     Advantages("max_likelihood", reinforce.max_likelihood_advantages, unit=0),
     Advantages("optimal_token", _optimal_token, siblings=False),
+    *(
+        Advantages(f"batch_scaled, {what}", reinforce.batch_scaled_advantages, numbers, unit=0)
+        for what, numbers in (
+            ("of rewards", {"within_groups": False, "correction": 1, "eps": 0.0}),
+            ("within groups", {"within_groups": True, "correction": 0, "eps": 0.0}),
+        )
+    ),
 ]
 REDUCTIONS = {
     "token_mean": core.token_mean,

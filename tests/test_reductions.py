@@ -34,6 +34,7 @@ from torchstone.ppo import clipped_surrogate, gae, ppo_loss
 from torchstone.ppo.variants import importance_surrogate, importance_weights
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
+    batch_scaled_advantages,
     gpg_advantages,
     length_weighted_advantages,
     max_likelihood_advantages,
@@ -269,6 +270,11 @@ def test_opo_at_equal_lengths_is_the_undivided_group_advantage():
     same(length_weighted_advantages(rewards, torch.full((4, 6), 9)), centred)
 
 
+@pytest.fixture
+def rewards():
+    return torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
 @edge("GPG", "reward - group mean", "no tied group")
 def test_gpg_without_a_tied_group_is_the_undivided_group_advantage():
     rewards = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -279,6 +285,24 @@ def test_gpg_without_a_tied_group_is_the_undivided_group_advantage():
 def test_maxrl_of_two_samples_scored_0_or_1_is_leave_one_out():
     rewards = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
     same(max_likelihood_advantages(rewards), leave_one_out_advantages(rewards))
+
+
+@edge("Lite PPO advantage", "GRPO advantage", "one group")
+@edge("ScaleRL advantage", "GRPO advantage", "one group")
+@pytest.mark.parametrize("within_groups", [True, False])
+def test_the_batchs_deviation_of_one_group_is_its_own(rewards, within_groups):
+    numbers = {"correction": 1, "eps": 0.1}
+    for group in rewards.split(1):
+        grpo = group_advantages(group, divide_by_std=True, **numbers)
+        same(batch_scaled_advantages(group, within_groups=within_groups, **numbers), grpo)
+
+
+@edge("ScaleRL advantage", "Lite PPO advantage", "groups of one mean")
+def test_both_deviations_of_the_batch_are_one_where_all_groups_have_one_mean(rewards):
+    level = rewards - rewards.mean(1, keepdim=True) + 3
+    numbers = {"correction": 0, "eps": 0.0}
+    lite = batch_scaled_advantages(level, within_groups=False, **numbers)
+    same(batch_scaled_advantages(level, within_groups=True, **numbers), lite)
 
 
 @edge("optimal token baseline", "OPO", "one step", "energies as lengths")

@@ -13,6 +13,7 @@ from torch import nan, tensor
 from torchstone.core import sequence_sum
 from torchstone.reinforce import reinforce_loss
 from torchstone.reinforce.variants import (
+    batch_scaled_advantages,
     gpg_advantages,
     greedy_advantages,
     length_weighted_advantages,
@@ -270,6 +271,40 @@ def test_advantages_are_detached_and_at_least_float32(advantages, dtype):
 @every_row
 def test_no_prompts_no_advantages(advantages):
     assert advantages(torch.zeros(0, 6)).shape == (0, 6)
+
+
+RIGHT_IN_FOUR = tensor([[1.0, 0, 0, 0], [1, 1, 1, 0]], dtype=f64)  # one, and three
+
+
+def test_REINFORCE_11_by_hand():
+    # the rewards are 1 as often as 0: their variance is 1 / 4 over n = 8, and 2 / 7 over n - 1
+    whole = {"within_groups": False, "eps": 0.0}
+    expected = tensor([[1.5, -0.5, -0.5, -0.5], [0.5, 0.5, 0.5, -1.5]], dtype=f64)
+    torch.testing.assert_close(batch_scaled_advantages(RIGHT_IN_FOUR, correction=0, **whole), expected)
+    by_sample = batch_scaled_advantages(RIGHT_IN_FOUR, correction=1, **whole)
+    torch.testing.assert_close(by_sample, expected * (7 / 8) ** 0.5)
+    # less the group's mean their squares are 9 / 16 once and 1 / 16 three times: 3 / 16 on average
+    within = batch_scaled_advantages(RIGHT_IN_FOUR, within_groups=True, correction=0, eps=0.0)
+    torch.testing.assert_close(within, expected / 2 / (3 / 16) ** 0.5)
+    damped = batch_scaled_advantages(RIGHT_IN_FOUR, within_groups=False, correction=0, eps=0.5)
+    torch.testing.assert_close(damped, expected / 2)
+
+
+def test_REINFORCE_11_a_batch_in_parts_has_another_deviation():
+    whole = batch_scaled_advantages(tensor([[0.0, 1], [0, 4]]), within_groups=True, correction=0, eps=0.0)
+    parts = [
+        batch_scaled_advantages(r, within_groups=True, correction=0, eps=0.0) for r in tensor([[[0.0, 1]], [[0, 4]]])
+    ]
+    assert [part.tolist() for part in parts] == [[[-1, 1]], [[-1, 1]]]
+    torch.testing.assert_close(whole, tensor([[-0.5, 0.5], [-2, 2]]) / (17 / 8) ** 0.5)  # (2 / 4 + 2 * 4) / 4
+
+
+def test_REINFORCE_11_unscored_rewards_are_in_no_deviation():
+    rewards = tensor([[0.0, 2, nan], [5, nan, nan]])
+    within = batch_scaled_advantages(rewards, within_groups=True, correction=0, eps=0.0, scored=~rewards.isnan())
+    torch.testing.assert_close(within, tensor([[-1.0, 1, 0], [0, 0, 0]]) / (2 / 3) ** 0.5)  # squares 1, 1, 0
+    raw = batch_scaled_advantages(rewards, within_groups=False, correction=1, eps=0.0, scored=~rewards.isnan())
+    torch.testing.assert_close(raw, tensor([[-1.0, 1, 0], [0, 0, 0]]) / (38 / 6) ** 0.5)  # 0, 2, 5: 49/9 + 1/9 + 64/9
 
 
 def test_REINFORCE_10_by_hand():

@@ -419,6 +419,73 @@ def test_dapo_2503_14476v2_eq_13_soft_overlong_punishment():
     torch.testing.assert_close(ours, paper[:, None] * mask, rtol=1e-10, atol=1e-10)
 
 
+def mean_of_group_tokens(batch: Batch, term: Callable[[Tensor, int, int], Tensor], kept: list[int]) -> LOSS:
+    """The mean over groups of (1 / sum_i |o_i|) sum_i sum_t of a term."""
+
+    def loss(log_probs: Tensor) -> Tensor:
+        groups = []
+        for p in kept:
+            total, count = torch.zeros((), dtype=torch.float64), 0
+            for i in range(p * batch.G, (p + 1) * batch.G):
+                count += batch.lengths[i]
+                for t in range(batch.lengths[i]):
+                    total = total + term(log_probs, i, t)
+            groups.append(total / count)
+        return mean(groups)
+
+    return loss
+
+
+@SEEDS
+def test_lite_ppo_2508_08221_group_mean_batch_deviation_token_level_loss(seed):
+    """Lite PPO: "the mean at the local (group) level and the standard deviation at the global (batch) level" (4.1.2).
+
+    With eq. 7's loss per group over its tokens, on PPO's clip (section 5). Read: a text copy of the paper. The
+    deviation (eq. 6: of the batch's rewards) is over n - 1 here, epsilon 0.2; neither is stated.
+    """
+    batch, row = Batch(seed), RECIPES["lite-ppo"]
+    deviation = std(list(batch.scores.flatten()))
+    advantage = {i: (batch.scores[p, g] - mean(list(batch.scores[p]))) / deviation for p, g, i in batch.rows()}
+
+    def term(log_probs: Tensor, i: int, t: int) -> Tensor:
+        return -clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage[i], 0.2, 0.2)
+
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    given = {"old_log_probs": batch.old, "group_size": batch.G}
+    paper = mean_of_group_tokens(batch, term, list(range(batch.P)))
+    same(lambda lp: row.loss(lp, ours, batch.mask, **given).value, paper, batch.new)
+
+
+@SEEDS
+def test_scalerl_2510_13786_section_4_cispo_to_the_sampler_and_the_batch_of_centred_advantages(seed):
+    """ScaleRL, section 4: sg(min(rho, eps)) A log pi, rho to the sampler, over the tokens of a group; A by the batch.
+
+    A_i = (r_i - the group's mean) / A_std, "standard deviation of all advantages A_i in a batch"; groups of one reward
+    are left out. Read: a Markdown copy of the paper. eps 5 (not stated for the recipe itself), n - 1 (not stated).
+    """
+    batch, row = Batch(seed, P=4), RECIPES["scalerl"]
+    batch.correct[2] = 1.0
+    rewards = 2 * batch.correct - 1
+    batch.new[0] = batch.old[0] + 2.0  # ratios of 7.4: above the cap
+    kept = [p for p in range(batch.P) if 0 < batch.correct[p].sum() < batch.G]
+    assert row.keep(rewards).tolist() == [p in kept for p in range(batch.P)] == [True, True, False, True]
+    centred = {p * batch.G + g: rewards[p, g] - mean(list(rewards[p])) for p in kept for g in range(batch.G)}
+    deviation = std(list(centred.values()))
+    rows = list(centred)
+
+    def term(log_probs: Tensor, i: int, t: int) -> Tensor:
+        weight = torch.clamp(torch.exp(log_probs[i, t] - batch.old[i, t]), max=5.0).detach()
+        return -weight * centred[i] / deviation * log_probs[i, t]
+
+    ours = row.advantages(rewards[kept], batch.mask[rows]).advantages
+
+    def loss(log_probs: Tensor) -> Tensor:
+        given = {"sampler_log_probs": batch.old[rows], "group_size": batch.G}
+        return row.loss(log_probs[rows], ours, batch.mask[rows], **given).value
+
+    same(loss, mean_of_group_tokens(batch, term, kept), batch.new)
+
+
 @SEEDS
 def test_rloo_2402_14740v2_eq_3_and_section_2_3_leave_one_out(seed):
     """RLOO: R(x,y) = r(x,y) - beta log pi/pi_ref (eq. 3), each against the mean of the other k - 1 (section 2.3).

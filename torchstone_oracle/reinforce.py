@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .core import divided
-from .numbers import Dual, Number, dual, mean, stop, total
+from .numbers import Dual, Number, dual, mean, sqrt, stop, total
 
 Row = list[Dual]
 
@@ -82,6 +82,22 @@ def max_likelihood_advantages(rewards: Sequence[Dual], eps: Number = 0) -> Row:
     The paper has no eps; its authors' code adds one to the mean.
     """
     return [divided(a, mean(rewards) + eps) if mean(rewards) > 0 else Dual(0) for a in centred(rewards)]
+
+
+def deviation(xs: Sequence[Dual], correction: int) -> Dual:
+    """The root of the sum of squares around the mean, over n - correction; exactly 0 where all are equal."""
+    if all_equal(xs):
+        return Dual(0)
+    return sqrt(divided(total((x - mean(xs)) * (x - mean(xs)) for x in xs), len(xs) - correction))
+
+
+def batch_scaled_advantages(
+    groups: Sequence[Sequence[Dual]], within_groups: bool, correction: int, eps: Number
+) -> list[Row]:
+    """A_i = (r_i - mean r) / (S + eps), S the deviation over the batch of r_j, or of r_j - mean r    (REINFORCE.11)"""
+    spread = [a for rewards in groups for a in (centred(rewards) if within_groups else rewards)]
+    scale = deviation(spread, correction)
+    return [[divided(a, scale + dual(eps)) for a in centred(rewards)] for rewards in groups]
 
 
 def optimal_token_advantages(returns: Sequence[Dual | None], spent: Sequence[Dual | None]) -> list[Dual | None]:

@@ -107,6 +107,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dr_grpo": {"loss_type": "dr_grpo"},
     "dr_grpo-unscaled": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "lite-ppo": {"scale_rewards": "batch"},
+    "scalerl": {"scale_rewards": "batch", "loss_type": "cispo", "epsilon_high": 5.0},
     "gspo": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     "luspo": {"loss_type": "luspo"},
     "cispo": {"loss_type": "cispo"},

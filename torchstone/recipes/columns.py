@@ -24,7 +24,6 @@ from torchstone.core import (
 )
 from torchstone.core.inputs import require, select
 from torchstone.core.logprobs import log_ratios
-from torchstone.core.reduce import root_mean_square
 from torchstone.core.result import Mean
 from torchstone.grpo import group_advantages
 from torchstone.grpo import variants as grpo
@@ -78,14 +77,6 @@ def batch_mean(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
     return centred.view_as(rewards)
 
 
-def batch_std(rewards: Tensor, scored: Tensor | None = None, *, correction: int, eps: float) -> Tensor:
-    """(r - the group's mean) / (the batch's deviation + eps)."""
-    spread, counted = batch_mean(rewards, scored).reshape(1, -1), torch.ones_like(rewards, dtype=torch.bool)
-    std = root_mean_square(spread, (counted if scored is None else scored).sum() - correction)
-    centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0, scored=scored)
-    return centred / torch.where(std > 0, std + eps, 1)
-
-
 def over_nonzero_share(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
     """The group-mean advantage times completions / completions whose reward is not 0."""
     centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0, scored=scored)
@@ -130,8 +121,12 @@ ADVANTAGES = {
         "Each completion against the others of its prompt, on one scale: nearly hopeless or solved prompts weigh more.",
     ),
     "batch-std": Option(
-        batch_std,
+        partial(reinforce.batch_scaled_advantages, within_groups=False),
         "Each completion against the others of its prompt, scaled by the batch: prompts keep their relative weight.",
+    ),
+    "batch-std-centred": Option(
+        partial(reinforce.batch_scaled_advantages, within_groups=True),
+        "As batch-std, by the deviation within groups: how far prompts lie apart does not make the step smaller.",
     ),
     "leave-one-out": Option(
         leave_one_out_advantages,
@@ -470,6 +465,7 @@ NUMBERS = {
     "correction": "1 divides the variance by n - 1, 0 by n: a factor of sqrt(n / (n - 1)) in the scale",
     "eps": "larger damps groups of nearly equal rewards",
     "batch-std.eps": "larger damps batches of nearly equal rewards",
+    "batch-std-centred.eps": "larger damps batches whose groups have nearly equal rewards",
     "whiten.eps": "larger damps batches of nearly equal advantages",
     "gamma": "below 1 the end of a completion counts less for its beginning",
     "lam": "smaller trusts the critic more: less variance, more bias",

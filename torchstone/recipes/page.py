@@ -55,6 +55,7 @@ TWELVE = (
 GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is changed
     "Policy gradient: the baseline and its scale": (
         "reinforce", "remax", "rloo", "opo", "otb", "maxrl", "gpg", "reinforce++", "reinforce++-baseline",
+        "lite-ppo",
     ),
     "Policy gradient: a critic, or the group in its place": (
         "ppo", "ppo-dual-clip", "grpo", "dr_grpo", "dapo", "deepseek-v3.2",
@@ -63,7 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
         "gspo", "gspo-token", "luspo", "gmpo", "cispo", "sapo", "intellect-2",
     ),
     "Policy gradient: samples of an older policy, or of another engine": (
-        "vespo", "dppo", "dppo-kl", "tis", "icepop",
+        "vespo", "dppo", "dppo-kl", "tis", "icepop", "scalerl",
     ),
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",

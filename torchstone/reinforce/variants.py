@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, require, select
+from torchstone.core.inputs import as_float, number, require, select
+from torchstone.core.reduce import deviations
 from torchstone.reinforce.returns import centred_rewards, scored_members
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "gpg_advantages",
     "max_likelihood_advantages",
     "optimal_token_advantages",
+    "batch_scaled_advantages",
 ]
 
 
@@ -160,3 +162,41 @@ def optimal_token_advantages(
     rewards, weights, alive = (x.transpose(1, 2).flatten(0, 1) for x in groups)  # [P*T G]: each step is a group
     advantages = length_weighted_advantages(rewards, weights, scored=alive)
     return advantages.unflatten(0, (prompts, steps)).transpose(1, 2).flatten(0, 1)
+
+
+def batch_scaled_advantages(
+    rewards: Float[Tensor, "P G"],
+    *,
+    within_groups: bool,
+    correction: int,
+    eps: float,
+    scored: Bool[Tensor, "P G"] | None = None,
+) -> Float[Tensor, "P G"]:
+    """Each sample's reward against its group's mean, on one scale for the whole batch (Lite PPO, ScaleRL).
+
+        A_i = (r_i - mean r) / (S + eps),    S = std over the batch of r_j, or of r_j - mean r    (REINFORCE.11)
+
+    Groups keep their weight relative to one another, where the group's own deviation makes them all weigh the same.
+    The deviation of the rewards themselves also counts how far the groups' means lie apart.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
+            S is taken over these P rows: give the whole batch, before it is split into micro-batches.
+        within_groups: False takes S of the rewards (Lite PPO), True of the rewards less their group's mean (ScaleRL).
+        correction: 0 for the population deviation, 1 for the sample deviation (sum / (n - 1)), n samples in the batch.
+        eps: added to the deviation, in reward units.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: unitless, detached. Exactly 0 for an unscored sample, and in a group whose scored rewards are all equal
+        or fewer than two.
+    Raises ValueError: a shape or dtype is wrong; G is 1; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Source: Liu et al. (Lite PPO), arXiv:2508.08221, eq. 6 and section 4.1.2; Khatri et al. (ScaleRL), arXiv:2510.13786,
+        section 4 (unnumbered).
+    """
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
+    centred, _ = centred_rewards(rewards, scored)
+    counted = scored_members(rewards, scored)
+    spread = centred if within_groups else rewards.detach().to(centred.dtype)
+    _, std = deviations(spread, counted, correction)
+    return centred / torch.where(std > 0, std + eps, 1)

@@ -85,6 +85,14 @@ ONLINE = [
         advantage=Choice("batch-std", correction=1, eps=1e-4),
     ),
     online(
+        "scalerl",
+        "scale_rewards='batch', loss_type='cispo', epsilon_high=5.0",
+        "TRL's index of papers has it so: the deviation of the rewards themselves, a mean over the batch's tokens, all "
+        "groups, and the trainer's own old log-probs.",
+        advantage=Choice("batch-std", correction=1, eps=1e-4),
+        surrogate=Choice("cispo", epsilon=None, cap=5.0),
+    ),
+    online(
         "gspo",
         "importance_sampling_level='sequence', loss_type='grpo'",
         "GSPO's ratio with GRPO's clip of 0.2, which it hardly reaches; TRL's documentation sets 3e-4 and 4e-4.",

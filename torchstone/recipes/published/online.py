@@ -273,6 +273,21 @@ ONLINE = [
         },
     ),
     PolicyRecipe(
+        name="lite-ppo",
+        about="PPO without a critic: the group's mean, the batch's deviation, and every token weighs the same.",
+        advantage=Choice("batch-std", correction=1, eps=0.0),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        reduction=Choice("group-token-mean"),
+        source="Liu et al. (Lite PPO), arXiv:2508.08221, sections 4.1.2 and 5, eq. 5-7",
+        left_out="nothing of the loss",
+        stated={
+            "advantage.correction": f"not stated; {SAMPLE_STD}",
+            "advantage.eps": "not stated; nothing is added, as in GRPO's equation",
+            "surrogate.epsilon": "not stated; 0.2 is PPO's",
+        },
+    ),
+    PolicyRecipe(
         name="gspo",
         about="One ratio a completion, the geometric mean of its tokens', clipped in a very narrow band.",
         advantage=GROUP_STD,
@@ -357,6 +372,28 @@ ONLINE = [
             **std_without_eps("eq. 2"),
             "surrogate.epsilon": 'paper, section 3.1: "we did not impose a lower bound on the IS weight"',
             "surrogate.cap": f"not stated; 5 as TRL's index of papers has it for ScaleRL ({INDEX[11:]})",
+        },
+    ),
+    PolicyRecipe(
+        name="scalerl",
+        parent="cispo",
+        about="CISPO with the ratio to the sampler, and one deviation for the batch: of what each group's mean leaves.",
+        groups=Choice("mixed"),
+        advantage=Choice("batch-std-centred", correction=1, eps=0.0),
+        anchor=SAMPLER,
+        ratio=Choice("token"),
+        surrogate=Choice("cispo", epsilon=None, cap=5.0),
+        reduction=Choice("group-token-mean"),
+        source="Khatri et al. (ScaleRL), arXiv:2510.13786, section 4 (unnumbered), eq. 4",
+        left_out="what lies outside the loss: prompts solved more often than 9 times in 10 leave later epochs, long "
+        "thoughts are ended by a sentence, the head of both programs computes in float32. Rewards are 1 and -1 there "
+        '(appendix A.3), while the condition "0 < mean < 1" on groups supposes 0 and 1: here a group whose rewards '
+        "differ is kept",
+        stated={
+            "advantage.correction": f"not stated; {SAMPLE_STD}",
+            "advantage.eps": "not stated; nothing is added, as in GRPO's equation",
+            "surrogate.epsilon": "paper, section 4: min(rho, eps), without a lower bound",
+            "surrogate.cap": f"not stated; 4, 5 and 8 make no difference (A.17.2), 5 as in TRL's index ({INDEX[11:]})",
         },
     ),
     PolicyRecipe(
