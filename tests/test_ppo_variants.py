@@ -84,6 +84,21 @@ def test_PPO_15_masking_by_hand_the_gate_has_a_level_of_its_own():
     torch.testing.assert_close(by_product, rows([1, 1, 1, 0], [0, 0, 0, 0]))
 
 
+def test_PPO_15_at_level_one_the_gate_is_all_there_is():
+    by_mean = weights(level="one", gate="sequence-mean", low=0.6, high=1.5)  # the rows' means: 1 and sqrt(0.3) = 0.55
+    torch.testing.assert_close(by_mean, rows([1, 1, 1, 0], [0, 0, 0, 0]))
+    by_token = weights(level="one", gate="token", low=0.2, high=2.5)
+    torch.testing.assert_close(by_token, rows([1, 1, 1, 0], [0, 0, 0, 0]))
+    assert torch.equal(weights(level="one", gate="sequence"), MASK.to(f64))  # no bound: nothing is dropped
+
+
+def test_PPO_15_what_passes_a_gate_weighs_no_more_than_the_cap_and_the_cap_decides_nothing():
+    capped = weights(level="token", gate="sequence-mean", low=0.5, high=5.0, cap=1.5)
+    torch.testing.assert_close(capped, rows([1.5, 0.5, 1, 0], [1.5, 0, 0.1, 0]))
+    narrow = weights(level="token", gate="sequence-mean", low=0.6, high=5.0, cap=0.25)  # a cap below the gate's bound
+    torch.testing.assert_close(narrow, rows([0.25, 0.25, 0.25, 0], [0, 0, 0, 0]))
+
+
 def test_PPO_13_the_mean_of_a_row_of_one_token_is_that_token():
     one = tensor([[False, True, False, False], [True, False, True, False]])
     found = importance_weights(OLD, SAMPLER, one, level="sequence-mean", gate=None)
@@ -132,6 +147,9 @@ def test_weights_multiply_the_loss_before_the_reduction():
     [
         ("level", {"level": "word", "gate": None}),
         ("gate", {"level": "token", "gate": "word"}),
+        ("gate", {"level": "token", "gate": "one"}),
+        ("cap", {"level": "token", "gate": None, "cap": 2.0}),
+        ("cap", {"level": "token", "gate": "token", "cap": -1.0}),
         ("low", {"level": "token", "gate": None, "low": -0.1}),
         ("high", {"level": "token", "gate": None, "low": 2.0, "high": 1.0}),
         ("high", {"level": "token", "gate": None, "high": nan}),

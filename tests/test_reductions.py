@@ -32,6 +32,7 @@ from torchstone.grpo.variants import (
 )
 from torchstone.ppo import clipped_surrogate, gae, ppo_loss
 from torchstone.ppo.variants import importance_surrogate, importance_weights
+from torchstone.recipes import RECIPES
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
@@ -151,6 +152,16 @@ def test_weights_of_a_sampler_that_is_the_trainer_are_1(batch):
     for level in ("token", "sequence", "sequence-mean"):
         same(importance_weights(old, old, mask, level=level, gate=level, low=0.5, high=2.0), ones)
     same(off_policy_weights(old, old, advantages, mask, limit=0.0), ones)
+
+
+@edge("decoupled PPO", "PPO", "sampler = trainer")
+def test_decoupled_ppo_on_samples_of_the_trainer_is_ppo(batch):
+    log_probs, old, _, _, advantages, mask = batch
+    row = RECIPES["decoupled-ppo"]
+    found = row.loss(log_probs, advantages, mask, old_log_probs=old, sampler_log_probs=old)
+    ppo = ppo_loss(log_probs, old, advantages, mask, reduce=token_mean, epsilon=row.surrogate.numbers["epsilon"])
+    same(found.value, ppo.value)
+    same(gradient(found, log_probs), gradient(ppo, log_probs))
 
 
 @edge("group token mean", "token mean", "one group")

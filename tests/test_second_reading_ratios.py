@@ -347,3 +347,57 @@ def test_icepop_2510_18855v2_eq_1_with_eq_2(seed):
             r = torch.exp(b.new[i, t] - b.old[i, t])
             objective += m * torch.min(r * a[i], clip(r, 0.8, 1.2) * a[i]) / len(tokens) / b.group
     same(of_the_row("icepop", b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), -objective / b.prompts, b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_decoupled_ppo_2505_24298_eq_5(seed):
+    """An account of AReaL's v5: (pi_prox / pi_behav) min(u A, clip(u, 1 - 0.2, 1 + 0.2) A), u = pi / pi_prox. Hilton's
+    form, min(pi / pi_behav A, pi_prox / pi_behav clip(u) A), is the same. AReaL's code: mean 0 and variance 1 (n - 1)
+    over the batch's tokens, eps 1e-5 (here in the root), a mean over tokens."""
+    b = Batch(seed)
+    every = [own.item() for i, _, own, tokens in b.rows() for _ in tokens]
+    m = mean(every)
+    variance = sum((x - m) ** 2 for x in every) / (len(every) - 1)
+    a = [(own.item() - m) / math.sqrt(variance + 1e-5) for _, _, own, _ in b.rows()]
+    loss = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            behaviour, near = torch.exp(b.sampler[i, t]), torch.exp(b.old[i, t])
+            u = torch.exp(b.new[i, t]) / near
+            loss -= torch.min(u * near / behaviour * a[i], near / behaviour * clip(u, 0.8, 1.2) * a[i])
+    same(of_the_row("decoupled-ppo", b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), loss / sum(b.lengths), b)
+
+
+def engine_near_by(b):
+    """Of the completions, every third is as near as 1e-4 a token in the mean, every third 0.01; one in three far off.
+
+    Tokens differ by about 1 in all of them, so that weights of tokens are not 1.
+    """
+    g = torch.Generator().manual_seed(7)
+    for i, _, _, tokens in b.rows():
+        noise = torch.randn(len(tokens), generator=g, dtype=torch.float64)
+        centre = (1e-4, -0.01, 1.0)[i % 3]
+        for t, x in zip(tokens, noise - noise.mean() + centre, strict=True):
+            b.sampler[i, t] = b.old[i, t] - x
+
+
+@pytest.mark.parametrize("name", ["seq-mis", "geo-rs", "geo-rs-token-tis"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_filters_of_completions_by_the_page_in_verl_1dda039b9_sections_3_3_2_and_3_3_3(name, seed):
+    """Seq-MIS: the product rho of pi_old / pi_rollout is the weight, and completions above 2 are dropped. Geo-RS: those
+    with 0.999 <= rho^(1/T) <= 1.001 stay, unweighed, or with min(rho_t, 2) a token. GRPO's advantages, PPO's clip."""
+    b = Batch(seed)
+    engine_near_by(b)
+    a = advantages_of(b, over_a_millionth_more)
+    loss, dropped = 0, 0
+    for i, _, _, tokens in b.rows():
+        ratios = [math.exp((b.old[i, t] - b.sampler[i, t]).item()) for t in tokens]
+        rho = math.prod(ratios)
+        keep = rho <= 2 if name == "seq-mis" else 0.999 <= rho ** (1 / len(tokens)) <= 1.001
+        dropped += not keep
+        for t, own in zip(tokens, ratios, strict=True):
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            weight = {"seq-mis": rho, "geo-rs": 1.0, "geo-rs-token-tis": min(own, 2.0)}[name]
+            loss += keep * weight * torch.max(-r * a[i], -clip(r, 0.8, 1.2) * a[i])
+    assert 0 < dropped < len(b.lengths)
+    same(of_the_row(name, b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), loss / sum(b.lengths), b)

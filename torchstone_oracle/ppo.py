@@ -127,7 +127,9 @@ def importance_surrogate(log_ratio: Number, advantage: Number) -> Dual:
 
 
 def importance_ratios(log_ratios: Sequence[Dual], level: str) -> list[Dual]:
-    """One w a token: exp(u_t), exp(sum u) or exp(mean u), u = log pi_old - log pi_sampler    (PPO.13)"""
+    """One w a token: exp(u_t), exp(sum u), exp(mean u), or 1;  u = log pi_old - log pi_sampler    (PPO.13)"""
+    if level == "one":
+        return [dual(1) for _ in log_ratios]
     if level == "sequence":
         log_ratios = [total(log_ratios)] * len(log_ratios)
     if level == "sequence-mean":
@@ -136,15 +138,21 @@ def importance_ratios(log_ratios: Sequence[Dual], level: str) -> list[Dual]:
 
 
 def importance_weights(
-    log_ratios: Sequence[Dual], level: str, gate: str | None, low: float | None, high: float | None
+    log_ratios: Sequence[Dual],
+    level: str,
+    gate: str | None,
+    low: float | None,
+    high: float | None,
+    cap: float | None = None,
 ) -> list[Dual]:
     """Truncated: clip(w, low, high)    (PPO.14)
 
-    Masked: w where low <= s <= high, else 0; s is a w, at the level of the gate    (PPO.15)
+    Masked: min(w, cap) where low <= s <= high, else 0; s is a w, at the level of the gate    (PPO.15)
     """
     weights = importance_ratios(log_ratios, level)
     least, most = dual(0 if low is None else low), dual("inf" if high is None else high)
     if gate is None:
         return [clip(w, least, most) for w in weights]
     judged = importance_ratios(log_ratios, gate)
-    return [w if least <= s <= most else dual(0) for w, s in zip(weights, judged, strict=True)]
+    largest = dual("inf" if cap is None else cap)
+    return [minimum(w, largest) if least <= s <= most else dual(0) for w, s in zip(weights, judged, strict=True)]

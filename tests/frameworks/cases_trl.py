@@ -123,7 +123,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tis": vllm("token_truncate"),
     "tis-sequence": vllm("sequence_truncate"),
     "icepop": vllm("token_mask"),
-    "mis": vllm("sequence_mask"),
+    "seq-mis": vllm("sequence_mask"),
 }
 PAIRS: dict[str, dict[str, Any]] = {
     "dpo": {},

@@ -90,11 +90,7 @@ def policy_loss(
         knobs: of ActorConfig
     """
     leaves = {"log_probs": leaf(batch.log_probs), "entropies": leaf(batch.entropies)}
-    weights, mask = None, batch.mask.long()
-    if correction is not None:
-        correct = rollout_corr_helper.compute_rollout_correction_and_add_to_batch
-        data, _ = correct(proto(batch), RolloutCorrectionConfig(**correction))
-        weights, mask = data.batch.get("rollout_is_weights", None), data.batch["response_mask"]
+    weights, mask = (None, batch.mask.long()) if correction is None else corrected(batch, correction)
     config = verl.config({"loss_mode": loss_mode}, **knobs)
     data = inputs(
         mask,
@@ -107,6 +103,13 @@ def policy_loss(
     if config.entropy_coeff:
         output["entropy"] = model_output(leaves["entropies"])
     return value_and_grads(losses.ppo_loss(config, output, data)[0], **leaves)
+
+
+def corrected(batch: PolicyBatch, correction: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
+    """compute_rollout_correction_and_add_to_batch: weights [B T] or None, and the mask that is left."""
+    correct = rollout_corr_helper.compute_rollout_correction_and_add_to_batch
+    data, _ = correct(proto(batch), RolloutCorrectionConfig(**correction))
+    return data.batch.get("rollout_is_weights", None), data.batch["response_mask"]
 
 
 def value_loss(batch: PolicyBatch) -> Result:
@@ -216,6 +219,23 @@ def sampler(batch: PolicyBatch, **knobs: Any) -> Output:
     return policy(batch, correction=knobs)._replace(given={"sampler_log_probs": batch.sampler_log_probs})
 
 
+def rejecting(batch: PolicyBatch, centres: tuple[float, ...], level: str, **knobs: Any) -> Output:
+    """Completions leave the mask. ``centres``: rows' log-ratios to the engine, in turn, as a mean or a sum of tokens.
+
+    Each token's own is up to 1 away from its row's mean.
+    """
+    tokens = batch.mask.sum(1, keepdim=True).clamp(min=1)
+    noise = torch.arange(batch.mask.numel(), dtype=torch.float64).view(batch.mask.shape).sin()
+    noise -= (noise * batch.mask).sum(1, keepdim=True) / tokens
+    of_rows = torch.tensor(centres, dtype=torch.float64)[torch.arange(len(noise)) % len(centres), None]
+    drift = noise + (of_rows / tokens if level == "sum" else of_rows)
+    batch = replace(batch, sampler_log_probs=batch.old_log_probs - drift)
+    left = int(corrected(batch, knobs)[1].sum())
+    assert 0 < left < int(batch.mask.sum())
+    given = {"sampler_log_probs": batch.sampler_log_probs, "denominator": left}
+    return policy(batch, correction=knobs)._replace(given=given)
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {},
     "dr_grpo": {"norm_adv_by_std_in_grpo": False, "loss_agg_mode": "seq-mean-token-sum-norm"},
@@ -234,6 +254,19 @@ SAMPLER: dict[str, dict[str, Any]] = {
     "tis-sequence": {"rollout_is": "sequence"},
     "icepop": {"rollout_is": "token", "rollout_is_threshold": "0.5_5.0"},
 }
+GEOMETRIC = {
+    "centres": (5e-4, -1e-3, 0.01, -5e-4, 1e-3, -0.01), "level": "mean",
+    "rollout_rs": "seq_mean_k1", "rollout_rs_threshold": "0.999_1.001",
+}  # fmt: skip
+PRODUCT = {
+    "centres": (-1.2, -0.8, -0.6, 0.4, 0.6, 0.8), "level": "sum",  # 0.30, 0.45, 0.55, 1.5, 1.8, 2.2
+    "rollout_rs": "seq_sum_k1", "rollout_rs_threshold": "0.5_2.0",
+}  # fmt: skip
+REJECTING: dict[str, dict[str, Any]] = {
+    "seq-mis": {"rollout_is": "sequence", **PRODUCT},
+    "geo-rs": {"rollout_is": None, **GEOMETRIC},
+    "geo-rs-token-tis": {"rollout_is": "token", **GEOMETRIC},
+}
 KLS = {"grpo-kl": {"use_kl_loss": True}, "grpo-kl+": {"use_kl_loss": True, "kl_loss_type": "k3+"}}
 WHITENED = {
     "reinforce++": {"adv_estimator": "reinforce_plus_plus"},
@@ -246,6 +279,7 @@ NO_FAR = "Beyond 10 verl cuts k3, which the batch of far ratios reaches."
 CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     **{f"{name}@{VERSION}": Case(partial(sampler, **knobs), POLICY) for name, knobs in SAMPLER.items()},
+    **{f"{name}@{VERSION}": Case(partial(rejecting, **knobs), POLICY) for name, knobs in REJECTING.items()},
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY[:3], note=NO_FAR) for name, knobs in KLS.items()},
     **{f"{name}@{VERSION}": Case(partial(whitened, **x), POLICY, 1e-7, FLOAT32) for name, x in WHITENED.items()},
     f"ppo@{VERSION}": Case(ppo, POLICY, 1e-7, FLOAT32),

@@ -167,6 +167,14 @@ def test_a_case_tells_the_row_from_the_published_one(name: str) -> None:
         assert any(missed_or_refused(name, at, kind) for kind in CASES[name].batches), at
 
 
+def missed_if_allowed(off: Recipe, name: str, kind: str) -> bool:
+    """False for a number that the row refuses, as a lower bound above the upper one."""
+    try:
+        return bool(missed(off, name, kind, 0))
+    except ValueError:
+        return False
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_case_holds_every_number_of_the_row(name: str) -> None:
     """With any number a little off, the row misses the framework's numbers."""
@@ -181,7 +189,7 @@ def test_a_case_holds_every_number_of_the_row(name: str) -> None:
         others = [1 - value] if key == "correction" else near
         changed = [Choice(getattr(row, at).name, **{**getattr(row, at).numbers, key: other}) for other in others]
         rows = [row.but(**{at: choice}) for choice in changed]
-        assert any(missed(off, name, kind, 0) for off in rows for kind in CASES[name].batches), number
+        assert any(missed_if_allowed(off, name, kind) for off in rows for kind in CASES[name].batches), number
 
 
 def test_kto_with_reference_point_0_is_trls_apo_zero_unpaired() -> None:

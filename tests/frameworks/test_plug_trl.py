@@ -79,7 +79,7 @@ def test_every_row_of_both_trainers_has_its_settings():
         "dapo",
         "bnpo",
         "luspo",
-        "mis",
+        "seq-mis",
         "deepseek-v3.2",
         "rloo",
         "ipo",
@@ -109,7 +109,7 @@ def test_two_processes_have_trls_weights():
 
 def test_the_correction_of_vllm_is_trls_for_a_row_without_one_of_its_own():
     theirs, ours = online(use_vllm=True, loss_type="dr_grpo"), online(use_vllm=True, recipe=f"dr_grpo@{VERSION}")
-    assert ours.recipe.sampler == find(f"mis@{VERSION}").sampler
+    assert ours.recipe.sampler == find(f"seq-mis@{VERSION}").sampler
     assert torch.allclose(flat(theirs.model), flat(ours.model), rtol=0, atol=1e-13)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from torchstone.core.logprobs import bounded_exp, log_ratios
 
 __all__ = ["importance_surrogate", "importance_weights"]
 
-LEVELS = ("token", "sequence", "sequence-mean")
+GATES = ("token", "sequence", "sequence-mean")
+LEVELS = (*GATES, "one")
 
 
 def importance_surrogate(
@@ -49,48 +51,57 @@ def importance_weights(
     gate: str | None,
     low: float | None = None,
     high: float | None = None,
+    cap: float | None = None,
 ) -> Float[Tensor, "B T"]:
     """What each token's loss is multiplied by where the engine that sampled computes other log-probs than the trainer.
 
         u_t = log pi_old(y_t | x, y_<t) - log pi_sampler(y_t | x, y_<t)
         w_t = exp(u_t)    or, for a whole sequence,    w = exp(sum_t u_t)    or    w = exp(mean_t u_t)    (PPO.13)
         truncated:    clip(w, low, high)                                                                (PPO.14)
-        masked:       w where low <= s <= high, else 0;    s is a w, at the level of the gate           (PPO.15)
+        masked:       min(w, cap) where low <= s <= high, else 0;    s is a w, at the level of the gate (PPO.15)
 
-    Truncation keeps every token and bounds the variance; masking throws away what the sampler drew from too far off.
-    Both bias the gradient. Multiply the loss per token by the weights, before the reduction.
+    Truncation keeps every token and bounds the variance; masking throws away what the sampler drew from too far off,
+    and at level "one" does nothing else. All bias the gradient. Multiply the loss per token by the weights, before the
+    reduction.
 
     Args:
         old_log_probs: under the policy that sampled, as the *trainer* computes it, in nats. Treated as a constant.
         sampler_log_probs: the same tokens as the *sampler* (an inference engine) reported them. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
-        level: of w: ``"token"``, ``"sequence"`` (the product over tokens) or ``"sequence-mean"`` (the geometric mean).
+        level: of w: ``"token"``, ``"sequence"`` (the product over tokens), ``"sequence-mean"`` (the geometric mean) or
+            ``"one"`` (w = 1).
         gate: None truncates w. Otherwise w is masked, and the gate names the level of s.
         low, high: bounds of the ratio; None is no bound.
+        cap: with a gate, the largest weight of what is kept; None is no bound.
 
     Returns: weights, unitless and detached; 0 where ``mask`` is False.
-    Raises ValueError: a shape or dtype is wrong; ``level`` or ``gate`` is unknown; the bounds are negative or swapped.
+    Raises ValueError: a shape or dtype is wrong; ``level`` or ``gate`` is unknown; the bounds are negative or swapped;
+        ``cap`` is negative, or given without a gate.
     Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025): truncation;
-        TRL 1.16.0, verl 0.9.1 and OpenRLHF 0.11.2 differ in levels (variants.md).
+        Li et al., "When Speed Kills Stability" (2025), by the author's page in verl 1dda039b9: masks of sequences. TRL
+        1.16.0, verl 0.9.1 and OpenRLHF 0.11.2 differ in levels (variants.md).
     """
     require(level in LEVELS, "level", f"one of {', '.join(LEVELS)}", level)
-    require(gate is None or gate in LEVELS, "gate", f"None or one of {', '.join(LEVELS)}", gate)
+    require(gate is None or gate in GATES, "gate", f"None or one of {', '.join(GATES)}", gate)
     low, high = 0.0 if low is None else low, math.inf if high is None else high
     number("low", low, at_least=0)
     require(isinstance(high, int | float) and high >= low, "high", "a number that is not below low", high)
+    require(gate is not None or cap is None, "cap", "None without a gate: high is then the largest weight", cap)
+    if cap is not None:
+        number("cap", cap, at_least=0)
     log_ratio = log_ratios(old_log_probs, sampler_log_probs, mask, "sampler_log_probs").detach()
     weights = bounded_exp(_at(level, log_ratio, mask))
     if gate is None:
         weights = weights.clamp(low, high)
     else:
         ratios = bounded_exp(_at(gate, log_ratio, mask))
-        weights = weights.masked_fill((ratios < low) | (ratios > high), 0)
+        weights = weights.clamp(max=math.inf if cap is None else cap).masked_fill((ratios < low) | (ratios > high), 0)
     return weights.masked_fill(~mask, 0)
 
 
 def _at(level: str, log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Log-ratios per token, or their sum or mean over the row at every token of it."""
-    if level == "token":
-        return log_ratio
+    """Log-ratios per token, or their sum or mean over the row at every token of it; of a weight of 1, zeros."""
+    if level in ("token", "one"):
+        return log_ratio if level == "token" else torch.zeros_like(log_ratio)
     total = log_ratio.sum(1, keepdim=True)
     return (total if level == "sequence" else total / mask.sum(1, keepdim=True).clamp(min=1)).expand(log_ratio.shape)

@@ -474,7 +474,7 @@ NUMBERS = {
     "off-policy-mask.limit": "larger keeps bad completions that are left further behind, in nats a token",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",
-    "level": "whether a token or a completion is weighed",
+    "level": "whether a token or a completion is weighed; one: neither, what is kept is kept as it is",
     "gate": "where the decision to drop is taken; none truncates, and drops nothing",
     "low": "a smaller weight is raised to it; with a gate, what is smaller there is dropped",
     "high": "a larger weight is cut to it; with a gate, what is larger there is dropped",

@@ -65,6 +65,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
     ),
     "Policy gradient: samples of an older policy, or of another engine": (
         "vespo", "dppo", "dppo-kl", "tis", "icepop", "scalerl",
+        "decoupled-ppo", "seq-mis", "geo-rs", "geo-rs-token-tis",
     ),
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",

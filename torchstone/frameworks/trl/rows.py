@@ -151,9 +151,9 @@ ONLINE = [
         gate="token",
     ),
     sampler(
-        "mis",
+        "seq-mis",
         "sequence_mask",
-        "The default with vLLM: the product of the weights, and completions above 3 are dropped.",
+        "The default with vLLM: the product of the weights, and completions above 3 are dropped. A KL is not weighed.",
         level="sequence",
         gate="sequence",
     ),

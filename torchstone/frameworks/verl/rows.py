@@ -19,6 +19,8 @@ CRITIC = {
     "value": Choice("squared-error", coef=1.0, epsilon=0.5),
 }
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
+GEOMETRIC = "rollout_rs=seq_mean_k1, rollout_rs_threshold=0.999_1.001"
+INVERSE = "The bounds are those of the inverse ratio, engine / trainer: 0.999 and 1.001 keep 1 / 1.001 to 1 / 0.999."
 CUT = "log-ratios are cut at -20 and 20, with gradient 0 beyond"
 
 
@@ -32,6 +34,8 @@ def left_out(row: PolicyRecipe) -> str:
         said.append("the log-ratio in a weight is cut at -20")
     if row.sampler.name != "none":
         said.append("the log of a weight for the engine's samples is cut at -20 and 20")
+    if row.sampler.numbers.get("gate") in ("sequence", "sequence-mean"):
+        said.append("what is dropped leaves the mask: give the tokens that are kept as the denominator")
     if row.loss_kl.name != "none":
         gradient = "" if row.loss_kl.name == "k3-k2-gradient" else ", with gradient 0 beyond"
         said.append(f"the KL's log-ratio is cut at -20 and 20 and k3 at 10{gradient}")
@@ -248,6 +252,34 @@ ONLINE = [
         gate="token",
         low=0.5,
         high=5.0,
+    ),
+    sampler(
+        "seq-mis",
+        "rollout_is=sequence, rollout_rs=seq_sum_k1, rollout_rs_threshold=0.5_2.0: decoupled_seq_is_rs()",
+        "A lower bound too: completions whose product of weights is below 0.5 are dropped as well.",
+        level="sequence",
+        gate="sequence",
+        low=0.5,
+        high=2.0,
+    ),
+    sampler(
+        "geo-rs",
+        f"rollout_is=null, {GEOMETRIC}: decoupled_geo_rs()",
+        INVERSE,
+        level="one",
+        gate="sequence-mean",
+        low=1 / 1.001,
+        high=1 / 0.999,
+    ),
+    sampler(
+        "geo-rs-token-tis",
+        f"rollout_is=token, {GEOMETRIC}: decoupled_geo_rs_token_tis()",
+        INVERSE,
+        level="token",
+        gate="sequence-mean",
+        low=1 / 1.001,
+        high=1 / 0.999,
+        cap=2.0,
     ),
 ]
 

@@ -29,6 +29,12 @@ HOK_CODE = "account, tencent-ailab/hok_env c6e0029, aiarena/1v1/common/algorithm
 SAPO_TAU = f"{INDEX}; VESPO (arXiv:2602.10693v3), appendix D, calls it official"
 DPPO_CAP = "paper, appendix E (C of eq. 23, 5 by default); in appendix C.1 it is infinite"
 TIS = "authors' code, yaof20/verl 1e41334"
+AREAL = "authors' code, inclusionAI/AReaL 4aef98d8d"
+ROLLOUTS = "authors' code, verl 1dda039b9, docs/algo/rollout_corr_math.md"
+VERL_STD = {
+    "advantage.correction": "not found; verl 0.9.1's, core_algos.py: torch.std",
+    "advantage.eps": "not found; verl 0.9.1's, core_algos.py",
+}
 WHITEN_PLUS = {
     "normalise.correction": f"{OPENRLHF}, experience_maker.py: n; the paper does not say",
     "normalise.eps": f"{OPENRLHF}, experience_maker.py, as the least variance; the paper does not say",
@@ -551,6 +557,99 @@ ONLINE = [
             "sampler.low": 'paper, section 2.3.4: "alpha = 0.5, beta = 5"',
             "sampler.high": "paper, section 2.3.4, as above",
             **ROWS,
+        },
+    ),
+    PolicyRecipe(
+        name="decoupled-ppo",
+        parent="tis",
+        about="PPO's clip around the policy that the update began with, on samples of an older one: weighed in full.",
+        advantage=Choice("reward"),
+        normalise=Choice("whiten", correction=1, eps=1e-5),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        sampler=Choice("weights", level="token", gate=None, low=None, high=None),
+        reduction=Choice("token-mean"),
+        source="Hilton et al., arXiv:2110.00641, the decoupled objective; as Fu et al. (AReaL), arXiv:2505.24298v5, "
+        "eq. 5, have it for language models",
+        left_out="Hilton's clip around a running mean of the weights, critic and entropy bonus (openai/ppo-ewma "
+        "625dac7, which also bounds the present policy's ratio to the sampler at 100); AReaL's bound on the samples' "
+        "age, and rewards cut at 5. AReaL at 4aef98d8d has eps beside the deviation, takes this loss only if asked "
+        "(use_decoupled_loss), and then weighs nothing unless rejection_sampling is set: in its examples, tokens above "
+        "5 are dropped",
+        stated={
+            "normalise.correction": f"{AREAL}, api/cli_args.py: std_unbiased; of the paper not found",
+            "normalise.eps": f"{AREAL}, api/cli_args.py; of the paper not found",
+            "surrogate.epsilon": "account, AReaL v5, table 3; so openai/ppo-ewma 625dac7, ppo.py (clip_param)",
+            "sampler.level": "account, AReaL v5, eq. 5: a factor of each token",
+            "sampler.gate": "account, AReaL v5, eq. 5: nothing is dropped",
+            "sampler.low": "account, AReaL v5, eq. 5: no bound",
+            "sampler.high": "account, AReaL v5, eq. 5: no bound",
+        },
+    ),
+    PolicyRecipe(
+        name="seq-mis",
+        parent="tis",
+        about="GRPO on samples of an inference engine: completions that weigh more than 2 are dropped whole (Seq-MIS).",
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        sampler=Choice("weights", level="sequence", gate="sequence", low=None, high=2.0),
+        reduction=Choice("token-mean"),
+        source='Li et al., "When Speed Kills Stability" (2025), by its author\'s page in verl 1dda039b9 '
+        "(docs/algo/rollout_corr_math.md, section 3.3.2)",
+        left_out="weights divided by their batch mean (section 3.4 of the page), and its form without a clip. In verl "
+        "0.9.1 what is dropped leaves the mask, so the count of tokens too; here it stays in the count",
+        stated={
+            **VERL_STD,
+            "surrogate.epsilon": f'{ROLLOUTS}, section 3.2.1: "typically 0.2"',
+            "sampler.level": f"{ROLLOUTS}, section 3.3.2: the product, at every token",
+            "sampler.gate": f'{ROLLOUTS}, section 3.3.2: "Rejects (masks) sequences"',
+            "sampler.low": f"{ROLLOUTS}, section 3.3.2: no lower bound; 0.5 in verl's settings for it",
+            "sampler.high": f"{ROLLOUTS}, section 3.3.2: least of the typical 2.0 to 10.0; so verl's settings for it",
+        },
+    ),
+    PolicyRecipe(
+        name="geo-rs",
+        parent="seq-mis",
+        about="A filter alone: completions whose mean token ratio to the engine is 0.1 % off 1 are dropped (Geo-RS).",
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        sampler=Choice("weights", level="one", gate="sequence-mean", low=0.999, high=1.001),
+        reduction=Choice("token-mean"),
+        source='Li et al., "When Speed Kills Stability" (2025), by its author\'s page in verl 1dda039b9 '
+        "(docs/algo/rollout_corr_math.md, section 3.3.3)",
+        left_out="verl 0.9.1 takes what is dropped out of the count of tokens; here it stays",
+        stated={
+            **VERL_STD,
+            "surrogate.epsilon": f'{ROLLOUTS}, section 3.2.1: "typically 0.2"',
+            "sampler.level": f'{ROLLOUTS}, section 3.3.3: "Used for rejection sampling only, not IS weighting"',
+            "sampler.gate": f"{ROLLOUTS}, section 3.3.3: the geometric mean",
+            "sampler.low": f'{ROLLOUTS}, section 3.3.3: "Typical bounds: 0.999_1.001"',
+            "sampler.high": f"{ROLLOUTS}, section 3.3.3, as above",
+        },
+    ),
+    PolicyRecipe(
+        name="geo-rs-token-tis",
+        parent="geo-rs",
+        about="Geo-RS, and each token of what is kept has its weight, truncated at 2.",
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        sampler=Choice("weights", level="token", gate="sequence-mean", low=0.999, high=1.001, cap=2.0),
+        reduction=Choice("token-mean"),
+        source='Li et al., "When Speed Kills Stability" (2025), by its author\'s page in verl 1dda039b9 '
+        "(docs/algo/rollout_corr_math.md, section 3.3.3), and by verl's code",
+        left_out="verl 0.9.1 takes what is dropped out of the count of tokens; here it stays",
+        stated={
+            **VERL_STD,
+            "surrogate.epsilon": f'{ROLLOUTS}, section 3.2.1: "typically 0.2"',
+            "sampler.level": "authors' code, verl 0.9.1, rollout_corr_helper.py: each token its own; the page prints a "
+            "product",
+            "sampler.gate": f"{ROLLOUTS}, section 3.3.3: the geometric mean",
+            "sampler.low": f'{ROLLOUTS}, section 3.3.3: "Typical bounds: 0.999_1.001"',
+            "sampler.high": f"{ROLLOUTS}, section 3.3.3, as above",
+            "sampler.cap": "authors' code, verl 0.9.1, config/algorithm.py: decoupled_geo_rs_token_tis",
         },
     ),
 ]

@@ -30,6 +30,7 @@ def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, St
     result = []
     low, high = settings["low"], settings["high"]
     least, most = dual(0 if low is None else low), dual("inf" if high is None else high)
+    cap = dual("inf" if settings["cap"] is None else settings["cap"])
     for old, sampler, on in zip(inputs["old_log_probs"], inputs["sampler_log_probs"], inputs["mask"], strict=True):
         at = [t for t, m in enumerate(on) if m]
         us = [steps["log_ratio"](old[t], sampler[t]) for t in at]
@@ -38,7 +39,8 @@ def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, St
             bounded = [steps["truncate"](w, least, most) for w in weights]
         else:
             judged = steps["judge"](us, settings["gate"])
-            bounded = [steps["keep"](w, s, least, most) for w, s in zip(weights, judged, strict=True)]
+            capped = [steps["cap"](w, cap) for w in weights]
+            bounded = [steps["keep"](w, s, least, most) for w, s in zip(capped, judged, strict=True)]
         found = dict(zip(at, bounded, strict=True))
         result.append([found.get(t) for t in range(len(on))])
     return {"weights": result}
@@ -49,6 +51,8 @@ def inside_or_nothing(w: Dual, s: Dual, low: Dual, high: Dual) -> Dual:
 
 
 def other_level(us: Row, level: str) -> list[Dual]:
+    if level == "one":
+        return ppo.importance_ratios(us, level)
     return ppo.importance_ratios(us, "sequence" if level == "token" else "token")
 
 
@@ -97,8 +101,10 @@ WEIGHT_CASES = (
 )
 
 
-def bounds_of(level: str, gate: str | None, low: float | None, high: float | None) -> dict[str, Any]:
-    return {"level": level, "gate": gate, "low": low, "high": high}
+def bounds_of(
+    level: str, gate: str | None, low: float | None, high: float | None, cap: float | None = None
+) -> dict[str, Any]:
+    return {"level": level, "gate": gate, "low": low, "high": high, "cap": cap}
 
 
 OBJECTIVE = Objective(
@@ -108,18 +114,21 @@ OBJECTIVE = Objective(
     source=(
         "Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training, 2025",
         "Ring-1T (IcePop), arXiv:2510.18855v2",
+        "Li et al., When Speed Kills Stability, 2025 (by the author's page in verl 1dda039b9)",
     ),
     arguments={"old_log_probs": CONSTANT_LOG_PROBS, "sampler_log_probs": CONSTANT_LOG_PROBS, "mask": MASK},
     returns={"weights": Argument("B T", "none")},
     settings={
         "level": Setting(
-            "of the weight: token, sequence (product) or sequence-mean", ("token", "sequence", "sequence-mean")
+            "of the weight: token, sequence (product), sequence-mean, or one: no weight but the gate's",
+            ("token", "sequence", "sequence-mean", "one"),
         ),
         "gate": Setting(
             "None truncates; else the level of the ratio that decides what is masked", (None, "token", "sequence")
         ),
         "low": Setting("lower bound of the ratio", (None, 0.5)),
         "high": Setting("upper bound of the ratio", (2.0, 3.0, 5.0), free=True),
+        "cap": Setting("the largest weight of what passes the gate", (None, 2.0)),
     },
     compute=weights_of_tokens,
     steps={
@@ -127,6 +136,7 @@ OBJECTIVE = Objective(
         "weigh": ppo.importance_ratios,
         "judge": ppo.importance_ratios,
         "truncate": clip,
+        "cap": minimum,
         "keep": inside_or_nothing,
     },
     alternatives={
@@ -215,6 +225,16 @@ OBJECTIVE = Objective(
             ),
             {"keep": lambda w, s, low, high: dual(1) if low <= s <= high else dual(0)},
         ),
+        "survivors_not_capped": Alternative(
+            Flag(
+                "bug",
+                "What passes the gate has its weight in full where a cap is asked.",
+                "A token of extreme weight in a completion whose mean is near 1 outweighs the batch.",
+                (),
+                ("C65",),
+            ),
+            {"cap": lambda w, cap: w},
+        ),
         "lower_bound_ignored": Alternative(
             Flag("bug", "Only the upper bound is used.", "Tokens that the trainer finds unlikely stay.", (), ("C65",)),
             {
@@ -243,5 +263,9 @@ OBJECTIVE = Objective(
         Group(bounds_of("sequence", "sequence", None, 3.0), WEIGHT_CASES[:2]),
         Group(bounds_of("token", "sequence-mean", 0.75, 1.5), WEIGHT_CASES[:2]),
         Group(bounds_of("token", "sequence", 0.5, 2.0), WEIGHT_CASES[:2]),
+        Group(bounds_of("one", "sequence-mean", 0.75, 1.5), WEIGHT_CASES[:4]),
+        Group(bounds_of("one", "token", 0.5, 2.0), WEIGHT_CASES[:1]),
+        Group(bounds_of("token", "sequence-mean", 0.75, 1.5, 2.0), WEIGHT_CASES[:2]),
+        Group(bounds_of("token", "sequence-mean", 0.75, 1.5, 1.25), WEIGHT_CASES[:1]),
     ),
 )
