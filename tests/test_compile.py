@@ -61,6 +61,7 @@ def functions() -> list[tuple]:
         (dpo_variants.kto_reference_point, (x[:, 0], y[:, 0]), {}),
         (dpo_variants.bco_reward_shift, (x[:, 0], y[:, 0] > 0), {}),
         (dpo_variants.log_sum_squares, (z,), {"temperature": 0.7}),
+        (dpo_variants.shared_length_log_probs, (x, mask, mask.flip(0)[:, :3]), {"alpha": 0.5}),
         (dpo_variants.wpo_weights, (-x.abs(), -y.abs(), mask), {}),
     ]
 

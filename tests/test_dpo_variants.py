@@ -8,7 +8,7 @@ import torch
 from torch import nan, tensor
 
 from torchstone.core import sequence_mean, sequence_sum, token_mean
-from torchstone.dpo import bradley_terry_loss, sequence_log_probs
+from torchstone.dpo import bradley_terry_loss, dpo_loss, sequence_log_probs
 from torchstone.dpo.variants import (
     aot_loss,
     apo_down_loss,
@@ -29,11 +29,13 @@ from torchstone.dpo.variants import (
     process_reward_loss,
     robust_dpo_loss,
     sft_loss,
+    shared_length_log_probs,
     simpo_loss,
     sppo_loss,
     wpo_loss,
     wpo_weights,
 )
+from torchstone.recipes import find
 
 f64 = torch.float64
 B = 0.3  # beta
@@ -541,6 +543,50 @@ def test_DPO_25_the_denominator_counts_pairs():
 # Terms per token
 
 
+# LD-DPO
+
+
+def test_DPO_30_what_is_beyond_the_shorter_completion_counts_alpha_times_by_hand():
+    """Chosen -1, -1, a gap before; rejected -1, -2, -3: pi is -2 and -4.5, of the reference -3 and -2.5."""
+    w, lo = tensor([[nan, -1.0, -1.0]], dtype=f64), tensor([[-1.0, -2.0, nan, -3.0]], dtype=f64)
+    w_mask, l_mask = tensor([[False, True, True]]), tensor([[True, True, False, True]])
+    ref_w, ref_l = w - 0.5, tensor([[-1.0, -1.0, nan, -1.0]], dtype=f64)
+    score = [
+        shared_length_log_probs(x, mask, other, alpha=0.5)
+        for x, mask, other in (
+            (w, w_mask, l_mask),
+            (lo, l_mask, w_mask),
+            (ref_w, w_mask, l_mask),
+            (ref_l, l_mask, w_mask),
+        )
+    ]
+    close(torch.cat(score), [-2.0, -4.5, -3.0, -2.5])
+    assert dpo_loss(*score, beta=0.5).value.item() == pytest.approx(math.log1p(math.exp(-1.5)))  # h 1.5: 0.20141
+    alone = dpo_loss(*score[:3], ref_l.where(l_mask, 0).sum(1), beta=0.5)  # only the policy is weighed
+    assert alone.value.item() == pytest.approx(math.log1p(math.exp(-1.25)))  # 0.25193
+
+
+def test_DPO_30_its_gradient_is_1_up_to_the_shared_length_and_alpha_after():
+    mask, other = tensor([[1, 0, 1, 1, 1], [1, 1, 0, 0, 0]]).bool(), tensor([[0, 1, 1], [1, 1, 1]]).bool()
+    x = torch.randn(2, 5, dtype=f64, requires_grad=True)
+    (slope,) = torch.autograd.grad(shared_length_log_probs(x, mask, other, alpha=0.25).sum(), x)
+    close(slope, [[1.0, 0.0, 1.0, 0.25, 0.25], [1.0, 1.0, 0.0, 0.0, 0.0]])
+    close(shared_length_log_probs(x, mask, other & False, alpha=0.25), 0.25 * x.where(mask, 0).sum(1))
+
+
+def test_DPO_30_a_longer_chosen_completion_begins_as_won_where_the_policy_alone_is_weighed():
+    long, short = torch.full((1, 6), -2.0, dtype=f64), torch.full((1, 2), -2.0, dtype=f64)
+    masks = {"chosen_mask": torch.ones(1, 6).bool(), "rejected_mask": torch.ones(1, 2).bool()}
+    values = []
+    for change in ("", ":log_prob.policy_only=true"):
+        row = find(f"ld-dpo{change}")
+        values.append(
+            row.loss(long, short, **masks, ref_chosen_log_probs=long, ref_rejected_log_probs=short).value.item()
+        )
+    # 4 tokens of -2 nats, half of them left out: a log-ratio of 4 at beta 0.1
+    assert values == pytest.approx([math.log(2), math.log1p(math.exp(-0.4))])
+
+
 def test_DPO_26_the_reduction_decides_what_a_long_completion_weighs():
     log_probs, mask = tensor([[-1.0, -2.0, nan], [-4.0, nan, nan]]), tensor([[1, 1, 0], [1, 0, 0]]).bool()
     expected = {sequence_mean: (1.5 + 4) / 2, sequence_sum: (3 + 4) / 2, token_mean: 7 / 3}
@@ -634,6 +680,11 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),
         ("ref_chosen_log_probs", lambda: aot_loss(PAIR, PAIR, PAIR[:1], PAIR, beta=0.1, paired=False)),
+        ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK[:1], alpha=0.5)),
+        ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK.float(), alpha=0.5)),
+        ("log_probs", lambda: shared_length_log_probs(torch.zeros(2, 2), MASK, MASK, alpha=0.5)),
+        *[("alpha", lambda a=a: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK, alpha=a))
+          for a in (-0.1, 1.1, nan)],
         ("log_probs", lambda: sft_loss(torch.zeros(2, 2), MASK, reduce=token_mean)),
         ("labels", lambda: outcome_reward_loss(torch.zeros(2, 3), torch.zeros(2, 3), MASK, reduce=token_mean)),
         ("labels", lambda: outcome_reward_loss(torch.zeros(2, 3), UP, MASK, reduce=token_mean)),

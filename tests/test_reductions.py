@@ -18,7 +18,7 @@ from torchstone.core import (
     token_mean,
 )
 from torchstone.distill import distill_loss, jsd_exact, jsd_top_k
-from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards
+from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards, sequence_log_probs
 from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.grpo.variants import (
@@ -350,6 +350,25 @@ def test_robust_dpo_at_flip_rate_0_is_dpo(pairs):
 def test_wpo_with_weights_of_1_is_dpo(pairs):
     ones = torch.ones(7, dtype=torch.float64)
     same_with_gradient(preference.wpo_loss(*pairs, ones, beta=0.3), dpo_loss(*pairs, beta=0.3), 1, pairs)
+
+
+@edge("LD-DPO", "DPO", "equal lengths")
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_ld_dpo_on_completions_of_equal_lengths_is_dpo(batch, alpha):
+    """And at alpha 1 for any lengths."""
+    log_probs, old, other, values, _, mask = batch
+    x = torch.stack([log_probs, old]).detach().requires_grad_()
+    masks = (mask, mask.flip(1) if alpha < 1 else mask.flip(0))  # as many tokens in each row, in other places
+    tokens = ((x[0], *masks), (x[1], *masks[::-1]), (other, *masks), (values, *masks[::-1]))
+    found = [
+        dpo_loss(*(score(row, own, others) for row, own, others in tokens), beta=0.4)
+        for score in (
+            partial(preference.shared_length_log_probs, alpha=alpha),
+            lambda row, own, _: sequence_log_probs(row, own, average=False),
+        )
+    ]
+    same(found[0].value, found[1].value)
+    same(gradient(found[0], x), gradient(found[1], x))
 
 
 @edge("AOT", "DPO", "one pair")

@@ -293,6 +293,24 @@ def test_rpo_2405_16436_eq_4_8(seed: int) -> None:
     agree("rpo", seed, equation)
 
 
+def test_ld_dpo_2409_06411_eq_11(seed: int) -> None:
+    """DPO of log pi^(y) = sum_{t <= l} log p_t + alpha sum_{t > l} log p_t, l = min(|y_w|, |y_l|); 0.5, beta = 0.1."""
+
+    def equation(p: Pairs) -> Tensor:
+        losses = []
+        for n in range(N):
+            l_p, score = int(min(p.chosen_length[n], p.rejected_length[n])), {}
+            for name, mask in (("chosen", p.chosen_mask), ("rejected", p.rejected_mask)):
+                for model in ("", "ref_"):
+                    tokens = getattr(p, model + name)[n][mask[n]]
+                    score[model + name] = tokens[:l_p].sum() + 0.5 * tokens[l_p:].sum()
+            h = 0.1 * (score["chosen"] - score["ref_chosen"]) - 0.1 * (score["rejected"] - score["ref_rejected"])
+            losses.append(-torch.log(torch.sigmoid(h)))
+        return torch.stack(losses).mean()
+
+    agree("ld-dpo", seed, equation)
+
+
 def test_exo_2402_00856_eq_16(seed: int) -> None:
     """KL(p_f || p_r) of a pair: p_f = softmax(beta log pi/pi_ref), p_r = (1 - eps, eps); by code: 0.1, exp(-10)."""
 

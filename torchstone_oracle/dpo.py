@@ -16,6 +16,15 @@ def sequence_log_prob(log_probs: Sequence[Dual], marks: Sequence[bool], average:
     return mean(tokens) if average else total(tokens)
 
 
+def shared_length_log_prob(
+    log_probs: Sequence[Dual], marks: Sequence[bool], others: Sequence[bool], alpha: Number
+) -> Dual:
+    """sum_{t <= l} log p_t + alpha sum_{t > l} log p_t,  l = min(|y|, |y'|), y' the other completion    (DPO.30)"""
+    tokens = chosen(log_probs, marks)
+    shared = min(len(tokens), sum(others))
+    return total(tokens[:shared]) + alpha * total(tokens[shared:])
+
+
 def implicit_reward(log_prob: Number, ref_log_prob: Number, beta: Number) -> Dual:
     """r = beta (log pi - log pi_ref); the reference is a constant    (DPO.2)"""
     return beta * (dual(log_prob) - stop(ref_log_prob))

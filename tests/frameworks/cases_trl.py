@@ -142,6 +142,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "discopop": {"loss_type": ("discopop",)},
     "dpo-norm": {"loss_type": ("sigmoid_norm",)},
     "iterative-rpo": {"loss_type": ("sigmoid", "sft")},
+    "ld-dpo": {"ld_alpha": 0.5},
     "rpo": {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0, 0.005), "beta": 0.01},
 }
 FREE: dict[str, dict[str, Any]] = {"cpo": {}, "simpo": {"loss_type": "simpo"}, "slic": {"loss_type": "hinge"}}
@@ -161,4 +162,4 @@ CASES = {
         note="The odds are float32 (orpo_trainer.py:691-692).",
     ),
 }
-SAME = {f"{name}@{VERSION}" for name in ("dpo", "robust_dpo", "apo_zero", "apo_down", "kto")}
+SAME = {f"{name}@{VERSION}" for name in ("dpo", "ld-dpo", "robust_dpo", "apo_zero", "apo_down", "kto")}

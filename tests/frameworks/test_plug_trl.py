@@ -84,6 +84,7 @@ def test_every_row_of_both_trainers_has_its_settings():
         "rloo",
         "ipo",
         "iterative-rpo",
+        "ld-dpo",
         "wpo",
         "opd-exact",
         "opd-forward",

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchstone.core.inputs import as_float, number, per_token, require, same_length, select
+from torchstone.core.inputs import as_float, check_mask, number, per_token, require, same_length, select
 from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, log_softmax
 from torchstone.core.reduce import Count, Reduce, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
@@ -22,8 +22,8 @@ from torchstone.dpo.loss import dpo_loss, implicit_rewards, reward_pair
 __all__ = [
     "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
-    "sppo_loss", "discopop_loss", "aot_loss", "sft_loss", "outcome_reward_loss", "process_reward_loss",
-    "bco_reward_shift", "bco_unpaired_loss",
+    "sppo_loss", "discopop_loss", "aot_loss", "shared_length_log_probs", "sft_loss", "outcome_reward_loss",
+    "process_reward_loss", "bco_reward_shift", "bco_unpaired_loss",
 ]
 # fmt: on
 
@@ -691,6 +691,36 @@ def aot_loss(
         u, v = (w - ref_w).argsort(stable=True), (lo - ref_l).argsort(stable=True)
         matched = (w[u], lo[v], ref_w[u], ref_l[v])
     return dpo_loss(*matched, beta=beta, label_smoothing=label_smoothing, denominator=denominator)
+
+
+def shared_length_log_probs(
+    log_probs: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], other_mask: Bool[Tensor, "N U"], *, alpha: float
+) -> Float[Tensor, " N"]:
+    """The log-probability of a completion, of which what goes beyond the other one of its pair counts less.
+
+        log pi^(y | x) = sum_{t <= l} log pi(y_t | x, y_<t) + alpha sum_{t > l} log pi(y_t | x, y_<t),
+        l = min(|y|, |y'|),  y' the other completion                                        (DPO.30)
+
+    LD-DPO is ``dpo_loss`` of these. The shorter completion's is its sum; so are both where the two are equally long.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of one side's completions, in nats. Gradient flows through it.
+        mask: True at the completion's tokens. l counts these: a gap, such as a tool's text, takes no place of it.
+        other_mask: the same of the other completion of each pair; it may be of another width.
+        alpha: how much a token beyond l counts: 1 is the sum, 0 cuts the completion at l.
+
+    Returns: nats; 0 for a row without a True.
+    Raises ValueError: a shape or dtype is wrong; ``alpha`` is outside [0, 1].
+    Source: Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission, which has it for the policy and
+        does not say how the reference is scored. TRL 1.16.0 scores both models so; ms-swift 3602360 and
+        LLaMA-Factory ff6d4d1 the policy alone, whose longer completions then begin with a reward above 0.
+    """
+    number("alpha", alpha, at_least=0, at_most=1)
+    (log_probs,) = select(mask, log_probs=log_probs)
+    check_mask(other_mask, "other_mask")
+    require(len(other_mask) == len(mask), "other_mask", f"a torch.bool tensor of shape [{len(mask)} U]", other_mask)
+    shared = mask.cumsum(1) <= other_mask.sum(1, keepdim=True)
+    return torch.where(shared, log_probs, alpha * log_probs).sum(1)
 
 
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduce) -> Loss:

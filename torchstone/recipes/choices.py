@@ -52,6 +52,8 @@ TENSORS = {
     "weights": "a weight for each pair [N]",
     "reference_point": "KTO's reference point, a scalar",
     "reward_shift": "where a reward counts as neither good nor bad, a scalar (bco_reward_shift)",
+    "other_mask": "True at the tokens of the pair's other completion [N U]",
+    "of_reference": "whether log-probs are those of the frozen reference",
     "chosen_mask": "True at the chosen completions' tokens [N T]",
     "sft_denominator": "tokens or completions of the whole batch",
     "chosen_win_rates": "how often the chosen completion wins [N]",
@@ -62,7 +64,7 @@ TENSORS = {
 # fmt: off
 ALWAYS = {  # every batch has these, or they are made from what it has
     "rewards", "scored", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
-    "chosen_log_probs", "rejected_log_probs", "chosen_mask",
+    "chosen_log_probs", "rejected_log_probs", "chosen_mask", "other_mask", "of_reference",
 }
 # fmt: on
 

@@ -18,6 +18,15 @@ from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
 
 # ------------------------------------------------------------------------------ stage 3: one number a completion
 
+
+def shared_length(
+    log_probs: Tensor, mask: Tensor, other_mask: Tensor, of_reference: bool, *, alpha: float, policy_only: bool
+) -> Tensor:
+    """``shared_length_log_probs``, for the reference too unless ``policy_only``."""
+    plain = policy_only and of_reference
+    return dpo.shared_length_log_probs(log_probs, mask, other_mask, alpha=1.0 if plain else alpha)
+
+
 LOG_PROBS = {
     "sum": Option(
         partial(sequence_log_probs, average=False),
@@ -26,6 +35,10 @@ LOG_PROBS = {
     "mean": Option(
         partial(sequence_log_probs, average=True),
         "Per token: length has no say, and a beta or a margin meant for sums does not fit.",
+    ),
+    "shared-length": Option(
+        shared_length,
+        "Tokens beyond the length of the pair's shorter completion count less: length itself is worth less.",
     ),
 }
 
@@ -134,6 +147,8 @@ NUMBERS = {
     "desirable_weight": "the weight of good completions",
     "undesirable_weight": "the weight of bad completions",
     "tau": "how sharply the loss changes its form at margin 0",
+    "shared-length.alpha": "what a token beyond the shorter completion's length counts; 1 is the sum",
+    "policy_only": "whether the reference is summed in full: then longer completions begin with a reward above 0",
     "paired": "whether margins or single rewards are sorted",
 }
 
@@ -184,18 +199,20 @@ class PreferenceRecipe(Recipe):
             (``takes()`` names those that it uses).
         """
         tokens = {
-            "chosen_log_probs": (chosen_log_probs, chosen_mask),
-            "rejected_log_probs": (rejected_log_probs, rejected_mask),
-            "ref_chosen_log_probs": (ref_chosen_log_probs, chosen_mask),
-            "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask),
+            "chosen_log_probs": (chosen_log_probs, chosen_mask, rejected_mask),
+            "rejected_log_probs": (rejected_log_probs, rejected_mask, chosen_mask),
+            "ref_chosen_log_probs": (ref_chosen_log_probs, chosen_mask, rejected_mask),
+            "ref_rejected_log_probs": (ref_rejected_log_probs, rejected_mask, chosen_mask),
         }
         constants = {"reference_point": reference_point, "reward_shift": reward_shift, "weights": weights}
         constants["denominator"] = denominator
         counts = {"sft_denominator": sft_denominator}
-        self.check("loss", {name: x for name, (x, _) in tokens.items()} | constants | counts)
+        self.check("loss", {name: x for name, (x, _, _) in tokens.items()} | constants | counts)
         whole = {
-            name: self.run("log_prob", {"log_probs": x, "mask": mask})
-            for name, (x, mask) in tokens.items()
+            name: self.run(
+                "log_prob", {"log_probs": x, "mask": m, "other_mask": other, "of_reference": name.startswith("ref_")}
+            )
+            for name, (x, m, other) in tokens.items()
             if x is not None
         }
         loss: Loss = self.run("objective", whole | constants)

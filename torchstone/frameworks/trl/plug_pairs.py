@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
-from torchstone.dpo.variants import wpo_weights
+from torchstone.dpo.variants import shared_length_log_probs, wpo_weights
 from torchstone.frameworks.trl.recorded import Recorded
 from torchstone.frameworks.trl.settings import chosen_row, number, of_a_micro_batch
 from torchstone.frameworks.trl.step import config_of, lent, over_ranks
@@ -32,11 +33,16 @@ class RecipeDPOTrainer(Recorded, DPOTrainer):
         self.recipe = chosen_row(recipe, DPOTrainer, args)
         self._counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
         self._with_reference = "ref_chosen_log_probs" in self.recipe.takes()
+        tail = (
+            self.recipe.log_prob.numbers
+        )  # of "shared-length"; TRL's reference log-probs are weighed like its policy's
+        self._ref_alpha = 1.0 if tail.get("policy_only", True) else tail["alpha"]
         if not self._with_reference and ref_model is not None:
             raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
         asked = {
             "precompute_ref_log_probs": args.precompute_ref_log_probs or not self._with_reference,  # it makes none then
             "beta": number(self.recipe, "beta") or args.beta,  # what TRL's metrics of rewards are scaled with
+            "ld_alpha": None if self._ref_alpha == 1 else self._ref_alpha,
             "use_weighting": "weights" in self.recipe.takes(),  # TRL's head then gives log sum_v p_v^2
         }
         with lent(args, **asked):
@@ -80,14 +86,20 @@ class RecipeDPOTrainer(Recorded, DPOTrainer):
             self.precompute_ref_logps = self._precomputed
         mask = inputs["completion_mask"][:, 1:].bool()
         width = mask.shape[1]
-        log_probs, lengths = seen[0].log_probs[:, -width:], mask.sum(1, keepdim=True).clamp(min=1)
+        log_probs = seen[0].log_probs[:, -width:]
         tensors: dict[str, Any] = {}
         for i, side in enumerate(SIDES):
             tensors[f"{side}_log_probs"], tensors[f"{side}_mask"] = log_probs.chunk(2)[i], mask.chunk(2)[i]
             if self._with_reference:  # TRL keeps its sum alone: its distance is spread over the tokens, 0 where it is 0
                 here = log_probs.detach().chunk(2)[i]
-                apart = references[f"ref_{side}_logps"] - here.sum(1)
-                tensors[f"ref_{side}_log_probs"] = here + apart[:, None] / lengths.chunk(2)[i]
+                whole = partial(
+                    shared_length_log_probs,
+                    mask=mask.chunk(2)[i],
+                    other_mask=mask.chunk(2)[1 - i],
+                    alpha=self._ref_alpha,
+                )
+                apart = (references[f"ref_{side}_logps"] - whole(here)) / whole(torch.ones_like(here)).clamp(min=1)
+                tensors[f"ref_{side}_log_probs"] = here + apart[:, None]
         if "weights" in self.recipe.takes():
             weights = wpo_weights(log_probs, seen[0].log_sum_sq_probs[:, -width:], mask).chunk(2)
             tensors["weights"] = weights[0] * weights[1]

@@ -179,14 +179,14 @@ ONLINE = [
 
 
 def pairs(
-    name: str, settings: str, about: str, objective: Choice, log_prob: str = "sum", sft: Choice | None = None,
+    name: str, settings: str, about: str, objective: Choice, log_prob: str | Choice = "sum", sft: Choice | None = None,
     source: str = DPO, config: str = "DPOConfig",
 ) -> PreferenceRecipe:  # fmt: skip
     """A preference trainer with these settings; DPOTrainer where nothing else is said."""
     return PreferenceRecipe(
         name=f"{name}@{VERSION}",
         about=about,
-        log_prob=Choice(log_prob),
+        log_prob=Choice(log_prob) if isinstance(log_prob, str) else log_prob,
         objective=objective,
         sft=Choice("none") if sft is None else sft,
         source=f"{source} ({config}({settings}))",
@@ -282,6 +282,13 @@ PAIRS = [
         "The supervised term is a mean over the micro-batch's tokens, not over each completion's.",
         LOGISTIC,
         sft=SFT,
+    ),
+    pairs(
+        "ld-dpo",
+        "ld_alpha=0.5",
+        "LD-DPO, of both models; ld_alpha has no default, 0.5 is the documentation's.",
+        LOGISTIC,
+        Choice("shared-length", alpha=0.5, policy_only=False),
     ),
     pairs(
         "rpo",

@@ -61,7 +61,7 @@ ADDED = {
     },
     "DPOTrainer": {
         "loss_weights": "a row is one objective",
-        "ld_alpha": "no row weighs a completion's tail",
+        "ld_alpha": "a completion's tail is weighed by the row: recipe=\"ld-dpo\"",
         "f_divergence_type": "no row has another divergence",
         "use_weighting": "the weights are the row's: recipe=\"wpo\"",
         "padding_free": "rows were tested with padding",
@@ -74,6 +74,7 @@ NAMED = {  # settings of TRL's that a row has under another name
     "off_policy_mask_threshold": "sampler=off-policy-mask+sampler.limit",
     "sapo_temperature_neg": "surrogate.tau_negative", "sapo_temperature_pos": "surrogate.tau_positive",
     "vespo_k_pos": "surrogate.k_positive", "vespo_k_neg": "surrogate.k_negative", "discopop_tau": "objective.tau",
+    "ld_alpha": "log_prob=shared-length+log_prob.policy_only=false+log_prob.alpha",
     "vespo_lambda_pos": "surrogate.lambda_positive", "vespo_lambda_neg": "surrogate.lambda_negative",
 }  # fmt: skip
 BNPO = find(f"bnpo@{VERSION}").source  # of GRPOTrainer's rows the one divided by a micro-batch's count

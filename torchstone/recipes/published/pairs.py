@@ -204,6 +204,21 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="ld-dpo",
+        about="DPO in which what a completion has beyond the length of the other one of its pair counts half.",
+        log_prob=Choice("shared-length", alpha=0.5, policy_only=False),
+        objective=Choice("logistic", beta=0.1),
+        source="Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission",
+        left_out="nothing",
+        stated={
+            "log_prob.alpha": "paper, section 5.2: 0.5 for Llama3-8B-Instruct; 0.3 and 0.6 for other instruct models, "
+            "0.1 to 0.2 for base models",
+            "log_prob.policy_only": "not stated; so that the reward is 0 where policy and reference agree; TRL 1.16.0 "
+            "weighs both models, ms-swift 3602360 and LLaMA-Factory ff6d4d1 the policy alone",
+            "objective.beta": 'paper, section 4: "we set beta = 0.1"',
+        },
+    ),
+    PreferenceRecipe(
         name="exo",
         about="The KL of DPO the other way round.",
         log_prob=SUM,
