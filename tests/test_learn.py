@@ -165,18 +165,46 @@ CLIP = """import torch
 def clipped_surrogate(log_probs, old_log_probs, advantages, mask, *, epsilon, epsilon_high=None):
     ratio = torch.exp(log_probs - old_log_probs)
     {}
-    loss = -torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + high) * advantages)
-    return torch.where(mask, loss, 0.0)
+    A = {}
+    return torch.where(mask, -torch.min(ratio * A, ratio.clamp(1 - epsilon, 1 + high) * A), 0.0)
 """
+HIGH = "high = epsilon if epsilon_high is None else epsilon_high"
+CISPO = """import torch
+def cispo_surrogate(log_probs, old_log_probs, advantages, mask, *, epsilon, epsilon_high=None):
+    A = advantages if advantages.ndim == 2 else advantages[:, None]
+    low = 0.0 if epsilon is None else 1 - epsilon
+    weight = (log_probs - old_log_probs).exp().detach().clamp(low, 1 + epsilon_high)
+    return torch.where(mask, -weight * A * log_probs, 0.0)
+"""
+EITHER = "advantages if advantages.ndim == 2 else advantages[:, None]"
 
 
 def test_an_argument_that_may_be_none_is_asked_for(tmp_path):
     """The checker lets pass code that was written for one use; an exercise says what may be given."""
     path = tmp_path / "answer.py"
-    path.write_text(CLIP.format("high = epsilon_high"))
-    assert re.search("epsilon_high None.*line 5: TypeError", " ".join(final(path, BY_NAME["clip"]).says))
-    path.write_text(CLIP.format("high = epsilon if epsilon_high is None else epsilon_high"))
+    path.write_text(CLIP.format("high = epsilon_high", EITHER))
+    assert re.search("epsilon_high None.*line 6: TypeError", " ".join(final(path, BY_NAME["clip"]).says))
+    path.write_text(CLIP.format(HIGH, EITHER))
     assert final(path, BY_NAME["clip"]).state == "right"
+
+
+def test_an_argument_of_two_shapes_is_asked_in_both(tmp_path):
+    path = tmp_path / "answer.py"
+    for given, said in (
+        ("advantages", r"as \[B\] .*line 6: RuntimeError"),
+        ("advantages.reshape(-1, 1)", r"as \[B T\] .*: RuntimeError"),
+        ("advantages if advantages.ndim == 2 else advantages[0]", r"as \[B\] .*other numbers"),
+    ):
+        path.write_text(CLIP.format(HIGH, given))
+        grade = final(path, BY_NAME["clip"])
+        assert grade.state != "right" and re.search(said, " ".join(grade.says)), grade
+
+
+def test_an_argument_that_the_exercise_leaves_out_is_not_asked_for(tmp_path):
+    """``cap`` is in the vectors of CISPO's loss and not in the exercise: there ``epsilon_high`` is never None."""
+    path = tmp_path / "answer.py"
+    path.write_text(CISPO)
+    assert final(path, BY_NAME["cispo_weight"]).state == "right"
 
 
 def test_a_second_result_and_the_mean_that_was_asked_for(tmp_path):

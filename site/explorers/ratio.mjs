@@ -144,7 +144,7 @@ function draw(s, here, width) {
     const plainly = plain.map((p) => p[key]).filter((_, i) => ratios[i] <= 2);
     const y = range([
       ...ys,
-      ...(["pg", "cispo", "vespo", "dppo"].includes(s.surrogate) && key === "loss" ? [] : plainly),
+      ...(["pg", "cispo", "cispo_interval", "vespo", "dppo"].includes(s.surrogate) && key === "loss" ? [] : plainly),
     ]);
     const f = frame({ width, height, x: [0, MOST], y, top: 26 });
     const step = [0.25, 0.5, 1, 2, 4].find((d) => (y[1] - y[0]) / d <= 6) ?? 8;
@@ -197,7 +197,7 @@ function draw(s, here, width) {
 
 /** Where the surrogate leaves the ratio alone, if it has such a range. */
 function chosenBand(s) {
-  if (["clip", "dual", "gspo"].includes(s.surrogate)) return [1 - s.epsilon, 1 + s.epsilon_high];
+  if (["clip", "dual", "gspo", "cispo_interval"].includes(s.surrogate)) return [1 - s.epsilon, 1 + s.epsilon_high];
   if (s.surrogate === "gmpo") return [Math.exp(-s.epsilon_nats), Math.exp(s.epsilon_nats)];
   if (s.surrogate === "cispo") return [0, s.cap];
   if (s.surrogate === "dppo") return [Math.max(0, 1 - s.epsilon / s.p_old), Math.min(MOST, 1 + s.epsilon / s.p_old)];

@@ -85,7 +85,7 @@ export const SURROGATES = {
       "For a completion of one token, as here, GSPO is PPO's clip. Its paper sets ε to 3e-4 and 4e-4: averaged over many tokens, a ratio hardly leaves 1.",
   },
   cispo: {
-    label: "CISPO",
+    label: "CISPO, a cap",
     tag: "GRPO.9",
     takes: ["cap", "p_old"],
     run: grpo.cispo_surrogate,
@@ -96,6 +96,21 @@ export const SURROGATES = {
       s.rho > s.cap
         ? "The weight is bounded, and the token keeps a gradient: PPO would have none left for a good one."
         : "Below the cap the push is ρA, on either side of 1.",
+  },
+  cispo_interval: {
+    label: "CISPO, two bounds",
+    tag: "GRPO.8",
+    takes: ["epsilon", "epsilon_high", "p_old"],
+    run: grpo.cispo_surrogate,
+    code: [cispo_line],
+    equation: (s, v) => html`${L} = −${word("sg")}[${word("clip")}(${rho}, ${num(1 - s.epsilon)},
+      ${num(1 + s.epsilon_high)})] ${A} log π = −${num(v.clipped)} · ${par(s.A)} · ${par(Math.log(s.p_old * s.rho))}`,
+    about: (s, v) =>
+      v.clipped === s.rho
+        ? "Inside the two bounds the push is ρA."
+        : v.clipped > s.rho
+          ? "The lower bound holds the weight up: a token that has become rare is still pushed by more than ρA."
+          : "The upper bound holds the weight down, and the token keeps a gradient.",
   },
   sapo: {
     label: "SAPO",

@@ -16,11 +16,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone.conformance.words import listed
 from torchstone.learn.exercises import EXERCISES, Exercise, Grade
-from torchstone.learn.writing import signature_of
+from torchstone.learn.writing import shapes_of, signature_of
+
+if TYPE_CHECKING:  # they import torch, which takes two seconds
+    from torchstone.conformance.ask.call import Trial
+    from torchstone.conformance.fit.calling import Calling
+    from torchstone.conformance.vectors import Case, Vectors
 
 CASE_LIMIT = 1.0  # seconds for one case
 
@@ -116,31 +121,76 @@ def _graded(answer: Any, function: str, objective: str, exercise: Exercise, path
             yield Grade("broken", function, (str(e).removeprefix("target: ") + ".",))
             return
         grade = graded(report, function, exercise, errors)
-        if grade.state == "right" and (refused := _refused(answer, objective, path)):
+        if grade.state == "right" and (astray := _of_one_layout(answer, function, exercise, path)):
+            grade = Grade("wrong", function, (astray,))
+        if grade.state == "right" and (refused := _refused(answer, objective, exercise, path)):
             grade = Grade("broken", function, (refused,))
         yield grade
         if grade.state != "wrong" or not report.unexplained:
             return
 
 
-def _refused(answer: Callable[..., Any], objective: str, path: Path) -> str | None:
+def _refused(answer: Callable[..., Any], objective: str, exercise: Exercise, path: Path) -> str | None:
     """The first ordinary case that it raises in. The checker lets pass code that has one use; an exercise has all."""
     from torchstone.conformance.fit.calling import Calling
-    from torchstone.conformance.fit.signature import read_signature
-    from torchstone.conformance.trial import Trial, askable
-    from torchstone.conformance.vectors import hazards, load
+    from torchstone.conformance.vectors import load
 
     errors: list[str] = []
-    vectors, noting = load(objective), _noting(answer, errors, path)
-    signature = read_signature(noting, vectors, {}, {})
-    trial = Trial(noting, signature, Calling("torch", "bool", "P G"), vectors, CASE_LIMIT)
-    for case in vectors.cases:
-        asked = askable(case, signature, vectors) if case.result == "valid" and not hazards(case) else None
-        if asked is not None and trial.run(asked).kind == "refused" and errors:
-            settings = ", ".join(f"{k} {v}" for k, v in case.settings.items())
-            inputs = ", ".join(k for k in case.inputs if k in signature.arguments.values())
+    noting = _noting(answer, errors, path)
+    trial = _trial(noting, load(objective), Calling("torch", "bool", "P G"))
+    for case in _ordinary(trial, exercise):
+        if trial.run(case).kind == "refused" and errors:
+            settings = ", ".join(f"{k} {v}" for k, v in case.settings.items() if k not in exercise.without)
+            inputs = ", ".join(k for k in case.inputs if k in trial.signature.arguments.values())
             return f"It raises with {settings or inputs} ({case.comment}): {errors[-1]}."
     return None
+
+
+def _of_one_layout(answer: Callable[..., Any], function: str, exercise: Exercise, path: Path) -> str | None:
+    """Of what may be given one a sequence or one a token: the layout in which it goes wrong, if it is one.
+
+    The checker is content with the one that the code was written for.
+    """
+    from torchstone.conformance.ask.compare import difference
+    from torchstone.conformance.fit.calling import PER_ROW, Calling
+    from torchstone.conformance.trial import constant_rows
+    from torchstone.conformance.vectors import load, objectives
+
+    shapes = shapes_of(function)
+    free = [name for name in PER_ROW if name in shapes]
+    if function not in objectives() or not free or not all("[B] or [B T]" in shapes[name] for name in free):
+        return None
+    errors: list[str] = []
+    noting, told = _noting(answer, errors, path), []
+    for layout in ("B", "B T"):
+        trial = _trial(noting, load(function), Calling("torch", "bool", "P G", layout))
+        for case in _ordinary(trial, exercise):
+            errors.clear()
+            if constant_rows(case) and case.expected and difference(trial.run(case), case.expected, 1e-6) is not None:
+                what = errors[-1] if errors else "other numbers, and no error"
+                told.append(f"{listed(free)} may be [B] or [B T]: as [{layout}] ({case.comment}) it gives {what}.")
+                break
+    return told[0] if len(told) == 1 else None  # what fails in both has another reason
+
+
+def _trial(answer: Callable[..., Any], vectors: Vectors, calling: Calling) -> Trial:
+    from torchstone.conformance.fit.signature import read_signature
+    from torchstone.conformance.trial import Trial
+
+    return Trial(answer, read_signature(answer, vectors, {}, {}), calling, vectors, CASE_LIMIT)
+
+
+def _ordinary(trial: Trial, exercise: Exercise) -> Iterator[Case]:
+    """The cases that an exercise speaks of: without hazards, and without the arguments that it leaves out."""
+    from torchstone.conformance.trial import askable
+    from torchstone.conformance.vectors import hazards
+
+    for case in trial.vectors.cases:
+        left_out = [case.settings.get(name) for name in exercise.without if name != "reduce"]
+        if case.result == "valid" and not hazards(case) and not any(x is not None for x in left_out):
+            asked = askable(case, trial.signature, trial.vectors)
+            if asked is not None:
+                yield asked
 
 
 def _takes(answer: Callable[..., Any]) -> set[str]:

@@ -40,6 +40,11 @@ def signature_of(exercise: Exercise, name: str) -> list[str]:
     return [a.arg for a in _arguments(_library(name)) if a.arg not in exercise.without]
 
 
+def shapes_of(name: str) -> dict[str, str]:
+    """The shape of each argument of the library's function, such as ``[B] or [B T]``."""
+    return {a.arg: _shape(a.annotation).strip() for a in _arguments(_library(name))}
+
+
 def _function(exercise: Exercise, name: str) -> str:
     """Signature, docstring, and ``...`` or the wrong body."""
     if exercise.mend:
