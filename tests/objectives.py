@@ -320,6 +320,9 @@ OBJECTIVES = [
             ("exo", preference.exo_loss, {"label_smoothing": 0.1}, {"label_smoothing": (0.0, 0.6)}),
             ("nca", preference.nca_loss, {}, {}),
             ("bco", preference.bco_loss, {"reward_shift": 0.3}, {}),
+            ("f-dpo, js", preference.f_dpo_loss, {"divergence": "js"}, {"divergence": ("kl",)}),
+            ("f-dpo, forward kl", preference.f_dpo_loss, {"divergence": "forward-kl"}, {}),
+            ("f-dpo, alpha", preference.f_dpo_loss, {"divergence": "alpha", "alpha": 0.3}, {"alpha": (0.0, 1.1, None)}),
             ("sppo", preference.sppo_loss, {}, {}),
             ("discopop", preference.discopop_loss, {"tau": 0.5}, {"tau": (0.0,)}),
         )
@@ -329,6 +332,13 @@ OBJECTIVES = [
     Objective("slic", preference.hinge_loss, TWO, {"beta": 1.0, "delta": 1.0}, BETA_OUTSIDE),
     Objective(
         "simpo", preference.simpo_loss, TWO, {"beta": 2.0, "gamma": 0.5}, {"beta": (0.0, -2.0), "gamma": (-0.5,)}
+    ),
+    Objective(
+        "alphapo",
+        preference.alphapo_loss,
+        TWO,
+        {"beta": 2.0, "gamma": 0.5, "alpha": 0.25},
+        {"beta": (0.0, -2.0), "gamma": (-0.5,)},
     ),
     Objective("orpo", _orpo, TWO, {"odds_coef": 0.1, "sft_coef": 1.0}, {"odds_coef": (0.0,), "sft_coef": (-1.0,)}),
     Objective(

@@ -10,6 +10,7 @@ from torch import nan, tensor
 from torchstone.core import sequence_mean, sequence_sum, token_mean
 from torchstone.dpo import bradley_terry_loss, dpo_loss, sequence_log_probs
 from torchstone.dpo.variants import (
+    alphapo_loss,
     aot_loss,
     apo_down_loss,
     apo_zero_loss,
@@ -18,6 +19,7 @@ from torchstone.dpo.variants import (
     bco_unpaired_loss,
     discopop_loss,
     exo_loss,
+    f_dpo_loss,
     hinge_loss,
     ipo_loss,
     kto_loss,
@@ -26,6 +28,7 @@ from torchstone.dpo.variants import (
     nca_loss,
     orpo_loss,
     outcome_reward_loss,
+    power_reward,
     process_reward_loss,
     robust_dpo_loss,
     sft_loss,
@@ -467,6 +470,68 @@ def test_DPO_34_and_35_on_parts_of_a_batch_take_the_shift_and_the_counts_of_the_
     assert of(slice(0, 0), shift).item() == 0
 
 
+def test_DPO_36_a_power_has_slope_1_at_0_a_limit_above_and_a_tangent_far_below():
+    x = tensor([0.0, math.log(2), -math.log(2), 50.0, -100.0], dtype=f64, requires_grad=True)
+    found = power_reward(x, 0.5)
+    far = -2 * (math.expm1(20) + math.exp(20) * 30)  # exponent 50: the tangent at 20
+    close(found, [0, 2 - math.sqrt(2), 2 - 2 * math.sqrt(2), 2 - 2 * math.exp(-25), far])
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    close(slope, [1, math.sqrt(0.5), math.sqrt(2), math.exp(-25), math.exp(20)])
+    assert power_reward(x, 0.0) is x
+    close(power_reward(tensor([0.7, -0.3], dtype=f64), 1e-9), [0.7 - 0.245e-9, -0.3 - 0.045e-9])
+
+
+@pytest.mark.parametrize(
+    ("divergence", "alpha", "difference", "expected"),
+    [
+        ("reverse-kl", None, 1.38629, 0.62623),
+        ("forward-kl", None, 1.5, 0.62096),
+        ("js", None, 0.69315, 0.65909),
+        ("alpha", 0.5, 1.41421, 0.62493),
+        ("alpha", 0.3, 1.39631, 0.62577),
+        ("alpha", 0.7, 1.44133, 0.62368),
+    ],
+)
+def test_DPO_37_each_divergence_by_hand(divergence, alpha, difference, expected):
+    """Ratios 2 and 1/2 at beta 0.1; f'(u) as the paper's table has it: -1/u, log(2u/(1+u)), -u^-alpha / alpha."""
+    prime = {
+        "reverse-kl": math.log,
+        "forward-kl": lambda u: -1 / u,
+        "js": lambda u: math.log(2 * u / (1 + u)),
+        "alpha": lambda u: -(u**-alpha) / alpha,
+    }[divergence]
+    assert prime(2) - prime(0.5) == pytest.approx(difference, abs=6e-6)
+    zero, log_2 = torch.zeros(1, dtype=f64), tensor([math.log(2)], dtype=f64)
+    how = {"beta": 0.1, "divergence": divergence, "alpha": alpha}
+    loss = f_dpo_loss(log_2, -log_2, zero, zero, **how)
+    assert loss.value.item() == pytest.approx(math.log1p(math.exp(-0.1 * (prime(2) - prime(0.5)))), rel=1e-12)
+    assert loss.value.item() == pytest.approx(expected, abs=6e-6)
+    by_hand = {"rewards/chosen": 0.1 * (prime(2) - prime(1)), "rewards/rejected": 0.1 * (prime(0.5) - prime(1)),
+               "rewards/margins": 0.1 * difference, "rewards/accuracies": 1.0, "logps/chosen": math.log(2),
+               "logps/rejected": -math.log(2)}  # fmt: skip
+    assert {k: float(m) for k, m in loss.metrics.items()} == pytest.approx(by_hand, abs=1e-6)
+    chosen, rejected = slopes(lambda w, lo: f_dpo_loss(w, lo, zero, zero, **how), zero, zero)
+    start = 0.025 if divergence == "js" else 0.05  # at the reference: DPO's beta / 2, and half of it
+    close(chosen, [-start])
+    close(rejected, [start])
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(1.0, 0.02975), (0.25, 0.24100), (-1.0, 0.69315), (0.0, 0.34513)])
+def test_DPO_38_the_power_of_the_mean_probability_by_hand(alpha, expected):
+    """p 1/2 and 1/4, beta 2, gamma 0.5: alpha 1: 1 - 1/p = -1 and -3; alpha -1: p - 1 = -0.5 and -0.75."""
+    w, lo = (tensor([-math.log(n)], dtype=f64) for n in (2, 4))
+    reward = (lambda p: (1 - p**-alpha) / alpha) if alpha else math.log
+    h = 2 * (reward(0.5) - reward(0.25)) - 0.5
+    loss = alphapo_loss(w, lo, beta=2.0, gamma=0.5, alpha=alpha)
+    assert loss.value.item() == pytest.approx(math.log1p(math.exp(-h)), rel=1e-12)
+    assert loss.value.item() == pytest.approx(expected, abs=6e-6)
+    chosen, rejected = slopes(lambda w, lo: alphapo_loss(w, lo, beta=2.0, gamma=0.5, alpha=alpha), w, lo)
+    close(chosen, [-2 * sigmoid(-h) * 0.5**-alpha])
+    close(rejected, [2 * sigmoid(-h) * 0.25**-alpha])
+    assert float(loss.metrics["rewards/chosen"]) == pytest.approx(2 * reward(0.5))
+    assert float(loss.metrics["logps/rejected"]) == pytest.approx(-math.log(4))
+
+
 def test_DPO_23_each_log_ratio_is_pulled_to_its_own_win_rate():
     rates = vectors([0.9, 0.6, 0.5], [0.2, 0.4, 0.3])
     found = sppo_loss(*vectors(W, L, RW, RL), beta=B, chosen_win_rates=rates[0], rejected_win_rates=rates[1]).value
@@ -676,6 +741,11 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("reward_shift", lambda: bco_unpaired_loss(PAIR, PAIR, UP, beta=0.1, reward_shift=None)),
         ("denominator", lambda: bco_unpaired_loss(
             PAIR, PAIR, UP, beta=0.1, reward_shift=0.0, desirable_denominator=-1)),
+        ("divergence", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="kl")),
+        ("alpha", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="js", alpha=0.5)),
+        ("alpha", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="alpha")),
+        ("ref_chosen_log_probs", lambda: f_dpo_loss(PAIR, PAIR, None, PAIR, beta=0.1, divergence="js")),
+        ("rejected_log_probs", lambda: alphapo_loss(PAIR, PAIR[:1], beta=2.0, gamma=0.5, alpha=0.25)),
         ("chosen_win_rates", lambda: sppo_loss(*FOUR, beta=0.1, chosen_win_rates=PAIR[:1])),
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),

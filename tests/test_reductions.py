@@ -418,6 +418,36 @@ def test_bco_shifted_by_a_pairs_mean_reward_is_twice_dpo_at_half_beta(pairs):
     same(bco.value, 2 * dpo_loss(*one, beta=0.15).value)
 
 
+@edge("f-DPO", "DPO", "reverse KL")
+def test_f_dpo_with_the_reverse_kl_is_dpo(pairs):
+    kl = preference.f_dpo_loss(*pairs, beta=0.3, divergence="reverse-kl")
+    same_with_gradient(kl, dpo_loss(*pairs, beta=0.3), 1, pairs)
+    nearly = preference.f_dpo_loss(*pairs, beta=0.3, divergence="alpha", alpha=1e-14)
+    same_with_gradient(nearly, dpo_loss(*pairs, beta=0.3), 1, pairs)
+
+
+@edge("f-DPO, power 1", "f-DPO", "forward KL")
+def test_f_dpo_at_alpha_1_is_the_forward_kl(pairs):
+    alpha = preference.f_dpo_loss(*pairs, beta=0.3, divergence="alpha", alpha=1.0)
+    same_with_gradient(alpha, preference.f_dpo_loss(*pairs, beta=0.3, divergence="forward-kl"), 1, pairs)
+
+
+@edge("AlphaPO", "SimPO", "power 0")
+def test_alphapo_at_alpha_0_is_simpo(pairs):
+    how = {"beta": 2.0, "gamma": 0.5}
+    for alpha in (0.0, 1e-14):
+        alphapo = preference.alphapo_loss(*pairs[:2], **how, alpha=alpha)
+        same_with_gradient(alphapo, preference.simpo_loss(*pairs[:2], **how), 1, pairs)
+
+
+@edge("AlphaPO", "f-DPO", "no margin, uniform reference", "same power")
+def test_alphapo_without_a_margin_is_f_dpo_of_its_alpha_with_a_uniform_reference(pairs):
+    zero = torch.zeros(7, dtype=torch.float64)
+    alphapo = preference.alphapo_loss(*pairs[:2], beta=0.3, gamma=0.0, alpha=0.4)
+    f_dpo = preference.f_dpo_loss(*pairs[:2], zero, zero, beta=0.3, divergence="alpha", alpha=0.4)
+    same_with_gradient(alphapo, f_dpo, 1, pairs)
+
+
 @edge("BCO, unpaired", "BCO", "as many good as bad")
 def test_unpaired_bco_of_both_sides_of_pairs_is_bco(pairs):
     w, lo, ref_w, ref_lo = pairs

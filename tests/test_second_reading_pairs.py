@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchstone.recipes import RECIPES
+from torchstone.recipes import find
 
 pytestmark = pytest.mark.parametrize("seed", [0, 1, 2])
 
@@ -85,7 +85,7 @@ def agree(
     given = dict(more)
     if reference:
         given |= {"ref_chosen_log_probs": p.ref_chosen, "ref_rejected_log_probs": p.ref_rejected}
-    value = RECIPES[name].loss(p.chosen, p.rejected, p.chosen_mask, p.rejected_mask, **given).value
+    value = find(name).loss(p.chosen, p.rejected, p.chosen_mask, p.rejected_mask, **given).value
     expected = equation(p)
     gradients = torch.autograd.grad(value, (p.chosen, p.rejected))
     expected_gradients = torch.autograd.grad(expected, (p.chosen, p.rejected))
@@ -213,6 +213,38 @@ def test_kto_2402_01306v5_eq_8(seed: int) -> None:
         return torch.cat((desirable, undesirable)).mean()
 
     agree("kto", seed, equation, reference_point=torch.tensor(z0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "prime"),
+    [
+        ("", lambda u: torch.log(2 * u / (1 + u))),
+        (":objective.divergence=forward-kl", lambda u: -1 / u),
+        (":objective.divergence=alpha+objective.alpha=0.3", lambda u: (1 - u**-0.3) / 0.3),
+    ],
+)
+def test_f_dpo_2309_16240_f_prime_of_the_ratio(seed: int, changes: str, prime: Callable[[Tensor], Tensor]) -> None:
+    """-E log sigma(beta f'(u_w) - beta f'(u_l)), u = pi / pi_ref, f' of the table that an account has; beta 0.1."""
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        return -torch.log(torch.sigmoid(0.1 * prime(w.exp()) - 0.1 * prime(lo.exp()))).mean()
+
+    agree(f"f-dpo{changes}", seed, equation)
+
+
+def test_alphapo_2501_03884_by_an_account(seed: int) -> None:
+    """-E log sigma(r_w - r_l - gamma), r = beta (1 - pi(y)^(-alpha/|y|)) / alpha; 0.25, 2.5 and gamma / beta = 0.1."""
+
+    def reward(log_probs: Tensor, mask: Tensor, length: Tensor) -> Tensor:
+        return 2.5 * (1 - total(log_probs, mask).exp() ** (-0.25 / length)) / 0.25
+
+    def equation(p: Pairs) -> Tensor:
+        w = reward(p.chosen, p.chosen_mask, p.chosen_length)
+        lo = reward(p.rejected, p.rejected_mask, p.rejected_length)
+        return -torch.log(torch.sigmoid(w - lo - 0.1 * 2.5)).mean()
+
+    agree("alphapo", seed, equation, reference=False)
 
 
 def test_bco_2404_04656_eq_7_and_8(seed: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .core import Mask, Matrix, Row, chosen, divided
-from .numbers import Dual, Number, dual, exp, log, log_sigmoid, maximum, mean, mpf, sigmoid, stop, total
+from .numbers import Dual, Number, bounded_exp, dual, exp, log, log_sigmoid, maximum, mean, mpf, sigmoid, stop, total
 
 # ---------------------------------------- from tokens to completions
 
@@ -116,6 +116,29 @@ def bco_reward_shift(rewards: Sequence[Number], desirable: Sequence[bool]) -> Du
 def bco_alone(r: Dual, desirable: bool, shift: Number) -> Dual:
     """-log sigmoid(r - d) if desirable, else -log sigmoid(-(r - d))    (DPO.35, one completion)"""
     return -log_sigmoid(r - shift if desirable else shift - r)
+
+
+def power_reward(x: Dual, alpha: Number) -> Dual:
+    """(1 - exp(-alpha x)) / alpha, exponents beyond 20 as their tangent; x at alpha 0    (DPO.36)"""
+    return x if dual(alpha).same(0) else (1 - bounded_exp(-alpha * x)) / alpha
+
+
+def divergence_reward(s: Dual, divergence: str, alpha: Number | None) -> Dual:
+    """f'(exp(s)) less its value at s = 0    (DPO.37, g)"""
+    if divergence == "js":
+        return log(2) + log_sigmoid(s)
+    return power_reward(s, {"reverse-kl": 0, "forward-kl": 1}.get(divergence, alpha))
+
+
+def f_dpo(win: Dual, lose: Dual, beta: Number, divergence: str, alpha: Number | None) -> Dual:
+    """-log sigmoid(beta g(s_w) - beta g(s_l)),  s = r / beta    (DPO.37)"""
+    g_w, g_l = (divergence_reward(r / beta, divergence, alpha) for r in (win, lose))
+    return -log_sigmoid(beta * (g_w - g_l))
+
+
+def alphapo(win: Dual, lose: Dual, beta: Number, gamma: Number, alpha: Number) -> Dual:
+    """-log sigmoid(beta g(l_w) - beta g(l_l) - gamma),  l = r / beta    (DPO.38)"""
+    return -log_sigmoid(beta * (power_reward(win / beta, alpha) - power_reward(lose / beta, alpha)) - gamma)
 
 
 def sppo(win: Dual, lose: Dual, beta: Number, p_w: Number, p_l: Number) -> Dual:

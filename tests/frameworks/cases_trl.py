@@ -56,6 +56,14 @@ def dpo(batch: PreferenceBatch, **knobs: Any) -> Output:
     return Output(*value_and_grads(loss, **leaves))
 
 
+def in_float32(batch: PreferenceBatch, **knobs: Any) -> Output:
+    """DPOTrainer on float32 copies of the leaves: its alpha-divergence knows no bound of an exponent in float64."""
+    leaves, mask = sides(batch)
+    pairs = (x.float() for x in (*leaves.values(), batch.ref_chosen, batch.ref_rejected))
+    loss = trl.dpo(*pairs, mask=mask, **knobs)
+    return Output(*value_and_grads(loss.double(), **leaves))
+
+
 def wpo(batch: PreferenceBatch) -> Output:
     both = ((batch.chosen, batch.chosen_mask), (batch.rejected, batch.rejected_mask))
     chosen, rejected = (wpo_weights(x, log_sum_sq_probs(x), mask) for x, mask in both)
@@ -143,15 +151,29 @@ PAIRS: dict[str, dict[str, Any]] = {
     "dpo-norm": {"loss_type": ("sigmoid_norm",)},
     "iterative-rpo": {"loss_type": ("sigmoid", "sft")},
     "ld-dpo": {"ld_alpha": 0.5},
+    "f-dpo": {"f_divergence_type": "js_divergence"},
+    "f-dpo-forward": {"f_divergence_type": "forward_kl"},
     "rpo": {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0, 0.005), "beta": 0.01},
 }
-FREE: dict[str, dict[str, Any]] = {"cpo": {}, "simpo": {"loss_type": "simpo"}, "slic": {"loss_type": "hinge"}}
+ALPHA = {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3}
+FREE: dict[str, dict[str, Any]] = {
+    "cpo": {},
+    "simpo": {"loss_type": "simpo"},
+    "slic": {"loss_type": "hinge"},
+    "alphapo": {"loss_type": "alphapo", "alpha": 0.25, "beta": 2.5, "simpo_gamma": 0.1},
+}
 
 CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     f"gmpo@{VERSION}": Case(gmpo, POLICY),
     f"rloo@{VERSION}": Case(partial(policy, kind="RLOO"), ("prefix", "far"), note="RLOOTrainer has no tool mask."),
     **{f"{name}@{VERSION}": Case(partial(dpo, **knobs), ("pairs",)) for name, knobs in PAIRS.items()},
+    f"f-dpo-alpha@{VERSION}": Case(
+        partial(in_float32, **ALPHA),
+        ("pairs",),
+        rtol=1e-6,
+        note="The power is float32, and a float64 one is a KeyError (dpo_trainer.py:1375-1378).",
+    ),
     f"wpo@{VERSION}": Case(wpo, ("pairs",)),
     f"kto@{VERSION}": Case(kto, ("pairs",)),
     **{f"{name}@{VERSION}": Case(partial(concatenated, kind="CPO", **x), ("pairs",)) for name, x in FREE.items()},
@@ -162,4 +184,4 @@ CASES = {
         note="The odds are float32 (orpo_trainer.py:691-692).",
     ),
 }
-SAME = {f"{name}@{VERSION}" for name in ("dpo", "ld-dpo", "robust_dpo", "apo_zero", "apo_down", "kto")}
+SAME = {f"{name}@{VERSION}" for name in ("dpo", "ld-dpo", "robust_dpo", "apo_zero", "apo_down", "kto", "f-dpo")}

@@ -6,6 +6,7 @@ models the same way. Length-normalised DPO is ``dpo_loss`` on averages.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from torchstone.core.inputs import as_float, check_mask, number, per_token, require, same_length, select
-from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, log_softmax
+from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, bounded_expm1, log_softmax
 from torchstone.core.reduce import Count, Reduce, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
 from torchstone.dpo.loss import dpo_loss, implicit_rewards, reward_pair
@@ -23,7 +24,8 @@ __all__ = [
     "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
     "sppo_loss", "discopop_loss", "aot_loss", "shared_length_log_probs", "sft_loss", "outcome_reward_loss",
-    "process_reward_loss", "bco_reward_shift", "bco_unpaired_loss",
+    "process_reward_loss",
+    "bco_reward_shift", "bco_unpaired_loss", "f_dpo_loss", "alphapo_loss",
 ]
 # fmt: on
 
@@ -581,6 +583,117 @@ def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"]) -> None:
 def _mean_where(counted: Bool[Tensor, " M"], x: Float[Tensor, " M"], denominator: Count | None = None) -> Tensor:
     """The mean of ``x`` over the entries where ``counted`` is True, or their sum over a given ``denominator``."""
     return mean_of_pairs(torch.where(counted, x, 0), counted.count_nonzero() if denominator is None else denominator)
+
+
+def power_reward(x: Float[Tensor, " N"], alpha: float) -> Float[Tensor, " N"]:
+    """A power in place of a logarithm: the reward of f-DPO on a log-ratio, that of AlphaPO on a mean log-prob.
+
+        g_alpha(x) = (1 - exp(-alpha x)) / alpha,    g_0(x) = x                             (DPO.36)
+
+    Of slope 1 at x = 0 and exp(-alpha x) elsewhere; for alpha > 0 below 1 / alpha. Exponents above 20 go on as their
+    tangent, so value and gradient stay finite. x and the result in nats.
+    """
+    return x if alpha == 0 else -bounded_expm1(-alpha * x) / alpha
+
+
+def _shaped_pair(
+    beta: float, shape: Callable[[Tensor], Tensor], chosen: Tensor, rejected: Tensor, metrics: dict[str, Mean]
+) -> tuple[Tensor, Tensor, dict[str, Mean]]:
+    """beta times the shaped rewards, and what every loss on pairs reports: of these rewards, of the same log-probs."""
+    r_w, r_l, shaped = reward_pair_without_reference(beta, shape(chosen), shape(rejected))
+    return r_w, r_l, shaped | {name: metrics[name] for name in ("logps/chosen", "logps/rejected")}
+
+
+POWERS = {"reverse-kl": 0.0, "forward-kl": 1.0}
+
+
+def _shape(divergence: str, alpha: float | None) -> Callable[[Tensor], Tensor]:
+    """g of (DPO.37)."""
+    known = ("reverse-kl", "forward-kl", "alpha", "js")
+    require(divergence in known, "divergence", f"one of {', '.join(known)}", divergence)
+    if divergence == "alpha":
+        number("alpha", alpha, above=0, at_most=1)
+    else:
+        require(alpha is None, "alpha", f"None beside the divergence {divergence}", alpha)
+    if divergence == "js":
+        return lambda s: math.log(2) + logsigmoid(s)
+    return lambda s: power_reward(s, POWERS.get(divergence, alpha or 0.0))
+
+
+def f_dpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    divergence: str,
+    alpha: float | None = None,
+    denominator: Count | None = None,
+) -> Loss:
+    """DPO under another divergence from the reference than the reverse KL: the derivative of its f is the reward.
+
+        L = mean( -log sigmoid( beta g(s_w) - beta g(s_l) ) ),    s = log pi(y | x) - log pi_ref(y | x)    (DPO.37)
+
+    "reverse-kl": g = g_0 of DPO.36, which is DPO; "forward-kl": g_1; "alpha": g_alpha, between the two; "js"
+    (Jensen-Shannon): g(s) = log 2 + log sigmoid(s). All but the first level off where a completion is likelier than
+    under the reference. g is f'(exp(s)) less a constant, which the difference takes away.
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, denominator: as in
+            ``dpo_loss``.
+        beta: strength of the constraint, in reward units.
+        divergence: "reverse-kl", "forward-kl", "alpha" or "js".
+        alpha: from above 0 (towards the reverse KL) to 1 (the forward KL) with "alpha"; None with the others. TRL's
+            ``f_alpha_divergence_coef`` is 1 - alpha.
+
+    Returns: ``Loss`` (log 2 where policy and reference agree); metrics as ``dpo_loss``, of the rewards beta g(s).
+        Where policy and reference agree the gradient is DPO's, with "js" half of it.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``divergence`` is another word; ``alpha`` is
+        outside (0, 1] with "alpha", or is given beside another divergence.
+    Source: Wang et al. (f-DPO), arXiv:2309.16240, by an account of its table and the authors' code (07d9369).
+    """
+    shape = _shape(divergence, alpha)
+    s_w, s_l, metrics = reward_pair(
+        1.0, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    r_w, r_l, metrics = _shaped_pair(beta, shape, s_w, s_l, metrics)
+    return Loss(mean_of_pairs(-logsigmoid(r_w - r_l), denominator), metrics)
+
+
+def alphapo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    gamma: float,
+    alpha: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """SimPO with a power of the probability per token in place of its logarithm.
+
+        L = mean( -log sigmoid( beta g_alpha(l_w) - beta g_alpha(l_l) - gamma ) ),   l = log pi(y | x) / |y|   (DPO.38)
+
+    With g_alpha of DPO.36 a token's mean probability p has the reward beta (1 - p^-alpha) / alpha. Above alpha = 0 the
+    gradient grows where a completion is unlikely, the rejected one before all; below 0 it fades there.
+
+    Args:
+        chosen_log_probs, rejected_log_probs: l_w, l_l, the *means* per token, in nats. Gradient flows through both.
+        beta: reward units per unit of g.
+        gamma: the margin, in reward units: outside of beta, as in ``simpo_loss``.
+        alpha: the shape: 0 is SimPO, 1 has the reward 1 - 1 / p, -1 has p - 1.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``, of the rewards beta g_alpha(l), without gamma.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``gamma`` is negative; ``alpha`` is not
+        finite.
+    Source: Gupta et al. (AlphaPO), arXiv:2501.03884v4, by accounts of it and TRL 1.16.0's CPOTrainer.
+    """
+    number("gamma", gamma, at_least=0)
+    number("alpha", alpha)
+    l_w, l_l, metrics = reward_pair_without_reference(1.0, chosen_log_probs, rejected_log_probs)
+    r_w, r_l, metrics = _shaped_pair(beta, lambda x: power_reward(x, alpha), l_w, l_l, metrics)
+    return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma), denominator), metrics)
 
 
 def sppo_loss(

@@ -83,6 +83,14 @@ OBJECTIVES = {
     "logistic-free": Option(
         dpo.simpo_loss, "The log-prob itself is the reward; the comparison holds the policy to no reference."
     ),
+    "logistic-divergence": Option(
+        dpo.f_dpo_loss,
+        "As logistic, but a reward levels off above the reference: what is likelier than there already is pushed less.",
+    ),
+    "logistic-free-power": Option(
+        dpo.alphapo_loss,
+        "As logistic-free, but the reward is a power: with alpha above 0 unlikely completions are pushed more.",
+    ),
     "odds-ratio": Option(dpo.orpo_loss, "Odds in place of probabilities, beside supervised learning; no reference."),
     "kto": Option(kto_on_pairs, "Each completion alone is a gain or a loss; far-off ones of either kind stop pushing."),
     "apo-zero": Option(dpo.apo_zero_loss, "The chosen becomes likelier and the rejected unlikelier, each on its own."),
@@ -136,6 +144,7 @@ NUMBERS = {
         "larger sharpens the comparison: a smaller margin of log-probs is enough",
     ),
     "logistic-free.beta": "larger sharpens the comparison: its push fades at a smaller margin of log-probs",
+    "logistic-free-power.beta": "larger sharpens the comparison: its push fades at a smaller margin of rewards",
     "label_smoothing": "the share of labels taken to be wrong: above 0 the margin has a finite optimum",
     "flip_rate": "the known share of flipped labels",
     "delta": "the margin that is enough, in reward units",
@@ -146,6 +155,9 @@ NUMBERS = {
     "mean": "whether a token, a completion or a sum is averaged",
     "desirable_weight": "the weight of good completions",
     "undesirable_weight": "the weight of bad completions",
+    "divergence": "which divergence holds the policy to the reference",
+    "logistic-divergence.alpha": "towards 0 the reverse KL's reward, which has no limit; 1 is the forward KL's",
+    "logistic-free-power.alpha": "0 is SimPO; larger pushes unlikely completions more",
     "tau": "how sharply the loss changes its form at margin 0",
     "shared-length.alpha": "what a token beyond the shorter completion's length counts; 1 is the sum",
     "policy_only": "whether the reference is summed in full: then longer completions begin with a reward above 0",

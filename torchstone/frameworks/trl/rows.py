@@ -277,6 +277,24 @@ PAIRS = [
         Choice("weighted-logistic", beta=0.1),
     ),
     pairs(
+        "f-dpo",
+        "f_divergence_type='js_divergence'",
+        "f-DPO as published; also with hinge, IPO, EXO, robust and DiscoPOP.",
+        Choice("logistic-divergence", beta=0.1, divergence="js"),
+    ),
+    pairs(
+        "f-dpo-forward",
+        "f_divergence_type='forward_kl'",
+        "f-DPO with the forward KL; far-off completions have no bound.",
+        Choice("logistic-divergence", beta=0.1, divergence="forward-kl"),
+    ),
+    pairs(
+        "f-dpo-alpha",
+        "f_divergence_type='alpha_divergence', f_alpha_divergence_coef=0.3",
+        "The coefficient is 1 - alpha: at 0.3 it is f-DPO with alpha 0.7. In float32.",
+        Choice("logistic-divergence", beta=0.1, divergence="alpha", alpha=0.7),
+    ),
+    pairs(
         "iterative-rpo",
         "loss_type=['sigmoid', 'sft']",
         "The supervised term is a mean over the micro-batch's tokens, not over each completion's.",
@@ -327,6 +345,15 @@ PAIRS = [
         "The hinge of CPOTrainer: SLiC with a supervised term that is a mean over tokens.",
         Choice("hinge-free", beta=0.1, delta=1.0),
         **CPO,
+    ),
+    pairs(
+        "alphapo",
+        "loss_type='alphapo', alpha=0.25, beta=2.5, simpo_gamma=0.1",
+        "The numbers of TRL's paper index; alpha is 0 by default, which is SimPO.",
+        Choice("logistic-free-power", beta=2.5, gamma=0.1, alpha=0.25),
+        "mean",
+        source=CPO["source"],
+        config="CPOConfig",
     ),
     pairs(
         "orpo",

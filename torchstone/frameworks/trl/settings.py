@@ -62,7 +62,8 @@ ADDED = {
     "DPOTrainer": {
         "loss_weights": "a row is one objective",
         "ld_alpha": "a completion's tail is weighed by the row: recipe=\"ld-dpo\"",
-        "f_divergence_type": "no row has another divergence",
+        "f_divergence_type": "the divergence is the row's: recipe=\"f-dpo\"",
+        "f_alpha_divergence_coef": "it is 1 - alpha of the row: recipe=\"f-dpo\"",
         "use_weighting": "the weights are the row's: recipe=\"wpo\"",
         "padding_free": "rows were tested with padding",
         "use_liger_kernel": "rows were tested without Liger's kernels",

@@ -100,6 +100,21 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="alphapo",
+        parent="simpo",
+        about="SimPO with a power of the mean probability as the reward.",
+        log_prob=MEAN,
+        objective=Choice("logistic-free-power", beta=2.5, gamma=0.25, alpha=0.25),
+        source="Gupta et al. (AlphaPO), arXiv:2501.03884v4, by an account of it and TRL 1.16.0, cpo_trainer.py:696-717",
+        left_out="nothing",
+        stated={
+            "objective.beta": "account, of table 3, Mistral-7B-Instruct; 10 for Gemma-2 and for Llama-3 with ArmoRM",
+            "objective.gamma": "account, of table 3, Mistral-7B-Instruct: gamma / beta 0.1; TRL's paper index has 0.1 "
+            "as gamma itself",
+            "objective.alpha": "account, of table 3: 0.25 for Mistral and Llama-3, 0.1 for Gemma-2",
+        },
+    ),
+    PreferenceRecipe(
         name="cpo",
         about="DPO with a uniform reference, and supervised learning on the chosen completion.",
         log_prob=SUM,
@@ -249,6 +264,19 @@ PAIRS = [
         left_out="data without pairs (bco_unpaired_loss); the moving average of the reward shift (bco_reward_shift), "
         "which the caller keeps",
         stated={"objective.beta": "paper, appendix C of the ACL text; TRL's paper index at f2cd577 has 0.01"},
+    ),
+    PreferenceRecipe(
+        name="f-dpo",
+        about="DPO with another divergence from the reference: Jensen-Shannon's; or forward-kl, or alpha.",
+        log_prob=SUM,
+        objective=Choice("logistic-divergence", beta=0.1, divergence="js"),
+        source="Wang et al. (f-DPO), arXiv:2309.16240, by an account of its table and the authors' code at 07d9369",
+        left_out="nothing",
+        stated={
+            "objective.beta": "authors' code, mt_bench/run_gen_gpt4_judge_pairwise.sh at 07d9369: js, forward KL and "
+            "alpha 0.5 at 0.1; scripts/hh has 0.1, 0.3 and 0.9",
+            "objective.divergence": "authors' code, the same file; alpha is 0.1 to 0.9 in other scripts",
+        },
     ),
     PreferenceRecipe(
         name="sppo",
