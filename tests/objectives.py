@@ -323,6 +323,12 @@ OBJECTIVES = [
             ("f-dpo, js", preference.f_dpo_loss, {"divergence": "js"}, {"divergence": ("kl",)}),
             ("f-dpo, forward kl", preference.f_dpo_loss, {"divergence": "forward-kl"}, {}),
             ("f-dpo, alpha", preference.f_dpo_loss, {"divergence": "alpha", "alpha": 0.3}, {"alpha": (0.0, 1.1, None)}),
+            (
+                "mpo",
+                preference.mpo_loss,
+                {"preference_coef": 0.8, "quality_coef": 0.2, "reward_shift": 0.3},
+                {"preference_coef": (-0.1,), "quality_coef": (-0.1,)},
+            ),
             ("sppo", preference.sppo_loss, {}, {}),
             ("discopop", preference.discopop_loss, {"tau": 0.5}, {"tau": (0.0,)}),
         )

@@ -25,6 +25,7 @@ from torchstone.dpo.variants import (
     kto_loss,
     kto_reference_point,
     log_sum_squares,
+    mpo_loss,
     nca_loss,
     orpo_loss,
     outcome_reward_loss,
@@ -103,6 +104,14 @@ PAIRED = {
         bco_loss,
         {"reward_shift": 0.4},
         lambda u, v: -math.log(sigmoid(B * u - 0.4)) - math.log(sigmoid(-(B * v - 0.4))),
+    ),
+    "mpo": (
+        mpo_loss,
+        {"preference_coef": 0.8, "quality_coef": 0.3, "reward_shift": 0.4},
+        lambda u, v: (
+            -0.8 * math.log(sigmoid(B * (u - v)))
+            - 0.3 * (math.log(sigmoid(B * u - 0.4)) + math.log(sigmoid(-(B * v - 0.4))))
+        ),
     ),
     "sppo": (sppo_loss, {}, lambda u, v: (u - 0.5 / B) ** 2 + (v + 0.5 / B) ** 2),
     "discopop": (
@@ -608,6 +617,24 @@ def test_DPO_25_the_denominator_counts_pairs():
 # Terms per token
 
 
+# MPO
+
+
+def test_DPO_31_the_shift_moves_the_judgements_and_not_the_comparison_by_hand():
+    """Rewards 0.3 and -0.1, d 0.1: the comparison is 0.51302, the judgements 1.19628 (Python's math alone)."""
+    w, lo = tensor([0.3], dtype=f64), tensor([-0.1], dtype=f64)
+    zero = torch.zeros(1, dtype=f64)
+    both = {"beta": 1.0, "preference_coef": 0.8, "quality_coef": 0.2}
+    found = mpo_loss(w, lo, zero, zero, reward_shift=0.1, **both).value.item()
+    assert found == pytest.approx(0.8 * math.log1p(math.exp(-0.4)) + 0.4 * math.log1p(math.exp(-0.2)))
+    assert found == pytest.approx(0.64967, abs=5e-6)
+    moved = slopes(lambda a, b: mpo_loss(a, b, zero, zero, reward_shift=5.0, **both | {"quality_coef": 0.0}), w, lo)
+    close(torch.cat(moved), [-0.8 * sigmoid(-0.4), 0.8 * sigmoid(-0.4)])
+    shift = tensor(0.1, dtype=f64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mpo_loss(w.requires_grad_(), lo, zero, zero, reward_shift=shift, **both).value, w)
+    assert shift.grad is None and slope.item() == pytest.approx(-0.8 * sigmoid(-0.4) - 0.2 * sigmoid(-0.2))
+
+
 # LD-DPO
 
 
@@ -750,6 +777,7 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),
         ("ref_chosen_log_probs", lambda: aot_loss(PAIR, PAIR, PAIR[:1], PAIR, beta=0.1, paired=False)),
+        ("reward_shift", lambda: mpo_loss(*FOUR, beta=0.1, preference_coef=1.0, quality_coef=1.0, reward_shift=PAIR)),
         ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK[:1], alpha=0.5)),
         ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK.float(), alpha=0.5)),
         ("log_probs", lambda: shared_length_log_probs(torch.zeros(2, 2), MASK, MASK, alpha=0.5)),

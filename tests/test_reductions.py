@@ -352,6 +352,19 @@ def test_wpo_with_weights_of_1_is_dpo(pairs):
     same_with_gradient(preference.wpo_loss(*pairs, ones, beta=0.3), dpo_loss(*pairs, beta=0.3), 1, pairs)
 
 
+@edge("MPO", "DPO", "quality weight 0")
+@edge("MPO", "BCO", "preference weight 0")
+@pytest.mark.parametrize("preference_coef", [0.0, 1.0])
+def test_mpo_with_one_of_its_two_weights_is_dpo_or_bco(batch, preference_coef):
+    log_probs, old, other, values, _, _ = batch
+    four = [x.sum(1) for x in (log_probs, old, other, values)]
+    coefs = {"preference_coef": preference_coef, "quality_coef": 1 - preference_coef}
+    found = preference.mpo_loss(*four, beta=0.3, reward_shift=0.4, **coefs)
+    alone = dpo_loss(*four, beta=0.3) if preference_coef else preference.bco_loss(*four, beta=0.3, reward_shift=0.4)
+    same(found.value, alone.value)
+    same(gradient(found, log_probs), gradient(alone, log_probs))
+
+
 @edge("LD-DPO", "DPO", "equal lengths")
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_ld_dpo_on_completions_of_equal_lengths_is_dpo(batch, alpha):

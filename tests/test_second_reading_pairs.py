@@ -343,6 +343,20 @@ def test_ld_dpo_2409_06411_eq_11(seed: int) -> None:
     agree("ld-dpo", seed, equation)
 
 
+def test_mpo_2411_10442_section_4_1(seed: int) -> None:
+    """w_p L_p + w_q (L_q+ + L_q-) + w_g L_g, L_g = -log pi(y_w) / |y_w|; section 7: 0.8, 0.2, 1.0, beta = 0.1."""
+    delta = 0.05
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        preference = -torch.log(torch.sigmoid(0.1 * w - 0.1 * lo))
+        quality = -torch.log(torch.sigmoid(0.1 * w - delta)) - torch.log(torch.sigmoid(-(0.1 * lo - delta)))
+        generation = -total(p.chosen, p.chosen_mask) / p.chosen_length
+        return (0.8 * preference + 0.2 * quality + 1.0 * generation).mean()
+
+    agree("mpo", seed, equation, reward_shift=delta)
+
+
 def test_exo_2402_00856_eq_16(seed: int) -> None:
     """KL(p_f || p_r) of a pair: p_f = softmax(beta log pi/pi_ref), p_r = (1 - eps, eps); by code: 0.1, exp(-10)."""
 

@@ -141,6 +141,11 @@ def alphapo(win: Dual, lose: Dual, beta: Number, gamma: Number, alpha: Number) -
     return -log_sigmoid(beta * (power_reward(win / beta, alpha) - power_reward(lose / beta, alpha)) - gamma)
 
 
+def mpo(win: Dual, lose: Dual, w_p: Number, w_q: Number, shift: Number) -> Dual:
+    """-w_p log sigmoid(h) - w_q (log sigmoid(r_w - d) + log sigmoid(-(r_l - d)))    (DPO.31)"""
+    return -w_p * log_sigmoid(win - lose) - w_q * (log_sigmoid(win - shift) + log_sigmoid(-(lose - shift)))
+
+
 def sppo(win: Dual, lose: Dual, beta: Number, p_w: Number, p_l: Number) -> Dual:
     """((r_w - (P_w - 1/2)) / beta)^2 + ((r_l - (P_l - 1/2)) / beta)^2    (DPO.23)"""
     a = (win - (stop(p_w) - mpf("0.5"))) / beta

@@ -24,7 +24,7 @@ __all__ = [
     "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
     "sppo_loss", "discopop_loss", "aot_loss", "shared_length_log_probs", "sft_loss", "outcome_reward_loss",
-    "process_reward_loss",
+    "process_reward_loss", "mpo_loss",
     "bco_reward_shift", "bco_unpaired_loss", "f_dpo_loss", "alphapo_loss",
 ]
 # fmt: on
@@ -834,6 +834,46 @@ def shared_length_log_probs(
     require(len(other_mask) == len(mask), "other_mask", f"a torch.bool tensor of shape [{len(mask)} U]", other_mask)
     shared = mask.cumsum(1) <= other_mask.sum(1, keepdim=True)
     return torch.where(shared, log_probs, alpha * log_probs).sum(1)
+
+
+def mpo_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    preference_coef: float,
+    quality_coef: float,
+    reward_shift: float | Float[Tensor, ""],
+    denominator: Count | None = None,
+) -> Loss:
+    """A comparison of the two completions and a judgement of each, weighed; MPO adds ``sft_loss`` as a third term.
+
+        L = mean( -w_p log sigmoid(h) - w_q ( log sigmoid(r_w - d) + log sigmoid(-(r_l - d)) ) )    (DPO.31)
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        preference_coef: w_p, the weight of DPO's loss.
+        quality_coef: w_q, the weight of BCO's loss on the same rewards.
+        reward_shift: d of ``bco_loss``, in reward units: in the paper "a moving average of past rewards", which the
+            caller keeps; 0 in TRL 1.16.0. A constant, which the comparison does not see.
+
+    Returns: ``Loss``; metrics as ``dpo_loss``.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a weight is negative; ``reward_shift`` is
+        not finite.
+    Source: Wang et al. (MPO), arXiv:2411.10442, section 4.1 (unnumbered). Its third term is the mean of each chosen
+        completion (``sequence_mean``); the authors' code (InternVL 2410d1d) and TRL 1.16.0 take ``token_mean``.
+    """
+    number("preference_coef", preference_coef, at_least=0)
+    number("quality_coef", quality_coef, at_least=0)
+    shift = _constant("reward_shift", reward_shift)
+    r_w, r_l, metrics = reward_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    judged = -logsigmoid(r_w - shift) - logsigmoid(shift - r_l)
+    return Loss(mean_of_pairs(-preference_coef * logsigmoid(r_w - r_l) + quality_coef * judged, denominator), metrics)
 
 
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduce) -> Loss:

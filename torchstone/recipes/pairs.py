@@ -110,6 +110,13 @@ OBJECTIVES = {
         partial(dpo.bco_loss, reward_shift=0.0),
         "Two separate judgements, good and bad, about the reference: once all rewards drift off it, one kind stops.",
     ),
+    "logistic-and-bco": Option(
+        dpo.mpo_loss, "A comparison, and a judgement of each completion: the second holds where the rewards stand."
+    ),
+    "logistic-and-bce": Option(
+        partial(dpo.mpo_loss, reward_shift=0.0),
+        "A comparison, and a judgement of each completion about the reference, whatever rewards have become.",
+    ),
     "sppo": Option(dpo.sppo_loss, "Each log-ratio is pulled to how often the completion wins."),
     "discopop": Option(dpo.discopop_loss, "Logistic for wrong pairs, exponential for right ones."),
     "sorted-logistic": Option(
@@ -151,6 +158,8 @@ NUMBERS = {
     "gamma": "the margin that is asked for, in reward units",
     "odds_coef": "the weight of the comparison",
     "sft_coef": "the weight of supervised learning on the chosen completion",
+    "preference_coef": "the weight of the comparison of the two completions",
+    "quality_coef": "the weight of the judgements, good and bad",
     "coef": "the weight of supervised learning on the chosen completion",
     "mean": "whether a token, a completion or a sum is averaged",
     "desirable_weight": "the weight of good completions",

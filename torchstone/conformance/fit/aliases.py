@@ -96,6 +96,9 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "target": "target kl_target target_kl",
     "centre": "centre center center_coef center_rewards_coef centering_coef",
     "reward_shift": "reward_shift running_mean running_mean_value baseline_shift",
+    "preference_coef": "preference_coef w_p preference_weight preference_loss_weight dpo_weight",
+    "quality_coef": "quality_coef w_q quality_weight quality_loss_weight bco_weight pref_bco_weight",
+    "alpha": "alpha ld_alpha lc_alpha",
     "max_length": "max_length l_max max_resp_len max_response_length max_len max_completion_length max_tokens",
     "cache": "cache cache_len buffer buffer_len overlong_buffer_len overlong_buffer cache_length "
              "soft_punish_cache l_cache",

@@ -309,6 +309,14 @@ PAIRS = [
         Choice("shared-length", alpha=0.5, policy_only=False),
     ),
     pairs(
+        "mpo",
+        "loss_type=['sigmoid', 'bco_pair', 'sft'], loss_weights=[0.8, 0.2, 1.0]",
+        "The settings of TRL's index: no running mean of the rewards, and the supervised term is a mean over the "
+        "micro-batch's tokens.",
+        Choice("logistic-and-bce", beta=0.1, preference_coef=0.8, quality_coef=0.2),
+        sft=SFT,
+    ),
+    pairs(
         "rpo",
         "loss_type=['sigmoid', 'sft'], loss_weights=[1.0, 0.005], beta=0.01",
         "The settings of TRL's index: eta itself weighs a mean over the micro-batch's tokens, where the paper has eta "

@@ -279,6 +279,23 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="mpo",
+        about="DPO, BCO and supervised learning on the chosen completion at once (mixed preference optimization).",
+        log_prob=SUM,
+        objective=Choice("logistic-and-bco", beta=0.1, preference_coef=0.8, quality_coef=0.2),
+        sft=Choice("chosen", coef=1.0, mean="sequence"),
+        source="Wang et al. (MPO), arXiv:2411.10442, section 4.1, in a full translation",
+        left_out="the moving average of the reward shift, which the caller keeps; how the pairs of MMPR are made",
+        stated={
+            "objective.beta": "paper, section 7: 0.1",
+            "objective.preference_coef": "paper, section 7: 0.8",
+            "objective.quality_coef": "paper, section 7: 0.2",
+            "sft.coef": "paper, section 7: 1.0",
+            "sft.mean": "paper, section 4.1: -log pi / |y_w|; the authors' code (InternVL 2410d1d) takes the mean over "
+            "the batch's tokens",
+        },
+    ),
+    PreferenceRecipe(
         name="sppo",
         about="Each log-ratio is pulled to how often the completion wins (the hard form: 1 and 0).",
         log_prob=SUM,
