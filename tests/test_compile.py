@@ -1,4 +1,6 @@
-"""Every function but linear_loss is traced by torch.compile in one graph, with the same numbers.
+"""Every function but linear_loss, and the masks of the whole batch, is traced by torch.compile in one graph.
+
+Its numbers are the same. The masks sort the tokens that the policy chose, and how many these are is data.
 
 The tracing happens in a process of its own, with torchstone as a user imports it: torch.compile cannot trace
 the annotations' checks that the other tests switch on.
@@ -12,6 +14,7 @@ from objectives import ADVANTAGES, OBJECTIVES, REDUCTIONS
 
 from torchstone import core, distill, dpo, ppo, reinforce
 from torchstone.dpo import variants as dpo_variants
+from torchstone.grpo import selection
 from torchstone.grpo import variants as grpo_variants
 from torchstone.ppo import variants as ppo_variants
 
@@ -51,6 +54,12 @@ def functions() -> list[tuple]:
         (grpo_variants.mixed_groups, (x,), {}),
         (grpo_variants.off_policy_weights, (x, y, x[:, 0], mask), {"limit": 0.1}),
         (grpo_variants.group_token_mean, (x, mask), {"group_size": 2}),
+        (selection.covariances, (x, y[:, 0], mask), {}),
+        (
+            selection.future_kl_weights,
+            (x, y, x[:, 0], mask),
+            {"half_life": 4.0, "epsilon": 0.2, "epsilon_high": 0.3, "limit": 2.0, "reset": 1.5},
+        ),
         (distill.teacher_advantages, (x, y, mask), {"gamma": 0.9}),
         *((distill.jsd_exact, (z, z.flip(0)), {"beta": beta, "temperature": 0.7}) for beta in (0.0, 0.3, 1.0)),
         *(

@@ -20,7 +20,7 @@ from torchstone.grpo import grpo_loss
 ROOT = Path(__file__).parent.parent
 TOUR = ["core", "reinforce", "ppo", "grpo", "dpo"]
 FOLDERS = [*TOUR, "distill"]
-SIDE_ROOMS = {"variants.py", "__init__.py"}  # what a first reading leaves out; lists of names
+SIDE_ROOMS = {"variants.py", "selection.py", "__init__.py"}  # what a first reading leaves out; lists of names
 FAST = sorted((ROOT / "torchstone" / "fast").glob("*.py"))
 MODULES = [p for family in FOLDERS for p in sorted((ROOT / "torchstone" / family).glob("*.py"))]
 
@@ -50,7 +50,8 @@ def test_a_first_reading_meets_no_variant(family):
     """Equations of ``variants.py`` stand in ``variants.md``, to which README.md leads with one line."""
     folder = ROOT / "torchstone" / family
     readme, variants = ((folder / name).read_text() for name in ("README.md", "variants.md"))
-    later = set(re.findall(r"\(([A-Z]+\.\d+)\)$", (folder / "variants.py").read_text(), re.M))
+    rooms = "".join(path.read_text() for path in folder.glob("*.py") if path.name in SIDE_ROOMS)
+    later = set(re.findall(r"\(([A-Z]+\.\d+)\)$", rooms, re.M))
     assert later and not [tag for tag in later if f"\\tag{{{tag}}}" in readme]
     headings = re.findall(r"^## (.*)", readme, re.M)
     facts, mistakes, link = (headings.index(h) for h in ("Facts, each a test", "Common mistakes", "Variants"))
@@ -122,7 +123,7 @@ def test_the_reading_tour_keeps_its_promise():
 
 def public_names():
     for family in FOLDERS:
-        for file in ("__init__.py", "variants.py"):
+        for file in sorted(SIDE_ROOMS):
             path = ROOT / "torchstone" / family / file
             exported = re.search(r"__all__ = \[(.*?)\]", path.read_text(), re.S) if path.exists() else None
             yield from ((family, name) for name in re.findall(r'"(\w+)"', exported[1])) if exported else ()

@@ -44,11 +44,15 @@ def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
     batch["rewards"] = torch.randn(P, G, generator=g, dtype=torch.float64).to(dtype)
     batch["energies"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["greedy_rewards"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
+    batch["draws"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
+    batch["token_weights"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     return batch
 
 
 STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards")
-STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies")
+AHEAD = ("old_log_probs", "sampler_log_probs", "entropies", "draws")
+STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies",
+           "token_weights")  # fmt: skip
 
 
 def rows_of(batch: dict, index) -> dict:
@@ -56,21 +60,30 @@ def rows_of(batch: dict, index) -> dict:
 
 
 def advantages(row, batch):
-    row = with_short_cache(row)
+    row = fitting(row)
     given = row.used("advantages", batch)
     return row.advantages(batch["rewards"], batch["mask"], max_length=T, **given)
 
 
-def with_short_cache(row):
-    """DAPO's cache of 4,096 tokens does not fit completions of five."""
-    return row.but(penalty=Choice("overlong", cache=2)) if row.penalty.name == "overlong" else row
+def fitting(row):
+    """DAPO's cache of 4,096 tokens does not fit completions of five, nor do 2 of 10,000 tokens these few."""
+    row = row.but(penalty=Choice("overlong", cache=2)) if row.penalty.name == "overlong" else row
+    few = {"share": 0.3} | ({"low": 0.0} if row.tokens.name == "clip-cov" else {})
+    small = row.tokens.numbers.get("share", 1) < 0.1
+    return row.but(tokens=Choice(row.tokens.name, **{**row.tokens.numbers, **few})) if small else row
 
 
-def run(row, batch, denominator=None, earned=None):
+def token_weights(row, batch, earned):
+    """What the row makes of the whole batch."""
+    return fitting(row).token_weights(batch["log_probs"], earned, batch["mask"], **row.used("token_weights", batch))
+
+
+def run(row, batch, denominator=None, earned=None, weights=None):
     """Value, gradients by every tensor it may flow through, metrics."""
     earned = advantages(row, batch).advantages if earned is None else earned
+    weights = token_weights(row, batch, earned) if weights is None else weights
     leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
-    given = row.used("loss", batch | leaves)
+    given = row.used("loss", batch | leaves | {"token_weights": weights})
     how = {"max_length": T, "group_size": G, "denominator": denominator}
     loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
     gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
@@ -146,10 +159,17 @@ def test_groups_in_another_order_give_the_same_loss(row):
 def test_micro_batches_of_whole_groups_add_up(row):
     batch = policy_batch()
     earned = advantages(row, batch).advantages
+    weights = token_weights(row, batch, earned)
     value, gradients, _ = run(row, batch, earned=earned)
     counts = {"token-mean": batch["mask"].sum(), "group-token-mean": P}
     halves = [
-        run(row, rows_of(batch, rows), counts.get(row.reduction.name, P * G), earned[rows])
+        run(
+            row,
+            rows_of(batch, rows),
+            counts.get(row.reduction.name, P * G),
+            earned[rows],
+            None if weights is None else weights[rows],
+        )
         for rows in (slice(0, G), slice(G, P * G))
     ]
     same(halves[0][0] + halves[1][0], value)
@@ -178,6 +198,9 @@ def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
         if name in STAGE_5 or name == "max_length":
             given = row.used("advantages", batch) | {"max_length": T}
             stages[row.advantages] = ((batch["rewards"], batch["mask"]), given)
+        if name in row.takes("token_weights"):
+            known = (batch["log_probs"], batch["advantages"], batch["mask"])
+            stages[row.token_weights] = (known, row.used("token_weights", batch))
         if name in STAGE_6 or name in sizes:
             given = row.used("loss", batch) | sizes
             stages[row.loss] = ((batch["log_probs"], batch["advantages"], batch["mask"]), given)
@@ -201,7 +224,12 @@ def changed(row, name: str, seed: int) -> bool:
     if "advantages" in stages and not torch.equal(advantages(row, batch)[0], advantages(row, other)[0]):
         return True
     earned = advantages(row, batch).advantages
-    before, after = (run(row, b, earned=earned)[:2] for b in (batch, other))
+    if "token_weights" in stages:
+        before, after = (token_weights(row, b, earned) for b in (batch, other))
+        if not torch.equal(before, after):
+            return True
+    given = [b["token_weights"] if name == "token_weights" else None for b in (batch, other)]
+    before, after = (run(row, b, earned=earned, weights=w)[:2] for b, w in zip((batch, other), given, strict=True))
     return "loss" in stages and not (
         torch.equal(before[0], after[0]) and all(torch.equal(before[1][k], after[1][k]) for k in before[1])
     )
@@ -209,7 +237,11 @@ def changed(row, name: str, seed: int) -> bool:
 
 @policy_rows
 def test_every_tensor_that_a_row_takes_changes_what_it_computes(row):
-    for name in {*row.takes("advantages"), *row.takes("loss")} - {"max_length", "group_size", "denominator"}:
+    for name in {name for stage in row.STAGES for name in row.takes(stage)} - {
+        "max_length",
+        "group_size",
+        "denominator",
+    }:
         assert any(changed(row, name, seed) for seed in range(6)), name
 
 
@@ -218,10 +250,12 @@ def test_a_tensor_that_a_row_would_ignore_is_refused(row):
     batch = policy_batch()
     stages = {
         "advantages": (STAGE_5, (batch["rewards"], batch["mask"])),
+        "token_weights": (AHEAD, (batch["log_probs"], batch["advantages"], batch["mask"])),
         "loss": (STAGE_6, (batch["log_probs"], batch["advantages"], batch["mask"])),
     }
     for stage, (names, arguments) in stages.items():
-        sizes = {"max_length": 8192} | ({"group_size": G} if stage == "loss" else {})
+        sizes = {} if stage == "token_weights" else {"max_length": 8192}
+        sizes |= {"group_size": G} if stage == "loss" else {}
         for name in set(names) - set(row.takes(stage)):
             with pytest.raises(
                 ValueError, match=re.escape(f"{name}: the recipe {row.name} does not use it in {stage}")
@@ -337,7 +371,7 @@ def test_a_group_of_one_is_refused(name, unchecked):
 
 @policy_rows
 def test_an_unscored_completion_may_have_no_reward(row):
-    batch, row = policy_batch(), with_short_cache(row)
+    batch, row = policy_batch(), fitting(row)
     batch["rewards"][1, 2] = math.nan
     given = row.used("advantages", batch) | {"max_length": T, "scored": ~batch["rewards"].isnan()}
     earned = row.advantages(batch["rewards"], batch["mask"], **given).advantages

@@ -21,6 +21,13 @@ from torchstone.distill import distill_loss, jsd_exact, jsd_top_k
 from torchstone.dpo import bradley_terry_loss, dpo_loss, implicit_rewards, sequence_log_probs
 from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
+from torchstone.grpo.selection import (
+    clip_cov_mask,
+    covariances,
+    future_kl_weights,
+    second_moment_mask,
+    top_entropy_mask,
+)
 from torchstone.grpo.variants import (
     cispo_surrogate,
     gmpo_surrogate,
@@ -32,7 +39,7 @@ from torchstone.grpo.variants import (
 )
 from torchstone.ppo import clipped_surrogate, gae, ppo_loss
 from torchstone.ppo.variants import importance_surrogate, importance_weights
-from torchstone.recipes import RECIPES
+from torchstone.recipes import RECIPES, find
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
@@ -162,6 +169,33 @@ def test_decoupled_ppo_on_samples_of_the_trainer_is_ppo(batch):
     ppo = ppo_loss(log_probs, old, advantages, mask, reduce=token_mean, epsilon=row.surrogate.numbers["epsilon"])
     same(found.value, ppo.value)
     same(gradient(found, log_probs), gradient(ppo, log_probs))
+
+
+@edge("high-entropy tokens", "weight 1", "share 1")
+@edge("Clip-Cov", "weight 1", "a share below one token")
+@edge("M2PO", "weight 1", "on policy")
+@edge("FIPO", "weight 1", "on policy")
+def test_tokens_that_nothing_sets_apart_weigh_1(batch):
+    log_probs, old, other, _, advantages, mask = batch
+    assert torch.equal(top_entropy_mask(other.abs(), mask, share=1.0), mask)
+    spread = covariances(log_probs, advantages, mask)
+    bounds = {"low": -9.0, "high": 9.0}
+    assert torch.equal(clip_cov_mask(spread, other, mask, share=0.9 / int(mask.sum()), **bounds), mask)
+    assert torch.equal(second_moment_mask(old, old, advantages, mask, limit=0.0), mask)
+    future = {"half_life": 32.0, "epsilon": 0.2, "epsilon_high": 0.2, "reset": 0.5}
+    same(future_kl_weights(old, old, advantages, mask, **future), mask.to(old.dtype))
+
+
+@edge("KL-Cov", "importance sampling", "coef 0")
+def test_kl_cov_without_a_price_is_importance_sampling(batch):
+    log_probs, old, _, _, advantages, mask = batch
+    row = find("kl-cov:tokens.coef=0+tokens.share=0.5")
+    weights = row.token_weights(log_probs, advantages, mask)
+    assert 0 < weights.sum() < mask.sum()
+    loss = row.loss(log_probs, advantages, mask, old_log_probs=old, token_weights=weights)
+    plain = Loss(token_mean(importance_surrogate(log_probs, old, advantages, mask), mask), {})
+    same(loss.value, plain.value)
+    same(gradient(loss, log_probs), gradient(plain, log_probs))
 
 
 @edge("group token mean", "token mean", "one group")

@@ -377,7 +377,7 @@ def test_the_lines_of_the_page_run(tmp_path, monkeypatch):
         (online, "dr_grpo", {"sync_ref_model": True}, "sync_ref_model: expected False with dr_grpo, which has no ref"),
         (offline, "simpo", {"sync_ref_model": True}, "sync_ref_model: expected False with simpo, which has no ref"),
         (online, "dr_grpo", {"entropy_coef": 0.1}, "entropy=bonus"),
-        (online, "dr_grpo", {"top_entropy_quantile": 0.2}, "no row leaves out tokens"),
+        (online, "dr_grpo", {"top_entropy_quantile": 0.2}, "TRL judges one micro-batch"),
         (online, "dr_grpo", {"use_liger_kernel": True}, "without Liger's kernels"),
         (online, f"vespo@{VERSION}", {"use_vllm": True}, "inside the weight of VESPO"),
         (online, "grpo", {"num_generations": 5}, "must be divisible by num_generations"),

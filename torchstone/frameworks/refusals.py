@@ -21,6 +21,14 @@ def changed(row: Recipe, change: str) -> str:
     return f'"{name}:{"+".join([*kept, change])}"'
 
 
+def of_the_whole_batch(row: Recipe) -> str:
+    """Why a loss that sees one micro-batch at a time cannot run this row; "" where it can."""
+    if "token_weights" not in row.takes("loss"):
+        return ""
+    choice = row.tokens  # type: ignore[attr-defined]  # of policy rows alone
+    return f"it judges all tokens of an optimizer step together ({choice}), and a loss is shown one micro-batch"
+
+
 @cache
 def allowed(framework: str, recipe: str, refusal: Callable[[Recipe], str]) -> Any:
     """The row of this name, or with these changes, if the framework can run it.

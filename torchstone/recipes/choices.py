@@ -40,6 +40,8 @@ TENSORS = {
     "entropies": "entropy of each next-token distribution [B T]",
     "advantages": "one advantage a sequence [B] or a token [B T]",
     "mask": "True where the policy chose the token [B T]",
+    "draws": "a random number for each token, drawn for the whole batch [B T]",
+    "token_weights": "a weight for each token, made by token_weights() of the whole batch [B T]",
     "max_length": "the longest completion that generation allows, in tokens",
     "group_size": "completions of each prompt",
     "denominator": "tokens or rows of the whole batch",
@@ -73,23 +75,35 @@ class Option(NamedTuple):
     """``run`` computes it; ``effect`` says in one sentence what it does to the update.
 
     ``ratios``: of a surrogate, the ratios that it can take; empty where any will do. ``beside``: another sentence where
-    the row has this ratio, as what is true of a token's own ratio is not true of the whole completion's.
+    the row has this ratio, as what is true of a token's own ratio is not true of the whole completion's. ``ahead``:
+    what has to be computed of the whole batch, before it is cut into micro-batches; ``run`` takes its result.
     """
 
     run: Callable[..., Any]
     effect: str
     ratios: tuple[str, ...] = ()
     beside: Mapping[str, str] = MappingProxyType({})
+    ahead: Callable[..., Any] | None = None
 
     @property
     def inputs(self) -> dict[str, bool]:
-        """Names of the tensors that it takes, and whether it needs them."""
-        return {k: p.default is p.empty for k, p in _parameters(self.run).items() if k in TENSORS}
+        """Names of the tensors that ``run`` takes, and whether it needs them."""
+        return _tensors(self.run)
+
+    @property
+    def inputs_ahead(self) -> dict[str, bool]:
+        """Names of the tensors that ``ahead`` takes, and whether it needs them; none where there is no ``ahead``."""
+        return {} if self.ahead is None else _tensors(self.ahead)
 
     @property
     def numbers(self) -> dict[str, Any]:
         """Names of its numbers, with their defaults; ``inspect.Parameter.empty`` where there is none."""
-        return {k: p.default for k, p in _parameters(self.run).items() if k not in TENSORS}
+        both = (_parameters(function) for function in (self.ahead, self.run) if function is not None)
+        return {k: p.default for found in both for k, p in found.items() if k not in TENSORS}
+
+
+def _tensors(run: Callable[..., Any]) -> dict[str, bool]:
+    return {k: p.default is p.empty for k, p in _parameters(run).items() if k in TENSORS}
 
 
 def _parameters(run: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -145,6 +159,7 @@ class Recipe:
 
     COLUMNS: ClassVar[dict[str, dict[str, Option]]]  # in the order of data flow: the options of each choice, by name
     STAGES: ClassVar[dict[str, tuple[str, ...]]]  # the methods that compute, and the columns that each of them reads
+    AHEAD: ClassVar[str] = "token_weights"  # the stage that computes an option's ``ahead``, of the whole batch
     ALWAYS: ClassVar[Set[str]] = ALWAYS  # what is never asked for by name
     NUMBERS: ClassVar[dict[str, str]]  # what each number does to the update: "epsilon", "value.epsilon", "clip.epsilon"
 
@@ -184,20 +199,25 @@ class Recipe:
         keys = (f"{own}.{number} {ratio}", f"{own}.{number}", f"{at}.{number}", number)
         return next(self.NUMBERS[key] for key in keys if key in self.NUMBERS)
 
-    def inputs(self, at: str) -> dict[str, bool]:
-        """Tensors that the choice of this column takes, and whether it needs them."""
-        return self.option(at).inputs
+    def inputs(self, at: str, stage: str = "loss") -> dict[str, bool]:
+        """Tensors that the choice of this column takes in this stage, and whether it needs them."""
+        option = self.option(at)
+        return option.inputs_ahead if stage == self.AHEAD else option.inputs
 
-    def run(self, at: str, batch: Mapping[str, Any]) -> Any:
+    def run(self, at: str, batch: Mapping[str, Any], stage: str = "loss") -> Any:
         """Call the option of this column: tensors from the batch by name, numbers from the row."""
         option = self.option(at)
-        tensors = {k: batch[k] for k in option.inputs if batch.get(k) is not None}
-        return option.run(**tensors, **getattr(self, at).numbers)
+        function = option.ahead if stage == self.AHEAD else option.run
+        if function is None:
+            return None
+        known = _parameters(function)
+        tensors = {k: batch[k] for k in known if k in TENSORS and batch.get(k) is not None}
+        return function(**tensors, **{k: x for k, x in getattr(self, at).numbers.items() if k in known})
 
     def check(self, stage: str, batch: Mapping[str, Any]) -> None:
         """Raise ``ValueError`` before anything is computed, if this stage lacks a tensor or would ignore one."""
         for at in self.STAGES[stage]:
-            for tensor, needed in self.inputs(at).items():
+            for tensor, needed in self.inputs(at, stage).items():
                 if needed and tensor not in self.ALWAYS and batch.get(tensor) is None:
                     why = f"since {at} is {getattr(self, at)}"
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
@@ -213,8 +233,8 @@ class Recipe:
                 )
 
     def takes(self, stage: str = "loss") -> list[str]:
-        """Every tensor that this stage (``"advantages"``, ``"loss"``) uses, beside those that every row does."""
-        found = (k for at in self.STAGES[stage] for k in self.inputs(at))
+        """Every tensor that this stage (``"advantages"``, ``"token_weights"``, ``"loss"``) uses, beside what all do."""
+        found = (k for at in self.STAGES[stage] for k in self.inputs(at, stage))
         return [k for k in dict.fromkeys(found) if k not in self.ALWAYS]
 
     def used(self, stage: str, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +242,9 @@ class Recipe:
         return {name: known[name] for name in self.takes(stage) if name in known}
 
     def needs(self) -> list[str]:
-        """What this row cannot do without, beside rewards and log-probs, in the order of the columns."""
-        found = (k for at in self.COLUMNS for k, needed in self.inputs(at).items() if needed)
+        """What this row cannot do without, beside rewards and log-probs, in the order of data flow."""
+        asked = (self.inputs(at, stage).items() for stage, columns in self.STAGES.items() for at in columns)
+        found = (k for tensors in asked for k, needed in tensors if needed)
         return [k for k in dict.fromkeys(found) if k not in self.ALWAYS]
 
     def but(self, **changes: Any) -> Any:

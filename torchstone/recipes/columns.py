@@ -22,10 +22,10 @@ from torchstone.core import (
     sequence_sum,
     token_mean,
 )
-from torchstone.core.inputs import require, select
+from torchstone.core.inputs import number, per_token, require, select
 from torchstone.core.logprobs import log_ratios
 from torchstone.core.result import Mean
-from torchstone.grpo import group_advantages
+from torchstone.grpo import group_advantages, selection
 from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_value_error, gae
 from torchstone.ppo import variants as ppo
@@ -223,6 +223,60 @@ def clip(
     return losses, clip_metrics(*ratio, epsilon, epsilon_high)
 
 
+def weighed(x: Tensor, token_weights: Tensor, mask: Tensor) -> Tensor:
+    """The loss per token ``[B T]`` times weights that were made of the whole batch."""
+    (weights,) = select(mask, token_weights=token_weights.detach())
+    return x * weights
+
+
+def high_entropy(entropies: Tensor, mask: Tensor, *, share: float, counted: str) -> Tensor:
+    """``top_entropy_mask`` as weights ``[B T]``: all tokens stay in the mean's count, or only the chosen ones."""
+    require(counted in ("all", "chosen"), "counted", "'all' or 'chosen'", counted)
+    weights = selection.top_entropy_mask(entropies, mask, share=share).to(entropies.dtype)
+    return weights if counted == "all" else weights * mask.sum() / weights.sum().clamp(min=1)
+
+
+def clip_cov(
+    log_probs: Tensor, advantages: Tensor, mask: Tensor, draws: Tensor, old_log_probs: Tensor | None = None,
+    *, share: float, low: float, high: float, least: int = 0, epsilon: float | None = None,
+) -> Tensor:  # fmt: skip
+    """``clip_cov_mask``, which spares the tokens that a clip at ``epsilon`` has stopped already."""
+    spared = None
+    if epsilon is not None and old_log_probs is not None:
+        ratios = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").exp()
+        earned = per_token("advantages", advantages, mask)
+        spared = (earned != 0) & torch.where(earned > 0, ratios > 1 + epsilon, ratios < 1 - epsilon)
+    covariances = selection.covariances(log_probs, advantages, mask)
+    return selection.clip_cov_mask(
+        covariances, draws, mask, share=share, low=low, high=high, least=least, spared=spared
+    )
+
+
+def kl_cov(log_probs: Tensor, advantages: Tensor, mask: Tensor, *, share: float, least: int = 0) -> Tensor:
+    """``kl_cov_mask`` of the batch's covariances."""
+    return selection.kl_cov_mask(selection.covariances(log_probs, advantages, mask), mask, share=share, least=least)
+
+
+def penalised(
+    x: Tensor, token_weights: Tensor, log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, *, coef: float
+) -> Tensor:
+    """The loss per token ``[B T]``, and for those of ``kl_cov_mask`` coef times the absolute log-ratio."""
+    number("coef", coef, at_least=0)
+    return x + coef * weighed(kl_k1(log_probs, old_log_probs, mask).abs(), token_weights, mask)
+
+
+def future_kl(
+    x: Tensor, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor,
+    *, half_life: float, epsilon: float, epsilon_high: float, limit: float | None = None, reset: float | None = None,
+) -> Tensor:  # fmt: skip
+    """The loss per token ``[B T]`` times ``future_kl_weights``."""
+    weights = selection.future_kl_weights(
+        log_probs, old_log_probs, advantages, mask,
+        half_life=half_life, epsilon=epsilon, epsilon_high=epsilon_high, limit=limit, reset=reset,
+    )  # fmt: skip
+    return x * weights
+
+
 def loss_kl(
     kl: Callable, log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, *, beta: float
 ) -> tuple[Tensor, Tensor]:
@@ -354,6 +408,35 @@ SURROGATES = {
         ("token",),
     ),
 }
+TOKENS = {  # which of the tokens teach; the options with ``ahead`` are judged on the whole batch
+    "all": Option(nothing, "Every token that the policy chose teaches."),
+    "high-entropy": Option(
+        weighed,
+        "Only the tokens at which the policy was least sure teach: the forks of an answer, not what follows from them.",
+        ahead=high_entropy,
+    ),
+    "clip-cov": Option(
+        weighed,
+        "Of the tokens that make the policy surer, a few drawn at random do not teach: the entropy falls more slowly.",
+        ahead=clip_cov,
+    ),
+    "kl-cov": Option(
+        penalised,
+        "The tokens that make the policy surer the most pay for each nat that they move in this update.",
+        ahead=kl_cov,
+    ),
+    "second-moment": Option(
+        weighed,
+        "Tokens that have moved furthest as their advantage says are dropped, until the rest is near enough: of stale "
+        "samples the outliers alone go.",
+        ahead=selection.second_moment_mask,
+    ),
+    "future-kl": Option(
+        future_kl,
+        "A token weighs more if the policy has since moved towards what came after it: credit within the completion, "
+        "without a critic.",
+    ),
+}
 LOSS_KLS = {
     "none": Option(nothing, "The loss does not pull towards the reference."),
     "k1": Option(partial(loss_kl, kl_k1), "On average no pull at all: the expected gradient is 0."),
@@ -423,6 +506,7 @@ COLUMNS = {
     "anchor": ANCHORS,
     "ratio": RATIOS,
     "surrogate": SURROGATES,
+    "tokens": TOKENS,
     "sampler": SAMPLERS,
     "loss_kl": LOSS_KLS,
     "value": VALUES,
@@ -472,6 +556,21 @@ NUMBERS = {
     "coef": "the weight of this term",
     "clip.limit": "the largest advantage",
     "off-policy-mask.limit": "larger keeps bad completions that are left further behind, in nats a token",
+    "share": "larger lets more of the batch's tokens teach",
+    "clip-cov.share": "larger drops more of the batch's tokens",
+    "kl-cov.share": "larger lets more of the batch's tokens pay",
+    "counted": "whether a mean counts all tokens, or those that teach: their share is the factor between the two",
+    "clip-cov.low": "larger drops only tokens that make the policy surer by more",
+    "clip-cov.high": "smaller spares the tokens that make the policy surer the most",
+    "clip-cov.epsilon": "the surrogate's clip: what it has stopped is not drawn as well; none has no such clip",
+    "least": "how many tokens are taken at least, in a batch whose share is less",
+    "kl-cov.coef": "larger holds the tokens that pay closer to the policy before the update",
+    "second-moment.limit": "larger keeps tokens that have moved further, in nats squared",
+    "half_life": "larger lets later tokens count more",
+    "future-kl.epsilon": "how much less than 1 a token may weigh",
+    "future-kl.epsilon_high": "how much more than 1 a token may weigh",
+    "future-kl.limit": "tokens with a larger ratio say nothing of those before them",
+    "reset": "a token with A < 0 and a larger ratio weighs 1",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",
     "level": "whether a token or a completion is weighed; one: neither, what is kept is kept as it is",

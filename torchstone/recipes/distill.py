@@ -229,14 +229,14 @@ class DistillRecipe(Recipe):
             if self.surrogate.name in losses and getattr(self, at).name != "none":
                 raise ValueError(f"{self.name}.{at}: expected none, {why}, got {getattr(self, at)}")
 
-    def inputs(self, at: str) -> dict[str, bool]:
+    def inputs(self, at: str, stage: str = "loss") -> dict[str, bool]:
         """Tensors that the choice of this column takes, without those that another choice makes idle."""
         idle = {"advantages"} if at == "surrogate" else set()  # the signal is in their place
         if self.anchor.name == "sampler":
             idle.add("old_log_probs")  # the engine's are in their place
         if at == "anchor" and not any("old_log_probs" in self.option(x).inputs for x in ("signal", "surrogate")):
             idle |= {"old_log_probs", "sampler_log_probs"}  # nothing looks at the policy before the update
-        return {tensor: needed for tensor, needed in super().inputs(at).items() if tensor not in idle}
+        return {tensor: needed for tensor, needed in super().inputs(at, stage).items() if tensor not in idle}
 
     def loss(
         self,

@@ -89,9 +89,10 @@ def _changed(recipe: Recipe, at: str, values: dict[str, str]) -> Choice:
 
 
 def _kinds(option: Option, number: str) -> set[type]:
-    """What this number of the option may be, by the annotation of its function."""
-    run: Any = option.run
-    hint = get_type_hints(getattr(run, "func", run))[number]
+    """What this number of the option may be, by the annotation of the function that takes it."""
+    both: list[Any] = [function for function in (option.ahead, option.run) if function is not None]
+    hints = [get_type_hints(getattr(run, "func", run)) for run in both]
+    hint = next(found[number] for found in hints if number in found)
     return KINDS.keys() & {hint, *get_args(hint)}
 
 

@@ -39,7 +39,8 @@ class PolicyRecipe(Recipe):
     COLUMNS: ClassVar = COLUMNS
     STAGES: ClassVar = {
         "advantages": ("penalty", "reward_kl", "groups", "advantage", "normalise"),
-        "loss": ("anchor", "ratio", "surrogate", "sampler", "loss_kl", "value", "entropy", "reduction"),
+        "token_weights": ("tokens",),
+        "loss": ("anchor", "ratio", "surrogate", "tokens", "sampler", "loss_kl", "value", "entropy", "reduction"),
     }
     NUMBERS: ClassVar = NUMBERS
 
@@ -51,6 +52,7 @@ class PolicyRecipe(Recipe):
     anchor: Choice = TRAINER
     ratio: Choice
     surrogate: Choice
+    tokens: Choice = ALL
     sampler: Choice = NONE
     loss_kl: Choice = NONE
     value: Choice = NONE
@@ -60,12 +62,18 @@ class PolicyRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratio(self)
+        check_tokens(self)
 
-    def inputs(self, at: str) -> dict[str, bool]:
-        """Tensors that the choice of this column takes, without those that another choice makes idle."""
-        found = super().inputs(at)
+    def inputs(self, at: str, stage: str = "loss") -> dict[str, bool]:
+        """Tensors that the choice of this column takes in this stage, without those that another choice makes idle."""
+        found = super().inputs(at, stage)
         away = self.anchor.name == "sampler"  # the engine's log-probs stand in the place of the trainer's
-        if (away and at in self.STAGES["loss"]) or (at == "anchor" and self.ratio.name == "none"):
+        if stage == self.AHEAD and "old_log_probs" in found:
+            needed = found.pop("old_log_probs") or self.tokens.numbers.get("epsilon") is not None
+            found |= {"sampler_log_probs" if away else "old_log_probs": True} if needed else {}
+        if (away and at in self.STAGES["loss"] and stage != self.AHEAD) or (
+            at == "anchor" and self.ratio.name == "none"
+        ):
             found = {tensor: needed for tensor, needed in found.items() if tensor != "old_log_probs"}
         if at == "value" and "old_values" in found:  # the middle of the clip, if there is one
             del found["old_values"]
@@ -136,6 +144,47 @@ class PolicyRecipe(Recipe):
         normalised = self.run("normalise", {"advantages": advantages, "mask": mask})
         return Advantages((advantages if normalised is None else normalised).detach(), returns)
 
+    def token_weights(
+        self,
+        log_probs: Float[Tensor, "B T"],
+        advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        old_log_probs: Float[Tensor, "B T"] | None = None,
+        sampler_log_probs: Float[Tensor, "B T"] | None = None,
+        entropies: Float[Tensor, "B T"] | None = None,
+        draws: Float[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T"] | None:
+        """What this row judges on the whole batch: the weight of each token, for ``loss`` of every micro-batch of it.
+
+        The batch is the samples of one optimizer step, of all ranks. In the first step of an update the log-probs and
+        the entropies are those before it; in a later one they take a forward pass of their own.
+
+        Args:
+            log_probs: log pi(y_t | x, y_<t) of the sampled tokens as the policy is now, in nats.
+            advantages: from ``advantages``.
+            mask: True where the policy chose the token.
+            old_log_probs, sampler_log_probs: the same tokens by the trainer when the update began, and as the engine
+                that sampled reported them.
+            entropies: H_t of the policy as it is now, in nats.
+            draws: a random number for each token, ``torch.rand(mask.shape, generator=generator)``, where tokens are
+                drawn.
+
+        Returns: the weights, detached, 0 where ``mask`` is False; None where the row takes none.
+        Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
+            the row would ignore (``takes("token_weights")`` names those that it uses).
+        """
+        batch = {
+            "log_probs": log_probs, "advantages": advantages, "mask": mask, "old_log_probs": old_log_probs,
+            "sampler_log_probs": sampler_log_probs, "entropies": entropies, "draws": draws,
+        }  # fmt: skip
+        self.check("token_weights", batch)
+        if self.option("tokens").ahead is None:
+            return None
+        batch["old_log_probs"] = self.run("anchor", batch)
+        weights: Tensor = self.run("tokens", batch, self.AHEAD)
+        return weights.to(as_float("log_probs", log_probs, mask.shape).dtype)
+
     def loss(
         self,
         log_probs: Float[Tensor, "B T"],
@@ -149,6 +198,7 @@ class PolicyRecipe(Recipe):
         old_values: Float[Tensor, "B T"] | None = None,
         returns: Float[Tensor, "B T"] | None = None,
         entropies: Float[Tensor, "B T"] | None = None,
+        token_weights: Float[Tensor, "B T"] | None = None,
         max_length: int | None = None,
         group_size: int | None = None,
         denominator: int | float | Tensor | None = None,
@@ -165,6 +215,7 @@ class PolicyRecipe(Recipe):
                 the frozen reference, and as the engine that sampled reported them. Treated as constants.
             values, old_values, returns: see ``clipped_value_error``. Gradient flows through ``values``.
             entropies: H_t, in nats. Gradient flows through it.
+            token_weights: the rows of ``token_weights`` of the whole batch; None where that is None.
             max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
             group_size: G, completions of each prompt, for the reduction "group-token-mean".
             denominator: tokens (``token-mean``), groups (``group-token-mean``) or completions of the whole batch, for
@@ -178,8 +229,8 @@ class PolicyRecipe(Recipe):
         batch = {
             "log_probs": log_probs, "advantages": advantages, "mask": mask, "old_log_probs": old_log_probs,
             "ref_log_probs": ref_log_probs, "sampler_log_probs": sampler_log_probs, "values": values,
-            "old_values": old_values, "returns": returns, "entropies": entropies, "max_length": max_length,
-            "group_size": group_size, "denominator": denominator, "x": mask,
+            "old_values": old_values, "returns": returns, "entropies": entropies, "token_weights": token_weights,
+            "max_length": max_length, "group_size": group_size, "denominator": denominator, "x": mask,
         }  # fmt: skip
         self.check("loss", batch)
         batch["old_log_probs"] = self.run("anchor", batch)
@@ -188,6 +239,8 @@ class PolicyRecipe(Recipe):
         loss, metrics = with_metrics(self.run("surrogate", batch | {"log_probs": present, "old_log_probs": old}))
         if old is not None and not metrics:
             metrics["approx_kl"] = mean_of(kl_k3(old, present, mask), mask)
+        chosen = self.run("tokens", batch | {"x": loss})
+        loss = loss if chosen is None else chosen
         weights = self.run("sampler", batch)
         loss = loss if weights is None else loss * weights
         for at, name in (("loss_kl", "kl"), ("value", "value_loss"), ("entropy", "entropy")):
@@ -203,6 +256,13 @@ def check_ratio(row: Any) -> None:
     if (ratios and row.ratio.name not in ratios) or (not ratios and row.ratio.name == "none"):
         expected = " or ".join(ratios) or "one other than none"
         raise ValueError(f"{row.name}.ratio: expected {expected}, since surrogate is {row.surrogate}, got {row.ratio}")
+
+
+def check_tokens(row: PolicyRecipe) -> None:
+    """Raise ``ValueError`` if the mean over the chosen tokens has no meaning beside this row's reduction."""
+    if row.tokens.numbers.get("counted") == "chosen" and row.reduction.name != "token-mean":
+        why = "since the mean over the chosen tokens is one over tokens"
+        raise ValueError(f"{row.name}.reduction: expected token-mean with {row.tokens}, {why}, got {row.reduction}")
 
 
 def at_the_end(rewards: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:

@@ -67,6 +67,9 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
         "vespo", "dppo", "dppo-kl", "tis", "icepop", "scalerl",
         "decoupled-ppo", "seq-mis", "geo-rs", "geo-rs-token-tis",
     ),
+    "Policy gradient: only some of the tokens, or some of them more": (
+        "high-entropy", "clip-cov", "kl-cov", "m2po", "fipo",
+    ),
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",
     ),

@@ -17,7 +17,7 @@ HEADINGS: dict[type[Recipe], dict[str, tuple[str, ...]]] = {
         "ratio; surrogate": ("ratio", "surrogate"),
         "KL": ("reward_kl", "loss_kl"),
         "reduction": ("reduction",),
-        "and": ("penalty", "groups", "anchor", "sampler", "value", "entropy"),
+        "and": ("penalty", "groups", "anchor", "tokens", "sampler", "value", "entropy"),
     },
     PreferenceRecipe: {"log-prob": ("log_prob",), "objective": ("objective",), "and": ("sft",)},
     DistillRecipe: {
@@ -116,7 +116,7 @@ def cell(at: str, choice: Choice) -> str:
     return PLACES.get(at, "") + ", ".join(x for x in (f"{choice.name} {said}".strip(), rows) if x)
 
 
-FIRST = ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit", "k")
+FIRST = ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit", "k", "share")
 
 
 def brief(name: str, number: Number, first: bool) -> str:
@@ -129,7 +129,8 @@ def brief(name: str, number: Number, first: bool) -> str:
 
 
 OFF = {
-    "groups": "all groups", "normalise": "no whitening", "anchor": "anchor trainer", "value": "no critic",
+    "groups": "all groups", "tokens": "all tokens", "normalise": "no whitening", "anchor": "anchor trainer",
+    "value": "no critic",
 }  # fmt: skip
 AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
     "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"),

@@ -26,6 +26,7 @@ GIVEN = {  # what stage 3 shows of a token, by the name that recipes know it by
 TERMS = {
     "signal": "signal",
     "surrogate": "L_t",
+    "tokens": "L_t, chosen",
     "sampler": "w_t",
     "loss_kl": "KL term",
     "value": "V term",
@@ -48,8 +49,8 @@ def noting(recipe: Any) -> tuple[Any, list[Step]]:
     steps: list[Step] = []
 
     class Noting(type(recipe)):
-        def run(self, at: str, batch: Any) -> Any:
-            steps.append((at, dict(batch), found := super().run(at, batch)))
+        def run(self, at: str, batch: Any, stage: str = "loss") -> Any:
+            steps.append((at, dict(batch), found := super().run(at, batch, stage)))
             return found
 
     return Noting(**{f.name: getattr(recipe, f.name) for f in fields(recipe)}), steps
@@ -59,7 +60,7 @@ def said_of(recipe: Any, columns: Iterable[str]) -> list[str]:
     """What the row's choices in these columns do, and, indented, their equations; nothing of what is off."""
     lines: list[str] = []
     for at in columns:
-        choice, run = getattr(recipe, at), recipe.option(at).run
+        choice, run = getattr(recipe, at), recipe.option(at).ahead or recipe.option(at).run
         if choice.name not in ("none", "all", "trainer"):
             lines.append(f"{at}: {choice}. {recipe.effect(at)}")
             lines += [f"  {line}" for line in equations(getattr(run, "func", run))]
@@ -112,6 +113,8 @@ def samples_parts(
         made = said_of(recipe, recipe.STAGES["advantages"]) if rewards is not None else ["As they were given."]
         text = [*made, *left]
         parts.append(Part("5 advantages", text, ["token", *told], by_token(told.values())))
+        sure = (batch["log_probs"].detach(), batch["advantages"], mask)
+        batch = batch | {"token_weights": noted.token_weights(*sure, **noted.used("token_weights", batch))}
         steps.clear()
         loss = noted.loss(batch["log_probs"], batch["advantages"], mask, **noted.used("loss", batch)).value
     else:

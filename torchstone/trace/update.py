@@ -34,6 +34,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
         "ref_log_probs": ref["log_probs"], "teacher_log_probs": of_teacher["log_probs"],
         "teacher_logits": of_teacher["logits"], "greedy_rewards": sample(model, 1, None).rewards[:, 0],
         "sampler_log_probs": old["log_probs"] + 0.02 * torch.randn(old["log_probs"].shape, generator=generator),
+        "draws": torch.rand(old["log_probs"].shape, generator=generator),
     }  # fmt: skip
     known = {name: x.detach() for name, x in constants.items()} | {"max_length": rollout.mask.shape[1], "group_size": G}
     pairs = [rollout[rows] for rows in pair_up(rollout)] if isinstance(recipe, PreferenceRecipe) else []
@@ -89,9 +90,11 @@ def beginning(rollout: Rollout, log_probs: Tensor, told: list[str]) -> list[Part
 
 def fitted(recipe: Any) -> tuple[Any, list[str]]:
     """The row with the numbers that this small world has room for, and which those are."""
-    sizes = {"cache": 2, "k": 2}
+    sizes, least = {"cache": 2, "k": 2}, {"share": 0.2}
     changes = {f"{at}.{name}": size for at in recipe.COLUMNS for name, size in sizes.items()
                if (getattr(recipe, at).numbers.get(name) or 0) > size}  # fmt: skip
+    changes |= {f"{at}.{name}": size for at in recipe.COLUMNS for name, size in least.items()
+                if getattr(recipe, at).numbers.get(name, size) < size}  # fmt: skip
     if not changes:
         return recipe, []
     told = [f"{name}={size}" for name, size in changes.items()]

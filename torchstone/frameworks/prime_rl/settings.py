@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchstone.frameworks.refusals import changed
+from torchstone.frameworks.refusals import changed, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -13,6 +13,8 @@ def loss_refusal(row: Recipe) -> str:
     """Why prime-rl's trainer cannot give this row's loss; "" where it can."""
     if not isinstance(row, PolicyRecipe):
         return "a loss is handed one sequence, with the tensors of a sampled completion; it takes policy rows"
+    if reason := of_the_whole_batch(row):
+        return reason
     if row.reduction.name != "token-mean":
         return (
             "its trainer divides by the tokens of the whole step, and a loss is handed one sequence and no count, so "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchstone.frameworks.refusals import changed
+from torchstone.frameworks.refusals import changed, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -22,6 +22,8 @@ def loss_refusal(row: Recipe) -> str:
     """Why no setting of SkyRL's gives this row's loss; "" where one does."""
     if not isinstance(row, PolicyRecipe):
         return "a loss is handed the tensors of sampled completions; it takes policy rows"
+    if reason := of_the_whole_batch(row):
+        return reason
     if row.reduction.numbers.get("empty_rows") == "skipped":
         return (
             "its trainer counts completions without a token too; "

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.frameworks.refusals import changed
+from torchstone.frameworks.refusals import changed, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -21,6 +21,8 @@ def loss_refusal(row: Recipe) -> str:
     """Why slime cannot give this row's loss; "" where it can."""
     if not isinstance(row, PolicyRecipe):
         return "a loss is handed the tensors of sampled completions; it takes policy rows"
+    if reason := of_the_whole_batch(row):
+        return reason
     if row.reduction.name == "group-token-mean":
         return (
             "a micro-batch holds pieces of groups, and a group's token count does not reach a loss; "

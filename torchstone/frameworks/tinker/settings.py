@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchstone.frameworks.refusals import of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -10,6 +11,8 @@ def refusal(row: Recipe) -> str:
     """Why tinker cannot run this row; "" where it can. Advantages are made in the user's own program."""
     if not isinstance(row, PolicyRecipe):
         return "the plug hands a loss the tensors of sampled completions; it takes policy rows"
+    if reason := of_the_whole_batch(row):
+        return reason
     if row.value.name != "none":
         return "its server has no critic"
     if row.entropy.name != "none":

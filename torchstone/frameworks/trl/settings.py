@@ -9,7 +9,7 @@ from importlib import import_module
 from inspect import getsource
 from typing import Any
 
-from torchstone.frameworks.refusals import changed
+from torchstone.frameworks.refusals import changed, of_the_whole_batch
 from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes import DistillRecipe, PolicyRecipe, PreferenceRecipe, find
 from torchstone.recipes.choices import TENSORS, Choice, Recipe
@@ -55,7 +55,7 @@ ADDED = {
         "entropy_coef": "an entropy bonus is the row's",
         "off_policy_mask_threshold": "the mask is the row's",
         "use_adaptive_entropy": "no row has a coefficient that follows the entropy",
-        "top_entropy_quantile": "no row leaves out tokens by their entropy",
+        "top_entropy_quantile": "TRL judges one micro-batch, and a row of high-entropy tokens the whole batch",
         "multi_objective_aggregation": "a row takes one reward a completion: the weighted sum",
         "use_liger_kernel": "rows were tested without Liger's kernels",
     },
@@ -88,6 +88,8 @@ def refusal(row: Recipe) -> str:
             return "DistillationTrainer samples one completion of a prompt: there are no groups"
         if row.outcome.name != "none":
             return "DistillationTrainer has no rewards, so no advantages of the task"
+    if reason := of_the_whole_batch(row):
+        return reason
     for tensor in row.needs():
         if tensor in ABSENT:
             return f"it needs {TENSORS[tensor]}, and {ABSENT[tensor]}"

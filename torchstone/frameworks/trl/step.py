@@ -44,10 +44,10 @@ class OfGroups(PolicyRecipe):
         """The same row."""
         return cls(**{field.name: getattr(row, field.name) for field in fields(row)})
 
-    def run(self, at: str, batch: Mapping[str, Any]) -> Any:
+    def run(self, at: str, batch: Mapping[str, Any], stage: str = "loss") -> Any:
         """As every row; the last stage divides each completion by its own denominator."""
         if at != "reduction":
-            return super().run(at, batch)
+            return super().run(at, batch, stage)
         return (batch["x"].where(batch["mask"], 0).sum(1) / batch["denominator"]).sum()
 
 

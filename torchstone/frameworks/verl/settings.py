@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.frameworks.refusals import changed
+from torchstone.frameworks.refusals import changed, of_the_whole_batch
 from torchstone.recipes.choices import NONE, Recipe
 from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
@@ -50,6 +50,8 @@ def refusal(row: Recipe) -> str:
 
 def loss_refusal(row: PolicyRecipe) -> str:
     """Why no setting of verl's gives this row's loss; "" where one does."""
+    if reason := of_the_whole_batch(row):
+        return reason
     if row.reduction.name not in MODES:
         return (
             "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; "

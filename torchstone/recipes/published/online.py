@@ -27,6 +27,10 @@ OPENRLHF = "authors' code, OpenRLHF 1bfcc33 (November 2025)"
 HOK = "account, appendix G of Honor of Kings Arena, the same game"
 HOK_CODE = "account, tencent-ailab/hok_env c6e0029, aiarena/1v1/common/algorithm_torch.py"
 SAPO_TAU = f"{INDEX}; VESPO (arXiv:2602.10693v3), appendix D, calls it official"
+EIGHTY_TWENTY = "authors' code, Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR 6f5dda6f"
+TOP20 = f"{EIGHTY_TWENTY}, recipe/rlvr_with_high_entropy_tokens_only, the script for 14B"
+COV = "authors' code, PRIME-RL/Entropy-Mechanism-of-RL 8850579"
+COV_ACCOUNT = "account, of section 4.3"
 DPPO_CAP = "paper, appendix E (C of eq. 23, 5 by default); in appendix C.1 it is infinite"
 TIS = "authors' code, yaof20/verl 1e41334"
 AREAL = "authors' code, inclusionAI/AReaL 4aef98d8d"
@@ -650,6 +654,122 @@ ONLINE = [
             "sampler.low": f'{ROLLOUTS}, section 3.3.3: "Typical bounds: 0.999_1.001"',
             "sampler.high": f"{ROLLOUTS}, section 3.3.3, as above",
             "sampler.cap": "authors' code, verl 0.9.1, config/algorithm.py: decoupled_geo_rs_token_tis",
+        },
+    ),
+    PolicyRecipe(
+        name="high-entropy",
+        parent="dapo",
+        about="DAPO on the fifth of the tokens at which the policy is least sure (80/20).",
+        penalty=Choice("overlong", cache=4096),
+        groups=Choice("mixed"),
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
+        tokens=Choice("high-entropy", share=0.2, counted="chosen"),
+        reduction=Choice("token-mean"),
+        source="Wang et al. (80/20), arXiv:2506.01939, by two accounts and its authors' code "
+        "(Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR 6f5dda6f)",
+        left_out="the mean over each prompt's own chosen tokens, as the accounts print the objective: the authors' "
+        "code takes it over all that are chosen, as here. That code judges one micro-batch at a time, and keeps as "
+        "many as the ceiling of share times its tokens; its script has a dual clip at 10",
+        stated={
+            "penalty.cache": TOP20,
+            "advantage.correction": f"{EIGHTY_TWENTY}, verl/trainer/ppo/core_algos.py: torch.std",
+            "advantage.eps": f"{EIGHTY_TWENTY}, verl/trainer/ppo/core_algos.py",
+            "surrogate.epsilon": "account, of the experiments' settings, which are DAPO's; so the authors' script",
+            "surrogate.epsilon_high": "account, of the experiments' settings, which are DAPO's; so the authors' script",
+            "tokens.share": f"{TOP20}: entropy_top_ratio; so the accounts",
+            "tokens.counted": f"{EIGHTY_TWENTY}, verl/trainer/ppo/core_algos.py: the mask of the loss; so the "
+            "accounts, of each prompt's group",
+        },
+    ),
+    PolicyRecipe(
+        name="clip-cov",
+        about="The plain ratio, without a clip; a few of the tokens that make the policy surer get no gradient.",
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=Choice("importance"),
+        tokens=Choice("clip-cov", share=2e-4, low=1.0, high=5.0),
+        reduction=Choice("token-mean"),
+        source="Cui et al. (the entropy mechanism), arXiv:2505.22617v1, eq. 10-12, by an account and its authors' code "
+        "(PRIME-RL/Entropy-Mechanism-of-RL 8850579)",
+        left_out="what the authors' code has: covariances of one micro-batch; one token dropped at least; a ratio "
+        "bounded at 2 (clip 1 and 1), and at 10 for bad tokens; groups without a signal are sampled anew",
+        stated={
+            "advantage.correction": f"{COV}, verl/trainer/ppo/core_algos.py: torch.std",
+            "advantage.eps": f"{COV}, verl/trainer/ppo/core_algos.py",
+            "tokens.share": f"{COV_ACCOUNT}; so the authors' code, recipe/dapo/32b_clip_cov.sh",
+            "tokens.low": f"{COV_ACCOUNT}; so the authors' code, recipe/dapo/32b_clip_cov.sh",
+            "tokens.high": f"{COV_ACCOUNT}; so the authors' code, recipe/dapo/32b_clip_cov.sh",
+        },
+    ),
+    PolicyRecipe(
+        name="kl-cov",
+        parent="clip-cov",
+        about="The plain ratio, without a clip; the tokens that make the policy surer the most pay for moving.",
+        advantage=Choice("group-std", correction=1, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=Choice("importance"),
+        tokens=Choice("kl-cov", share=2e-3, coef=1.0),
+        reduction=Choice("token-mean"),
+        source="Cui et al. (the entropy mechanism), arXiv:2505.22617v1, eq. 10, 13 and 14, by an account and its "
+        "authors' code (PRIME-RL/Entropy-Mechanism-of-RL 8850579)",
+        left_out="the KL(old || new) that eq. 14 prints as the penalty: all code takes the absolute log-ratio, as "
+        "here; what the authors' code has: covariances of one micro-batch; one token that pays at least; groups "
+        "without a signal are sampled anew",
+        stated={
+            "advantage.correction": f"{COV}, verl/trainer/ppo/core_algos.py: torch.std",
+            "advantage.eps": f"{COV}, verl/trainer/ppo/core_algos.py",
+            "tokens.share": f"{COV_ACCOUNT}, for 7B (2e-4 for 32B); so the authors' scripts, in per cent: 0.2 and 0.02",
+            "tokens.coef": f"{COV_ACCOUNT}; so the authors' scripts (ppo_kl_coef)",
+        },
+    ),
+    PolicyRecipe(
+        name="m2po",
+        parent="vespo",
+        about="No clip: the tokens that have moved furthest from the sampler are dropped until the rest is near.",
+        advantage=GROUP_STD,
+        anchor=SAMPLER,
+        ratio=Choice("token"),
+        surrogate=Choice("importance"),
+        tokens=Choice("second-moment", limit=0.04),
+        reduction=PER_ROW,
+        source="Zheng et al. (M2PO), arXiv:2510.01161, eq. 4 and 5, algorithm 1",
+        left_out="nothing of algorithm 1. The authors' code (Infini-AI-Lab/M2PO af54a3e) finds a clip of the ratio "
+        "that meets the same limit, over one micro-batch, and takes the mean over tokens; AReaL 4aef98d drops other "
+        "tokens, by the trainer's ratio to the sampler, whatever their sign",
+        stated={
+            "advantage.correction": f"not found; {SAMPLE_STD}",
+            "advantage.eps": "account, AReaL's page on M2PO (4aef98d): nothing is added to the deviation",
+            "tokens.limit": "paper, the threshold of its experiments; so the authors' train-scripts (M2_budget)",
+            **ROWS,
+        },
+    ),
+    PolicyRecipe(
+        name="fipo",
+        parent="dapo",
+        about="DAPO whose tokens weigh more if the policy has since moved towards what came after them.",
+        penalty=Choice("overlong", cache=4096),
+        groups=Choice("mixed"),
+        advantage=GROUP_STD,
+        ratio=Choice("token"),
+        surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
+        tokens=Choice("future-kl", half_life=32.0, epsilon=0.0, epsilon_high=0.2, limit=10.0, reset=4.0),
+        reduction=Choice("group-token-mean"),
+        source="Ma et al. (FIPO), arXiv:2603.19835, eq. 3-8",
+        left_out="nothing of eq. 3-8; appendix A was not read. ms-swift 3602360 holds the weight of a bad token beyond "
+        "the bound in [0.8, 1], not at 1, and counts tool output in the distance",
+        stated={
+            "penalty.cache": "not found; DAPO's",
+            "advantage.correction": f"not found; {SAMPLE_STD}",
+            "advantage.eps": "not found; DAPO's equation has none",
+            "surrogate.epsilon": "paper, DAPO's 0.2 and 0.28",
+            "surrogate.epsilon_high": "paper, DAPO's 0.2 and 0.28",
+            "tokens.half_life": "paper, tau = 32",
+            "tokens.epsilon": "paper, the weight lies in [1, 1.2] for 32B",
+            "tokens.epsilon_high": "paper, the weight lies in [1, 1.2] for 32B",
+            "tokens.limit": "paper, c of eq. 5 is at least 10",
+            "tokens.reset": "not found; 4 is that of ms-swift 3602360, grpo_trainer.py",
         },
     ),
 ]
