@@ -50,7 +50,7 @@ def test_high_entropy_2506_01939_the_top_fifth_by_the_quantile(seed):
     quantile at 0.8, between two entropies in proportion.
     """
     batch, row = Tokens(seed), RECIPES["high-entropy"]
-    A, H = batch.advantage(1e-6), sorted(float(batch.entropies[i, t]) for i, t in batch.tokens)
+    A, H = batch.advantage(0.0), sorted(float(batch.entropies[i, t]) for i, t in batch.tokens)
     place = 0.8 * (len(H) - 1)
     k = math.floor(place)
     tau = H[k] + (place - k) * (H[min(k + 1, len(H) - 1)] - H[k])

@@ -425,13 +425,13 @@ TOKENS = {  # which of the tokens teach; the options with ``ahead`` are judged o
         "The tokens that make the policy surer the most pay for each nat that they move in this update.",
         ahead=kl_cov,
     ),
-    "second-moment": Option(
+    "m2po": Option(
         weighed,
         "Tokens that have moved furthest as their advantage says are dropped, until the rest is near enough: of stale "
         "samples the outliers alone go.",
         ahead=selection.second_moment_mask,
     ),
-    "future-kl": Option(
+    "fipo": Option(
         future_kl,
         "A token weighs more if the policy has since moved towards what came after it: credit within the completion, "
         "without a critic.",
@@ -456,7 +456,7 @@ VALUES = {
     "squared-error": Option(value_error, "A critic learns the returns by half the squared error."),
 }
 ENTROPIES = {
-    "none": Option(nothing, "Nothing holds the entropy up."),
+    "none": Option(nothing, "No bonus holds the entropy up."),
     "bonus": Option(entropy_bonus, "A bonus for each nat of entropy keeps the policy from settling early."),
 }
 REDUCTIONS = {
@@ -565,11 +565,11 @@ NUMBERS = {
     "clip-cov.epsilon": "the surrogate's clip: what it has stopped is not drawn as well; none has no such clip",
     "least": "how many tokens are taken at least, in a batch whose share is less",
     "kl-cov.coef": "larger holds the tokens that pay closer to the policy before the update",
-    "second-moment.limit": "larger keeps tokens that have moved further, in nats squared",
+    "m2po.limit": "larger keeps tokens that have moved further, in nats squared",
     "half_life": "larger lets later tokens count more",
-    "future-kl.epsilon": "how much less than 1 a token may weigh",
-    "future-kl.epsilon_high": "how much more than 1 a token may weigh",
-    "future-kl.limit": "tokens with a larger ratio say nothing of those before them",
+    "fipo.epsilon": "how much less than 1 a token may weigh",
+    "fipo.epsilon_high": "how much more than 1 a token may weigh",
+    "fipo.limit": "tokens with a larger ratio say nothing of those before them",
     "reset": "a token with A < 0 and a larger ratio weighs 1",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",

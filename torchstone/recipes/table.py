@@ -116,7 +116,7 @@ def cell(at: str, choice: Choice) -> str:
     return PLACES.get(at, "") + ", ".join(x for x in (f"{choice.name} {said}".strip(), rows) if x)
 
 
-FIRST = ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit", "k", "share")
+FIRST = ("epsilon", "beta", "coef", "cache", "estimator", "level", "limit", "k", "share", "half_life")
 
 
 def brief(name: str, number: Number, first: bool) -> str:

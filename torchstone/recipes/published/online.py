@@ -662,7 +662,7 @@ ONLINE = [
         about="DAPO on the fifth of the tokens at which the policy is least sure (80/20).",
         penalty=Choice("overlong", cache=4096),
         groups=Choice("mixed"),
-        advantage=Choice("group-std", correction=1, eps=1e-6),
+        advantage=GROUP_STD,
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
         tokens=Choice("high-entropy", share=0.2, counted="chosen"),
@@ -675,7 +675,7 @@ ONLINE = [
         stated={
             "penalty.cache": TOP20,
             "advantage.correction": f"{EIGHTY_TWENTY}, verl/trainer/ppo/core_algos.py: torch.std",
-            "advantage.eps": f"{EIGHTY_TWENTY}, verl/trainer/ppo/core_algos.py",
+            "advantage.eps": "not found; DAPO's equation has none, the authors' code verl's 1e-6",
             "surrogate.epsilon": "account, of the experiments' settings, which are DAPO's; so the authors' script",
             "surrogate.epsilon_high": "account, of the experiments' settings, which are DAPO's; so the authors' script",
             "tokens.share": f"{TOP20}: entropy_top_ratio; so the accounts",
@@ -726,13 +726,12 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="m2po",
-        parent="vespo",
         about="No clip: the tokens that have moved furthest from the sampler are dropped until the rest is near.",
         advantage=GROUP_STD,
         anchor=SAMPLER,
         ratio=Choice("token"),
         surrogate=Choice("importance"),
-        tokens=Choice("second-moment", limit=0.04),
+        tokens=Choice("m2po", limit=0.04),
         reduction=PER_ROW,
         source="Zheng et al. (M2PO), arXiv:2510.01161, eq. 4 and 5, algorithm 1",
         left_out="nothing of algorithm 1. The authors' code (Infini-AI-Lab/M2PO af54a3e) finds a clip of the ratio "
@@ -754,7 +753,7 @@ ONLINE = [
         advantage=GROUP_STD,
         ratio=Choice("token"),
         surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
-        tokens=Choice("future-kl", half_life=32.0, epsilon=0.0, epsilon_high=0.2, limit=10.0, reset=4.0),
+        tokens=Choice("fipo", half_life=32.0, epsilon=0.0, epsilon_high=0.2, limit=10.0, reset=4.0),
         reduction=Choice("group-token-mean"),
         source="Ma et al. (FIPO), arXiv:2603.19835, eq. 3-8",
         left_out="nothing of eq. 3-8; appendix A was not read. ms-swift 3602360 holds the weight of a bad token beyond "
