@@ -21,8 +21,10 @@ REWARD = "def reward(prompts, completions, **columns): return [float(sum(map(ord
 REDUCTIONS = ("token-mean", "sequence-mean", "sequence-sum", "fixed-length")
 SMALL: dict[str, Any] = {"max_new_tokens": 5, "eval_prompts": 3, "eval_every": 2, "device": "cpu", "lr": 1e-2}
 ROUND = {"steps": 2, "prompts": 3, "group_size": 3}  # 9 rows: neither 2 nor 4 divides them
-CUT = ("ppo token-mean", "distill jsd", "dpo sampled", "sft", "reward", "lora", "recipe remax")  # with --shard too
-STOPPED = ("grpo token-mean", "grpo token-mean cut")  # after the first round, and gone on with
+CUT = ("ppo token-mean", "distill jsd", "dpo sampled", "sft", "reward", "recipe remax")  # with --shard too
+CUT += ("grpo lora", "reward lora", "ppo reward-model")
+MADE = ((run, "first_policy"), (run, "load_teacher"), (run, "load_reward_model"), (Policy, "add_critic"))
+STOPPED = ("grpo token-mean", "grpo token-mean cut", "ppo reward-model cut")  # after the first round, and gone on with
 
 
 def cases(home: Path) -> dict[str, Run]:
@@ -45,13 +47,16 @@ def cases(home: Path) -> dict[str, Run]:
     many |= {"sft": to | {"batch_size": 5, "epochs": 1}, "reward": pairs}
     many["grpo micro-batches"] = on | {"micro_batch_tokens": 30, "rollout_tokens": 40, "minibatches": 4, "epochs": 2}
     many["grpo lora"] = on | {"lora": 2, "beta": 0.1}
+    many["reward lora"] = pairs | {"lora": 2}
+    paid = {"reward_model": str(home / "reward"), "critic": "reward-model", "missing_eos_penalty": 1.0}
+    many["ppo reward-model"] = ROUND | to | paid | {"beta": 0.05}
     return {name: METHODS[name.split()[0]](**options) for name, options in many.items()}
 
 
 def double() -> None:
     """Models and critics are in float64, which no option says; and a process may be without a row."""
     checks.check_processes = lambda config: None
-    for owner, name in ((run, "first_policy"), (run, "load_teacher"), (Policy, "add_critic")):
+    for owner, name in MADE:
         made = getattr(owner, name)
         setattr(owner, name, lambda *given, made=made: (made(*given) or given[0]).double())
 
@@ -75,7 +80,7 @@ def main(home: Path, out: Path) -> None:
     double()
     for name, config in cases(home).items():
         one(replace(config, out=out / name))
-        if processes.world() > 1 and name.replace("grpo ", "") in CUT:
+        if processes.world() > 1 and name in CUT:
             one(replace(config, shard=True, out=out / f"{name} cut"))
     for name in STOPPED if processes.world() > 1 else ():
         config = replace(cases(home)[name.removesuffix(" cut")], shard=name.endswith(" cut"))

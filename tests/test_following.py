@@ -17,7 +17,7 @@ from torchstone.progress import Bar, duration, evaluated, noted, shown
 from torchstone.store.files import load_config
 from torchstone.terminal import UserError
 from torchstone.train.model import small_policy
-from torchstone.train.options import GRPOOptions
+from torchstone.train.options import GRPOOptions, RewardOptions
 from torchstone.train.run import Interrupted, train
 
 SIZES = {"pretrain_steps": 3, "warmup_steps": 2, "eval_prompts": 4, "device": "cpu", "task": "sort"}
@@ -174,6 +174,12 @@ def test_a_dry_step_says_what_it_found_and_changes_nothing(folder, tmp_path, cap
     train(GRPOOptions(model=str(folder), out=tmp_path / "b", **REAL))
     a, b = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "ab")
     assert a == b and not list((tmp_path / "a").glob("*.tmp"))
+
+
+def test_the_dry_step_of_a_reward_model_ranks_a_pair(folder, tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1", "chosen": "2", "rejected": "3"}\n' * 20)
+    train(RewardOptions(model=str(folder), data=tmp_path / "p.jsonl", out=tmp_path / "a", device="cpu", pairs=18))
+    assert re.search(r"dry step: a pair took [\d.]+ s; a checkpoint takes", capsys.readouterr().err)
 
 
 def test_what_does_not_fit_is_said_before_the_first_round(folder, tmp_path, monkeypatch):

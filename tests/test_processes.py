@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from test_train_folder import records
 
 from torchstone.cli import main
 from torchstone.data.tasks import load_task
+from torchstone.rewards.reward_model import reward_model_of
 from torchstone.store import checkpoint
 from torchstone.store.files import load_config
 from torchstone.terminal import UserError
@@ -24,7 +26,7 @@ from torchstone.train import checks, processes, run
 from torchstone.train.checks import check_options
 from torchstone.train.methods import Batch, method_of
 from torchstone.train.model import Policy, small_policy
-from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, Online, RecipeOptions
+from torchstone.train.options import METHODS, DPOOptions, GRPOOptions, Online, RecipeOptions, RewardOptions
 from torchstone.train.rollout import choose, cut, outputs_of, sample, uniforms
 
 
@@ -191,6 +193,9 @@ def home(tmp_path_factory) -> Path:
         for p in policy.parameters():
             torch.nn.init.normal_(p, std=0.15)
         policy.save(folder / name)
+    model = reward_model_of(RewardOptions(), policy)
+    torch.nn.init.normal_(model.model.score.weight, std=0.3)
+    model.save(folder / "reward")
     (folder / "r.py").write_text(several_processes.REWARD)
     prompts = [{"prompt": f"{'7' * (i % 4)}{i}>", "answer": str(i)} for i in range(20)]
     pairs = [{"prompt": f"say {i}", "chosen": f"{i}", "rejected": f"{i + 1} no"} for i in range(20)]
@@ -221,21 +226,19 @@ def result(folder: Path) -> dict[str, torch.Tensor]:
 def test_one_two_and_four_processes_are_the_same(home, tmp_path, monkeypatch):
     """Every method, weights whole or cut, stopped and gone on with: weights and metrics are those of one process."""
     started = [torchrun(n, several_processes.__file__, home, tmp_path / str(n)) for n in (2, 4)]
-    changed = ((run, "first_policy"), (run, "load_teacher"), (Policy, "add_critic"), (checks, "check_processes"))
-    for owner, name in changed:
+    for owner, name in (*several_processes.MADE, (checks, "check_processes")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back at the end
     several_processes.main(home, tmp_path / "1")
     for process in started:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output[-3000:]
     names = {folder.name for folder in (tmp_path / "1").iterdir()}
     compared = [folder for n in "24" for folder in (tmp_path / n).iterdir() if "stopped" not in folder.name]
-    assert len(compared) == 2 * (len(names) + len(several_processes.CUT) + 2)
+    assert len(compared) == 2 * (len(names) + len(several_processes.CUT) + len(several_processes.STOPPED))
     for folder in compared:
         whole = tmp_path / "1" / folder.name.removesuffix(" gone on").removesuffix(" cut")
         weights, metrics = apart(folder, whole)
-        scores = 1e-6 if "reward" in folder.name.split() else 1e-10  # a reward model's score is float32
-        assert weights < 1e-10 and metrics < scores, (folder, weights, metrics)
+        assert weights < 1e-10 and metrics < 1e-10, (folder, weights, metrics)
         assert max(float((x - start).abs().max()) for x, start in moved(home, whole)) > 1e-3
     for n, other in ((2, 4), (4, 2)):  # to the bit with the same number of processes
         gone_on = tmp_path / str(n) / "grpo token-mean gone on"
@@ -244,7 +247,7 @@ def test_one_two_and_four_processes_are_the_same(home, tmp_path, monkeypatch):
         folder = tmp_path / "2" / f"{name} gone on stopped"
         assert not (folder / "model").exists() and records(folder)[-1]["step"] == 1
         run.train(load_config(folder), resume=True)
-        assert max(apart(folder, tmp_path / "1" / "grpo token-mean")) < 1e-10
+        assert max(apart(folder, tmp_path / "1" / name.removesuffix(" cut"))) < 1e-10
 
 
 def moved(home: Path, folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -275,6 +278,22 @@ def test_processes_stop_together_and_say_once_how_to_go_on(home, tmp_path, how):
     assert last == records(out)[-1]["step"] if how == "SIGTERM" else last >= 3
     run.train(load_config(out, ["--steps", str(last + 1)]), resume=True)  # in one process
     assert [record["step"] for record in records(out)] == list(range(last + 2))
+
+
+def test_accelerate_launch_starts_the_same_processes(home, tmp_path):
+    """By the launcher that is torchrun's; with --cpu it starts one process, whatever --num_processes says."""
+    words = ["--model", home / "model", "--data", home / "pairs.jsonl", "--pairs", "4", "--epochs", "1"]
+    words += ["--eval-prompts", "2", "--max-new-tokens", "5", "--device", "cpu", "--out"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = [*launch, "-m", "torchstone", "train", "reward", *map(str, words), str(tmp_path / "accelerate")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("metrics.jsonl, completions.jsonl") == 1, done
+    assert torchrun(2, "-m", "torchstone", "train", "reward", *words, tmp_path / "torchrun").wait(120) == 0
+    a, b = (result(tmp_path / name) for name in ("accelerate", "torchrun"))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    alone = run.train(replace(load_config(tmp_path / "torchrun"), out=tmp_path / "one"))  # rounds otherwise
+    assert any(not torch.equal(a[name], x) for name, x in result(alone).items())
 
 
 def test_what_several_processes_cannot_do_is_said(tmp_path, monkeypatch, capsys):

@@ -38,7 +38,8 @@ def dry_step(config: Run, task: Task, learner: Learner, teacher: Any = None) -> 
     if samples := held_out(replace(config, eval_prompts=1), task, learner.policy, teacher):
         seconds, one = time.perf_counter() - started, samples[0]
         reward = f", reward {one['reward']:.3g}" if one.get("reward") is not None else ""
-        found.append(f"a completion of {one.get('tokens', 0)} tokens took {seconds:.1f} s{reward}")
+        what = f"a completion of {one['tokens']} tokens" if "tokens" in one else "a pair"
+        found.append(f"{what} took {seconds:.1f} s{reward}")
     if isinstance(config, Online):
         found.append(micro_batch(config, task, learner))
     found.append(f"a checkpoint takes {reserve(config.folder, 3 * size) / 1e9:.2g} GB")

@@ -30,19 +30,24 @@ class RewardModel(Policy):
 
     def forward(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"]) -> Float[Tensor, " B"]:  # type: ignore[override]
         """r(x, y) of each row, padded on the left, the right, or both."""
-        return self.read(tokens, attention, use_cache=False).logits[:, 0].float()
+        return wide(self.read(tokens, attention, use_cache=False).logits[:, 0])
 
     def values(self, tokens: Int[Tensor, "B S"], attention: Bool[Tensor, "B S"], T: int) -> Float[Tensor, "B T"]:
         """What the head says before each of the last T tokens: a critic's first guess of the reward."""
         out = self.read(tokens[:, :-1], attention[:, :-1], use_cache=False, output_hidden_states=True)
         with self.computing():
-            return self.model.score(out.hidden_states[-1][:, -T:])[..., 0].float()
+            return wide(self.model.score(out.hidden_states[-1][:, -T:])[..., 0])
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``--reward-model`` and transformers can load, adapters merged into the weights."""
         model = self.model if self.adapters == "none" else copy.deepcopy(self.model).merge_and_unload()
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or what is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def reward_model_of(config: Run, policy: Policy) -> RewardModel:

@@ -149,7 +149,8 @@ def cut_weights(policies: Iterable[Any], device: str) -> None:
         kinds = policy.model._no_split_modules or ()
         models = [policy.model] + ([policy.critic.model] if policy.critic else [])
         layers = [part for model in models for part in model.modules() if type(part).__name__ in kinds]
-        for part in (*layers, *models, policy.value_head):
+        heads = [policy.value_head] + ([policy.critic.model.score] if policy.critic else [])  # called by themselves
+        for part in (*layers, *heads, *models):
             if part is not None:
                 cut: Any = fully_shard(part.to(device), reshard_after_forward=True)
                 cut.set_gradient_divide_factor(1.0)  # the sum over the processes, where FSDP2 takes the mean
