@@ -157,6 +157,11 @@ def _bco_unpaired(log_probs, ref_log_probs, *, denominator=None, **numbers):
     return preference.bco_unpaired_loss(log_probs, ref_log_probs, desirable, **counts, **numbers)
 
 
+def _optimism(chosen_log_probs, rejected_log_probs, *, denominator=None):
+    from_reference = torch.as_tensor(rejected_log_probs) > 0
+    return preference.optimism_loss(chosen_log_probs, rejected_log_probs, from_reference, denominator=denominator)
+
+
 def _orpo(chosen_log_probs, rejected_log_probs, *, denominator=None, **numbers):
     pair = (-x.abs() if isinstance(x, Tensor) else x for x in (chosen_log_probs, rejected_log_probs))
     return preference.orpo_loss(*pair, denominator=denominator, **numbers)
@@ -329,6 +334,7 @@ OBJECTIVES = [
                 {"preference_coef": 0.8, "quality_coef": 0.2, "reward_shift": 0.3},
                 {"preference_coef": (-0.1,), "quality_coef": (-0.1,)},
             ),
+            ("dpop", preference.dpop_loss, {"penalty_coef": 5.0}, {"penalty_coef": (-1.0,)}),
             ("sppo", preference.sppo_loss, {}, {}),
             ("discopop", preference.discopop_loss, {"tau": 0.5}, {"tau": (0.0,)}),
         )
@@ -355,6 +361,7 @@ OBJECTIVES = [
         {"beta": (0.0,), "reference_point": (-0.1,), "desirable_weight": (-1.0,), "undesirable_weight": (-1.0,)},
     ),
     Objective("bco unpaired", _bco_unpaired, REFERENCE, {"beta": 0.1, "reward_shift": 0.3}, BETA_OUTSIDE),
+    Objective("optimism", _optimism, TWO),
     Objective("sft", preference.sft_loss, POLICY),
     Objective("outcome reward model", preference.outcome_reward_loss, ("logits", "labels")),
     Objective("process reward model", preference.process_reward_loss, ("logits", "step_labels")),

@@ -18,6 +18,7 @@ from torchstone.dpo.variants import (
     bco_reward_shift,
     bco_unpaired_loss,
     discopop_loss,
+    dpop_loss,
     exo_loss,
     f_dpo_loss,
     hinge_loss,
@@ -27,6 +28,7 @@ from torchstone.dpo.variants import (
     log_sum_squares,
     mpo_loss,
     nca_loss,
+    optimism_loss,
     orpo_loss,
     outcome_reward_loss,
     power_reward,
@@ -541,6 +543,40 @@ def test_DPO_38_the_power_of_the_mean_probability_by_hand(alpha, expected):
     assert float(loss.metrics["logps/rejected"]) == pytest.approx(-math.log(4))
 
 
+def test_DPO_39_the_term_is_on_the_references_own_completion():
+    """-4 and -3 of (-4, -5), (-9, -3): mean -3.5; DPO's h of 0.3 with 1e-3 of -5: 0.54936."""
+    w, lo = vectors([-4.0, -9.0], [-5.0, -3.0])
+    marks = tensor([True, False])
+    loss = optimism_loss(w, lo, marks)
+    assert loss.value.item() == -3.5 and float(loss.metrics["logps/from_reference"]) == -3.5
+    chosen, rejected = slopes(lambda a, b: optimism_loss(a, b, marks), w, lo)
+    assert chosen.tolist() == [1, 0] and rejected.tolist() == [0, 1]
+    assert optimism_loss(w, lo, ~marks).value.item() == -7
+    assert optimism_loss(w[:1], lo[:1], marks[:1], denominator=2).value.item() == -2
+    zero, at = torch.zeros(1, dtype=f64), tensor([-5.0], dtype=f64)
+    one = tensor([True])
+    dpo = dpo_loss(at, at, at - 3, at, beta=0.1)  # r_w 0.3, r_l 0
+    assert (dpo.value + 1e-3 * optimism_loss(at, zero, one).value).item() == pytest.approx(0.54936, abs=6e-6)
+
+
+def test_DPO_40_below_the_reference_the_chosen_one_is_charged_above_it_is_dpo():
+    """s_w -1, s_l -2, beta 0.1, lambda 5: h = 0.1 (1 - 5) = -0.4; DPO's is 0.1."""
+    zero = torch.zeros(1, dtype=f64)
+    below, low = tensor([-1.0], dtype=f64), tensor([-2.0], dtype=f64)
+    of = lambda w, lo: dpop_loss(w, lo, zero, zero, beta=0.1, penalty_coef=5.0)  # noqa: E731
+    assert of(below, low).value.item() == pytest.approx(0.91302, abs=6e-6)
+    assert of(below, low).value.item() == pytest.approx(math.log1p(math.exp(0.4)), rel=1e-12)
+    assert dpo_loss(below, low, zero, zero, beta=0.1).value.item() == pytest.approx(0.64440, abs=6e-6)
+    chosen, rejected = slopes(of, below, low)
+    close(chosen, [-sigmoid(0.4) * 0.1 * 6])
+    close(rejected, [sigmoid(0.4) * 0.1])
+    for w in (zero, -below):  # at the reference, where training starts, and above
+        found, expected = slopes(of, w, low), slopes(lambda a, b: dpo_loss(a, b, zero, zero, beta=0.1), w, low)
+        assert of(w, low).value == dpo_loss(w, low, zero, zero, beta=0.1).value
+        assert found[0] == expected[0] and found[1] == expected[1]
+    assert float(of(below, low).metrics["rewards/chosen"]) == pytest.approx(-0.1)  # without the charge
+
+
 def test_DPO_23_each_log_ratio_is_pulled_to_its_own_win_rate():
     rates = vectors([0.9, 0.6, 0.5], [0.2, 0.4, 0.3])
     found = sppo_loss(*vectors(W, L, RW, RL), beta=B, chosen_win_rates=rates[0], rejected_win_rates=rates[1]).value
@@ -773,6 +809,9 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("alpha", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="alpha")),
         ("ref_chosen_log_probs", lambda: f_dpo_loss(PAIR, PAIR, None, PAIR, beta=0.1, divergence="js")),
         ("rejected_log_probs", lambda: alphapo_loss(PAIR, PAIR[:1], beta=2.0, gamma=0.5, alpha=0.25)),
+        ("chosen_is_from_reference", lambda: optimism_loss(PAIR, PAIR, UP.float())),
+        ("rejected_log_probs", lambda: optimism_loss(PAIR, PAIR[:1], UP)),
+        ("penalty_coef", lambda: dpop_loss(*FOUR, beta=0.1, penalty_coef=-1.0)),
         ("chosen_win_rates", lambda: sppo_loss(*FOUR, beta=0.1, chosen_win_rates=PAIR[:1])),
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),

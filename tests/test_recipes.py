@@ -269,7 +269,7 @@ SCALARS = {"reference_point": torch.tensor(0.3), "reward_shift": torch.tensor(0.
 @preference_rows
 def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
     batch = pairs()
-    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    own = {k: x for k, x in batch.items() if k in OWN}
     known = {**batch, **SCALARS, "weights": torch.ones(6, dtype=torch.float64)}
     for scalar in SCALARS.keys() - set(row.takes()):
         with pytest.raises(ValueError, match=rf"{scalar}: .* does not use it in loss, .*; got 0\.3$"):
@@ -282,7 +282,7 @@ def test_a_reference_that_a_preference_row_would_ignore_is_refused(row):
 @preference_rows
 @pytest.mark.parametrize("count", [6, torch.tensor(6)])
 def test_a_count_for_a_supervised_term_that_a_preference_row_has_not_is_refused(row, count):
-    if row.sft.name == "none":
+    if "sft_denominator" not in row.takes():
         with pytest.raises(ValueError, match=r"sft_denominator: .* does not use it in loss, .*; got "):
             prefer(row, pairs(), sft_denominator=count)
     else:
@@ -380,6 +380,9 @@ def test_an_unscored_completion_may_have_no_reward(row):
         assert (earned[P * G - 1] == 0).all() or row.normalise.name == "whiten"
 
 
+OWN = {"chosen_log_probs", "rejected_log_probs", "chosen_mask", "rejected_mask"}  # what every row of pairs takes
+
+
 def pairs(seed: int = 0) -> dict:
     """Token log-probs of N = 6 pairs under the policy and the reference, with ragged masks."""
     g = torch.Generator().manual_seed(seed)
@@ -393,13 +396,14 @@ def pairs(seed: int = 0) -> dict:
         )
     }
     masks = {"chosen_mask": torch.rand(6, 5, generator=g) > 0.3, "rejected_mask": torch.rand(6, 4, generator=g) > 0.3}
+    log_probs["chosen_is_from_reference"] = torch.arange(6) % 3 == 0
     return log_probs | {k: v | (torch.arange(v.shape[1]) == 0) for k, v in masks.items()}
 
 
 def prefer(row, batch, **how):
     leaves = {k: batch[k].clone().requires_grad_() for k in ("chosen_log_probs", "rejected_log_probs")}
     constants = SCALARS | {"weights": torch.full((len(batch["chosen_mask"]),), 0.7, dtype=torch.float64)}
-    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    own = {k: x for k, x in batch.items() if k in OWN}
     loss = row.loss(**{**own, **leaves, **row.used("loss", batch | constants), **how})
     return loss.value.detach(), torch.autograd.grad(loss.value, list(leaves.values())), loss.metrics
 
@@ -435,11 +439,11 @@ def test_preference_micro_batches_add_up_unless_the_row_sorts_the_batch(row):
 @preference_rows
 def test_a_preference_row_says_what_it_lacks(row):
     batch = pairs()
-    own = {k: x for k, x in batch.items() if not k.startswith("ref_")}
+    own = {k: x for k, x in batch.items() if k in OWN}
     weights = torch.ones(6, dtype=torch.float64)
     everything = own | row.used("loss", {**batch, **SCALARS, "weights": weights})
     for name in row.needs():
-        with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since objective is"):
+        with pytest.raises(ValueError, match=f"^{name}: the recipe {row.name} needs .*, since (objective|sft) is"):
             row.loss(**everything | {name: None})
 
 

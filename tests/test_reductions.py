@@ -479,6 +479,26 @@ def test_f_dpo_at_alpha_1_is_the_forward_kl(pairs):
     same_with_gradient(alpha, preference.f_dpo_loss(*pairs, beta=0.3, divergence="forward-kl"), 1, pairs)
 
 
+@edge("DPOP", "DPO", "chosen above the reference")
+def test_dpop_where_the_chosen_completions_are_above_the_reference_is_dpo(pairs):
+    w, lo, ref_w, ref_lo = pairs
+    above = w.detach() - ref_w.abs()
+    found = preference.dpop_loss(w, lo, above, ref_lo, beta=0.3, penalty_coef=5.0)
+    same_with_gradient(found, dpo_loss(w, lo, above, ref_lo, beta=0.3), 1, pairs)
+    free = preference.dpop_loss(*pairs, beta=0.3, penalty_coef=0.0)
+    same_with_gradient(free, dpo_loss(*pairs, beta=0.3), 1, pairs)
+
+
+@edge("XPO", "DPO", "optimism 0")
+def test_xpo_without_optimism_is_dpo(pairs):
+    tokens = [x[:, None] for x in pairs]
+    masks = [torch.ones(7, 1, dtype=torch.bool)] * 2
+    ref = {"ref_chosen_log_probs": tokens[2], "ref_rejected_log_probs": tokens[3]}
+    which = torch.arange(7) % 2 == 0
+    xpo = find("xpo:sft.coef=0").loss(*tokens[:2], *masks, **ref, chosen_is_from_reference=which)
+    same_with_gradient(xpo, dpo_loss(*pairs, beta=0.1), 1, pairs)
+
+
 @edge("AlphaPO", "SimPO", "power 0")
 def test_alphapo_at_alpha_0_is_simpo(pairs):
     how = {"beta": 2.0, "gamma": 0.5}

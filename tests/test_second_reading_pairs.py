@@ -233,6 +233,30 @@ def test_f_dpo_2309_16240_f_prime_of_the_ratio(seed: int, changes: str, prime: C
     agree(f"f-dpo{changes}", seed, equation)
 
 
+def test_xpo_2405_21046_eq_5(seed: int) -> None:
+    """alpha log pi(y~) - log sigma(beta log pi/pi_ref(y+) - beta log pi/pi_ref(y-)), y~ by pi_ref; 1e-5 and 0.1."""
+    from_reference = [True, False, False, True, False]
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        explored = [total(p.chosen, p.chosen_mask)[i] if chosen else total(p.rejected, p.rejected_mask)[i]
+                    for i, chosen in enumerate(from_reference)]  # fmt: skip
+        return (1e-5 * torch.stack(explored) - torch.log(torch.sigmoid(0.1 * w - 0.1 * lo))).mean()
+
+    agree("xpo", seed, equation, chosen_is_from_reference=torch.tensor(from_reference))
+
+
+def test_dpop_2402_13228v2_eq_3_as_notagen_prints_it(seed: int) -> None:
+    """-E log sigma(beta log-ratio_w - beta log-ratio_l - beta lambda max(0, -log-ratio_w)); 0.3 and 50."""
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        charge = torch.where(w < 0, -w, torch.zeros_like(w))
+        return -logsigmoid(0.3 * w - 0.3 * lo - 0.3 * 50 * charge).mean()
+
+    agree("dpop", seed, equation)
+
+
 def test_alphapo_2501_03884_by_an_account(seed: int) -> None:
     """-E log sigma(r_w - r_l - gamma), r = beta (1 - pi(y)^(-alpha/|y|)) / alpha; 0.25, 2.5 and gamma / beta = 0.1."""
 

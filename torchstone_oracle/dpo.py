@@ -146,6 +146,17 @@ def mpo(win: Dual, lose: Dual, w_p: Number, w_q: Number, shift: Number) -> Dual:
     return -w_p * log_sigmoid(win - lose) - w_q * (log_sigmoid(win - shift) + log_sigmoid(-(lose - shift)))
 
 
+def optimism(chosen: Dual, rejected: Dual, chosen_is_from_reference: bool) -> Dual:
+    """log pi(y~), y~ the completion that the reference wrote    (DPO.39)"""
+    return chosen if chosen_is_from_reference else rejected
+
+
+def dpop(win: Dual, lose: Dual, penalty: Number) -> Dual:
+    """-log sigmoid(r_w - r_l - penalty max(0, -r_w)); at 0 the charge has no slope    (DPO.40)"""
+    charge = -win if win < 0 else Dual(0)
+    return -log_sigmoid(win - lose - penalty * charge)
+
+
 def sppo(win: Dual, lose: Dual, beta: Number, p_w: Number, p_l: Number) -> Dual:
     """((r_w - (P_w - 1/2)) / beta)^2 + ((r_l - (P_l - 1/2)) / beta)^2    (DPO.23)"""
     a = (win - (stop(p_w) - mpf("0.5"))) / beta

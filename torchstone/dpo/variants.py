@@ -25,7 +25,7 @@ __all__ = [
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
     "sppo_loss", "discopop_loss", "aot_loss", "shared_length_log_probs", "sft_loss", "outcome_reward_loss",
     "process_reward_loss", "mpo_loss",
-    "bco_reward_shift", "bco_unpaired_loss", "f_dpo_loss", "alphapo_loss",
+    "bco_reward_shift", "bco_unpaired_loss", "f_dpo_loss", "alphapo_loss", "optimism_loss", "dpop_loss",
 ]
 # fmt: on
 
@@ -574,10 +574,10 @@ def bco_unpaired_loss(
     return Loss(good + bad, metrics)
 
 
-def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"]) -> None:
+def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"], argument: str = "desirable") -> None:
     """Raise ``ValueError`` unless there is a thumb, up or down, for each entry of ``x``."""
     fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == x.shape
-    require(fits, "desirable", f"a torch.bool tensor of shape {list(x.shape)}", desirable)
+    require(fits, argument, f"a torch.bool tensor of shape {list(x.shape)}", desirable)
 
 
 def _mean_where(counted: Bool[Tensor, " M"], x: Float[Tensor, " M"], denominator: Count | None = None) -> Tensor:
@@ -694,6 +694,72 @@ def alphapo_loss(
     l_w, l_l, metrics = reward_pair_without_reference(1.0, chosen_log_probs, rejected_log_probs)
     r_w, r_l, metrics = _shaped_pair(beta, lambda x: power_reward(x, alpha), l_w, l_l, metrics)
     return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma), denominator), metrics)
+
+
+def optimism_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    chosen_is_from_reference: Bool[Tensor, " N"],
+    *,
+    denominator: Count | None = None,
+) -> Loss:
+    """XPO's exploration: of each pair the reference wrote one completion, and that one is made less likely.
+
+        L = mean( log pi(y~ | x) ),    y~ the completion of the pair that the reference wrote    (DPO.39)
+
+    Added to ``dpo_loss`` with a small weight, whichever of the two is preferred. The other one is the policy's own.
+
+    Args:
+        chosen_log_probs, rejected_log_probs: log pi(y_w | x), log pi(y_l | x), summed over tokens, in nats. Gradient
+            flows through that of y~.
+        chosen_is_from_reference: True where y~ is the chosen completion, False where it is the rejected one.
+        denominator: number of pairs in the whole batch; None counts those given. At 0 the loss is 0.
+
+    Returns: ``Loss``, in nats, at most 0; metrics: ``logps/from_reference``.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Xie et al. (XPO), arXiv:2405.21046, eq. 5 and algorithm 1 (of the ICLR 2025 submission), whose sums over all
+        rounds' pairs are means here, as in TRL's former XPOTrainer (f2cd577).
+    """
+    chosen, rejected = same_length(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    _check_kinds(chosen_is_from_reference, chosen, "chosen_is_from_reference")
+    from_reference = torch.where(chosen_is_from_reference, chosen, rejected)
+    return Loss(mean_of_pairs(from_reference, denominator), {"logps/from_reference": mean_of(from_reference)})
+
+
+def dpop_loss(
+    chosen_log_probs: Float[Tensor, " N"],
+    rejected_log_probs: Float[Tensor, " N"],
+    ref_chosen_log_probs: Float[Tensor, " N"],
+    ref_rejected_log_probs: Float[Tensor, " N"],
+    *,
+    beta: float,
+    penalty_coef: float,
+    denominator: Count | None = None,
+) -> Loss:
+    """DPO in which a chosen completion that falls below the reference is charged within the comparison (DPO-Positive).
+
+        L = mean( -log sigmoid( h - penalty_coef max(0, -r_w) ) )                           (DPO.40)
+
+    Below the reference the chosen completion's slope is 1 + penalty_coef times DPO's; above it this is DPO.
+
+    Args:
+        chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
+            ``dpo_loss``.
+        penalty_coef: the paper's lambda, on a reward: inside of beta. Code that has it outside
+            (h - lambda max(0, -r_w / beta)) means penalty_coef = lambda / beta. 0 is DPO.
+
+    Returns: ``Loss`` (log 2 where policy and reference agree); metrics as ``dpo_loss``, without the charge. At r_w = 0,
+        where training starts, the charge has no gradient.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``penalty_coef`` is negative.
+    Source: Pal et al. (Smaug), arXiv:2402.13228v2, eq. 3, which was not read: by eq. 3 of NotaGen (arXiv:2502.18008),
+        which takes it from there, and oat's code (c1a074c). Other accounts have lambda outside of beta.
+    """
+    number("penalty_coef", penalty_coef, at_least=0)
+    r_w, r_l, metrics = reward_pair(
+        beta, chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs
+    )
+    charged = r_w - r_l - penalty_coef * torch.relu(-r_w)
+    return Loss(mean_of_pairs(-logsigmoid(charged), denominator), metrics)
 
 
 def sppo_loss(

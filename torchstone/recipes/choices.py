@@ -57,6 +57,8 @@ TENSORS = {
     "other_mask": "True at the tokens of the pair's other completion [N U]",
     "of_reference": "whether log-probs are those of the frozen reference",
     "chosen_mask": "True at the chosen completions' tokens [N T]",
+    "rejected_mask": "True at the rejected completions' tokens [N U]",
+    "chosen_is_from_reference": "True where the reference wrote the chosen completion, not the rejected one [N]",
     "sft_denominator": "tokens or completions of the whole batch",
     "chosen_win_rates": "how often the chosen completion wins [N]",
     "rejected_win_rates": "how often the rejected completion wins [N]",
@@ -66,7 +68,7 @@ TENSORS = {
 # fmt: off
 ALWAYS = {  # every batch has these, or they are made from what it has
     "rewards", "scored", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
-    "chosen_log_probs", "rejected_log_probs", "chosen_mask", "other_mask", "of_reference",
+    "chosen_log_probs", "rejected_log_probs", "chosen_mask", "rejected_mask", "other_mask", "of_reference",
 }
 # fmt: on
 

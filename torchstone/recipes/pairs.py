@@ -91,6 +91,9 @@ OBJECTIVES = {
         dpo.alphapo_loss,
         "As logistic-free, but the reward is a power: with alpha above 0 unlikely completions are pushed more.",
     ),
+    "logistic-positive": Option(
+        dpo.dpop_loss, "As logistic, but a chosen completion that falls below the reference is pushed much harder."
+    ),
     "odds-ratio": Option(dpo.orpo_loss, "Odds in place of probabilities, beside supervised learning; no reference."),
     "kto": Option(kto_on_pairs, "Each completion alone is a gain or a loss; far-off ones of either kind stop pushing."),
     "apo-zero": Option(dpo.apo_zero_loss, "The chosen becomes likelier and the rejected unlikelier, each on its own."),
@@ -134,12 +137,27 @@ def sft(chosen_log_probs: Tensor, chosen_mask: Tensor, sft_denominator: Any = No
     return Loss(coef * loss.value, loss.metrics)
 
 
+def optimism(
+    chosen_log_probs: Tensor, rejected_log_probs: Tensor, chosen_mask: Tensor, rejected_mask: Tensor,
+    chosen_is_from_reference: Tensor, denominator: Any = None, *, coef: float,
+) -> Loss:  # fmt: skip
+    """``coef`` times ``optimism_loss`` on sums over tokens."""
+    sides = ((chosen_log_probs, chosen_mask), (rejected_log_probs, rejected_mask))
+    sums = (sequence_log_probs(x, mask, average=False) for x, mask in sides)
+    loss = dpo.optimism_loss(*sums, chosen_is_from_reference, denominator=denominator)
+    return Loss(coef * loss.value, loss.metrics)
+
+
 COLUMNS = {
     "log_prob": LOG_PROBS,
     "objective": OBJECTIVES,
     "sft": {
         "none": Option(nothing, "The objective alone teaches: where it allows it, both likelihoods may fall together."),
         "chosen": Option(sft, "The chosen completion's own likelihood is raised too, against its fall."),
+        "optimism": Option(
+            optimism,
+            "The completion that the reference wrote becomes less likely, preferred or not: the policy explores.",
+        ),
     },
 }
 NUMBERS = {
@@ -160,6 +178,8 @@ NUMBERS = {
     "sft_coef": "the weight of supervised learning on the chosen completion",
     "preference_coef": "the weight of the comparison of the two completions",
     "quality_coef": "the weight of the judgements, good and bad",
+    "optimism.coef": "the weight of exploration: larger drives the policy further off what the reference writes",
+    "penalty_coef": "larger pushes chosen completions harder that fall below the reference",
     "coef": "the weight of supervised learning on the chosen completion",
     "mean": "whether a token, a completion or a sum is averaged",
     "desirable_weight": "the weight of good completions",
@@ -198,6 +218,7 @@ class PreferenceRecipe(Recipe):
         reference_point: Float[Tensor, ""] | float | None = None,
         reward_shift: Float[Tensor, ""] | float | None = None,
         weights: Float[Tensor, " N"] | None = None,
+        chosen_is_from_reference: Bool[Tensor, " N"] | None = None,
         denominator: int | float | Tensor | None = None,
         sft_denominator: int | float | Tensor | None = None,
     ) -> Loss:
@@ -211,10 +232,13 @@ class PreferenceRecipe(Recipe):
             reference_point: z of KTO, in nats: ``kto_reference_point`` of mismatched pairs, or 0.
             reward_shift: d of BCO, in reward units: a running mean of ``bco_reward_shift``, or 0.
             weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
+            chosen_is_from_reference: for "optimism": True where the reference wrote the chosen completion, False where
+                it wrote the rejected one.
             denominator: pairs in the whole batch, for micro-batches.
             sft_denominator: tokens ("token") or completions of the whole batch, for a supervised term of its own.
 
-        Returns: ``Loss``; metrics as ``dpo_loss``, and ``nll_loss`` with a supervised term.
+        Returns: ``Loss``; metrics as ``dpo_loss``, ``nll_loss`` with a supervised term, ``logps/from_reference`` with
+            "optimism".
         Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor, a
             ``reference_point``, a ``reward_shift`` or an ``sft_denominator`` is given that the row would ignore
             (``takes()`` names those that it uses).
@@ -227,8 +251,8 @@ class PreferenceRecipe(Recipe):
         }
         constants = {"reference_point": reference_point, "reward_shift": reward_shift, "weights": weights}
         constants["denominator"] = denominator
-        counts = {"sft_denominator": sft_denominator}
-        self.check("loss", {name: x for name, (x, _, _) in tokens.items()} | constants | counts)
+        beside = {"sft_denominator": sft_denominator, "chosen_is_from_reference": chosen_is_from_reference}
+        self.check("loss", {name: x for name, (x, _, _) in tokens.items()} | constants | beside)
         whole = {
             name: self.run(
                 "log_prob", {"log_probs": x, "mask": m, "other_mask": other, "of_reference": name.startswith("ref_")}
@@ -237,6 +261,7 @@ class PreferenceRecipe(Recipe):
             if x is not None
         }
         loss: Loss = self.run("objective", whole | constants)
-        supervised = {"chosen_log_probs": chosen_log_probs, "chosen_mask": chosen_mask}
-        extra: Loss | None = self.run("sft", supervised | counts)
+        sides: dict[str, Any] = {"chosen_log_probs": chosen_log_probs, "rejected_log_probs": rejected_log_probs}
+        sides |= {"chosen_mask": chosen_mask, "rejected_mask": rejected_mask, "denominator": denominator}
+        extra: Loss | None = self.run("sft", sides | beside)
         return loss if extra is None else Loss(loss.value + extra.value, loss.metrics | extra.metrics)

@@ -46,6 +46,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
                 recipe, rollout.names(), rollout.mask, rollout.rewards, known | outputs(model, rollout)
             )
         batch: dict[str, Any] = {"reference_point": 0.0, "reward_shift": 0.0}
+        batch["chosen_is_from_reference"] = torch.zeros(len(pairs[0].mask), dtype=torch.bool)
         batch["weights"] = torch.ones(len(pairs[0].mask), dtype=torch.float64)
         for side, part in zip(("chosen", "rejected"), pairs, strict=True):
             now, mask = outputs(model, part), part.mask

@@ -39,6 +39,7 @@ ABSENT = {  # what rows need and TRL has not
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
     "energies": "TRL keeps no norm of a token's score",
     "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
+    "chosen_is_from_reference": "DPOTrainer's data do not say who wrote a completion",
     "reward_shift": "DPOTrainer keeps no running mean of rewards (objective=bce or logistic-and-bce needs none)",
 }
 # Settings of TRL's that name its own loss: a row stands in its place, so they are not read.

@@ -296,6 +296,33 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="dpop",
+        about="DPO in which the comparison is charged for a chosen completion that falls below the reference.",
+        log_prob=SUM,
+        objective=Choice("logistic-positive", beta=0.3, penalty_coef=50.0),
+        source="Pal et al. (Smaug, DPO-Positive), arXiv:2402.13228v2, eq. 3, by NotaGen's eq. 3 (arXiv:2502.18008), "
+        "which cites it, and oat's code; other accounts have lambda outside of beta",
+        left_out="nothing",
+        stated={
+            "objective.beta": "account, of v2, section 5",
+            "objective.penalty_coef": "account, of v2, section 5: 5, 50 and 500 differ little",
+        },
+    ),
+    PreferenceRecipe(
+        name="xpo",
+        about="DPO that explores: of each pair, the completion that the reference wrote is made less likely.",
+        log_prob=SUM,
+        objective=Choice("logistic", beta=0.1),
+        sft=Choice("optimism", coef=1e-5),
+        source="Xie et al. (XPO), arXiv:2405.21046, eq. 5 and algorithm 1 of the ICLR 2025 submission",
+        left_out="how pairs are made, one completion by the policy and one by the reference; the rounds, each on "
+        "the pairs of all before it too",
+        stated={
+            "objective.beta": "not stated; TRL's default at f2cd577 (experimental/xpo), whose index says so too",
+            "sft.coef": "not stated; TRL's default at f2cd577 (experimental/xpo); oat c1a074c has 5e-6",
+        },
+    ),
+    PreferenceRecipe(
         name="sppo",
         about="Each log-ratio is pulled to how often the completion wins (the hard form: 1 and 0).",
         log_prob=SUM,
