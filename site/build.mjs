@@ -108,6 +108,13 @@ const still = (explorer, width) =>
     .replaceAll(/<circle class="(reach|ring)"[^>]*>(<\/circle>)?/g, "")
     .replaceAll(/<(g|button) [^>]*>/g, (tag) => tag.replaceAll(/ (tabindex|role|type|aria-[a-z]+)="[^"]*"/g, ""))
     .replaceAll(/ (data-[a-z]+|class="")(="[^"]*")?/g, "")
+    .replaceAll(/ (x|y|[xy][12]|c[xy]|width|height|d|transform|viewBox)="[^"]*"/g, (places) =>
+      places.replaceAll(/(\.\d)\d+/g, "$1"),
+    )
+    .replaceAll(
+      /<g class="handle (\w+) \w"( transform="[^"]*") *><circle class="knob" r="7"\/><\/g>/g,
+      '<circle class="knob $1"$2 r="7"/>',
+    )
     .replaceAll(/\s+/g, " ")
     .replaceAll(/> <(?!\/?(b|i|small|sub|sup|code|strong|tspan)\b)/g, "><");
 const NOSCRIPT =

@@ -17,29 +17,47 @@ from typing import Any
 import torch
 
 from torchstone.recipes import RECIPES, PolicyRecipe
-from torchstone.recipes.table import HEADINGS, KINDS, cells, differences, in_full, linked, told
+from torchstone.recipes.choices import Recipe, show
+from torchstone.recipes.table import HEADINGS, KINDS, cells, differences, in_full, linked, told, value
 
 OFF = {"none", "all", "trainer"}
 UNUSED = {"value", "entropy"}  # what they add to the loss does not depend on the policy's log-probs
 ROWS = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
 P, G, T = 3, 4, 6
+GIVEN = {  # what a batch has beside what every row takes
+    "rewards", "mask", "old_log_probs", "log_probs", "ref_log_probs", "sampler_log_probs", "values", "energies",
+    "greedy_rewards", "max_length", "group_size", "lengths", "token_rewards",
+}  # fmt: skip
 MAX_LENGTH = 20480  # no completion is near it: the price on long answers is 0
 
 
 def table() -> dict[str, Any]:
-    """Each choice once, and each row with the places of its choices among them."""
+    """Each choice once, and each row: its name, in words, and for each column the place of its choice, from 1, or 0.
+
+    Of a framework's rows the words are left out: they stand on the page that compares rows.
+
+    ``lacks``: of rows that need another tensor than ``batch`` has, what it is.
+    """
+    named = [at for at in PolicyRecipe.COLUMNS if at not in UNUSED]
     choices: list[Any] = []
     rows = []
     for row in ROWS:
         found = columns(row)
         choices += [c for i, c in enumerate(found.values()) if c not in choices + list(found.values())[:i]]
-        rows.append({"name": row.name, "about": row.about, **{at: choices.index(c) for at, c in found.items()}})
-    return {"choices": choices, "rows": rows}
+        places = [choices.index(found[at]) + 1 if at in found else 0 for at in named]
+        rows.append([row.name, "" if "@" in row.name else row.about, *places])
+    lacks = {row.name: found for row in ROWS if (found := lacking(row))}
+    return {"columns": named, "choices": choices, "rows": rows, "lacks": lacks}
 
 
 def columns(row: PolicyRecipe) -> dict[str, Any]:
     choices = {at: getattr(row, at) for at in row.COLUMNS if at not in UNUSED}
     return {at: [c.name, dict(c.numbers)] for at, c in choices.items() if c.name not in OFF or at == "advantage"}
+
+
+def lacking(row: PolicyRecipe) -> list[str]:
+    unused = {tensor for at in UNUSED for tensor in row.inputs(at)}
+    return [tensor for tensor in row.needs() if tensor not in {*GIVEN, *unused}]
 
 
 def everything() -> dict[str, Any]:
@@ -53,13 +71,19 @@ def everything() -> dict[str, Any]:
     for row in RECIPES.values():
         places = {}
         for at in row.COLUMNS:
-            numbers = {k: [in_full(row, at, k), row.effect(at, k)] for k in row.option(at).numbers}
+            numbers = {k: of_number(row, at, k) for k in row.option(at).numbers}
             choice = [getattr(row, at).name, *told(row, at), numbers]
             choices += [] if choice in choices else [choice]
             places[at] = choices.index(choice)
         about = {"name": row.name, "kind": KINDS[type(row)][0], "about": row.about, "source": links(row.source)}
         rows.append({**about, "left_out": row.left_out, "cells": list(cells(row).values()), "choices": places})
     return {"kinds": kinds, "choices": choices, "rows": rows}
+
+
+def of_number(row: Recipe, at: str, name: str) -> list[str]:
+    """As it is told, what it does; and as it is written, where that is something else, by which rows are compared."""
+    told_so, written = in_full(row, at, name), show(value(row, at, name))
+    return [told_so, row.effect(at, name), *([written] if written != told_so else [])]
 
 
 def links(source: str) -> str:
@@ -118,7 +142,8 @@ def main() -> None:
     if "--updates" in sys.argv[1:]:
         batches = [batch(seed) for seed in range(4)]
         found = [
-            {"batch": {k: plain(v) for k, v in b.items()}, "push": {r.name: push(r, b) for r in ROWS}} for b in batches
+            {"batch": {k: plain(v) for k, v in b.items()}, "push": {r.name: push(r, b) for r in ROWS if not lacking(r)}}
+            for b in batches
         ]
         assert all(math.isfinite(x) for one in found for rows in one["push"].values() for row in rows for x in row)
         print(json.dumps(found))

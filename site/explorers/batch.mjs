@@ -3,7 +3,7 @@
 import run_line from "code:torchstone/recipes/online.py?loss, metrics = with_metrics(self.run(";
 import reduce_line from 'code:torchstone/recipes/online.py?return Loss(self.run("reduction", batch | {"x": loss}), metrics)';
 import table from "../../build/recipes.json";
-import { filled, update } from "../maths/recipes.mjs";
+import { filled, lacking, update } from "../maths/recipes.mjs";
 import { B, G, T, batch } from "./batch_of.mjs";
 import {
   axes,
@@ -32,7 +32,8 @@ import {
   sym,
 } from "./kit.mjs";
 
-const rows = filled(table);
+const [rows, away] = [[], []];
+for (const row of filled(table)) (lacking(row).length ? away : rows).push(row);
 const NAMES = rows.map(({ name }) => name);
 const all = (x) => Array.from({ length: B }, () => x);
 const FIRST = {
@@ -118,12 +119,26 @@ export default {
         chosen &&
           html`cos ${sym("θ")} = ⟨${sym("g")}, ${sym("g", "GRPO")}⟩ / (|${sym("g")}| |${sym("g", "GRPO")}|) = ${num(chosen.inner, "", 4)} / (${num(chosen.own, "", 4)} ·
           ${num(chosen.size, "", 4)})${Number.isNaN(chosen.angle) ? html` <small>one of the two has no update</small>` : html` = ${num(chosen.cosine, "", 4)}, &nbsp;${sym("θ")} = ${num(chosen.angle, "green", 1)}°`}`,
-        html`<small><code>${s.row}</code>: ${chosen.row.about}</small>`,
+        html`<small><code>${s.row}</code>${chosen.row.about && `: ${chosen.row.about}`} ${compared(s.row)}</small>`,
       )}
       ${list(found, s, still)}
+      ${
+        away.length > 0 &&
+        note(
+          `Not here, for what this batch or this page does not have: ${away.map((row) => `${row.name} (${lacking(row).join(", ")})`).join("; ")}.`,
+        )
+      }
       ${code(run_line, reduce_line)}`;
   },
 };
+
+/** To the page that says in words what a row does otherwise than the one that it is made from. */
+function compared(name) {
+  const [published] = name.split("@");
+  const other = name.includes("@") && NAMES.includes(published) ? published : "grpo";
+  const found = new URLSearchParams({ ...(name.includes("@") && { of: "all" }), a: other, b: name });
+  return name !== other && html`<a href="recipes.html#${found}">What differs from ${other}</a>`;
+}
 
 function draw(s, width, chosen, grpo) {
   const x = [-0.8, B + 0.4];

@@ -7,8 +7,8 @@ export function differences(a, b) {
     if (at === "anchor" && told_a === "none" && told_b === "none") return []; // neither looks at the policy before
     if (one !== two) return [{ at, values: [told_a, told_b], effects: [effect_a, effect_b] }];
     return Object.keys(numbers_a).flatMap((k) => {
-      const [[x, effect_x], [y, effect_y]] = [numbers_a[k], numbers_b[k]];
-      return x === y ? [] : [{ at: `${at}.${k}`, values: [x, y], effects: [...new Set([effect_x, effect_y])] }];
+      const [[x, effect_x, own_x = x], [y, effect_y, own_y = y]] = [numbers_a[k], numbers_b[k]];
+      return own_x === own_y ? [] : [{ at: `${at}.${k}`, values: [x, y], effects: [...new Set([effect_x, effect_y])] }];
     });
   });
 }

@@ -14,7 +14,6 @@ import {
   log_ratios,
   masked_whiten,
   per_token,
-  root_mean_square,
   row_lengths,
   row_sums,
   select,
@@ -26,12 +25,13 @@ import * as grpo from "./grpo.mjs";
 import { clipped_surrogate, gae, importance_surrogate, importance_weights, spread } from "./ppo.mjs";
 import * as reinforce from "./reinforce.mjs";
 
-/** The rows of a table as site/table.py writes it, where each choice stands once. */
-export const filled = ({ choices, rows }) =>
-  rows.map(({ name, about, ...row }) => ({
+/** The rows of a table as site/table.py writes it: of each its choices by their place, from 1; 0 is off. */
+export const filled = ({ columns, choices, rows, lacks }) =>
+  rows.map(([name, about, ...places]) => ({
     name,
     about,
-    ...Object.fromEntries(Object.entries(row).map(([column, i]) => [column, choices[i]])),
+    lacks: lacks[name] ?? [],
+    ...Object.fromEntries(columns.flatMap((at, i) => (places[i] ? [[at, choices[places[i] - 1]]] : []))),
   }));
 
 const flat = (rewards) => rewards.flat();
@@ -47,10 +47,10 @@ const ADVANTAGES = {
   "batch-mean": batch_mean,
   "group-mean": group_mean,
   "group-std": ({ rewards }, numbers) => grpo.group_advantages({ rewards, divide_by_std: true, ...numbers }),
-  "batch-std": ({ rewards }, { correction, eps }) => {
-    const std = root_mean_square(flat(batch_mean({ rewards })), flat(rewards).length - correction);
-    return group_mean({ rewards }).map((row) => row.map((x) => x / (std > 0 ? std + eps : 1)));
-  },
+  "batch-std": ({ rewards }, numbers) =>
+    reinforce.batch_scaled_advantages({ rewards, within_groups: false, ...numbers }),
+  "batch-std-centred": ({ rewards }, numbers) =>
+    reinforce.batch_scaled_advantages({ rewards, within_groups: true, ...numbers }),
   "group-mean-by-nonzero": ({ rewards }) => {
     const nonzero = flat(rewards).filter((r) => r !== 0).length;
     return group_mean({ rewards }).map((row) => row.map((x) => (x * flat(rewards).length) / Math.max(nonzero, 1)));
@@ -127,6 +127,26 @@ const REDUCTIONS = {
   "sequence-sum": counted(sequence_sum),
   "fixed-length": counted(({ max_length, ...batch }) => fixed_length_mean({ ...batch, length: max_length })),
 };
+
+const KNOWN = {
+  penalty: ["overlong"],
+  reward_kl: ["per-token", "per-sequence"],
+  groups: ["mixed"],
+  advantage: Object.keys(ADVANTAGES),
+  normalise: Object.keys(NORMALISATIONS),
+  anchor: ["sampler"],
+  ratio: Object.keys(RATIOS),
+  surrogate: Object.keys(SURROGATES),
+  sampler: Object.keys(SAMPLERS),
+  loss_kl: Object.keys(LOSS_KLS),
+  reduction: Object.keys(REDUCTIONS),
+};
+
+/** What a row is made of that is not here: options by name, and tensors that a batch does not have. */
+export const lacking = ({ name, about, lacks, ...columns }) => [
+  ...Object.entries(columns).flatMap(([at, [option]]) => (KNOWN[at]?.includes(option) ? [] : [`${at} ${option}`])),
+  ...lacks,
+];
 
 /** Each completion's reward on its last token, less what each token costs. */
 function at_the_end(rewards, mask, costs) {

@@ -1,7 +1,7 @@
 // Returns, baselines, and the policy gradient. As torchstone/reinforce.
 
 import { mul, neg, sg } from "./autodiff.mjs";
-import { chunks, number, per_token, require, select, tied } from "./core.mjs";
+import { chunks, number, per_token, require, root_mean_square, select, tied } from "./core.mjs";
 
 /** REINFORCE.2, REINFORCE.3 */
 export function reinforce_surrogate({ log_probs, advantages, mask }) {
@@ -69,6 +69,20 @@ export function gpg_advantages({ rewards, scored }) {
 /** REINFORCE.9 */
 export function max_likelihood_advantages({ rewards, scored }) {
   return centred_rewards(rewards, scored).map(({ mean, centred }) => centred.map((x) => (mean > 0 ? x / mean : 0)));
+}
+
+/** REINFORCE.11: one scale for the whole batch, of the rewards or of what each group's mean leaves */
+export function batch_scaled_advantages({ rewards, scored = all_scored(rewards), within_groups, correction, eps }) {
+  require(correction === 0 || correction === 1, "correction", "0 or 1", correction);
+  number("eps", eps, { at_least: 0 });
+  const groups = centred_rewards(rewards, scored).map(({ centred }) => centred);
+  const counted = scored.flat();
+  const spread = (within_groups ? groups : rewards).flat().map((x, i) => (counted[i] ? x : 0));
+  const n = counted.filter(Boolean).length;
+  const mean = spread.reduce((total, x) => total + x, 0) / Math.max(n, 1);
+  const away = tied(spread, counted) ? spread.map(() => 0) : spread.map((x, i) => (counted[i] ? x - mean : 0));
+  const std = root_mean_square(away, n - correction);
+  return groups.map((row) => row.map((x) => (std > 0 ? x / (std + eps) : x)));
 }
 
 /** REINFORCE.10: at each step, the samples that are still alive are a group */

@@ -34,6 +34,7 @@ const OBJECTIVES = {
     "gpg_advantages",
     "max_likelihood_advantages",
     "optimal_token_advantages",
+    "batch_scaled_advantages",
   ],
   ppo: ["gae", "clipped_surrogate", "importance_surrogate", "importance_weights"],
   grpo: [
