@@ -22,7 +22,7 @@ from torchstone.dpo import variants as preference
 from torchstone.grpo import group_advantages, grpo_loss
 from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_surrogate, clipped_value_error, ppo_loss
-from torchstone.ppo.variants import importance_surrogate
+from torchstone.ppo.variants import importance_surrogate, likelihood_surrogate
 from torchstone.reinforce import leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce import variants as reinforce
 
@@ -120,6 +120,7 @@ def token_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6
         "logits": normal(rows, columns),
         "labels": normal(rows),
         "step_labels": normal(rows, columns),
+        "right": normal(rows),  # above 0: a right answer
         "mask": mask,
         "teacher_log_probs": -normal(rows, columns).abs(),
         "vocabulary_logits": normal(rows, columns, 7),
@@ -142,6 +143,11 @@ def pair_batch(seed: int = 0, dtype: torch.dtype = torch.float64, rows: int = 6)
 def _gspo(log_probs, old_log_probs, advantages, mask, *, token_gradient, epsilon):
     s = grpo.sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=token_gradient)
     return clipped_surrogate(s, torch.zeros_like(s), advantages, mask, epsilon=epsilon)
+
+
+def _likelihood(log_probs, right, mask):
+    scores = isinstance(right, Tensor) and right.ndim == 1 and right.is_floating_point()
+    return likelihood_surrogate(log_probs, right > 0 if scores else None, mask)
 
 
 def _kto(log_probs, ref_log_probs, *, denominator=None, **numbers):
@@ -285,6 +291,7 @@ OBJECTIVES = [
             ),
         )
     ),
+    Objective("likelihood of right answers", _likelihood, ("log_probs", "right")),
     Objective("k3 with the gradient of k2", grpo.kl_k3_with_k2_gradient, REFERENCE, stops=True),
     Objective("ratio-weighted kl", grpo.ratio_weighted_kl, (*RATIO, "ref_log_probs")),
     *(

@@ -43,6 +43,8 @@ def functions() -> list[tuple]:
         (ppo.shaped_rewards, (x[:, 0], x, y, mask), {"beta": 0.1}),
         (ppo.gae, (x, y, mask), {"gamma": 0.9, "lam": 0.8}),
         (ppo.explained_variance, (x, y, mask), {}),
+        (ppo_variants.decoupled_gae, (x, y, mask), {"gamma": 0.9, "lam": y[:, 0].sigmoid(), "value_lam": 1.0}),
+        (ppo_variants.length_lams, (mask,), {"alpha": 0.5}),
         (reinforce.discounted_returns, (x, mask), {"gamma": 0.9}),
         *((row.function, (x.abs(),), row.numbers) for row in ADVANTAGES),
         (

@@ -9,7 +9,13 @@ from torch import nan, tensor
 
 from torchstone.core import token_mean
 from torchstone.ppo import clipped_surrogate, ppo_loss
-from torchstone.ppo.variants import importance_surrogate, importance_weights
+from torchstone.ppo.variants import (
+    decoupled_gae,
+    importance_surrogate,
+    importance_weights,
+    length_lams,
+    likelihood_surrogate,
+)
 
 f64 = torch.float64
 MASK = tensor([[True, True, True, False], [True, False, True, False]])
@@ -158,3 +164,88 @@ def test_weights_multiply_the_loss_before_the_reduction():
 def test_bad_input_is_named(argument, how, unchecked):
     with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
         weights(**how)
+
+
+def one_row(*numbers):
+    return tensor([numbers], dtype=f64), torch.ones(1, len(numbers), dtype=torch.bool)
+
+
+def test_PPO_16_by_hand():
+    (rewards, mask), (values, _) = one_row(0.0, 1.0), one_row(0.5, 0.25)  # the errors are -0.25 and 0.75
+    advantages, returns = decoupled_gae(rewards, values, mask, gamma=1.0, lam=0.95, value_lam=1.0)
+    torch.testing.assert_close(advantages, rows([0.4625, 0.75]))
+    torch.testing.assert_close(returns, rows([1, 1]))
+    advantages, returns = decoupled_gae(rewards, values, mask, gamma=1.0, lam=1.0, value_lam=0.0)
+    torch.testing.assert_close(advantages, rows([0.5, 0.75]))
+    torch.testing.assert_close(returns, rows([0.25, 1]))
+
+
+def test_PPO_16_a_lambda_for_each_completion_is_that_completions_alone():
+    g = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 3, 4, generator=g, dtype=f64)
+    mask = tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]).bool()
+    lams = tensor([0.5, 0.9, 0.1])
+    found = decoupled_gae(rewards, values, mask, gamma=0.9, lam=lams, value_lam=1 - lams)
+    for row, lam in enumerate(lams.tolist()):
+        part = (x[row : row + 1] for x in (rewards, values, mask))
+        alone = decoupled_gae(*part, gamma=0.9, lam=lam, value_lam=1 - lam)
+        for ours, theirs in zip(found, alone, strict=True):
+            torch.testing.assert_close(ours[row : row + 1], theirs, rtol=1e-6, atol=1e-6)  # lams are float32
+
+
+def test_PPO_16_refuses_a_lambda_of_another_shape(unchecked):
+    (rewards, mask), wrong = one_row(0.0, 1.0), (tensor([0.5, 0.5]), tensor(0.5), tensor([1]), 1.5, -0.1)
+    for lam in wrong:
+        with pytest.raises(ValueError, match=r"^lam: expected .*got"):
+            decoupled_gae(rewards, rewards, mask, gamma=1.0, lam=lam, value_lam=1.0)
+        with pytest.raises(ValueError, match=r"^lam: expected .*got"):
+            decoupled_gae(rewards, rewards, mask, gamma=1.0, lam=1.0, value_lam=lam)
+
+
+def test_PPO_17_by_hand():
+    mask = torch.arange(100) < tensor([[100], [20], [10], [0], [40]])
+    mask[4, ::2] = False  # 20 of 40 are tool output
+    torch.testing.assert_close(length_lams(mask, alpha=0.05), tensor([0.8, 0, 0, 0, 0], dtype=f64))
+    torch.testing.assert_close(length_lams(mask, alpha=0.4), tensor([0.975, 0.875, 0.75, 0, 0.875], dtype=f64))
+    (rewards, two), (values, _) = one_row(0.0, 1.0), one_row(0.5, 0.25)
+    lams = length_lams(two, alpha=2.0)  # alpha l = 4
+    advantages, _ = decoupled_gae(rewards, values, two, gamma=1.0, lam=lams, value_lam=1.0)
+    torch.testing.assert_close(advantages, rows([0.3125, 0.75]))
+
+
+def test_PPO_17_the_weights_of_the_errors_add_up_to_a_share_of_the_completion(unchecked):
+    lengths = tensor([200, 2000, 20000])
+    lams = length_lams(torch.arange(20000) < lengths[:, None], alpha=0.05)
+    weights = lams[:, None] ** torch.arange(20000, dtype=f64)
+    torch.testing.assert_close(weights.sum(1), 0.05 * lengths.double())
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=r"^alpha: expected .*got"):
+            length_lams(MASK, alpha=wrong)
+
+
+LOGS = tensor([[-1.0, -3.0, nan, nan], [-2.0, -2.0, -2.0, -2.0], [-5.0, -5.0, -5.0, -5.0]], dtype=f64)
+LOG_MASK, RIGHT = ~LOGS.isnan(), tensor([True, False, False])
+
+
+def test_PPO_18_by_hand(unchecked):
+    losses = likelihood_surrogate(LOGS, RIGHT, LOG_MASK)
+    assert losses.tolist() == [[1, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    count = LOG_MASK[RIGHT].sum()
+    assert token_mean(losses, LOG_MASK, denominator=count) == 2  # whatever the other 8 tokens are
+    assert token_mean(losses, LOG_MASK) == 0.4  # over all tokens it is another loss
+    assert likelihood_surrogate(LOGS, ~RIGHT, LOG_MASK)[1:].tolist() == [[2] * 4, [5] * 4]
+    for wrong in (RIGHT.float(), RIGHT[:2], LOG_MASK, None):
+        with pytest.raises(ValueError, match=r"^right: expected .*got"):
+            likelihood_surrogate(LOGS, wrong, LOG_MASK)
+
+
+def test_PPO_18_micro_batches_need_the_right_answers_of_the_whole_batch():
+    right = tensor([True, True, False])
+    whole = token_mean(likelihood_surrogate(LOGS, right, LOG_MASK), LOG_MASK, denominator=LOG_MASK[right].sum())
+    parts = [(LOGS[i : i + 1], right[i : i + 1], LOG_MASK[i : i + 1]) for i in range(3)]
+    losses = [likelihood_surrogate(*part) for part in parts]
+    with_whole = [token_mean(x, m, denominator=6) for x, (_, _, m) in zip(losses, parts, strict=True)]
+    by_part = [token_mean(x, m, denominator=m[r].sum()) for x, (_, r, m) in zip(losses, parts, strict=True)]
+    torch.testing.assert_close(whole, tensor(2.0, dtype=f64))  # (1 + 3 + 4 * 2) / 6
+    torch.testing.assert_close(torch.stack(with_whole).sum(), whole)
+    assert torch.stack(by_part).sum() == 4  # 2 and 2: each micro-batch would weigh its right answers anew

@@ -46,13 +46,14 @@ def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
     batch["greedy_rewards"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
     batch["draws"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["token_weights"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
+    batch["right"] = batch["right"] > 0
     return batch
 
 
 STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards")
 AHEAD = ("old_log_probs", "sampler_log_probs", "entropies", "draws")
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies",
-           "token_weights")  # fmt: skip
+           "token_weights", "right")  # fmt: skip
 
 
 def rows_of(batch: dict, index) -> dict:
@@ -78,13 +79,14 @@ def token_weights(row, batch, earned):
     return fitting(row).token_weights(batch["log_probs"], earned, batch["mask"], **row.used("token_weights", batch))
 
 
-def run(row, batch, denominator=None, earned=None, weights=None):
+def run(row, batch, denominator=None, earned=None, weights=None, right_tokens=None):
     """Value, gradients by every tensor it may flow through, metrics."""
     earned = advantages(row, batch).advantages if earned is None else earned
     weights = token_weights(row, batch, earned) if weights is None else weights
     leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
     given = row.used("loss", batch | leaves | {"token_weights": weights})
     how = {"max_length": T, "group_size": G, "denominator": denominator}
+    how |= {"right_tokens": right_tokens} if row.likelihood.name != "none" else {}
     loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
     gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
     zeros = [torch.zeros_like(x) if d is None else d for d, x in zip(gradients, leaves.values(), strict=True)]
@@ -162,6 +164,7 @@ def test_micro_batches_of_whole_groups_add_up(row):
     weights = token_weights(row, batch, earned)
     value, gradients, _ = run(row, batch, earned=earned)
     counts = {"token-mean": batch["mask"].sum(), "group-token-mean": P}
+    right = batch["mask"][batch["right"]].sum()
     halves = [
         run(
             row,
@@ -169,6 +172,7 @@ def test_micro_batches_of_whole_groups_add_up(row):
             counts.get(row.reduction.name, P * G),
             earned[rows],
             None if weights is None else weights[rows],
+            right,
         )
         for rows in (slice(0, G), slice(G, P * G))
     ]
@@ -241,6 +245,7 @@ def test_every_tensor_that_a_row_takes_changes_what_it_computes(row):
         "max_length",
         "group_size",
         "denominator",
+        "right_tokens",
     }:
         assert any(changed(row, name, seed) for seed in range(6)), name
 

@@ -38,7 +38,13 @@ from torchstone.grpo.variants import (
     sequence_log_ratios,
 )
 from torchstone.ppo import clipped_surrogate, gae, ppo_loss
-from torchstone.ppo.variants import importance_surrogate, importance_weights
+from torchstone.ppo.variants import (
+    decoupled_gae,
+    importance_surrogate,
+    importance_weights,
+    length_lams,
+    likelihood_surrogate,
+)
 from torchstone.recipes import RECIPES, find
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
@@ -270,6 +276,38 @@ def test_gae_at_lambda_0_is_the_td_error(batch):
     advantages, _ = gae(rewards.detach(), values, full, gamma=0.9, lam=0.0)
     following = torch.cat([values[:, 1:], torch.zeros(6, 1, dtype=torch.float64)], 1)
     same(advantages, rewards.detach() + 0.9 * following - values)
+
+
+@edge("decoupled GAE", "GAE", "one λ for both")
+def test_decoupled_gae_with_one_lambda_is_gae(batch):
+    rewards, _, _, values, _, mask = batch
+    given = rewards.detach(), values, mask
+    for ours, plain in zip(
+        decoupled_gae(*given, gamma=0.9, lam=0.7, value_lam=0.7), gae(*given, gamma=0.9, lam=0.7), strict=True
+    ):
+        same(ours, plain)
+
+
+@edge("length-adaptive GAE", "return - V", "large α", "in the limit")  # noqa: RUF001
+def test_length_adaptive_gae_becomes_the_return_less_the_value(batch):
+    rewards, _, _, values, _, mask = batch
+    lams = length_lams(mask, alpha=1e9)
+    advantages, _ = gae(rewards.detach(), values, mask, gamma=1.0, lam=lams)
+    to_go = discounted_returns(rewards.detach(), mask, gamma=1.0) - values.masked_fill(~mask, 0)
+    torch.testing.assert_close(advantages, to_go, rtol=1e-7, atol=1e-7)
+
+
+@edge("likelihood of right answers", "REINFORCE", "rewards 0 or 1, no baseline")
+@edge("likelihood of right answers", "SFT", "all are right")
+def test_the_likelihood_of_right_answers_is_reinforce_on_their_reward(batch):
+    log_probs, _, _, _, advantages, mask = batch
+    right = advantages > 0
+    for marks in (right, torch.ones_like(right)):
+        losses = Loss(token_mean(likelihood_surrogate(log_probs, marks, mask), mask), {})
+        reinforce = reinforce_loss(log_probs, marks.double(), mask, reduce=token_mean)
+        same(losses.value, reinforce.value)
+        same(gradient(losses, log_probs), gradient(reinforce, log_probs))
+    same(losses.value, preference.sft_loss(log_probs, mask, reduce=token_mean).value)
 
 
 @edge("sequence mean", "token mean", "equal lengths")

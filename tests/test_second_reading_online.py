@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchstone.recipes import RECIPES
+from torchstone.recipes import RECIPES, Choice
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
 LOSS = Callable[[Tensor], Tensor]  # log-probs of the trained policy [B T] -> a scalar to minimise
@@ -273,6 +273,71 @@ def test_ppo_1707_06347v2_eq_7_9_11_and_instructgpt_2203_02155_eq_2(seed):
 
     same(lambda lp: loss(lp, batch.new_values), lambda lp: paper(lp, batch.new_values), batch.new)
     same(lambda v: loss(batch.new, v), lambda v: paper(batch.new, v), batch.new_values)
+
+
+@SEEDS
+def test_vc_ppo_2503_01491_two_lambdas(seed):
+    """VC-PPO: lambda 0.95 for the actor's advantage, 1.0 for the critic's target, no discount; PPO's clip.
+
+    Read: an account (M. Song, "Notes on VC-PPO", with the paper's equations and setup). At lambda 1 the critic's target
+    is the sum of the rewards from here on. Epsilon 0.2, the critic's weight 1 and the mean over tokens are not there.
+    """
+    batch, row = Batch(seed), RECIPES["vc-ppo"]
+    rewards = token_rewards(batch, 0.0)
+    advantage = gae(batch, rewards, gamma=1.0, lam=0.95)
+
+    def paper(log_probs: Tensor, values: Tensor) -> Tensor:
+        terms = []
+        for p, g, i in batch.rows():
+            for t in range(batch.lengths[i]):
+                policy = -clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage[i, t], 0.2, 0.2)
+                terms.append(policy + 0.5 * (values[i, t] - batch.scores[p, g]) ** 2)
+        return mean(terms)
+
+    ours = row.advantages(batch.scores, batch.mask, values=batch.values)
+
+    def loss(log_probs: Tensor, values: Tensor) -> Tensor:
+        fixed = {"old_log_probs": batch.old, "returns": ours.returns}
+        return row.loss(log_probs, ours.advantages, batch.mask, values=values, **fixed).value
+
+    same(lambda lp: loss(lp, batch.new_values), lambda lp: paper(lp, batch.new_values), batch.new)
+    same(lambda v: loss(batch.new, v), lambda v: paper(batch.new, v), batch.new_values)
+
+
+@SEEDS
+@pytest.mark.parametrize("alpha", [0.05, 0.4])
+def test_vapo_2504_05118v3_eq_4_to_10_length_clip_higher_and_right_answers(seed, alpha):
+    """VAPO: lambda = 1 - 1 / (alpha l) (eq. 5), tokens alike (7), clip 0.2 / 0.28 (8), L_PPO + 0.1 L_NLL (9, 10).
+
+    L_NLL = -(1 / sum_{o in T} |o|) sum_{o in T} log pi(o), T the right answers. Read: accounts with equation numbers.
+    alpha is 0.05 there, for completions of thousands of tokens; at 0.4 completions of three tokens look ahead too.
+    """
+    batch, row = Batch(seed), RECIPES["vapo"]
+    row = row.but(advantage=Choice("critic", **{**row.advantage.numbers, "alpha": alpha}))
+    rewards = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    right = [i for p, g, i in batch.rows() if batch.correct[p, g] == 1]
+    advantage = torch.zeros_like(rewards)
+    for p, g, i in batch.rows():
+        rewards[i, batch.lengths[i] - 1] = batch.correct[p, g]
+    for i, length in enumerate(batch.lengths):
+        advantage[i] = gae(batch, rewards, gamma=1.0, lam=max(0.0, 1 - 1 / (alpha * length)))[i]
+
+    def paper(log_probs: Tensor) -> Tensor:
+        terms, answers = [], []
+        for p, g, i in batch.rows():
+            for t in range(batch.lengths[i]):
+                policy = -clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage[i, t], 0.2, 0.28)
+                terms.append(policy + 0.5 * (batch.new_values[i, t] - batch.correct[p, g]) ** 2)
+                answers += [-log_probs[i, t]] if i in right else []
+        return mean(terms) + 0.1 * mean(answers)
+
+    ours = row.advantages(batch.correct, batch.mask, values=batch.values)
+
+    def loss(log_probs: Tensor) -> Tensor:
+        fixed = {"old_log_probs": batch.old, "returns": ours.returns, "values": batch.new_values}
+        return row.loss(log_probs, ours.advantages, batch.mask, right=batch.correct.flatten() == 1, **fixed).value
+
+    same(loss, paper, batch.new)
 
 
 @SEEDS

@@ -48,6 +48,18 @@ def gae(rewards: Sequence[Dual], values: Sequence[Dual], gamma: Number, lam: Num
     return advantages, [a + stop(v) for a, v in zip(advantages, values, strict=True)]
 
 
+def decoupled_gae(
+    rewards: Sequence[Dual], values: Sequence[Dual], gamma: Number, lam: Number, value_lam: Number
+) -> tuple[list[Dual], list[Dual]]:
+    """A_t = GAE_t(gamma, lam), R_t = GAE_t(gamma, value_lam) + V_t    (PPO.16)"""
+    return gae(rewards, values, gamma, lam)[0], gae(rewards, values, gamma, value_lam)[1]
+
+
+def length_lam(length: int, alpha: Number) -> Dual:
+    """max(0, 1 - 1 / (alpha |y|))    (PPO.17)"""
+    return maximum(1 - 1 / (dual(alpha) * length), dual(0)) if length else dual(0)
+
+
 def variance(xs: Sequence[Dual]) -> Dual:
     """The mean square of what is left when the mean is taken away."""
     centre = mean(xs)
@@ -121,6 +133,11 @@ def clipped_value_error(value: Number, old_value: Number | None, target: Number,
 def importance_surrogate(log_ratio: Number, advantage: Number) -> Dual:
     """L_t = -r A    (PPO.12)"""
     return -bounded_exp(log_ratio) * stop(advantage)
+
+
+def likelihood_surrogate(log_prob: Number, right: bool) -> Dual:
+    """L_t = -[y is right] log pi(y_t | x, y_<t)    (PPO.18)"""
+    return -dual(log_prob) if right else dual(0)
 
 
 # --------------------------------------------------------------------- weights for samples of another program (stage 6)

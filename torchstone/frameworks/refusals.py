@@ -29,6 +29,13 @@ def of_the_whole_batch(row: Recipe) -> str:
     return f"it judges all tokens of an optimizer step together ({choice}), and a loss is shown one micro-batch"
 
 
+def likelihood_refusal(row: Any) -> str:
+    """Why a likelihood term cannot run where a loss is not told which answers are right; "" for a row without one."""
+    if row.likelihood.name == "none":
+        return ""
+    return f"which answers are right does not reach a loss; name it {changed(row, 'likelihood=none')}"
+
+
 @cache
 def allowed(framework: str, recipe: str, refusal: Callable[[Recipe], str]) -> Any:
     """The row of this name, or with these changes, if the framework can run it.

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import number, select
+from torchstone.core.inputs import as_float, number, select
 from torchstone.core.reduce import deviations
 from torchstone.core.scan import next_column
 from torchstone.fast.recurrence import recur
@@ -16,7 +16,7 @@ def gae(
     mask: Bool[Tensor, "B T"],
     *,
     gamma: float,
-    lam: float,
+    lam: float | Float[Tensor, " B"],
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalised advantage estimation over the chosen tokens.
 
@@ -31,7 +31,8 @@ def gae(
         values: V_t, the critic's prediction before token t is chosen, in reward units. Treated as a constant.
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         gamma: discount per chosen token, in [0, 1].
-        lam: 0 is one-step TD (low variance, biased by the critic), 1 is return - V (unbiased, high variance).
+        lam: 0 is one-step TD (low variance, biased by the critic), 1 is return - V (unbiased, high variance). A number,
+            or one a completion ``[B]``, whose values are taken as they are.
 
     Returns: (advantages, returns), in reward units, both detached; 0 where ``mask`` is False. A completion that was
         cut off by the length limit is treated as ended: nothing is bootstrapped after its last token.
@@ -40,12 +41,16 @@ def gae(
         eq. 11, the last exponent (printed T - t + 1) should be T - t - 1.
     """
     number("gamma", gamma, at_least=0, at_most=1)
-    number("lam", lam, at_least=0, at_most=1)
+    if isinstance(lam, Tensor):
+        lam = as_float("lam", lam, mask.shape[:1])[:, None].detach()
+    else:
+        number("lam", lam, at_least=0, at_most=1)
     rewards, values = (x.detach() for x in select(mask, rewards=rewards, values=values))
     # recur(x, d) is the sum from the right y_t = x_t + d_t y_{t+1}
     next_values = next_column(recur(values, (~mask).to(values.dtype)))  # V of the next chosen token
     deltas = torch.where(mask, rewards + gamma * next_values - values, 0)  # PPO.3
-    advantages = recur(deltas, torch.where(mask, deltas.new_full((), gamma * lam), 1))  # PPO.4
+    decay = (deltas.new_ones(()) * (gamma * lam)).to(deltas)
+    advantages = recur(deltas, torch.where(mask, decay, 1))  # PPO.4
     advantages = torch.where(mask, advantages, 0)
     return advantages, advantages + values  # PPO.5
 

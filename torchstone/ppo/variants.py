@@ -1,4 +1,4 @@
-"""Around PPO: the surrogate without a clip, weights for another program's samples. Equations are in variants.md."""
+"""Around PPO: no clip, another program's samples, two traces, right answers once more. Equations are in variants.md."""
 
 import math
 
@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import number, per_token, require
+from torchstone.core.inputs import check_mask, number, per_token, require, select
 from torchstone.core.logprobs import bounded_exp, log_ratios
+from torchstone.ppo.gae import gae
 
-__all__ = ["importance_surrogate", "importance_weights"]
+__all__ = ["importance_surrogate", "importance_weights", "decoupled_gae", "length_lams", "likelihood_surrogate"]
 
 GATES = ("token", "sequence", "sequence-mean")
 LEVELS = (*GATES, "one")
@@ -105,3 +106,80 @@ def _at(level: str, log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) 
         return log_ratio if level == "token" else torch.zeros_like(log_ratio)
     total = log_ratio.sum(1, keepdim=True)
     return (total if level == "sequence" else total / mask.sum(1, keepdim=True).clamp(min=1)).expand(log_ratio.shape)
+
+
+def decoupled_gae(
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    gamma: float,
+    lam: float | Float[Tensor, " B"],
+    value_lam: float | Float[Tensor, " B"],
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """GAE with a lambda for the policy and another for what the critic learns (VC-PPO).
+
+        A_t = GAE_t(gamma, lam),    R_t = GAE_t(gamma, value_lam) + V_t                         (PPO.16)
+
+    With value_lam = 1 the critic learns the return itself, however long the completion; with a smaller lam the
+    policy's gradient still varies less. In ``gae`` one lambda is both: at 0.95 a reward 100 tokens ahead counts 0.6%.
+
+    Args:
+        rewards, values, mask, gamma: as in ``gae``.
+        lam: of the advantages, in [0, 1]; one number, or one a completion ``[B]`` (``length_lams``).
+        value_lam: of the returns, likewise.
+
+    Returns: (advantages, returns), as ``gae`` has them.
+    Raises ValueError: a shape or dtype is wrong; a number is outside [0, 1].
+    Source: Yuan et al. (VC-PPO), arXiv:2503.01491, by accounts.
+    """
+    advantages, _ = gae(rewards, values, mask, gamma=gamma, lam=lam)
+    _, returns = gae(rewards, values, mask, gamma=gamma, lam=value_lam)
+    return advantages, returns
+
+
+def length_lams(mask: Bool[Tensor, "B T"], *, alpha: float) -> Float[Tensor, " B"]:
+    """A lambda for each completion: the longer it is, the further ahead its tokens look (VAPO).
+
+        lam_b = max(0, 1 - 1 / (alpha |y_b|))                                                   (PPO.17)
+
+    The weights of GAE's errors, lam^0 + lam^1 + ..., then add up to about alpha |y_b|: the same share of each
+    completion. Up to 1 / alpha tokens lam is 0, where the formula itself would fall below.
+
+    Args:
+        mask: True where the policy chose the token; |y_b| counts them.
+        alpha: the share, above 0.
+
+    Returns: unitless, in [0, 1), float64; 0 for a completion without a token.
+    Raises ValueError: ``mask`` is no bool tensor of two dimensions; ``alpha`` is not above 0.
+    Source: Yue et al. (VAPO), arXiv:2504.05118v3, eq. 4 and 5, by accounts; the floor at 0 as in NeMo-RL 7ea279a.
+    """
+    check_mask(mask)
+    number("alpha", alpha, above=0)
+    return 1 - 1 / (alpha * mask.sum(1, dtype=torch.float64)).clamp(min=1)
+
+
+def likelihood_surrogate(
+    log_probs: Float[Tensor, "B T"], right: Bool[Tensor, " B"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Supervised learning on the samples that turned out right, to be added to a policy gradient (VAPO).
+
+        L_t = -[y is right] log pi(y_t | x, y_<t)                                               (PPO.18)
+
+    Its mean is over the tokens of right answers alone: ``token_mean(losses, mask, denominator=N)``, N counted in the
+    whole batch. A part of the batch that has few right answers then weighs no more than its share.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        right: which completions are right. The caller judges.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+
+    Returns: nats, per token; exactly 0 for other completions and where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Yue et al. (VAPO), arXiv:2504.05118v3, eq. 9 and 10, by accounts.
+    """
+    check_mask(mask)
+    fits = isinstance(right, Tensor) and right.dtype == torch.bool and right.shape == mask.shape[:1]
+    require(fits, "right", f"a torch.bool tensor of shape {list(mask.shape[:1])}", right)
+    (log_probs,) = select(mask, log_probs=log_probs)
+    return torch.where(right[:, None], -log_probs, 0)

@@ -60,6 +60,8 @@ TENSORS = {
     "rejected_mask": "True at the rejected completions' tokens [N U]",
     "chosen_is_from_reference": "True where the reference wrote the chosen completion, not the rejected one [N]",
     "sft_denominator": "tokens or completions of the whole batch",
+    "right": "which completions are right answers [B]",
+    "right_tokens": "tokens of right answers in the whole batch",
     "chosen_win_rates": "how often the chosen completion wins [N]",
     "rejected_win_rates": "how often the rejected completion wins [N]",
 }
@@ -225,7 +227,9 @@ class Recipe:
                     raise ValueError(f"{tensor}: the recipe {self.name} needs {TENSORS[tensor]}, {why}, got None")
         used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
-            number = tensor in ("reference_point", "reward_shift", "sft_denominator") and given is not None
+            number = (
+                tensor in ("reference_point", "reward_shift", "sft_denominator", "right_tokens") and given is not None
+            )
             if (isinstance(given, Tensor) or number) and tensor in TENSORS.keys() - used and tensor != "denominator":
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"
                 got = f"a tensor of shape {list(given.shape)}" if isinstance(given, Tensor) else given

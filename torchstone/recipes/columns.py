@@ -24,7 +24,7 @@ from torchstone.core import (
 )
 from torchstone.core.inputs import number, per_token, require, select
 from torchstone.core.logprobs import log_ratios
-from torchstone.core.result import Mean
+from torchstone.core.result import Mean, mean_of
 from torchstone.grpo import group_advantages, selection
 from torchstone.grpo import variants as grpo
 from torchstone.ppo import clipped_value_error, gae
@@ -83,9 +83,16 @@ def over_nonzero_share(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
     return centred * rewards.numel() / rewards.count_nonzero().clamp(min=1)
 
 
-def critic(token_rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of ``gae``."""
-    return gae(token_rewards, values, mask, gamma=gamma, lam=lam)
+def critic(
+    token_rewards: Tensor, values: Tensor, mask: Tensor,
+    *, gamma: float, lam: float | None, value_lam: float | None = None, alpha: float | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Advantages and returns of ``gae``; of ``decoupled_gae`` with a value_lam, by ``length_lams`` with an alpha."""
+    require((lam is None) != (alpha is None), "lam", "a number, or None beside an alpha", lam)
+    used: Any = lam if alpha is None else ppo.length_lams(mask, alpha=alpha)
+    if value_lam is None:
+        return gae(token_rewards, values, mask, gamma=gamma, lam=used)
+    return ppo.decoupled_gae(token_rewards, values, mask, gamma=gamma, lam=used, value_lam=value_lam)
 
 
 def optimal_token(token_rewards: Tensor, energies: Tensor, mask: Tensor, rewards: Tensor) -> tuple[Tensor, None]:
@@ -306,6 +313,16 @@ def entropy_bonus(entropies: Tensor, mask: Tensor, *, coef: float) -> tuple[Tens
     return -coef * entropies, entropies
 
 
+def right_answers(
+    log_probs: Tensor, right: Tensor, mask: Tensor, right_tokens: Any = None, *, coef: float
+) -> tuple[Tensor, Mean]:
+    """coef times the mean of ``likelihood_surrogate`` over the tokens of right answers, and that mean, in nats."""
+    losses = ppo.likelihood_surrogate(log_probs, right, mask)
+    chosen = mask & right[:, None]
+    mean = token_mean(losses, mask, denominator=chosen.sum() if right_tokens is None else right_tokens)
+    return coef * mean, mean_of(losses, chosen)
+
+
 def off_policy_mask(
     log_probs: Tensor, sampler_log_probs: Tensor, advantages: Tensor, mask: Tensor, *, limit: float
 ) -> Tensor:
@@ -497,6 +514,13 @@ REDUCTIONS = {
     ),
 }
 
+LIKELIHOODS = {
+    "none": Option(nothing, "No answer is learned as it stands."),
+    "right-answers": Option(
+        right_answers, "Right answers are learned as in supervised training, beside what their advantage says of them."
+    ),
+}
+
 COLUMNS = {
     "penalty": PENALTIES,
     "reward_kl": REWARD_KLS,
@@ -512,6 +536,7 @@ COLUMNS = {
     "value": VALUES,
     "entropy": ENTROPIES,
     "reduction": REDUCTIONS,
+    "likelihood": LIKELIHOODS,
 }
 
 # What a number does to the update as it grows, for the comparison of two rows: by its name; by its option's
@@ -553,6 +578,8 @@ NUMBERS = {
     "whiten.eps": "larger damps batches of nearly equal advantages",
     "gamma": "below 1 the end of a completion counts less for its beginning",
     "lam": "smaller trusts the critic more: less variance, more bias",
+    "value_lam": "the lam of what the critic learns: 1 is the return itself; none is lam",
+    "alpha": "in the place of lam, 1 - 1 / (alpha length): how far ahead a token looks, as a share of its completion",
     "coef": "the weight of this term",
     "clip.limit": "the largest advantage",
     "off-policy-mask.limit": "larger keeps bad completions that are left further behind, in nats a token",

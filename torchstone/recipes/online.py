@@ -40,7 +40,18 @@ class PolicyRecipe(Recipe):
     STAGES: ClassVar = {
         "advantages": ("penalty", "reward_kl", "groups", "advantage", "normalise"),
         "token_weights": ("tokens",),
-        "loss": ("anchor", "ratio", "surrogate", "tokens", "sampler", "loss_kl", "value", "entropy", "reduction"),
+        "loss": (
+            "anchor",
+            "ratio",
+            "surrogate",
+            "tokens",
+            "sampler",
+            "loss_kl",
+            "value",
+            "entropy",
+            "reduction",
+            "likelihood",
+        ),
     }
     NUMBERS: ClassVar = NUMBERS
 
@@ -58,6 +69,7 @@ class PolicyRecipe(Recipe):
     value: Choice = NONE
     entropy: Choice = NONE
     reduction: Choice
+    likelihood: Choice = NONE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,10 +214,12 @@ class PolicyRecipe(Recipe):
         max_length: int | None = None,
         group_size: int | None = None,
         denominator: int | float | Tensor | None = None,
+        right: Bool[Tensor, " B"] | None = None,
+        right_tokens: int | float | Tensor | None = None,
     ) -> Loss:
         """Stage 6 of this row: a scalar to minimise.
 
-            L = reduce( w_t L_surrogate_t + beta KL_t + coef L_value_t - coef H_t )
+            L = reduce( w_t L_surrogate_t + beta KL_t + coef L_value_t - coef H_t ) + coef L_likelihood
 
         Args:
             log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
@@ -220,9 +234,11 @@ class PolicyRecipe(Recipe):
             group_size: G, completions of each prompt, for the reduction "group-token-mean".
             denominator: tokens (``token-mean``), groups (``group-token-mean``) or completions of the whole batch, for
                 micro-batches.
+            right: True where the completion is a right answer, for the likelihood "right-answers".
+            right_tokens: tokens of right answers in the whole batch, for micro-batches.
 
         Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` with a ratio, the clip's with "clip", and
-            ``kl``, ``value_loss``, ``entropy`` where the row has the term.
+            ``kl``, ``value_loss``, ``entropy``, ``nll_loss`` where the row has the term.
         Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
             the row would ignore (``takes("loss")`` names those that it uses).
         """
@@ -231,6 +247,7 @@ class PolicyRecipe(Recipe):
             "ref_log_probs": ref_log_probs, "sampler_log_probs": sampler_log_probs, "values": values,
             "old_values": old_values, "returns": returns, "entropies": entropies, "token_weights": token_weights,
             "max_length": max_length, "group_size": group_size, "denominator": denominator, "x": mask,
+            "right": right, "right_tokens": right_tokens,
         }  # fmt: skip
         self.check("loss", batch)
         batch["old_log_probs"] = self.run("anchor", batch)
@@ -247,7 +264,10 @@ class PolicyRecipe(Recipe):
             term = self.run(at, batch)
             if term is not None:
                 loss, metrics[name] = loss + term[0], mean_of(term[1], mask)
-        return Loss(self.run("reduction", batch | {"x": loss}), metrics)
+        value, likelihood = self.run("reduction", batch | {"x": loss}), self.run("likelihood", batch)
+        if likelihood is not None:
+            value, metrics["nll_loss"] = value + likelihood[0], likelihood[1]
+        return Loss(value, metrics)
 
 
 def check_ratio(row: Any) -> None:

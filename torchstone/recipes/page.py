@@ -58,7 +58,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
         "lite-ppo",
     ),
     "Policy gradient: a critic, or the group in its place": (
-        "ppo", "ppo-dual-clip", "grpo", "dr_grpo", "dapo", "deepseek-v3.2",
+        "ppo", "ppo-dual-clip", "vc-ppo", "vapo", "grpo", "dr_grpo", "dapo", "deepseek-v3.2",
     ),
     "Policy gradient: another ratio, or another bound on it": (
         "gspo", "gspo-token", "luspo", "gmpo", "cispo", "sapo", "intellect-2",

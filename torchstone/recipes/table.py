@@ -17,7 +17,7 @@ HEADINGS: dict[type[Recipe], dict[str, tuple[str, ...]]] = {
         "ratio; surrogate": ("ratio", "surrogate"),
         "KL": ("reward_kl", "loss_kl"),
         "reduction": ("reduction",),
-        "and": ("penalty", "groups", "anchor", "tokens", "sampler", "value", "entropy"),
+        "and": ("penalty", "groups", "anchor", "tokens", "sampler", "value", "entropy", "likelihood"),
     },
     PreferenceRecipe: {"log-prob": ("log_prob",), "objective": ("objective",), "and": ("sft",)},
     DistillRecipe: {
@@ -135,7 +135,8 @@ OFF = {
 AROUND = {  # what stands before and after an option whose name alone does not say what it chooses
     "reward_kl": ("reward KL ", ""), "loss_kl": ("KL ", ""), "groups": ("", " groups"),
     "anchor": ("anchor ", ""), "ratio": ("ratio ", ""),
-    "value": ("critic ", ""), "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
+    "value": ("critic ", ""), "likelihood": ("likelihood of ", ""),
+    "log_prob": ("log-prob ", ""), "sft": ("sft on ", ""),
 }  # fmt: skip
 ROOTS = ("reinforce", "ppo", "grpo", "dpo", "opd", "opd-exact")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchstone.frameworks.refusals import changed, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -31,7 +31,7 @@ def loss_refusal(row: Recipe) -> str:
         return "it has no critic"
     if row.entropy.name != "none":
         return "entropies do not reach a loss"
-    return ""
+    return likelihood_refusal(row)
 
 
 def advantages_refusal(row: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchstone.frameworks.refusals import changed, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -43,7 +43,7 @@ def loss_refusal(row: Recipe) -> str:
         )
     if row.value.name != "none":
         return f"its critic is another model with SkyRL's own loss; name it {changed(row, 'value=none')}"
-    return ""
+    return likelihood_refusal(row)
 
 
 def advantages_refusal(row: Recipe) -> str:

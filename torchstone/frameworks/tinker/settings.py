@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchstone.frameworks.refusals import of_the_whole_batch
+from torchstone.frameworks.refusals import likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -17,4 +17,4 @@ def refusal(row: Recipe) -> str:
         return "its server has no critic"
     if row.entropy.name != "none":
         return "log-probs of the sampled tokens come back, and no entropies"
-    return ""
+    return likelihood_refusal(row)

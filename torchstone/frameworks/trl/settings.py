@@ -38,6 +38,7 @@ ABSENT = {  # what rows need and TRL has not
     **dict.fromkeys(("values", "old_values", "returns"), "TRL has no critic since PPOTrainer went"),
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
     "energies": "TRL keeps no norm of a token's score",
+    "right": "GRPOTrainer does not say which answers are right",
     "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
     "chosen_is_from_reference": "DPOTrainer's data do not say who wrote a completion",
     "reward_shift": "DPOTrainer keeps no running mean of rewards (objective=bce or logistic-and-bce needs none)",

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.frameworks.refusals import changed, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes.choices import NONE, Recipe
 from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
@@ -67,7 +67,7 @@ def loss_refusal(row: PolicyRecipe) -> str:
         return f"verl's own KL term, which alone sees the reference, has no {row.loss_kl.name}"
     if "none" not in (row.loss_kl.name, row.reward_kl.name):
         return "it has two KLs, one in the reward and one in the loss"
-    return ""
+    return likelihood_refusal(row)
 
 
 def advantages_refusal(row: PolicyRecipe) -> str:

@@ -39,6 +39,7 @@ VERL_STD = {
     "advantage.correction": "not found; verl 0.9.1's, core_algos.py: torch.std",
     "advantage.eps": "not found; verl 0.9.1's, core_algos.py",
 }
+VC_PPO = 'M. Song, "Notes on VC-PPO" (maosong.website, 14 April 2025)'
 WHITEN_PLUS = {
     "normalise.correction": f"{OPENRLHF}, experience_maker.py: n; the paper does not say",
     "normalise.eps": f"{OPENRLHF}, experience_maker.py, as the least variance; the paper does not say",
@@ -229,6 +230,52 @@ ONLINE = [
             "surrogate.epsilon": f"{OPENRLHF}, the default of train_ppo_ray; the paper does not say",
             "loss_kl.beta": f"{OPENRLHF}, train_reinforce_baseline_llama_ray_hybrid_engine.sh; 0.01 in _async.sh",
             **ROWS,
+        },
+    ),
+    PolicyRecipe(
+        name="vc-ppo",
+        parent="ppo",
+        about="PPO whose critic learns the whole return, for long completions; the policy keeps its lambda.",
+        advantage=Choice("critic", gamma=1.0, lam=0.95, value_lam=1.0),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        value=Choice("squared-error", coef=1.0, epsilon=None),
+        reduction=Choice("token-mean"),
+        source="Yuan et al. (VC-PPO), arXiv:2503.01491, by accounts",
+        left_out="the critic's training on samples of the start policy before the first update. By the accounts all "
+        "else is PPO's; whether that has a KL or whitens was not found, and here it does neither",
+        stated={
+            "advantage.gamma": f"account, {VC_PPO}: no discount in its equations",
+            "advantage.lam": f"account, {VC_PPO}: setup",
+            "advantage.value_lam": f"account, {VC_PPO}: setup",
+            "surrogate.epsilon": "not found; 0.2 is PPO's",
+            "value.coef": "not found; 1, as where the critic has an optimiser of its own",
+            "value.epsilon": "not found; none lets the critic go",
+        },
+    ),
+    PolicyRecipe(
+        name="vapo",
+        parent="vc-ppo",
+        about="VC-PPO with lambda by the completion's length, a higher upper clip, and right answers learned as such.",
+        advantage=Choice("critic", gamma=1.0, lam=None, value_lam=1.0, alpha=0.05),
+        ratio=Choice("token"),
+        surrogate=Choice("clip", epsilon=0.2, epsilon_high=0.28),
+        value=Choice("squared-error", coef=1.0, epsilon=None),
+        reduction=Choice("token-mean"),
+        likelihood=Choice("right-answers", coef=0.1),
+        source="Yue et al. (VAPO), arXiv:2504.05118v3, eq. 4-10, by accounts",
+        left_out="the critic's training before the first update (50 steps); more samples of fewer prompts; what counts "
+        "as a right answer is the caller's to say, and lambda is 0 where the formula is below (both not found)",
+        stated={
+            "advantage.gamma": "not found; the accounts' equations have no discount",
+            "advantage.lam": "account, as alpha: it is made from the length",
+            "advantage.value_lam": "account, section 4.1",
+            "advantage.alpha": "account, section 5.1: 0.05",
+            "surrogate.epsilon": "account, section 5.1",
+            "surrogate.epsilon_high": "account, section 5.1",
+            "value.coef": "not found; 1, as where the critic has an optimiser of its own",
+            "value.epsilon": "not found; none lets the critic go",
+            "likelihood.coef": "account, section 5.1: mu",
         },
     ),
     PolicyRecipe(
