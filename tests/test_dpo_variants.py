@@ -38,6 +38,7 @@ from torchstone.dpo.variants import (
     shared_length_log_probs,
     simpo_loss,
     sppo_loss,
+    update_reference,
     wpo_loss,
     wpo_weights,
 )
@@ -671,6 +672,42 @@ def test_DPO_31_the_shift_moves_the_judgements_and_not_the_comparison_by_hand():
     assert shift.grad is None and slope.item() == pytest.approx(-0.8 * sigmoid(-0.4) - 0.2 * sigmoid(-0.2))
 
 
+# TR-DPO
+
+
+def test_DPO_32_the_reference_takes_a_part_of_the_policy_by_hand():
+    """ref (0, 2), theta (1, -2), alpha 0.6: (0.6, -0.4); a second time as far again: (0.84, -1.36)."""
+    ref, theta = {"w": tensor([0.0, 2.0], dtype=f64)}, {"w": tensor([1.0, -2.0], dtype=f64, requires_grad=True)}
+    once = update_reference(ref, theta, alpha=0.6)
+    close(once["w"], [0.6, -0.4])
+    close(update_reference(once, theta, alpha=0.6)["w"], [0.84, -1.36])
+    close(ref["w"], [0.0, 2.0])  # the old one is left as it was
+    assert not once["w"].requires_grad
+    for alpha, same in ((0.0, ref), (1.0, theta)):
+        assert update_reference(ref, theta, alpha=alpha)["w"].tolist() == same["w"].tolist()
+
+
+def test_DPO_32_right_after_a_hard_update_the_loss_is_that_of_the_start():
+    """log 2, and the gradient -beta / 2 by the chosen and +beta / 2 by the rejected completion's log-prob."""
+    policy, reference = torch.nn.Linear(3, 5, dtype=f64), torch.nn.Linear(3, 5, dtype=f64)
+    x, ids = torch.randn(2, 3, dtype=f64), tensor([1, 4])
+    found = []
+    for _ in range(2):
+        w, lo = policy(x).log_softmax(-1)[torch.arange(2), ids].detach().requires_grad_().split(1)
+        ref = reference(x).log_softmax(-1)[torch.arange(2), ids].detach().split(1)
+        loss = dpo_loss(w, lo, *ref, beta=B).value
+        found.append([loss.item(), *(g.item() for g in torch.autograd.grad(loss, (w, lo)))])
+        moved = update_reference(dict(reference.named_parameters()), dict(policy.named_parameters()), alpha=1.0)
+        reference.load_state_dict(moved)
+    assert found[0][0] != pytest.approx(math.log(2)) and found[1] == pytest.approx([math.log(2), -B / 2, B / 2])
+
+
+def test_DPO_32_half_precision_is_rounded_once():
+    ref, theta = {"w": tensor([1.0]).bfloat16()}, {"w": tensor([1.0078125]).bfloat16()}  # neighbours
+    found = update_reference(ref, theta, alpha=0.6)["w"]
+    assert found.dtype == torch.bfloat16 and found.item() == 1.0078125  # 1.0047 is nearer to it
+
+
 # LD-DPO
 
 
@@ -816,6 +853,10 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("beta", lambda: aot_loss(*FOUR, beta=0.0, paired=True)),
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),
         ("ref_chosen_log_probs", lambda: aot_loss(PAIR, PAIR, PAIR[:1], PAIR, beta=0.1, paired=False)),
+        ("parameters", lambda: update_reference({"w": PAIR}, {"v": PAIR}, alpha=0.5)),
+        (r"parameters\['w'\]", lambda: update_reference({"w": PAIR}, {"w": PAIR[:1]}, alpha=0.5)),
+        (r"ref_parameters\['w'\]", lambda: update_reference({"w": UP}, {"w": PAIR}, alpha=0.5)),
+        *[("alpha", lambda a=a: update_reference({"w": PAIR}, {"w": PAIR}, alpha=a)) for a in (-0.1, 1.1, nan)],
         ("reward_shift", lambda: mpo_loss(*FOUR, beta=0.1, preference_coef=1.0, quality_coef=1.0, reward_shift=PAIR)),
         ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK[:1], alpha=0.5)),
         ("other_mask", lambda: shared_length_log_probs(torch.zeros(2, 3), MASK, MASK.float(), alpha=0.5)),

@@ -349,6 +349,16 @@ def test_rpo_2405_16436_eq_4_8(seed: int) -> None:
     agree("rpo", seed, equation)
 
 
+def test_tr_dpo_2404_09656(seed: int) -> None:
+    """DPO's loss with the reference of the moment, beta = 0.05; the move itself is tested as DPO.32."""
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = log_ratios(p)
+        return -torch.log(torch.sigmoid(0.05 * w - 0.05 * lo)).mean()
+
+    agree("tr-dpo", seed, equation)
+
+
 def test_ld_dpo_2409_06411_eq_11(seed: int) -> None:
     """DPO of log pi^(y) = sum_{t <= l} log p_t + alpha sum_{t > l} log p_t, l = min(|y_w|, |y_l|); 0.5, beta = 0.1."""
 

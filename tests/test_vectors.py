@@ -23,7 +23,7 @@ from mpmath import mp, mpf
 
 import torchstone_oracle
 from torchstone.core import Loss, sequence_mean, token_mean
-from torchstone.dpo.variants import wpo_weights
+from torchstone.dpo.variants import update_reference, wpo_weights
 from torchstone.grpo import grpo_loss
 from torchstone.grpo.variants import sequence_log_ratios
 from torchstone.ppo import AdaptiveKL, clipped_surrogate, clipped_value_error, ppo_loss
@@ -296,6 +296,9 @@ ADAPTERS = {
     "approx_kl": metric("approx_kl"),
     "clip_fraction": metric("clip_ratio"),
     "adaptive_kl": adaptive_kl,
+    "update_reference": lambda ref_parameters, parameters, *, alpha: update_reference(
+        {"w": ref_parameters}, {"w": parameters}, alpha=alpha
+    )["w"],
     "wpo_weights": lambda log_probs, mask, log_normalisers=None: wpo_weights(log_probs, log_normalisers, mask),
 }
 

@@ -141,6 +141,11 @@ def alphapo(win: Dual, lose: Dual, beta: Number, gamma: Number, alpha: Number) -
     return -log_sigmoid(beta * (power_reward(win / beta, alpha) - power_reward(lose / beta, alpha)) - gamma)
 
 
+def moved_reference(ref: Dual, parameter: Dual, alpha: Number) -> Dual:
+    """(1 - alpha) theta_ref + alpha theta; a constant    (DPO.32)"""
+    return stop((1 - dual(alpha)) * ref + alpha * parameter)
+
+
 def mpo(win: Dual, lose: Dual, w_p: Number, w_q: Number, shift: Number) -> Dual:
     """-w_p log sigmoid(h) - w_q (log sigmoid(r_w - d) + log sigmoid(-(r_l - d)))    (DPO.31)"""
     return -w_p * log_sigmoid(win - lose) - w_q * (log_sigmoid(win - shift) + log_sigmoid(-(lose - shift)))

@@ -153,6 +153,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "ld-dpo": {"ld_alpha": 0.5},
     "f-dpo": {"f_divergence_type": "js_divergence"},
     "f-dpo-forward": {"f_divergence_type": "forward_kl"},
+    "tr-dpo": {"sync_ref_model": True},
     "mpo": {"loss_type": ("sigmoid", "bco_pair", "sft"), "loss_weights": (0.8, 0.2, 1.0)},
     "rpo": {"loss_type": ("sigmoid", "sft"), "loss_weights": (1.0, 0.005), "beta": 0.01},
 }

@@ -108,6 +108,15 @@ def test_two_processes_have_trls_weights():
     assert "5 rows of trl-1.16.0, 2 processes" in done.stdout
 
 
+def test_a_reference_that_follows_the_policy_moves_beside_a_row_as_without_one():
+    moves = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.6}
+    theirs, ours = offline(**moves), offline(recipe=f"tr-dpo@{VERSION}", **moves)
+    assert torch.allclose(flat(theirs.model), flat(ours.model), rtol=0, atol=1e-13)
+    assert torch.allclose(flat(theirs.ref_model), flat(ours.ref_model), rtol=0, atol=1e-13)
+    still = offline(recipe=f"tr-dpo@{VERSION}")
+    assert float((flat(still.model) - flat(ours.model)).abs().max()) > 1e-6
+
+
 def test_the_correction_of_vllm_is_trls_for_a_row_without_one_of_its_own():
     theirs, ours = online(use_vllm=True, loss_type="dr_grpo"), online(use_vllm=True, recipe=f"dr_grpo@{VERSION}")
     assert ours.recipe.sampler == find(f"seq-mis@{VERSION}").sampler

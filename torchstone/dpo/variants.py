@@ -6,7 +6,7 @@ models the same way. Length-normalised DPO is ``dpo_loss`` on averages.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +24,7 @@ __all__ = [
     "ipo_loss", "robust_dpo_loss", "hinge_loss", "simpo_loss", "orpo_loss", "kto_reference_point", "kto_loss",
     "apo_zero_loss", "apo_down_loss", "log_sum_squares", "wpo_weights", "wpo_loss", "exo_loss", "nca_loss", "bco_loss",
     "sppo_loss", "discopop_loss", "aot_loss", "shared_length_log_probs", "sft_loss", "outcome_reward_loss",
-    "process_reward_loss", "mpo_loss",
+    "process_reward_loss", "mpo_loss", "update_reference",
     "bco_reward_shift", "bco_unpaired_loss", "f_dpo_loss", "alphapo_loss", "optimism_loss", "dpop_loss",
 ]
 # fmt: on
@@ -940,6 +940,38 @@ def mpo_loss(
     )
     judged = -logsigmoid(r_w - shift) - logsigmoid(shift - r_l)
     return Loss(mean_of_pairs(-preference_coef * logsigmoid(r_w - r_l) + quality_coef * judged, denominator), metrics)
+
+
+def update_reference(
+    ref_parameters: Mapping[str, Tensor], parameters: Mapping[str, Tensor], *, alpha: float
+) -> dict[str, Tensor]:
+    """A reference that follows the policy (TR-DPO): between two updates of DPO's own loss, in the space of parameters.
+
+        theta_ref <- (1 - alpha) theta_ref + alpha theta                                    (DPO.32)
+
+    A soft update moves a part after every step, a hard one (alpha 1) the whole after many. Log-probs of the reference
+    that were computed beforehand are no longer its own.
+
+    Args:
+        ref_parameters: the reference's, by name, as ``named_parameters`` has them. Left as they are.
+        parameters: the policy's, by the same names, of the same shapes.
+        alpha: the part that comes from the policy: 0 leaves the reference, 1 makes it the policy.
+
+    Returns: the reference's new parameters by name, of its own dtypes, without gradient. Half precision is added up in
+        float32 and rounded once.
+    Raises ValueError: names or shapes differ; a parameter is no floating-point tensor; ``alpha`` is outside [0, 1].
+    Source: Gorbatovski et al. (TR-DPO), arXiv:2404.09656, by TRL's account (1.16.0, trainer/callbacks.py).
+    """
+    number("alpha", alpha, at_least=0, at_most=1)
+    require(
+        parameters.keys() == ref_parameters.keys(), "parameters", f"the names {list(ref_parameters)}", list(parameters)
+    )
+    moved = {}
+    for name, ref in ref_parameters.items():
+        old = as_float(f"ref_parameters[{name!r}]", ref, ref.shape).detach()
+        new = as_float(f"parameters[{name!r}]", parameters[name], ref.shape).detach()
+        moved[name] = ((1 - alpha) * old + alpha * new).to(ref.dtype)
+    return moved
 
 
 def sft_loss(log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, reduce: Reduce) -> Loss:

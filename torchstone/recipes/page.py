@@ -76,8 +76,9 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
     "Pairs: each completion by itself": ("kto", "apo_zero", "apo_down", "nca", "bco", "sppo"),
     "Pairs: no reference": ("simpo", "cpo", "orpo"),
     "Pairs: another shape of the reward": ("f-dpo", "alphapo"),
-    "Pairs: weights, and supervised learning beside": (
-        "dpo-norm", "ld-dpo", "wpo", "iterative-rpo", "rpo", "dpop", "xpo", "mpo"),
+    "Pairs: weights, another reference, supervised learning beside": (
+        "dpo-norm", "ld-dpo", "wpo", "tr-dpo", "iterative-rpo", "rpo", "dpop", "xpo", "mpo",
+    ),
     "A teacher's word in place of a reward": (
         "opd", "opd-sequence", "opd-exact", "opd-forward", "opd-topk-tail", "opd-k3", "gkd", "mopd", "sdpo", "iw-opd",
     ),

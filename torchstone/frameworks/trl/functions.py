@@ -73,6 +73,17 @@ def rloo(rewards: Tensor) -> Tensor:
     return advantages("RLOO", rewards, beta=0.0)
 
 
+@peer(
+    "a reference that follows the policy (TR-DPO)", "update_reference",
+    "trl.trainer.callbacks:SyncRefModelCallback._sync_target_model", "ref_model_mixup_alpha",
+)  # fmt: skip
+def update_reference(ref_parameters: Tensor, parameters: Tensor, alpha: float) -> Tensor:
+    models = [torch.nn.ParameterList([x.detach().clone()]) for x in (parameters, ref_parameters)]
+    theirs("trl.trainer.callbacks:SyncRefModelCallback._sync_target_model")(*models, alpha)
+    moved: Tensor = models[1][0].detach()
+    return moved
+
+
 # --------------------------------------------------------------------------------------------------------------- policy
 
 

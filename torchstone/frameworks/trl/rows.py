@@ -309,6 +309,13 @@ PAIRS = [
         Choice("shared-length", alpha=0.5, policy_only=False),
     ),
     pairs(
+        "tr-dpo",
+        "sync_ref_model=True",
+        "The loss is DPO's. By default the reference takes 0.6 of the policy every 512 steps: the soft method's part "
+        "at the hard one's steps.",
+        LOGISTIC,
+    ),
+    pairs(
         "mpo",
         "loss_type=['sigmoid', 'bco_pair', 'sft'], loss_weights=[0.8, 0.2, 1.0]",
         "The settings of TRL's index: no running mean of the rewards, and the supervised term is a mean over the "

@@ -219,6 +219,17 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="tr-dpo",
+        about="DPO whose reference follows the policy: softly after each step, or wholly after many.",
+        log_prob=SUM,
+        objective=Choice("logistic", beta=0.05),
+        source="Gorbatovski et al. (TR-DPO), arXiv:2404.09656, by TRL's account",
+        left_out="what makes it TR-DPO, the move of the reference, which the caller makes (update_reference): by "
+        "reviews of the paper 0.5 or 0.6 of the way after every step, or all of it after 512; so the reference's "
+        "log-probs cannot be computed beforehand",
+        stated={"objective.beta": f"{TRL}: table 1"},
+    ),
+    PreferenceRecipe(
         name="ld-dpo",
         about="DPO in which what a completion has beyond the length of the other one of its pair counts half.",
         log_prob=Choice("shared-length", alpha=0.5, policy_only=False),
