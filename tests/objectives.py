@@ -279,6 +279,7 @@ OBJECTIVES = [
                 dict.fromkeys(VESPO, (-1.0,)),
                 {"stops": True, "surrogate": True},
             ),
+            ("quadratic", grpo.quadratic_surrogate, {"tau": 0.5}, {"tau": (-0.1,)}, {"surrogate": True}),
             *(
                 (
                     name,

@@ -9,6 +9,7 @@ from torch import nan, tensor
 
 from torchstone.core import kl_k1, kl_k2, kl_k3, sequence_mean
 from torchstone.grpo.variants import (
+    centred_log_ratios,
     cispo_surrogate,
     dppo_surrogate,
     gmpo_surrogate,
@@ -17,12 +18,14 @@ from torchstone.grpo.variants import (
     mixed_groups,
     off_policy_weights,
     overlong_penalties,
+    quadratic_surrogate,
     ratio_weighted_kl,
     sapo_surrogate,
     sequence_log_ratios,
     vespo_surrogate,
 )
 from torchstone.ppo import clipped_surrogate
+from torchstone.reinforce.variants import soft_values
 
 f64 = torch.float64
 RATIOS = [0.1, 0.7, 1.0, 1.3, 6.0]  # on both sides of every clip below
@@ -236,6 +239,79 @@ def test_GRPO_13_where_a_probability_rounds_to_1_the_divergence_is_finite():
         old = tensor([[log_q]])
         loss = dppo_surrogate(sure, old, tensor([1.0]), every, divergence="kl", epsilon=0.05, cap=5.0)
         assert slopes(loss, sure) == pytest.approx([-weight], abs=1e-6)
+
+
+def test_GRPO_24_by_hand_of_tokens_and_of_the_whole_completion():
+    zeros, A, both = torch.zeros(1, 2, dtype=f64), tensor([1.0], dtype=f64), torch.ones(1, 2, dtype=torch.bool)
+    s = tensor([[0.1, 0.3]], dtype=f64)
+    tokens = quadratic_surrogate(s, zeros, A, both, tau=0.5)
+    torch.testing.assert_close(tokens, tensor([[-0.1 + 0.0025, -0.3 + 0.0225]], dtype=f64))
+    whole = quadratic_surrogate(s.sum(1, keepdim=True).expand(1, 2), zeros, A, both, tau=0.5)
+    torch.testing.assert_close(sequence_mean(whole, both), tensor(-0.4 + 0.04, dtype=f64))
+
+
+@pytest.mark.parametrize("tau", [0.25, 2.0])
+def test_GRPO_24_pulls_to_A_over_tau_from_above_and_from_below(tau):
+    s = tensor([[-1.0, 0.5 / tau, 3.0]], dtype=f64, requires_grad=True)
+    loss = quadratic_surrogate(s, torch.zeros_like(s), tensor([0.5]), torch.ones(1, 3, dtype=torch.bool), tau=tau)
+    assert slopes(loss, s) == pytest.approx([-0.5 - tau, 0, 3 * tau - 0.5], abs=1e-15)
+
+
+def test_GRPO_24_is_the_squared_error_over_2_tau_less_a_constant():
+    s = torch.linspace(-2, 2, 9, dtype=f64)[None].requires_grad_()
+    A, every = tensor([0.7], dtype=f64), torch.ones(1, 9, dtype=torch.bool)
+    loss = quadratic_surrogate(s, torch.zeros_like(s), A, every, tau=0.3)
+    torch.testing.assert_close((A - 0.3 * s) ** 2, 2 * 0.3 * loss + A**2)
+    (squared,) = torch.autograd.grad(((A - 0.3 * s) ** 2).sum(), s)
+    torch.testing.assert_close(squared[0], 2 * 0.3 * tensor(slopes(loss, s), dtype=f64))
+
+
+def test_GRPO_24_and_REINFORCE_16_fit_the_policy_that_is_best_after_its_price():
+    """The best of E[r] - tau KL(pi || q) is q exp((r - V) / tau): there no sample has a gradient, and it sums to 1."""
+    log_q = torch.log_softmax(tensor([0.3, -1.0, 2.0, 0.0], dtype=f64), 0)
+    r, tau = tensor([1.0, 0.0, -0.5, 2.0], dtype=f64), 0.4
+    counts = (1e6 * log_q.exp()).round().long()  # as many samples of each as q draws in a million
+    value = soft_values(r.repeat_interleave(counts)[None], beta=tau)
+    best = log_q + (r - value) / tau
+    assert best.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    log_probs = best[:, None].requires_grad_()
+    loss = quadratic_surrogate(log_probs, log_q[:, None], r - value, torch.ones(4, 1, dtype=torch.bool), tau=tau)
+    assert torch.autograd.grad(loss.sum(), log_probs)[0].abs().max() < 1e-14
+
+
+def test_GRPO_25_by_hand_a_row_without_a_token_has_no_say():
+    mask = tensor([[1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 0, 0]]).bool()
+    moved = tensor([[0.5, 0.1, nan], [-0.2, nan, 0.0], [0.1, 0.2, 0.3], [nan] * 3], dtype=f64)  # sums 0.6, -0.2, 0.6
+    pairs = centred_log_ratios(moved, torch.zeros_like(moved), mask, group_size=2)
+    torch.testing.assert_close(pairs, tensor([[0.4, 0.4, 0], [-0.4, 0, -0.4], [0] * 3, [0] * 3], dtype=f64))
+    one = centred_log_ratios(moved, torch.zeros_like(moved), mask, group_size=4)[:, 0]
+    torch.testing.assert_close(one, tensor([0.8, -1.6, 0.8, 0], dtype=f64) / 3)
+    with pytest.raises(ValueError, match=r"^group_size: expected a positive integer that divides the 4 rows, got 3"):
+        centred_log_ratios(moved, torch.zeros_like(moved), mask, group_size=3)
+
+
+def test_GRPO_25_the_gradient_flows_through_the_mean_and_what_all_have_in_common_has_none():
+    log_probs = tensor([[0.5], [-0.25]], dtype=f64, requires_grad=True)
+    centred = centred_log_ratios(log_probs, torch.zeros_like(log_probs), torch.ones(2, 1).bool(), group_size=2)
+    (slope,) = torch.autograd.grad(centred[0, 0], log_probs)
+    assert slope.flatten().tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.25])
+def test_GRPO_25_with_GRPO_24_is_rebels_regression_of_a_difference_on_a_difference(eta):
+    """The authors' code (ZhaolinGao/REBEL 4ad7c11, src/tldr/rebel.py): mean of ((s_1 - s_2) - eta (r_1 - r_2))^2."""
+    g = torch.Generator().manual_seed(0)
+    log_probs, old = torch.randn(2, 6, 4, generator=g, dtype=f64)
+    log_probs.requires_grad_()
+    mask, rewards = torch.rand(6, 4, generator=g) > 0.3, torch.randn(3, 2, generator=g, dtype=f64)
+    s = (log_probs - old).masked_fill(~mask, 0).sum(1).view(3, 2)
+    theirs = (((s[:, 0] - s[:, 1]) - eta * (rewards[:, 0] - rewards[:, 1])) ** 2).mean()
+    centred = centred_log_ratios(log_probs, old, mask, group_size=2)
+    A = (rewards - rewards.mean(1, keepdim=True)).flatten()
+    ours = sequence_mean(quadratic_surrogate(centred, torch.zeros_like(centred), A, mask, tau=1 / eta), mask)
+    torch.testing.assert_close(theirs, 8 * eta * ours + 4 * eta**2 * (A**2).mean())
+    (mine,), (slope,) = (torch.autograd.grad(x, log_probs, retain_graph=True) for x in (ours, theirs))
+    torch.testing.assert_close(slope, 8 * eta * mine)
 
 
 def test_GRPO_14_value_of_k3_gradient_of_k2():

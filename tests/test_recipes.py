@@ -47,17 +47,19 @@ def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
     batch["draws"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["token_weights"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["right"] = batch["right"] > 0
+    batch["prompt_values"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
     return batch
 
 
-STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards")
+OF_PROMPTS = ("rewards", "greedy_rewards", "prompt_values")
+STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards", "prompt_values")
 AHEAD = ("old_log_probs", "sampler_log_probs", "entropies", "draws")
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies",
            "token_weights", "right")  # fmt: skip
 
 
 def rows_of(batch: dict, index) -> dict:
-    return {k: v if k in ("rewards", "greedy_rewards") else v[index] for k, v in batch.items()}
+    return {k: v if k in OF_PROMPTS else v[index] for k, v in batch.items()}
 
 
 def advantages(row, batch):
@@ -152,7 +154,7 @@ def test_what_lies_under_the_mask_never_matters(row):
 @policy_rows
 def test_groups_in_another_order_give_the_same_loss(row):
     batch, order = policy_batch(), torch.tensor([3, 4, 5, 0, 1, 2])
-    swapped = rows_of(batch, order) | {k: batch[k].flip(0) for k in ("rewards", "greedy_rewards")}
+    swapped = rows_of(batch, order) | {k: batch[k].flip(0) for k in OF_PROMPTS}
     value, gradients, metrics = run(row, batch)
     same((value, {k: g[order] for k, g in gradients.items()}, metrics), run(row, swapped))
 
@@ -365,7 +367,7 @@ def test_an_option_for_advantages_heeds_who_was_scored(name):
     same(found[0], found[2])
 
 
-@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {"reward", "batch-mean", "greedy", "critic"}))
+@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {"reward", "batch-mean", "greedy", "prompt-value", "critic"}))
 def test_a_group_of_one_is_refused(name, unchecked):
     option, ones = ADVANTAGES[name], torch.ones(4, 1)
     known = dict.fromkeys(("rewards", "lengths", "token_rewards", "energies"), ones) | {"mask": ones.bool()}

@@ -45,7 +45,7 @@ from torchstone.ppo.variants import (
     length_lams,
     likelihood_surrogate,
 )
-from torchstone.recipes import RECIPES, find
+from torchstone.recipes import RECIPES, Choice, find
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
@@ -101,6 +101,7 @@ SURROGATES = [o for o in OBJECTIVES if o.surrogate]
 @edge("SAPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("VESPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("DPPO", "REINFORCE", "ratio 1", "same gradient")
+@edge("quadratic regression", "REINFORCE", "ratio 1", "same gradient")
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=str)
 def test_every_surrogate_at_ratio_1_has_the_gradient_of_reinforce(batch, surrogate):
     log_probs, _, _, token_advantages, advantages, mask = batch
@@ -165,6 +166,32 @@ def test_weights_of_a_sampler_that_is_the_trainer_are_1(batch):
     for level in ("token", "sequence", "sequence-mean"):
         same(importance_weights(old, old, mask, level=level, gate=level, low=0.5, high=2.0), ones)
     same(off_policy_weights(old, old, advantages, mask, limit=0.0), ones)
+
+
+@edge("REBEL", "IPO", "pairs, rewards 1 apart", "up to a factor")
+def test_rebel_on_pairs_whose_rewards_are_one_apart_is_ipo_about_the_old_policy(batch):
+    log_probs, old, _, _, _, mask = batch
+    row, beta = RECIPES["rebel"].but(surrogate=Choice("quadratic", tau=0.2)), 0.1  # 1 / tau = 1 / (2 beta)
+    mask = mask | (torch.arange(5) == 0)
+    earned = row.advantages(torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64), mask).advantages
+    rebel = row.loss(log_probs, earned, mask, old_log_probs=old, group_size=2)
+    s = [x.masked_fill(~mask, 0).sum(1).view(3, 2) for x in (log_probs, old)]
+    ipo = preference.ipo_loss(s[0][:, 0], s[0][:, 1], s[1][:, 0], s[1][:, 1], beta=beta)
+    same(gradient(ipo, log_probs), 8 / 0.2 * gradient(rebel, log_probs))
+
+
+@edge("A*-PO", "Kimi's regression", "the reference samples")
+def test_a_star_po_on_samples_of_the_reference_is_kimis_with_another_baseline(batch):
+    log_probs, old, _, _, _, mask = batch
+    tau = RECIPES["a*-po"].surrogate.numbers["tau"]
+    kimi = RECIPES["kimi-k1.5"].but(advantage=Choice("prompt-value"), surrogate=Choice("quadratic", tau=tau))
+    rewards, values = torch.rand(3, 2, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    found = []
+    for row in (kimi, RECIPES["a*-po"]):
+        earned = row.advantages(rewards, mask, prompt_values=values).advantages
+        found.append(row.loss(log_probs, earned, mask, **row.used("loss", dict(old_log_probs=old, ref_log_probs=old))))
+    same(found[0].value, found[1].value)
+    same(*(gradient(x, log_probs) for x in found))
 
 
 @edge("decoupled PPO", "PPO", "sampler = trainer")

@@ -1,5 +1,6 @@
 """Other baselines: what their expected gradient is, on a policy whose every group of completions is listed."""
 
+import math
 import re
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchstone.reinforce.variants import (
     length_weighted_advantages,
     max_likelihood_advantages,
     optimal_token_advantages,
+    soft_values,
 )
 
 f64 = torch.float64
@@ -553,3 +555,34 @@ def test_a_group_that_cannot_be_compared_is_named(advantages, argument, shape, h
 def test_integer_rewards_are_named(advantages, unchecked):
     with pytest.raises(ValueError, match=r"^(rewards|returns): expected a floating-point tensor .*, got int64"):
         advantages(torch.zeros(4, 2).long())
+
+
+def test_REINFORCE_16_by_hand_and_between_the_mean_and_the_best():
+    value = soft_values(tensor([[0.0, 1.0], [3.0, nan]]), beta=0.5, scored=tensor([[1, 1], [1, 0]]).bool())
+    assert value.tolist() == pytest.approx([0.5 * math.log((1 + math.exp(2)) / 2), 3.0])
+    rewards = tensor([[0.0, 1.0, 0.25]], dtype=torch.float64)
+    values = [soft_values(rewards, beta=beta).item() for beta in (1e-3, 0.5, 1e6)]
+    assert values[0] == pytest.approx(1, abs=2e-3) and values[2] == pytest.approx(1.25 / 3, abs=1e-6)
+    assert values[0] > values[1] > values[2]
+
+
+def test_REINFORCE_16_survives_rewards_that_overflow_and_prompts_without_a_score():
+    rewards = tensor([[1000.0, 999.0], [-4000.0, -5000.0], [nan, nan]])
+    found = soft_values(rewards, beta=0.01, scored=tensor([[1, 1], [1, 1], [0, 0]]).bool())
+    least = 0.01 * math.log(2)  # of two samples one counts
+    assert found.tolist() == pytest.approx([1000 - least, -4000 - least, 0])
+    assert not soft_values(rewards.nan_to_num().requires_grad_(), beta=1.0).requires_grad
+
+
+def test_REINFORCE_16_is_below_the_true_value_on_average():
+    """All ordered pairs of samples of a reward that is 1 with probability 1 / 4, else 0."""
+    drawn = tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    chance = tensor([1, 3, 3, 9], dtype=torch.float64) / 16
+    true = 0.5 * math.log(math.exp(2) / 4 + 3 / 4)
+    assert (chance * soft_values(drawn, beta=0.5)).sum().item() < true - 0.05
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, nan])
+def test_soft_values_refuse_a_beta_that_is_not_positive(beta):
+    with pytest.raises(ValueError, match=r"^beta: expected .*, got"):
+        soft_values(tensor([[0.0, 1.0]]), beta=beta)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from torchstone.recipes import RECIPES
+from torchstone.reinforce.variants import soft_values
 
 SEEDS = (0, 1, 2)
 
@@ -366,6 +367,66 @@ def test_decoupled_ppo_2505_24298_eq_5(seed):
             u = torch.exp(b.new[i, t]) / near
             loss -= torch.min(u * near / behaviour * a[i], near / behaviour * clip(u, 0.8, 1.2) * a[i])
     same(of_the_row("decoupled-ppo", b, a, old_log_probs=b.old, sampler_log_probs=b.sampler), loss / sum(b.lengths), b)
+
+
+def whole_log_ratio(batch, other, i, tokens):
+    return sum(batch.new[i, t] - other[i, t] for t in tokens)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dro_2405_19107_its_policy_part_with_the_gradient_divided_by_tau(seed):
+    """An account of v1: 1/2 E (r - V - tau log pi / pi_ref)^2 by the policy, divided by tau; V is given here."""
+    b, tau = Batch(seed), 1.0
+    worth = torch.linspace(-1, 1, b.prompts, dtype=torch.float64)
+    mine = 0
+    for i, _, own, tokens in b.rows():
+        error = own - worth[i // b.group] - tau * whole_log_ratio(b, b.ref, i, tokens)
+        mine += error**2 / 2 / tau / len(b.lengths)
+    earned = RECIPES["dro"].advantages(b.rewards, b.mask, prompt_values=worth).advantages
+    same(RECIPES["dro"].loss(b.new, earned, b.mask, ref_log_probs=b.ref).value, mine, b, values=False)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kimi_k1_5_2501_12599_eq_3_and_kimi_k2_2507_20534v2_section_3_2_3(seed):
+    """k1.5, eq. 3, as an ascent: grad log pi (r - mean) - tau / 2 grad (log pi / pi_i)^2, a mean over k. K2:
+    the squared error (r - mean - tau log pi / pi_old)^2, 2 tau times that. Neither states tau; 0.1 is ROLL's."""
+    b, tau = Batch(seed), 0.1
+    k15 = k2 = 0
+    for i, group, own, tokens in b.rows():
+        s, a = whole_log_ratio(b, b.old, i, tokens), own - mean(group)
+        k15 -= (s * a - tau / 2 * s**2) / len(b.lengths)
+        k2 += (a - tau * s) ** 2 / len(b.lengths)
+    for mine, values in ((k15, True), (k2 / (2 * tau), False)):
+        row = of_the_row("kimi-k1.5", b, advantages_of(b, centred), old_log_probs=b.old)
+        same(row, mine, b, values=values)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rebel_4ad7c11_the_squared_error_of_a_difference(seed):
+    """The authors' code: ((s_1 - s_2) - eta (r_1 - r_2))^2, a mean over pairs, eta 1."""
+    b, eta = Batch(seed, prompts=12, group=2), 1.0
+    mine = 0
+    for i in range(0, 24, 2):
+        s = [whole_log_ratio(b, b.old, j, range(b.lengths[j])) for j in (i, i + 1)]
+        r = b.rewards[i // 2]
+        mine += (s[0] - s[1] - eta * (r[0] - r[1])) ** 2 / 12
+    row = of_the_row("rebel", b, advantages_of(b, centred), old_log_probs=b.old, group_size=2)
+    same(8 * eta * row, mine, b, values=False)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_star_po_c8823a3_with_the_values_of_its_first_stage(seed):
+    """The authors' code: V = beta_1 log mean exp(r / beta_1), beta_1 0.5, over samples of the reference; then
+    (beta_2 s - (r - V))^2 with beta_2 1e-3, a mean over completions."""
+    b = Batch(seed)
+    drawn = torch.rand(b.prompts, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    worth = [0.5 * math.log(mean(math.exp(r / 0.5) for r in row)) for row in drawn.tolist()]
+    mine = 0
+    for i, _, own, tokens in b.rows():
+        mine += (1e-3 * whole_log_ratio(b, b.ref, i, tokens) - (own - worth[i // b.group])) ** 2 / len(b.lengths)
+    row = RECIPES["a*-po"]
+    earned = row.advantages(b.rewards, b.mask, prompt_values=soft_values(drawn, beta=0.5)).advantages
+    same(2 * 1e-3 * row.loss(b.new, earned, b.mask, ref_log_probs=b.ref).value, mine, b, values=False)
 
 
 def engine_near_by(b):

@@ -138,6 +138,19 @@ def dppo(
     return -stop(weight) * stop(advantage) * log_prob
 
 
+def quadratic(log_ratio: Number, advantage: Number, tau: float) -> Dual:
+    """L = -A s + (tau / 2) s^2    (GRPO.24)"""
+    s = dual(log_ratio)
+    return -stop(advantage) * s + dual(tau) / 2 * s * s
+
+
+def centred(rows: Sequence[Sequence[Dual]]) -> list[Dual]:
+    """c_i = s_i - mean_j s_j, s the sum of a row of log-ratios; j over the rows that have one    (GRPO.25)"""
+    sums = [total(row) for row in rows]
+    others = [s for s, row in zip(sums, rows, strict=True) if row]
+    return [s - mean(others) for s in sums]
+
+
 # --------------------------------------------------------------------------------------------------- rewards and groups
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .core import divided
-from .numbers import Dual, Number, dual, mean, sqrt, stop, total
+from .numbers import Dual, Number, dual, exp, log, mean, sqrt, stop, total
 
 Row = list[Dual]
 
@@ -114,6 +114,13 @@ def optimal_token_advantages(returns: Sequence[Dual | None], spent: Sequence[Dua
 def energy_spent(energies: Sequence[Number], mask: Sequence[bool]) -> list[Dual | None]:
     """W_t = sum_{s <= t} w_s over the chosen tokens of one completion."""
     return [total(energies[s] for s in range(t + 1) if mask[s]) if mask[t] else None for t in range(len(mask))]
+
+
+def soft_value(rewards: Sequence[Dual], beta: Number) -> Dual:
+    """V = beta log( (1 / N) sum_i exp(r_i / beta) ), and 0 of nothing    (REINFORCE.16)"""
+    if not rewards:
+        return Dual(0)
+    return stop(dual(beta) * log(mean([exp(r / dual(beta)) for r in rewards])))
 
 
 # ---------------------------------------------------------------------------------------------- the loss (stage 6)

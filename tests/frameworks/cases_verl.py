@@ -76,8 +76,8 @@ def proto(batch: PolicyBatch, **more: Tensor) -> DataProto:
 
 
 def policy_loss(
-    batch: PolicyBatch, advantages: Tensor, correction: dict[str, Any] | None = None, loss_mode: str = "vanilla",
-    **knobs: Any,
+    batch: PolicyBatch, advantages: Tensor, correction: dict[str, Any] | None = None,
+    loss_mode: str | dict[str, Any] = "vanilla", **knobs: Any,
 ) -> Result:  # fmt: skip
     """ppo_loss (verl/workers/utils/losses.py:57-144): a loss of get_policy_loss_fn, less entropy, plus KL.
 
@@ -86,12 +86,12 @@ def policy_loss(
         advantages: [B T]
         correction: of RolloutCorrectionConfig. It weights tokens and takes some out of the mask first, as the trainer
             does (trainer/ppo/ray_trainer.py:1650-1660)
-        loss_mode: of PolicyLossConfig
+        loss_mode: of PolicyLossConfig, or several of its settings
         knobs: of ActorConfig
     """
     leaves = {"log_probs": leaf(batch.log_probs), "entropies": leaf(batch.entropies)}
     weights, mask = (None, batch.mask.long()) if correction is None else corrected(batch, correction)
-    config = verl.config({"loss_mode": loss_mode}, **knobs)
+    config = verl.config({"loss_mode": loss_mode} if isinstance(loss_mode, str) else loss_mode, **knobs)
     data = inputs(
         mask,
         old_log_probs=batch.old_log_probs,
@@ -184,6 +184,13 @@ def gspo(batch: PolicyBatch) -> Output:
     """The loss on advantages of single tokens: on those of completions GSPO and GSPO-token have one gradient."""
     loss = policy_loss(batch, batch.token_advantages, loss_mode="gspo")
     return Output(*loss, advantages(batch, "grpo")[0], {"advantages": batch.token_advantages})
+
+
+def dro(batch: PolicyBatch) -> Output:
+    """verl's value has -A log pi where the row has -A (log pi - log pi_old): the constant between them is taken off."""
+    output = policy(batch, loss_mode={"loss_mode": "dro", "dro_beta": 0.1})
+    constant = (output.advantages * batch.old_log_probs)[batch.mask].sum() / batch.mask.sum()
+    return output._replace(value=output.value + constant)
 
 
 def dapo(batch: PolicyBatch) -> Output:
@@ -286,6 +293,7 @@ CASES = {
     f"ppo-kl@{VERSION}": Case(partial(ppo, use_kl_in_reward=True), POLICY, 1e-7, FLOAT32),
     f"gpg@{VERSION}": Case(gpg, POLICY, 1e-6, "alpha is float32 (core_algos.py:811)."),
     f"gspo@{VERSION}": Case(gspo, POLICY),
+    f"dro@{VERSION}": Case(dro, POLICY, note="Up to a constant in the value."),
     f"dapo@{VERSION}": Case(dapo, ("prefix", "far"), note="verl counts tool output as length, Torchstone does not."),
 }
 SAME: set[str] = set()

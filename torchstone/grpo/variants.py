@@ -18,8 +18,9 @@ from torchstone.reinforce.returns import scored_members
 
 # fmt: off
 __all__ = [
-    "sequence_log_ratios", "overlong_penalties", "mixed_groups",
+    "sequence_log_ratios", "centred_log_ratios", "overlong_penalties", "mixed_groups",
     "cispo_surrogate", "sapo_surrogate", "gmpo_surrogate", "vespo_surrogate", "dppo_surrogate",
+    "quadratic_surrogate",
     "kl_k3_with_k2_gradient", "ratio_weighted_kl", "off_policy_weights", "group_token_mean",
 ]
 # fmt: on
@@ -58,6 +59,40 @@ def sequence_log_ratios(
     if token_gradient:
         sequence = sequence.detach() + token - token.detach()  # GRPO.5
     return sequence.masked_fill(~mask, 0)
+
+
+def centred_log_ratios(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    group_size: int,
+) -> Float[Tensor, "B T"]:
+    """The completion's summed log-ratio less the mean of its group's (REBEL): pass it on as GRPO.4, zeros as old ones.
+
+        s_i = sum_t (log pi(y_it | x, y_i,<t) - log pi_old(y_it | x, y_i,<t))
+        c_i = s_i - mean_j s_j,    j over the group's completions that chose a token            (GRPO.25)
+
+    What all completions of a prompt have in common is gone, as in a difference of two: the unknown constant of the
+    optimum of a KL-regularised reward, its log-normaliser, among it.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that the update begins with, in nats. Treated as a constant.
+        mask: True where the policy chose the token; rows p * group_size to (p + 1) * group_size - 1 belong to prompt
+            p. Other entries may hold anything, NaN included.
+        group_size: G, completions of each prompt; it divides the number of rows.
+
+    Returns: nats, the same at every token of a row; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; ``group_size`` does not divide the rows.
+    Source: Gao et al. (REBEL), arXiv:2404.16767, for pairs; a group of two is a pair.
+    """
+    log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    whole, chose = log_rho.sum(1).view(-1, group_size), mask.any(1).view(-1, group_size)
+    centred = whole - whole.sum(1, keepdim=True) / chose.sum(1, keepdim=True).clamp(min=1)
+    return centred.reshape(-1, 1).expand(log_rho.shape).masked_fill(~mask, 0)
 
 
 def overlong_penalties(lengths: Float[Tensor, "P G"], *, max_length: int, cache: int) -> Float[Tensor, "P G"]:
@@ -307,6 +342,41 @@ def dppo_surrogate(
     raised, lowered = (d > epsilon_high) & (p > q), (d > epsilon) & (p < q)
     keep = ~torch.where(positive, raised, lowered)
     return keep * ratios.clamp(max=cap) * reinforce_surrogate(log_probs, advantages, mask)
+
+
+def quadratic_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    tau: float,
+) -> Float[Tensor, "B T"]:
+    """The log-ratio is pulled to A / tau, from above and from below: a regression in place of a clip.
+
+        L_t = -A_t s_t + (tau / 2) s_t^2,    s_t = log pi(y_t | x, y_<t) - log pi_old(y_t | x, y_<t)    (GRPO.24)
+
+    It is (A_t - tau s_t)^2 / (2 tau) less a constant: the squared error that papers print has 2 tau times its gradient.
+    At s = 0 its gradient is the policy gradient. The papers' s is the sum over the completion: pass that on as
+    log-probs, with zeros as the old ones, and reduce by ``sequence_mean``, so that a completion counts once. Frameworks
+    take each token's own.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that s is taken to, in nats: the one that sampled, or a frozen
+            reference. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``. Treated as a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        tau: the price of leaving that policy, in reward units per nat: the weight of a KL whose optimum is s = A / tau.
+
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong; ``tau`` is negative.
+    Source: Richemond et al. (DRO), arXiv:2405.19107; Kimi k1.5, arXiv:2501.12599, eq. 3; Kimi K2, arXiv:2507.20534v2,
+        section 3.2.3; A*-PO, arXiv:2505.20686.
+    """
+    number("tau", tau, at_least=0)
+    log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    return tau / 2 * log_rho.square() - per_token("advantages", advantages, mask) * log_rho
 
 
 def kl_k3_with_k2_gradient(

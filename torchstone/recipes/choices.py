@@ -24,6 +24,7 @@ TENSORS = {
     "rewards": "one reward a completion [P G]",
     "scored": "which completions could be scored [P G]",
     "greedy_rewards": "the reward of each prompt's greedy completion [P]",
+    "prompt_values": "what each prompt is worth: the baseline of its completions [P]",
     "lengths": "tokens of each completion [P G]",
     "energies": "the squared norm of each token's score [B T]",
     "token_rewards": "one reward a token [B T]",

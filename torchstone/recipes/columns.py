@@ -22,7 +22,7 @@ from torchstone.core import (
     sequence_sum,
     token_mean,
 )
-from torchstone.core.inputs import number, per_token, require, select
+from torchstone.core.inputs import as_float, number, per_token, require, select
 from torchstone.core.logprobs import log_ratios
 from torchstone.core.result import Mean, mean_of
 from torchstone.grpo import group_advantages, selection
@@ -81,6 +81,12 @@ def over_nonzero_share(rewards: Tensor, scored: Tensor | None = None) -> Tensor:
     """The group-mean advantage times completions / completions whose reward is not 0."""
     centred = group_advantages(rewards, divide_by_std=False, correction=0, eps=0.0, scored=scored)
     return centred * rewards.numel() / rewards.count_nonzero().clamp(min=1)
+
+
+def over_prompt_value(rewards: Tensor, prompt_values: Tensor, scored: Tensor | None = None) -> Tensor:
+    """r - the prompt's value, which the caller knows."""
+    values = as_float("prompt_values", prompt_values, rewards.shape[:1]).detach()
+    return reinforce.greedy_advantages(rewards, values, scored=scored)
 
 
 def critic(
@@ -143,6 +149,10 @@ ADVANTAGES = {
         reinforce.greedy_advantages,
         "Each completion against the greedy one: unbiased, for one more completion a prompt.",
     ),
+    "prompt-value": Option(
+        over_prompt_value,
+        "Each completion against what its prompt is worth, known beforehand: no group is needed.",
+    ),
     "length-weighted": Option(
         reinforce.length_weighted_advantages,
         "The baseline weighs long completions more, as their gradients vary more: less variance.",
@@ -196,6 +206,11 @@ def at_the_sampler(sampler_log_probs: Tensor) -> Tensor:
     return sampler_log_probs
 
 
+def at_the_reference(ref_log_probs: Tensor) -> Tensor:
+    """The log-probs ``[B T]`` of the frozen reference."""
+    return ref_log_probs
+
+
 def no_ratio(log_probs: Tensor) -> tuple[Tensor, None]:
     """No ratio: the log-probs alone."""
     return log_probs, None
@@ -218,6 +233,12 @@ def product_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> tup
     """The completion's summed log-ratio in place of each token's log-prob, over an old one of 0."""
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     return log_rho.sum(1, keepdim=True).expand(log_rho.shape), torch.zeros_like(log_rho)
+
+
+def centred_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """The completion's summed log-ratio less its group's mean, over an old one of 0."""
+    ratios = grpo.centred_log_ratios(log_probs, old_log_probs, mask, group_size=group_size)
+    return ratios, torch.zeros_like(ratios)
 
 
 def clip(
@@ -372,6 +393,18 @@ RATIOS = {
         product_ratio,
         "One ratio a completion, the product over its tokens: exact, and far from 1 for long completions.",
     ),
+    "product-centred": Option(
+        centred_ratio,
+        "One ratio a completion, the product over its tokens, against the others of its prompt: they move apart, and "
+        "not together.",
+    ),
+}
+OF_SAMPLES = ANCHORS | {
+    "reference": Option(
+        at_the_reference,
+        "A ratio is taken to the frozen reference: it says how far the policy has gone, and not who drew the sample.",
+        beside={"none": "Where the policy before the update counts, it is the frozen reference."},
+    ),
 }
 SAMPLERS = {
     "none": Option(nothing, "No weight or mask for samples beside the ratio."),
@@ -389,7 +422,12 @@ SAMPLERS = {
 
 def whole(text: str) -> dict[str, str]:
     """What is said beside a ratio of the whole completion."""
-    return dict.fromkeys(("sequence", "sequence-token", "product"), text)
+    return dict.fromkeys(("sequence", "sequence-token", "product", "product-centred"), text)
+
+
+def product(text: str) -> dict[str, str]:
+    """What is said beside a ratio that is a product over the completion."""
+    return dict.fromkeys(("product", "product-centred"), text)
 
 
 SURROGATES = {
@@ -423,6 +461,14 @@ SURROGATES = {
         grpo.dppo_surrogate,
         "The trust region bounds probabilities, not ratios: rare tokens may grow by any factor.",
         ("token",),
+    ),
+    "quadratic": Option(
+        grpo.quadratic_surrogate,
+        "Each token's log-ratio is pulled to A / tau, from above too: no clip, and no step without a price.",
+        ("token", "product", "product-centred"),
+        beside=whole(
+            "A completion's log-ratio is pulled to A / tau, from above too: no clip, no step without a price."
+        ),
     ),
 }
 TOKENS = {  # which of the tokens teach; the options with ``ahead`` are judged on the whole batch
@@ -480,37 +526,31 @@ REDUCTIONS = {
     "token-mean": Option(
         token_mean,
         "Every token weighs the same, so long completions weigh more.",
-        beside={
-            "product": "A completion's term counts once for each of its tokens: long ones weigh more, in each token."
-        },
+        beside=product("A completion's term counts once for each of its tokens: long ones weigh more, in each token."),
     ),
     "sequence-mean": Option(
         partial(over_rows, sequence_mean),
         "Every completion weighs the same, so a token of a long one weighs less: long wrong answers are punished less.",
-        beside={
-            "product": "A completion's term counts once, and its ratio reaches each token in full: none weighs less."
-        },
+        beside=product("A completion's term counts once, and its ratio reaches each token in full: none weighs less."),
     ),
     "sequence-sum": Option(
         partial(over_rows, sequence_sum),
         "The completion's log-probability counts as a sum: the policy gradient as derived.",
-        beside={
+        beside=product("The completion's term counts once for each of its tokens: long ones weigh more, in each token.")
+        | {
             "sequence": "The completion's term counts once for each token, which undoes the mean in its ratio: each "
             "token weighs the same.",
-            "product": "The completion's term counts once for each of its tokens: long ones weigh more, in each token.",
         },
     ),
     "group-token-mean": Option(
         grpo.group_token_mean,
         "Every token weighs the same within its prompt's group, and every group the same.",
-        beside={"product": "A completion's term counts once for each of its tokens, and every group weighs the same."},
+        beside=product("A completion's term counts once for each of its tokens, and every group weighs the same."),
     ),
     "fixed-length": Option(
         over_max_length,
         "Every token weighs the same, in this batch and in the next: no length bias, a smaller step.",
-        beside={
-            "product": "A completion's term counts by its tokens' share of the longest length: short ones weigh less."
-        },
+        beside=product("A completion's term counts by its tokens' share of the longest length: short ones weigh less."),
     ),
 }
 
@@ -527,7 +567,7 @@ COLUMNS = {
     "groups": GROUPS,
     "advantage": ADVANTAGES,
     "normalise": NORMALISATIONS,
-    "anchor": ANCHORS,
+    "anchor": OF_SAMPLES,
     "ratio": RATIOS,
     "surrogate": SURROGATES,
     "tokens": TOKENS,
@@ -598,6 +638,7 @@ NUMBERS = {
     "fipo.epsilon_high": "how much more than 1 a token may weigh",
     "fipo.limit": "tokens with a larger ratio say nothing of those before them",
     "reset": "a token with A < 0 and a larger ratio weighs 1",
+    "quadratic.tau": "larger holds the policy closer to where the ratio is 1",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",
     "level": "whether a token or a completion is weighed; one: neither, what is kept is kept as it is",

@@ -79,7 +79,7 @@ class PolicyRecipe(Recipe):
     def inputs(self, at: str, stage: str = "loss") -> dict[str, bool]:
         """Tensors that the choice of this column takes in this stage, without those that another choice makes idle."""
         found = super().inputs(at, stage)
-        away = self.anchor.name == "sampler"  # the engine's log-probs stand in the place of the trainer's
+        away = self.anchor.name != "trainer"  # others' log-probs stand in the place of the trainer's
         if stage == self.AHEAD and "old_log_probs" in found:
             needed = found.pop("old_log_probs") or self.tokens.numbers.get("epsilon") is not None
             found |= {"sampler_log_probs" if away else "old_log_probs": True} if needed else {}
@@ -104,6 +104,7 @@ class PolicyRecipe(Recipe):
         *,
         scored: Bool[Tensor, "P G"] | None = None,
         greedy_rewards: Float[Tensor, " P"] | None = None,
+        prompt_values: Float[Tensor, " P"] | None = None,
         old_log_probs: Float[Tensor, "B T"] | None = None,
         ref_log_probs: Float[Tensor, "B T"] | None = None,
         values: Float[Tensor, "B T"] | None = None,
@@ -118,6 +119,7 @@ class PolicyRecipe(Recipe):
             scored: False where a completion could not be scored; its reward may then be NaN. Without a group ("reward",
                 "critic") it counts as 0.
             greedy_rewards: the reward of each prompt's greedy completion, for the baseline "greedy".
+            prompt_values: what each prompt is worth, in reward units, for "prompt-value" (``soft_values``).
             old_log_probs, ref_log_probs: of the sampled tokens, in nats, for a KL in the reward.
             values: the critic's, in reward units, for the advantage "critic".
             energies: the squared norm of each token's score, for "optimal-token" (``optimal_token_advantages``).
@@ -134,7 +136,8 @@ class PolicyRecipe(Recipe):
         check_mask(mask)
         require(len(mask) == P * G, "mask", f"{P * G} rows, one for each reward", mask)
         batch = {
-            "rewards": rewards, "mask": mask, "scored": scored, "greedy_rewards": greedy_rewards, "energies": energies,
+            "rewards": rewards, "mask": mask, "scored": scored, "greedy_rewards": greedy_rewards,
+            "prompt_values": prompt_values, "energies": energies,
             "old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values, "max_length": max_length,
             "lengths": mask.sum(1).view(P, G).to(rewards.dtype), "token_rewards": mask,
         }  # fmt: skip
@@ -231,7 +234,7 @@ class PolicyRecipe(Recipe):
             entropies: H_t, in nats. Gradient flows through it.
             token_weights: the rows of ``token_weights`` of the whole batch; None where that is None.
             max_length: the longest completion that generation allows, in tokens, for the reduction "fixed-length".
-            group_size: G, completions of each prompt, for the reduction "group-token-mean".
+            group_size: G, completions of each prompt, for the reduction "group-token-mean" and a ratio within a group.
             denominator: tokens (``token-mean``), groups (``group-token-mean``) or completions of the whole batch, for
                 micro-batches.
             right: True where the completion is a right answer, for the likelihood "right-answers".
@@ -279,10 +282,13 @@ def check_ratio(row: Any) -> None:
 
 
 def check_tokens(row: PolicyRecipe) -> None:
-    """Raise ``ValueError`` if the mean over the chosen tokens has no meaning beside this row's reduction."""
+    """Raise ``ValueError`` if the mean over the chosen tokens has no meaning beside this row, or no batch to judge."""
     if row.tokens.numbers.get("counted") == "chosen" and row.reduction.name != "token-mean":
         why = "since the mean over the chosen tokens is one over tokens"
         raise ValueError(f"{row.name}.reduction: expected token-mean with {row.tokens}, {why}, got {row.reduction}")
+    if row.anchor.name == "reference" and row.tokens.name != "all":
+        why = "since tokens are judged by how far the policy has moved, not by its distance from the reference"
+        raise ValueError(f"{row.name}.tokens: expected all with anchor reference, {why}, got {row.tokens}")
 
 
 def at_the_end(rewards: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:

@@ -70,6 +70,9 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
     "Policy gradient: only some of the tokens, or some of them more": (
         "high-entropy", "clip-cov", "kl-cov", "m2po", "fipo",
     ),
+    "Policy gradient: a regression in place of a clip": (
+        "dro", "kimi-k1.5", "rebel", "a*-po",
+    ),
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",
     ),

@@ -15,6 +15,7 @@ __all__ = [
     "max_likelihood_advantages",
     "optimal_token_advantages",
     "batch_scaled_advantages",
+    "soft_values",
 ]
 
 
@@ -200,3 +201,32 @@ def batch_scaled_advantages(
     spread = centred if within_groups else rewards.detach().to(centred.dtype)
     _, std = deviations(spread, counted, correction)
     return centred / torch.where(std > 0, std + eps, 1)
+
+
+def soft_values(
+    rewards: Float[Tensor, "P N"], *, beta: float, scored: Bool[Tensor, "P N"] | None = None
+) -> Float[Tensor, " P"]:
+    """The most that a policy can earn on a prompt, less beta for each nat of its KL to the one that drew the samples.
+
+        V = beta log( (1 / N) sum_i exp(r_i / beta) )                          (REINFORCE.16)
+
+    A small beta gives the best reward, a large one the mean. The estimate is below the true value on average, the more
+    so the smaller beta and N are: it knows only rewards that were drawn.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds N samples of the reference for prompt p. Treated as a
+            constant.
+        beta: reward units per nat.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: reward units, one a prompt, detached; exactly 0 for a prompt without a scored sample.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Source: Brantley et al. (A*-PO), arXiv:2505.20686; Kimi k1.5, arXiv:2501.12599, section 2.3.2 (tau log Z).
+    """
+    number("beta", beta, above=0)
+    rewards = as_float("rewards", rewards, "P N").detach()
+    members = scored_members(rewards, scored)
+    best = rewards.masked_fill(~members, -torch.inf).amax(1, keepdim=True)
+    gains = ((rewards - best) / beta).exp().masked_fill(~members, 0)  # of exp(r / beta), against overflow
+    values = best[:, 0] + beta * (gains.sum(1) / members.sum(1).clamp(min=1)).log()
+    return values.masked_fill(~members.any(1), 0)

@@ -34,6 +34,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
         "ref_log_probs": ref["log_probs"], "teacher_log_probs": of_teacher["log_probs"],
         "teacher_logits": of_teacher["logits"], "greedy_rewards": sample(model, 1, None).rewards[:, 0],
         "right": rollout.rewards.flatten() > 0,
+        "prompt_values": sample(start, 64, torch.Generator().manual_seed(0)).rewards.mean(1),
         "sampler_log_probs": old["log_probs"] + 0.02 * torch.randn(old["log_probs"].shape, generator=generator),
         "draws": torch.rand(old["log_probs"].shape, generator=generator),
     }  # fmt: skip

@@ -27,6 +27,10 @@ def loss_refusal(row: Recipe) -> str:
         )
     if row.loss_kl.name != "none":
         return f"no algorithm with a reward ships the reference's log-probs; name it {changed(row, 'loss_kl=none')}"
+    if "group_size" in row.inputs("ratio"):
+        return "a loss is handed one sequence, and its ratio is taken within a group"
+    if row.anchor.name == "reference":
+        return "no algorithm with a reward ships the reference's log-probs, and its ratio is taken to them"
     if row.value.name != "none":
         return "it has no critic"
     if row.entropy.name != "none":

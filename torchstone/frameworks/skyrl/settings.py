@@ -29,6 +29,10 @@ def loss_refusal(row: Recipe) -> str:
             "its trainer counts completions without a token too; "
             f"name it {changed(row, 'reduction.empty_rows=counted')}"
         )
+    if "group_size" in row.inputs("ratio"):
+        return "a micro-batch holds pieces of groups, and its ratio is taken within one"
+    if row.anchor.name == "reference":
+        return "its own KL term alone sees the reference, and the row's ratio is taken to it"
     if row.loss_kl.name not in ("none", *KLS):
         return f"its own KL term, which alone sees the reference, has no {row.loss_kl.name}"
     if row.loss_kl.name != "none" and row.reduction.name != "sequence-mean":
@@ -51,7 +55,11 @@ def advantages_refusal(row: Recipe) -> str:
     if not isinstance(row, PolicyRecipe):
         return "it takes policy rows"
     verb = "reach an estimator"
-    absent = {"greedy": f"greedy rewards do not {verb}", "optimal-token": f"norms of a token's score do not {verb}"}
+    absent = {
+        "greedy": f"greedy rewards do not {verb}",
+        "prompt-value": f"values of prompts do not {verb}",
+        "optimal-token": f"norms of a token's score do not {verb}",
+    }
     if row.advantage.name in absent:
         return absent[row.advantage.name]
     if row.penalty.name != "none":

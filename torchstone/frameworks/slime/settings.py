@@ -13,6 +13,7 @@ from torchstone.recipes.choices import Recipe
 ABSENT = {
     "critic": "values are not there yet when rewards are made: --advantage-estimator ppo is slime's own",
     "greedy": "slime samples no greedy completion beside the group",
+    "prompt-value": "values of prompts are not there when rewards are made",
     "optimal-token": "slime keeps no norm of a token's score",
 }
 
@@ -28,6 +29,8 @@ def loss_refusal(row: Recipe) -> str:
             "a micro-batch holds pieces of groups, and a group's token count does not reach a loss; "
             f"name it {changed(row, 'reduction=token-mean')}"
         )
+    if "group_size" in row.inputs("ratio"):
+        return "a micro-batch holds pieces of groups, and its ratio is taken within one"
     if row.value.name != "none":
         return f"its critic is another model with slime's own loss; name it {changed(row, 'value=none')}"
     return likelihood_refusal(row)
@@ -54,7 +57,7 @@ def loss_settings(row: PolicyRecipe) -> dict[str, Any]:
     return {
         "calculate_per_token_loss": row.reduction.name == "token-mean",
         "context_parallel_size": 1,  # else a rank has pieces of completions
-        "use_kl_loss": row.loss_kl.name != "none",  # makes the reference's log-probs
+        "use_kl_loss": "ref_log_probs" in row.takes("loss"),  # makes the reference's log-probs
         "entropy_coef": row.entropy.numbers.get("coef", 0.0),  # with 0 its entropies have no gradient
         "use_tis": False,  # of its own policy loss, as use_opsm: neither is read beside a custom loss
         "use_opsm": False,

@@ -37,6 +37,7 @@ SCALED = {"GRPOTrainer": True, "DPOTrainer": False, "DistillationTrainer": True}
 ABSENT = {  # what rows need and TRL has not
     **dict.fromkeys(("values", "old_values", "returns"), "TRL has no critic since PPOTrainer went"),
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
+    "prompt_values": "GRPOTrainer's batches have none; TRL has A2POTrainer",
     "energies": "TRL keeps no norm of a token's score",
     "right": "GRPOTrainer does not say which answers are right",
     "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
@@ -92,6 +93,8 @@ def refusal(row: Recipe) -> str:
             return "DistillationTrainer has no rewards, so no advantages of the task"
     if reason := of_the_whole_batch(row):
         return reason
+    if isinstance(row, PolicyRecipe) and "group_size" in row.inputs("ratio"):
+        return "a micro-batch of GRPOTrainer's holds pieces of groups, and its ratio is taken within one"
     for tensor in row.needs():
         if tensor in ABSENT:
             return f"it needs {TENSORS[tensor]}, and {ABSENT[tensor]}"

@@ -32,6 +32,8 @@ def left_out(row: PolicyRecipe) -> str:
         said.append(CUT if row.ratio.name == "token" else whole)
     elif row.surrogate.name == "dppo":
         said.append("the log-ratio in a weight is cut at -20")
+    if row.surrogate.name == "quadratic":
+        said.append("the value has -A log pi for -A s, a constant more")
     if row.sampler.name != "none":
         said.append("the log of a weight for the engine's samples is cut at -20 and 20")
     if row.sampler.numbers.get("gate") in ("sequence", "sequence-mean"):
@@ -171,6 +173,14 @@ ONLINE = [
         "dppo_kl",
         "As dppo, by the KL, whose logarithms have 1e-8 added inside.",
         surrogate=Choice("dppo", divergence="kl", epsilon=0.2, cap=3.0),
+    ),
+    loss_mode(
+        "dro",
+        "2014-2044",
+        "dro, policy_loss.dro_beta=0.1",
+        "Each token's own log-ratio, to the policy that sampled, and GRPO's advantages: of DRO the square. dro_beta "
+        "has no default.",
+        surrogate=Choice("quadratic", tau=0.1),
     ),
     online(
         "gpg",

@@ -57,6 +57,10 @@ def loss_refusal(row: PolicyRecipe) -> str:
             "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; "
             f"name it {named(row, 'reduction=token-mean')}"
         )
+    if "group_size" in row.inputs("ratio"):
+        return "a micro-batch of verl's holds pieces of groups, and its ratio is taken within one"
+    if row.anchor.name == "reference":
+        return "verl's own KL term alone sees the reference, and its ratio is taken to it"
     if row.sampler.name == "off-policy-mask":
         return "the sampler's log-probs do not reach a loss of verl's, only weights made of them"
     if row.sampler.name == "weights":
@@ -75,6 +79,7 @@ def advantages_refusal(row: PolicyRecipe) -> str:
     verls = {
         "critic": "values do not reach an estimator: adv_estimator=gae with critic.enable=True is verl's own",
         "greedy": "verl samples greedy completions for adv_estimator=remax alone",
+        "prompt-value": "values of prompts do not reach an estimator",
         "optimal-token": "verl keeps what a token's score needs for adv_estimator=optimal_token_baseline alone",
     }
     if row.advantage.name in verls:

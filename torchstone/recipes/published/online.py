@@ -12,7 +12,7 @@ from torchstone.recipes.online import PolicyRecipe
 GROUP_STD = Choice("group-std", correction=1, eps=0.0)
 POLICY_GRADIENT = Choice("policy-gradient")
 CLIP = Choice("clip", epsilon=0.2)
-SAMPLER = Choice("sampler")
+SAMPLER, REFERENCE = Choice("sampler"), Choice("reference")
 PER_ROW = Choice("sequence-mean", empty_rows="skipped")
 PER_SUM = Choice("sequence-sum", empty_rows="skipped")
 
@@ -526,6 +526,67 @@ ONLINE = [
             "surrogate.cap": DPPO_CAP,
             **ROWS,
         },
+    ),
+    PolicyRecipe(
+        name="dro",
+        parent="reinforce",
+        about="A completion's log-ratio to the reference is fitted to its advantage over tau; a learned value is the "
+        "baseline.",
+        advantage=Choice("prompt-value"),
+        anchor=REFERENCE,
+        ratio=Choice("product"),
+        surrogate=Choice("quadratic", tau=1.0),
+        reduction=PER_ROW,
+        source="Richemond et al. (DRO-V), arXiv:2405.19107v1",
+        left_out="how V is learned: a second network with half the squared error of r - tau log(pi / pi_ref) - V, in "
+        "the same loss; the data are given, one completion a prompt",
+        stated={"surrogate.tau": "account, of v1: the best of 0.1, 1 and 5", **ROWS_NOT_FOUND},
+    ),
+    PolicyRecipe(
+        name="kimi-k1.5",
+        parent="dro",
+        about="The log-ratio of a completion to the policy that sampled is fitted to its advantage over tau.",
+        advantage=Choice("group-mean"),
+        ratio=Choice("product"),
+        surrogate=Choice("quadratic", tau=0.1),
+        reduction=PER_ROW,
+        source="Kimi k1.5, arXiv:2501.12599, section 2.3.2, eq. 3; Kimi K2, arXiv:2507.20534v2, section 3.2.3, has its "
+        "squared error: 2 tau times the gradient",
+        left_out="the other baseline of k1.5, tau log Z (soft_values of the group); its price on length (section "
+        "2.3.3), which is a reward; an optimiser that starts anew with each iteration. Of K2: a budget of tokens, a "
+        "likelihood term on chosen data (PTX), a temperature that falls",
+        stated={
+            "surrogate.tau": "not stated; neither by K2; ROLL 8eb27cc2's for kimi15, of a token's log-ratio",
+            **ROWS,
+        },
+    ),
+    PolicyRecipe(
+        name="rebel",
+        parent="kimi-k1.5",
+        about="Differences of log-ratios within a group are fitted to those of rewards; a group of two is a pair.",
+        advantage=Choice("group-mean"),
+        ratio=Choice("product-centred"),
+        surrogate=Choice("quadratic", tau=1.0),
+        reduction=PER_ROW,
+        source="Gao et al. (REBEL), arXiv:2404.16767, by its authors' code (ZhaolinGao/REBEL 4ad7c11, rebel.py)",
+        left_out="a factor: with groups of two the authors' squared error is 8 eta of this loss and a constant, eta = "
+        "1 / tau; a price of 0.05 a nat to the start model, which their TL;DR script has in the reward; four passes "
+        "over each batch",
+        stated={"surrogate.tau": "authors' code, src/tldr/rebel.py: eta 1.0, and tau is 1 / eta", **ROWS_NOT_FOUND},
+    ),
+    PolicyRecipe(
+        name="a*-po",
+        parent="dro",
+        about="As dro, with the prompt's soft value from samples of the reference, once, in place of a learned one.",
+        advantage=Choice("prompt-value"),
+        anchor=REFERENCE,
+        ratio=Choice("product"),
+        surrogate=Choice("quadratic", tau=1e-3),
+        reduction=PER_ROW,
+        source="Brantley et al. (A*-PO), arXiv:2505.20686, by its authors' code (ZhaolinGao/A-PO c8823a3)",
+        left_out="a factor: the authors' squared error is 2 tau of this loss and a constant; prompts whose samples are "
+        "all wrong are dropped beforehand. The values are soft_values(rewards, beta=0.5) of 8 samples of the reference",
+        stated={"surrogate.tau": "authors' code, README: beta_2; so TRL 1.16.0, a2po_config.py", **ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
         name="intellect-2",
