@@ -5,7 +5,7 @@ load the same folder, and do the same work in a round: the same prompts (of 7 to
 (an untrained model ends one token in 16, so that some row of a batch always reaches it), batch, optimizer steps,
 reward function, Adam and gradient clip, in float32, with full sampling. Neither has a reference in GRPO (beta is 0),
 evaluates, logs or saves; in DPO both worked out the reference's log-probs before the clock starts, and TRL its token
-ids too.
+ids too, which Torchstone makes in the first pass over the pairs and keeps.
 What TRL does by default and is switched off: bfloat16, gradient checkpointing, tool and image fields of no use here.
 TRL generates with transformers' ``generate``, its default. Every repetition runs both in turn; the figure is the median
 ratio over repetitions. Wall time; the ratio of processor time, which other processes disturb less, stands beside it.

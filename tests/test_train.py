@@ -22,7 +22,7 @@ from torchstone.store.files import load_config
 from torchstone.terminal import UserError
 from torchstone.train import methods as methods_module
 from torchstone.train import model as model_module
-from torchstone.train import online
+from torchstone.train import offline, online
 from torchstone.train.learner import Learner
 from torchstone.train.loading import load_policy
 from torchstone.train.methods import Batch, method_of
@@ -429,6 +429,21 @@ def test_pairs_rank_the_best_against_the_worst_and_carry_the_reference():
         assert abs(policy(*alone.inputs, 1.0).log_probs.sum().item() - pair["ref_chosen"]) < 1e-4
     chosen, rejected = pair_log_probs(config, policy, encode(config, policy, pairs))
     assert chosen.shape == rejected.shape == (len(pairs),)
+
+
+def test_pairs_are_encoded_once_while_few_are_kept_and_are_the_same_in_every_epoch(monkeypatch):
+    policy, config, seen = small_policy("0123456789>", 16, "cpu"), DPOOptions(seed=3), []
+    pairs = [{"prompt": f"{i}>", "chosen": str(i), "rejected": f"{i}{i}", "ref_chosen": float(i)} for i in range(10)]
+    monkeypatch.setattr(offline, "encode", lambda c, p, some: (seen.append(len(some)), encode(c, p, some))[1])
+    found = []
+    for most in (100, 6, 0):
+        monkeypatch.setattr(offline, "KEPT", most)
+        encoded = offline.encoder(config, policy, pairs, 4)
+        for step in range(6):
+            assert encoded(step) == encode(config, policy, take(pairs, 4, step, 3))
+        found.append(sum(seen))
+        seen.clear()
+    assert found[0] == 10 < found[1] < found[2] <= 24  # each once; some again; all of every step
 
 
 # --------------------------------------------------------------------------------------- recipes in the loop

@@ -125,8 +125,12 @@ BUILT_IN: dict[str, tuple[Callable[[], list[Example]], RawLines, tuple[int, int]
 
 def take(examples: Sequence[Example], n: int, step: int, seed: int) -> list[Example]:
     """The n examples of a step: all in shuffled order, then all in another; a function of its arguments only."""
-    size = len(examples)
-    return [examples[_order(size, seed, i // size)[i % size]] for i in range(step * n, (step + 1) * n)]
+    return [examples[i] for i in places(len(examples), n, step, seed)]
+
+
+def places(size: int, n: int, step: int, seed: int) -> list[int]:
+    """Where they stand among all ``size`` examples."""
+    return [_order(size, seed, i // size)[i % size] for i in range(step * n, (step + 1) * n)]
 
 
 @lru_cache(maxsize=2)

@@ -141,11 +141,12 @@ def weights_hash(folder: Path) -> str:
     return " ".join(map(file_hash, found))
 
 
-def margin_of(pair: Example) -> float:
-    """How much better the chosen one is held to be, in reward units: the column ``margin``, or 0."""
+def margin_of(model: Policy, pair: Example) -> float:
+    """How much better the chosen one of an encoded pair is held to be, in reward units: the column ``margin``, or 0."""
     margin = pair.get("margin", 0.0)
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise UserError(f"'margin' must be a number, got {margin!r}, for prompt {pair['prompt'][:60]!r}")
+        prompt = model.tokenizer.decode(pair["prompt"], skip_special_tokens=True)
+        raise UserError(f"'margin' must be a number, got {margin!r}, for prompt {prompt[:60]!r}")
     return margin
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchstone.data.tasks import Example, Task, take
+from torchstone.data.tasks import Example, Task, places, take
 from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.rewards.calling import State
 from torchstone.rewards.judging import judged
@@ -20,17 +20,20 @@ from torchstone.train.options import DPOOptions, Pairs, Run
 from torchstone.train.processes import divided, share
 from torchstone.train.rollout import Rollout, as_rollout, check_room, sample, slices, uniforms
 
+KEPT = 10_000  # pairs whose token ids stay in memory: of texts of 1,000 tokens 36 kB each
+
 
 def learn_offline(
     config: DPOOptions, pairs: Sequence[Example], learner: Learner, steps: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each step. N pairs a step: each has prompt, chosen, rejected, ref_chosen, ref_rejected."""
     N, policy = min(config.pairs, len(pairs)), learner.policy
+    encoded = encoder(config, policy, pairs, N)
     while learner.step < steps:
         learner.begin_round(config.lr, steps)
 
         # 1 prompts and 2 completions: given
-        batch = encode(config, policy, take(pairs, N, learner.step, config.seed))
+        batch = encoded(learner.step)
         for piece in learner.share(cut_pairs(config, batch)):
             # 3 log-probs [N] of whole completions; those of the reference were computed once, with the pairs
             chosen, rejected = pair_log_probs(config, policy, batch[piece])
@@ -44,6 +47,21 @@ def learn_offline(
         learner.update(config.max_grad_norm)
 
         yield learner.end_round()
+
+
+def encoder(config: Run, policy: Policy, pairs: Sequence[Example], N: int) -> Callable[[int], list[Example]]:
+    """What gives the encoded pairs of a step; of the first ``KEPT`` pairs that it meets, the ids are kept."""
+    kept: dict[int, Example] = {}
+
+    def of_step(step: int) -> list[Example]:
+        rows = places(len(pairs), N, step, config.seed)
+        new = list(dict.fromkeys(i for i in rows if i not in kept))
+        made = dict(zip(new, encode(config, policy, [pairs[i] for i in new]) if new else (), strict=True))
+        found = [kept[i] if i in kept else made[i] for i in rows]
+        kept.update(made if len(kept) < KEPT else {})
+        return found
+
+    return of_step
 
 
 def encode(config: Run, policy: Policy, pairs: Sequence[Example]) -> list[Example]:

@@ -9,11 +9,11 @@ import torch
 
 from torchstone.core import Loss
 from torchstone.core.result import mean_of
-from torchstone.data.tasks import Example, take
+from torchstone.data.tasks import Example
 from torchstone.dpo import bradley_terry_loss
 from torchstone.rewards.reward_model import margin_of, pair_rewards
 from torchstone.train.learner import Learner
-from torchstone.train.offline import cut_pairs, encode
+from torchstone.train.offline import cut_pairs, encoder
 from torchstone.train.options import RewardOptions
 
 
@@ -22,18 +22,19 @@ def learn_reward(
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each step. N pairs a step: each has prompt, chosen, rejected, and perhaps a margin."""
     N, model = min(config.pairs, len(pairs)), learner.policy
+    encoded = encoder(config, model, pairs, N)
     while learner.step < steps:
         learner.begin_round(config.lr, steps)
 
         # 1 prompts and 2 completions: given
-        given = take(pairs, N, learner.step, config.seed)
-        batch, margins = encode(config, model, given), [margin_of(pair) for pair in given]
+        batch = encoded(learner.step)
         for piece in learner.share(cut_pairs(config, batch)):
             # 3 log-probs: none; 4 rewards [N] of both completions
             chosen, rejected = pair_rewards(model, batch[piece])
             # 5 advantages: none, the loss itself ranks the pair
             # 6 loss: a scalar
-            margin, centre = torch.tensor(margins[piece]).to(chosen), config.center_rewards_coefficient
+            margin = torch.tensor([margin_of(model, pair) for pair in batch[piece]]).to(chosen)
+            centre = config.center_rewards_coefficient
             loss = bradley_terry_loss(chosen, rejected, margin=margin, centre=centre, denominator=N)
             named = {"accuracy": "accuracy", "reward_gap": "margin", "mean_reward": "mean_reward"}
             metrics = {named[name]: mean for name, mean in loss.metrics.items()}
