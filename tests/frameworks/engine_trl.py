@@ -24,7 +24,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 import transformers
-from cases_trl import PAIRS, SETTINGS
+from cases_trl import ALPHA, PAIRS, SETTINGS
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -51,9 +51,10 @@ transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
 POLICY = {**SETTINGS, "gmpo": {}, "rloo": {}}
 DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
-DPO["wpo"] = {"use_weighting": True}
+DPO |= {"wpo": {"use_weighting": True}, "f-dpo-alpha": ALPHA}
 DISTILL: dict[str, dict[str, Any]] = {"opd-exact": {}, "opd-forward": {"beta": 0.0}, "gkd": {"beta": 0.5}}
 HEAD = "trl.kernels.chunked_logprob"  # where TRL computes log-probs in float32; here they stay float64
+OFFLINE = "trl.trainer.dpo_trainer"  # where it takes the power of f-DPO's alpha-divergence in float32
 DIVERGENCE = "trl.kernels.chunked_divergence"
 WORDS = [*"0123456789", ">", "-"]
 G, LONGEST = 4, 6
@@ -181,7 +182,7 @@ def offline(trainer: type = DPOTrainer, recipe: Any = None, model: Any = model, 
         {"prompt": [f"{i:03d}>" for i in range(48)]} | {k: [some() for _ in range(48)] for k in ("chosen", "rejected")}
     )
     made, given = (trainer, {}) if recipe is None else (RecipeDPOTrainer, {"recipe": recipe})
-    with redirect_stdout(StringIO()), float32_is_float64(HEAD):
+    with redirect_stdout(StringIO()), float32_is_float64(HEAD, OFFLINE):
         run = made(
             model=model(), args=DPOConfig(**(FIXED | settings)), train_dataset=pairs, processing_class=tokenizer(),
             **given, **(beside or {}),
