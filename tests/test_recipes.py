@@ -400,9 +400,11 @@ def pairs(seed: int = 0) -> dict:
             ("rejected_log_probs", 4),
             ("ref_chosen_log_probs", 5),
             ("ref_rejected_log_probs", 4),
+            ("gold_log_probs", 3),
         )
     }
     masks = {"chosen_mask": torch.rand(6, 5, generator=g) > 0.3, "rejected_mask": torch.rand(6, 4, generator=g) > 0.3}
+    masks["gold_mask"] = torch.rand(6, 3, generator=g) > 0.3
     log_probs["chosen_is_from_reference"] = torch.arange(6) % 3 == 0
     return log_probs | {k: v | (torch.arange(v.shape[1]) == 0) for k, v in masks.items()}
 
@@ -421,7 +423,7 @@ def test_a_preference_row_runs_whatever_lies_under_the_mask(row):
     value, gradients, _ = prefer(row, batch)
     assert value.isfinite() and all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients[:1])
     dirty = {
-        k: v.masked_fill(~batch[("chosen" if "chosen" in k else "rejected") + "_mask"], math.nan)
+        k: v.masked_fill(~batch[f"{re.search('chosen|rejected|gold', k)[0]}_mask"], math.nan)
         if v.is_floating_point()
         else v
         for k, v in batch.items()
@@ -435,7 +437,8 @@ def test_preference_micro_batches_add_up_unless_the_row_sorts_the_batch(row):
         return
     batch = pairs()
     value, gradients, _ = prefer(row, batch)
-    count = int(batch["chosen_mask"].sum()) if row.sft.numbers.get("mean") == "token" else 6
+    learnt = batch["gold_mask" if row.sft.name == "gold" else "chosen_mask"]
+    count = int(learnt.sum()) if row.sft.numbers.get("mean") == "token" else 6
     counts = {"denominator": 6} | ({"sft_denominator": count} if "sft_denominator" in row.takes() else {})
     halves = [prefer(row, {k: v[rows] for k, v in batch.items()}, **counts) for rows in (slice(0, 2), slice(2, 6))]
     same(halves[0][0] + halves[1][0], value)
@@ -578,6 +581,18 @@ def test_preference_rows_are_the_functions_on_sums_or_means():
     good = torch.arange(12) < 6
     how = {"beta": 0.1, "reference_point": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.0}
     same(prefer(RECIPES["kto"], batch)[0], kto_loss(torch.cat(sums[:2]), torch.cat(sums[2:]), good, **how).value)
+
+
+def test_a_gold_completion_is_learnt_whatever_the_pair_is():
+    """pi_w - pi_l = 2, beta 0.5, NLL 2, coef 1: log(1 + exp(-1)) + 2; the gold tokens' gradient is -1 / 3 each."""
+    row, whole = find("triple-po:objective.beta=0.5"), torch.ones(1, 1, dtype=torch.bool)
+    gold_mask = torch.tensor([[True, True, False, True]])
+    for rejected in (-3.0, 4.0):
+        gold = torch.tensor([[-1.0, -2.0, math.nan, -3.0]], dtype=torch.float64, requires_grad=True)
+        pair = (torch.tensor([[x]], dtype=torch.float64) for x in (-1.0, rejected))
+        loss = row.loss(*pair, whole, whole, gold_log_probs=gold, gold_mask=gold_mask).value
+        same(torch.autograd.grad(loss, gold)[0], -gold_mask.double() / 3)
+        assert rejected > 0 or loss.item() == pytest.approx(math.log1p(math.exp(-1)) + 2)
 
 
 def test_the_pair_batch_of_the_common_suite_is_not_what_a_recipe_takes(unchecked):

@@ -451,6 +451,17 @@ def test_wpo_with_weights_of_1_is_dpo(pairs):
     same_with_gradient(preference.wpo_loss(*pairs, ones, beta=0.3), dpo_loss(*pairs, beta=0.3), 1, pairs)
 
 
+@edge("TPO", "CPO", "gold = chosen", "CPO with a mean over tokens")
+def test_tpo_whose_gold_completion_is_the_chosen_one_is_cpo(batch):
+    log_probs, other, _, _, _, mask = batch
+    masks = (mask, mask.flip(0))
+    gold = {"gold_log_probs": log_probs, "gold_mask": mask}
+    tpo = find("triple-po").loss(log_probs, other, *masks, **gold)
+    cpo = find("cpo:objective.beta=0.01+sft.mean=token").loss(log_probs, other, *masks)
+    same(tpo.value, cpo.value)
+    same(gradient(tpo, log_probs), gradient(cpo, log_probs))
+
+
 @edge("MPO", "DPO", "quality weight 0")
 @edge("MPO", "BCO", "preference weight 0")
 @pytest.mark.parametrize("preference_coef", [0.0, 1.0])

@@ -202,6 +202,17 @@ def test_orpo_2403_07691v2_eq_6_and_7(seed: int) -> None:
     agree("orpo", seed, equation, reference=False)
 
 
+def test_triple_po_by_the_authors_code(seed: int) -> None:
+    """-log sigma(beta (log pi(y_w) - log pi(y_l))) + alpha NLL(y_gold), a mean over tokens; beta = 0.01, alpha = 1."""
+    gold, mask = (x[:, :3] for x in (pairs(seed + 9).chosen.detach(), pairs(seed + 9).chosen_mask))
+
+    def equation(p: Pairs) -> Tensor:
+        w, lo = total(p.chosen, p.chosen_mask), total(p.rejected, p.rejected_mask)
+        return -torch.log(torch.sigmoid(0.01 * w - 0.01 * lo)).mean() - 1.0 * gold[mask].mean()
+
+    agree("triple-po", seed, equation, reference=False, gold_log_probs=gold, gold_mask=mask)
+
+
 def test_kto_2402_01306v5_eq_8(seed: int) -> None:
     """E [lambda_y - v(x, y)], v of r - z_0 or z_0 - r, z_0 without gradient; beta = 0.1, lambda_D = lambda_U = 1."""
     z0 = 0.7

@@ -101,6 +101,20 @@ def concatenated(batch: PreferenceBatch, kind: str, **knobs: Any) -> Output:
     return Output(*value_and_grads(loss, **leaves))
 
 
+def tpo(batch: PreferenceBatch, **knobs: Any) -> Output:
+    """TPOTrainer._compute_loss on chosen, rejected and gold rows; the gold ones are the first of KTO's mismatched."""
+    leaves, mask = sides(batch)
+    gold_mask = batch.kl_mask[: len(batch.chosen)]
+    leaves["gold_log_probs"] = leaf(batch.kl[: len(batch.chosen)])
+    logits = two_token_logits(torch.cat([*leaves.values()]))  # position t predicts token t + 1
+    model = load.Tables(load.SimpleNamespace(logits=torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)))
+    inputs = load.completion_inputs(torch.cat([mask, gold_mask]))
+    with default_dtype(torch.float64):
+        loss = load.preference_trainer("TPO", model, **knobs)._compute_loss(model, inputs, False)
+    given = {"gold_log_probs": leaves["gold_log_probs"].detach(), "gold_mask": gold_mask}
+    return Output(*value_and_grads(loss, **leaves), given=given)
+
+
 def vllm(mode: str) -> dict[str, Any]:
     return {"use_vllm": True, "vllm_importance_sampling_mode": mode}
 
@@ -172,6 +186,7 @@ CASES = {
     f"wpo@{VERSION}": Case(wpo, ("pairs",)),
     f"kto@{VERSION}": Case(kto, ("pairs",)),
     **{f"{name}@{VERSION}": Case(partial(concatenated, kind="CPO", **x), ("pairs",)) for name, x in FREE.items()},
+    f"triple-po@{VERSION}": Case(tpo, ("pairs",)),
     f"orpo@{VERSION}": Case(
         partial(concatenated, kind="ORPO"),
         ("pairs",),
@@ -179,4 +194,6 @@ CASES = {
         note="The odds are float32 (orpo_trainer.py:691-692).",
     ),
 }
-SAME = {f"{name}@{VERSION}" for name in ("dpo", "ld-dpo", "robust_dpo", "apo_zero", "apo_down", "kto", "f-dpo")}
+SAME = {
+    f"{name}@{VERSION}" for name in ("dpo", "ld-dpo", "triple-po", "robust_dpo", "apo_zero", "apo_down", "kto", "f-dpo")
+}

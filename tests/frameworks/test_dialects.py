@@ -63,6 +63,8 @@ def run(recipe: Recipe, batch: PolicyBatch | PreferenceBatch | DistillBatch, giv
     known = {"ref_chosen_log_probs": batch.ref_chosen, "ref_rejected_log_probs": batch.ref_rejected, **given}
     masks = (batch.chosen_mask, batch.rejected_mask)
     used = {name: x for name, x in known.items() if name in (*recipe.takes(), "denominator", "sft_denominator")}
+    if "gold_log_probs" in used:
+        used["gold_log_probs"] = leaves["gold_log_probs"] = leaf(used["gold_log_probs"])
     loss = recipe.loss(leaves["chosen"], leaves["rejected"], *masks, **used)
     return Run(*value_and_grads(loss.value, **leaves), None)
 

@@ -211,6 +211,7 @@ def _right(row: Recipe, batch: Mapping[str, Any]) -> dict[str, Any]:
         more: dict[str, Any] = {f"ref_{k}": tensors[f"ref_{k}"][:, None] for k in PAIRS[:2]}
         more |= {"reference_point": 0.0, "reward_shift": 0.5}  # at 0 BCO is what TRL calls BCO
         more |= {"chosen_is_from_reference": torch.arange(len(one)) % 2 == 0}
+        more |= {"gold_log_probs": torch.full((len(one), 1), -1.5, dtype=torch.float64), "gold_mask": one}
         more |= {"weights": torch.linspace(0.5, 1.5, len(one), dtype=torch.float64)}
         pair = (tensors[k][:, None] for k in PAIRS[:2])
         loss = row.loss(*pair, one, one, **row.used("loss", more))

@@ -57,6 +57,8 @@ TENSORS = {
     "reward_shift": "where a reward counts as neither good nor bad, a scalar (bco_reward_shift)",
     "other_mask": "True at the tokens of the pair's other completion [N U]",
     "of_reference": "whether log-probs are those of the frozen reference",
+    "gold_log_probs": "log-probs of the tokens of a third completion, better than the pair's [N W]",
+    "gold_mask": "True at the gold completions' tokens [N W]",
     "chosen_mask": "True at the chosen completions' tokens [N T]",
     "rejected_mask": "True at the rejected completions' tokens [N U]",
     "chosen_is_from_reference": "True where the reference wrote the chosen completion, not the rejected one [N]",

@@ -77,7 +77,7 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",
     ),
     "Pairs: each completion by itself": ("kto", "apo_zero", "apo_down", "nca", "bco", "sppo"),
-    "Pairs: no reference": ("simpo", "cpo", "orpo"),
+    "Pairs: no reference": ("simpo", "cpo", "triple-po", "orpo"),
     "Pairs: another shape of the reward": ("f-dpo", "alphapo"),
     "Pairs: weights, another reference, supervised learning beside": (
         "dpo-norm", "ld-dpo", "wpo", "tr-dpo", "iterative-rpo", "rpo", "dpop", "xpo", "mpo",

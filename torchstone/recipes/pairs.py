@@ -137,6 +137,13 @@ def sft(chosen_log_probs: Tensor, chosen_mask: Tensor, sft_denominator: Any = No
     return Loss(coef * loss.value, loss.metrics)
 
 
+def sft_of_gold(
+    gold_log_probs: Tensor, gold_mask: Tensor, sft_denominator: Any = None, *, coef: float, mean: str
+) -> Loss:
+    """``coef`` times ``sft_loss`` on the tokens of a third completion."""
+    return sft(gold_log_probs, gold_mask, sft_denominator, coef=coef, mean=mean)
+
+
 def optimism(
     chosen_log_probs: Tensor, rejected_log_probs: Tensor, chosen_mask: Tensor, rejected_mask: Tensor,
     chosen_is_from_reference: Tensor, denominator: Any = None, *, coef: float,
@@ -154,6 +161,9 @@ COLUMNS = {
     "sft": {
         "none": Option(nothing, "The objective alone teaches: where it allows it, both likelihoods may fall together."),
         "chosen": Option(sft, "The chosen completion's own likelihood is raised too, against its fall."),
+        "gold": Option(
+            sft_of_gold, "A third completion is learnt beside the pair, whose own likelihoods may both fall."
+        ),
         "optimism": Option(
             optimism,
             "The completion that the reference wrote becomes less likely, preferred or not: the policy explores.",
@@ -180,6 +190,7 @@ NUMBERS = {
     "quality_coef": "the weight of the judgements, good and bad",
     "optimism.coef": "the weight of exploration: larger drives the policy further off what the reference writes",
     "penalty_coef": "larger pushes chosen completions harder that fall below the reference",
+    "gold.coef": "the weight of supervised learning on the gold completion",
     "coef": "the weight of supervised learning on the chosen completion",
     "mean": "whether a token, a completion or a sum is averaged",
     "desirable_weight": "the weight of good completions",
@@ -219,6 +230,8 @@ class PreferenceRecipe(Recipe):
         reward_shift: Float[Tensor, ""] | float | None = None,
         weights: Float[Tensor, " N"] | None = None,
         chosen_is_from_reference: Bool[Tensor, " N"] | None = None,
+        gold_log_probs: Float[Tensor, "N W"] | None = None,
+        gold_mask: Bool[Tensor, "N W"] | None = None,
         denominator: int | float | Tensor | None = None,
         sft_denominator: int | float | Tensor | None = None,
     ) -> Loss:
@@ -234,6 +247,8 @@ class PreferenceRecipe(Recipe):
             weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
             chosen_is_from_reference: for "optimism": True where the reference wrote the chosen completion, False where
                 it wrote the rejected one.
+            gold_log_probs, gold_mask: for sft "gold": a third completion of each prompt, better than both of the pair.
+                Gradient flows through its log-probs.
             denominator: pairs in the whole batch, for micro-batches.
             sft_denominator: tokens ("token") or completions of the whole batch, for a supervised term of its own.
 
@@ -252,6 +267,7 @@ class PreferenceRecipe(Recipe):
         constants = {"reference_point": reference_point, "reward_shift": reward_shift, "weights": weights}
         constants["denominator"] = denominator
         beside = {"sft_denominator": sft_denominator, "chosen_is_from_reference": chosen_is_from_reference}
+        beside |= {"gold_log_probs": gold_log_probs, "gold_mask": gold_mask}
         self.check("loss", {name: x for name, (x, _, _) in tokens.items()} | constants | beside)
         whole = {
             name: self.run(

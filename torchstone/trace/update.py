@@ -55,6 +55,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
             batch |= {f"{side}_log_probs": now["log_probs"], f"{side}_mask": mask}
             batch[f"ref_{side}_log_probs"] = outputs(start, part)["log_probs"].detach()
             batch["weights"] = batch["weights"] * wpo_weights(now["log_probs"], now["log_normalisers"], mask)
+        batch |= {f"gold_{what}": batch[f"chosen_{what}"] for what in ("log_probs", "mask")}  # no third one here
         return pairs_parts(recipe, pairs[0].names(), pairs[1].names(), batch)
 
     parts_of_an_update()

@@ -23,7 +23,7 @@ from torchstone.frameworks.registry import theirs
 
 EXPERIMENTAL = {
     "GMPO": "gmpo", "CPO": "cpo", "ORPO": "orpo", "GKD": "gkd", "GOLD": "gold", "SDPO": "sdpo", "SDFT": "sdft",
-    "IWOPD": "iw_opd",
+    "IWOPD": "iw_opd", "TPO": "tpo",
 }  # fmt: skip
 HOMES = {kind: f"trl.experimental.{room}" for kind, room in EXPERIMENTAL.items()}
 
@@ -211,12 +211,15 @@ def completion_inputs(mask: Tensor, prefix: str = "", token: int = 0) -> dict[st
 
 COPIED_BY_PAIRS = """
     beta loss_type label_smoothing ld_alpha f_divergence_type f_alpha_divergence_coef use_weighting
-    desirable_weight undesirable_weight alpha cpo_alpha simpo_gamma
+    desirable_weight undesirable_weight alpha cpo_alpha simpo_gamma tpo_alpha tpo_l_gamma
 """
 
 
 def preference_trainer(kind: str, model: Tables, reference: Tables | None = None, **knobs: Any) -> Any:
-    """A trainer of ``kind`` "DPO", "KTO", "CPO", "ORPO" or "Reward" with these models; ``knobs`` are its config's."""
+    """A trainer of ``kind`` "DPO", "KTO", "CPO", "ORPO", "TPO" or "Reward" with these models.
+
+    ``knobs`` are its config's.
+    """
     trainer = _made(kind, _NoInit, knobs, COPIED_BY_PAIRS)
     trainer.model, trainer.ref_model, trainer.is_encoder_decoder = model, reference, False
     trainer.pad_token_id = trainer.padding_value = trainer._total_train_tokens = 0

@@ -371,6 +371,15 @@ PAIRS = [
         config="CPOConfig",
     ),
     pairs(
+        "triple-po",
+        "",
+        "TPO as its authors' code; the gold completion is the column 'reference'. loss_type='tpo-l' is TPO-L.",
+        Choice("logistic-free", beta=0.01, gamma=0.0),
+        sft=Choice("gold", coef=1.0, mean="token"),
+        source="trl/experimental/tpo/tpo_trainer.py:619-701",
+        config="TPOConfig",
+    ),
+    pairs(
         "orpo",
         "",
         "The supervised term is a mean over the micro-batch's tokens, prompts included; the odds are float32.",

@@ -41,6 +41,7 @@ ABSENT = {  # what rows need and TRL has not
     "energies": "TRL keeps no norm of a token's score",
     "right": "GRPOTrainer does not say which answers are right",
     "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
+    "gold_log_probs": "DPOTrainer has two completions of a prompt; TRL has TPOTrainer",
     "chosen_is_from_reference": "DPOTrainer's data do not say who wrote a completion",
     "reward_shift": "DPOTrainer keeps no running mean of rewards (objective=bce or logistic-and-bce needs none)",
 }

@@ -130,6 +130,25 @@ PAIRS = [
         },
     ),
     PreferenceRecipe(
+        name="triple-po",
+        parent="cpo",
+        about="CPO whose supervised term is on a third completion, better than both of the pair (TPO).",
+        log_prob=SUM,
+        objective=Choice("logistic-free", beta=0.01, gamma=0.0),
+        sft=Choice("gold", coef=1.0, mean="token"),
+        source="Saeidi et al. (TPO), arXiv:2405.16681v2, by the authors' code at 71a4425",
+        left_out="where the gold completion comes from; TPO-L, which compares log-probs per token, with a margin "
+        "(log_prob=mean, objective.gamma=0.5)",
+        stated={
+            "objective.beta": "authors' code, README.md at 71a4425: Llama-3-Base, 5K; 2 for Mistral's TPO-L, 10 for "
+            "Llama's",
+            "objective.gamma": "authors' code, utils/tpo_trainer.py at 71a4425: TPO has no margin",
+            "sft.coef": "authors' code, README.md at 71a4425: 1 for base models, 0.05 for instruct models, which is "
+            "the code's default",
+            "sft.mean": "authors' code, utils/tpo_trainer.py at 71a4425: over the batch's tokens, beside sums",
+        },
+    ),
+    PreferenceRecipe(
         name="orpo",
         about="Supervised learning that also raises the odds of the chosen over those of the rejected; no reference.",
         log_prob=MEAN,
