@@ -98,7 +98,11 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
     "reward_shift": "reward_shift running_mean running_mean_value baseline_shift",
     "preference_coef": "preference_coef w_p preference_weight preference_loss_weight dpo_weight",
     "quality_coef": "quality_coef w_q quality_weight quality_loss_weight bco_weight pref_bco_weight",
-    "alpha": "alpha ld_alpha lc_alpha",
+    "alpha": "alpha ld_alpha lc_alpha f_alpha_divergence_coef alpha_divergence_coef",
+    "penalty_coef": "penalty_coef penalty lam lambda dpop_lambda dpo_positive_lambda lambda_dpop",
+    "divergence": "divergence f_divergence f_divergence_type divergence_type",
+    "desirable_denominator": "desirable_denominator n_desirable num_desirable n_chosen n_good num_good",
+    "undesirable_denominator": "undesirable_denominator n_undesirable num_undesirable n_rejected n_bad num_bad",
     "max_length": "max_length l_max max_resp_len max_response_length max_len max_completion_length max_tokens",
     "cache": "cache cache_len buffer buffer_len overlong_buffer_len overlong_buffer cache_length "
              "soft_punish_cache l_cache",
@@ -108,6 +112,12 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
 WORDS: dict[str, dict[Any, Any]] = {  # where a setting's values have names: their parameter -> our value -> their word
     **{k: {0.0: "forward", 1.0: "reverse"} for k in ("kl_direction", "direction", "kl_type")},
     "divergence": {0.0: "forward_kl", 1.0: "reverse_kl", 0.5: "jsd"},
+    "f_divergence_type": {
+        "js": "js_divergence",
+        "forward-kl": "forward_kl",
+        "reverse-kl": "reverse_kl",
+        "alpha": "alpha_divergence",
+    },
     **{k: {"tail": True, "renormalise": False} for k in ("add_tail", "distillation_add_tail", "loss_add_tail")},
 }
 AGGREGATIONS = {  # loss_agg_mode, as verl names them

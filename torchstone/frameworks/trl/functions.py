@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchstone.frameworks.arguments import enter_pair_losses, in_order
-from torchstone.frameworks.loading import default_dtype
+from torchstone.frameworks.loading import default_dtype, float32_is_float64
 from torchstone.frameworks.registry import Framework, theirs
 from torchstone.frameworks.trl.load import (
     Numbers,
@@ -28,6 +29,7 @@ GRPO = "trl.trainer.grpo_trainer:GRPOTrainer._compute_loss"
 ROLLOUT = "trl.trainer.grpo_trainer:GRPOTrainer._generate_and_score_completions"
 RLOO = "trl.trainer.rloo_trainer:RLOOTrainer._generate_and_score_completions"
 DPO = "trl.trainer.dpo_trainer:DPOTrainer._compute_loss"
+CPO = "trl.experimental.cpo.cpo_trainer:CPOTrainer.cpo_loss"
 REWARD = "trl.trainer.reward_trainer:RewardTrainer.compute_loss"
 GMPO = "trl.experimental.gmpo.gmpo_trainer:GMPOTrainer._compute_loss"
 
@@ -195,6 +197,35 @@ enter_pair_losses(peer, DPO, _of_one_token, LOSS_TYPES)
 def aot_loss(beta: float, label_smoothing: float, paired: bool, **pairs: Tensor) -> Tensor:
     knobs: dict[str, Any] = {"loss_type": "aot" if paired else "aot_unpaired", "label_smoothing": label_smoothing}
     return _of_one_token(*in_order(pairs), beta=beta, **knobs)
+
+
+DIVERGENCES = {
+    "js": "js_divergence",
+    "forward-kl": "forward_kl",
+    "reverse-kl": "reverse_kl",
+    "alpha": "alpha_divergence",
+}
+
+
+@peer("f-DPO", "f_dpo_loss", DPO, "f_divergence_type; f_alpha_divergence_coef is 1 - alpha")
+def f_dpo_loss(beta: float, divergence: str, alpha: float | None, **pairs: Tensor) -> Tensor:
+    """The power of the alpha-divergence is float32 in TRL, and a float64 input an error: inside it is float64 here."""
+    knobs = {} if alpha is None else {"f_alpha_divergence_coef": 1 - alpha}
+    in_float64 = in_order(pairs)[0].dtype == torch.float64
+    with float32_is_float64("trl.trainer.dpo_trainer") if in_float64 else nullcontext():
+        return _of_one_token(
+            *in_order(pairs), loss_type="sigmoid", beta=beta, f_divergence_type=DIVERGENCES[divergence], **knobs
+        )
+
+
+@peer("AlphaPO", "alphapo_loss", CPO, 'loss_type="alphapo"')
+def alphapo_loss(
+    chosen_log_probs: Tensor, rejected_log_probs: Tensor, beta: float, gamma: float, alpha: float
+) -> Tensor:
+    knobs: dict[str, Any] = {"loss_type": "alphapo", "beta": beta, "simpo_gamma": gamma, "alpha": alpha}
+    trainer = preference_trainer("CPO", Tables(SimpleNamespace(logits=chosen_log_probs)), **knobs)
+    losses: Tensor = trainer.cpo_loss(chosen_log_probs, rejected_log_probs)[0]
+    return losses.mean()
 
 
 @peer("reward model (Bradley-Terry)", "bradley_terry_loss", REWARD, "center_rewards_coefficient")
