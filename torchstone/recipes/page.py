@@ -86,6 +86,15 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
         "opd", "opd-sequence", "opd-exact", "opd-forward", "opd-topk-tail", "opd-k3", "gkd", "mopd", "sdpo", "iw-opd",
     ),
 }  # fmt: skip
+NO_ROW = """\
+### What has no row
+
+GFPO, ASPO, BAPO, CE-GPPO, GEPO, QAE and Step-DPO: no framework has them by name, of TRL f2cd577, verl 1dda039, OpenRLHF
+3c3be62, SkyRL a956457, NeMo-RL 7ea279a, slime 624b824, ROLL 8eb27cc, AReaL 4aef98d, prime-rl 559b447 and ms-swift
+3602360. `dpo` on other data: Step-DPO (a completion is one step of a solution), SPIN (the rejected one is the last
+round's own), online DPO (pairs are sampled and judged in each step). Nash-MD (in TRL f2cd577, not in 1.16.0) is a
+policy gradient whose reward is the win rate less 1/2.
+"""
 DIALECTS = """\
 ## The same rows as frameworks compute them
 
@@ -125,7 +134,7 @@ def markdown() -> str:
     parts.append("## The others, by what they change\n")
     for title, names in GROUPS.items():
         parts.append(f"### {title}\n\n{listed(name for name in names if name not in TWELVE)}\n")
-    parts.append(DIALECTS)
+    parts += [NO_ROW, DIALECTS]
     for kind, (_, title) in KINDS.items():
         groups = by_algorithm(row for row in RECIPES.values() if isinstance(row, kind))
         parts.append(f"### {title}, by framework\n\n{dialects(groups)}\n")
