@@ -200,6 +200,8 @@ GAMMA_OUTSIDE, JSD_OUTSIDE = {"gamma": (-0.1, 1.1)}, {"beta": (-0.1, 1.1), "temp
 TAUGHT, VOCABULARY = ("log_probs", "teacher_log_probs"), ("vocabulary_logits", "teacher_logits")
 VESPO = {"k_positive": 2.0, "lambda_positive": 3.0, "k_negative": 3.0, "lambda_negative": 2.0}
 
+TOPR = {"low_positive": 0.5, "high_positive": 1.25, "low_negative": 0.0, "high_negative": 1.0}
+
 OBJECTIVES = [
     *(Objective(f.__name__, f, REFERENCE) for f in (core.kl_k1, core.kl_k2, core.kl_k3)),
     Objective("reinforce", reinforce_loss, ("log_probs", "advantages"), surrogate=True),
@@ -277,6 +279,18 @@ OBJECTIVES = [
                 grpo.vespo_surrogate,
                 VESPO,
                 dict.fromkeys(VESPO, (-1.0,)),
+                {"stops": True, "surrogate": True},
+            ),
+            (
+                "topr",
+                grpo.topr_surrogate,
+                TOPR,
+                {
+                    "low_positive": (-1.0,),
+                    "high_positive": (0.25,),
+                    "low_negative": (-0.5,),
+                    "high_negative": (-1.0,),
+                },
                 {"stops": True, "surrogate": True},
             ),
             ("quadratic", grpo.quadratic_surrogate, {"tau": 0.5}, {"tau": (-0.1,)}, {"surrogate": True}),

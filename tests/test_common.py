@@ -271,6 +271,7 @@ ELSEWHERE = {
     "teacher_advantages": "those of distill_loss: test_distill.py",
     "linear_loss": "any loss, from hidden states: test_linear.py",
     "aot_loss": "sorts the batch, so that micro-batches do not add up: test_dpo_variants.py",
+    "real_surrogate": "couples a group's rows, so that only whole groups add up: test_grpo_variants.py",
     "reinforce_surrogate": "the token's part of reinforce_loss: test_reinforce.py",
 }
 

@@ -20,8 +20,10 @@ from torchstone.grpo.variants import (
     overlong_penalties,
     quadratic_surrogate,
     ratio_weighted_kl,
+    real_surrogate,
     sapo_surrogate,
     sequence_log_ratios,
+    topr_surrogate,
     vespo_surrogate,
 )
 from torchstone.ppo import clipped_surrogate
@@ -312,6 +314,106 @@ def test_GRPO_25_with_GRPO_24_is_rebels_regression_of_a_difference_on_a_differen
     torch.testing.assert_close(theirs, 8 * eta * ours + 4 * eta**2 * (A**2).mean())
     (mine,), (slope,) = (torch.autograd.grad(x, log_probs, retain_graph=True) for x in (ours, theirs))
     torch.testing.assert_close(slope, 8 * eta * mine)
+
+
+CANONICAL = {"low_positive": 1.0, "high_positive": 1.0, "low_negative": 0.0, "high_negative": 1.0}
+
+
+def test_GRPO_26_by_hand_good_in_full_and_bad_by_the_product_of_ratios_at_most_1():
+    moved = tensor([[0.5, 0.5], [2.0, 2.0], [0.5, 0.5], [2.0, 2.0]], dtype=f64).log().requires_grad_()
+    every = torch.ones(4, 2, dtype=torch.bool)
+    A = tensor([-1.0, -1.0, 1.0, 0.0], dtype=f64)
+    loss = topr_surrogate(moved, torch.zeros_like(moved), A, every, **CANONICAL)
+    (slope,) = torch.autograd.grad(loss.sum(), moved)
+    assert slope.tolist() == [[0.25, 0.25], [1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]]
+    other = topr_surrogate(
+        moved, torch.zeros_like(moved), A, every,
+        low_positive=0.5, high_positive=2.0, low_negative=0.5, high_negative=3.0,
+    )  # fmt: skip
+    (slope,) = torch.autograd.grad(other.sum(), moved)
+    assert slope[:, 0].tolist() == [0.5, 3.0, -0.5, 0.0]
+
+
+def test_GRPO_26_at_an_advantage_of_0_the_bounds_are_the_positive_ones():
+    """0 weighs nothing either way; a token of 0 beside others shows in the weight of its row alone."""
+    moved = tensor([[0.5, 0.5]], dtype=f64).log().requires_grad_()
+    A = tensor([[0.0, -1.0]], dtype=f64)
+    loss = topr_surrogate(moved, torch.zeros_like(moved), A, torch.ones(1, 2, dtype=torch.bool), **CANONICAL)
+    assert slopes(loss, moved) == [0.0, 0.25]
+
+
+def test_GRPO_26_good_completions_of_another_policy_are_learned_as_in_supervised_learning():
+    """Exactly, over every completion: the expectation under the other policy, with a reward of 1 or -1."""
+    theta, old = tiny.parameters(0), tiny.parameters(1).detach()
+    new, drawn = tiny.log_probs(theta), tiny.log_probs(old)
+    A = torch.where(tiny.rewards().sum(1) > 0.3, 1.0, -1.0).double()
+    assert (A > 0).any() and (A < 0).any()
+    losses = topr_surrogate(new, drawn, A, tiny.mask, **CANONICAL)
+    found = tiny.gradient((tiny.probabilities(old) * losses.sum(1)).sum(), theta)
+    p, q = tiny.probabilities(theta), tiny.probabilities(old)
+    whole = new.masked_fill(~tiny.mask, 0).sum(1)
+    good = (q * whole)[A > 0].sum()
+    bad = (torch.minimum(p, q).detach() * whole)[A < 0].sum()  # q min(p / q, 1)
+    torch.testing.assert_close(found, tiny.gradient(bad - good, theta))
+
+
+ONE = tensor([[True, True, False], [True, True, True], [True, False, False], [True, True, False]])
+
+
+def test_GRPO_27_by_hand_on_policy():
+    """One right answer and three wrong ones at s = 0: log 2 + log 4; each moves by its share over tau."""
+    log_probs = torch.full((4, 3), -1.0, dtype=f64, requires_grad=True)
+    A = tensor([1.0, 0.0, 0.0, 0.0], dtype=f64)
+    loss = real_surrogate(log_probs, torch.full((4, 3), -1.0, dtype=f64), A, ONE, group_size=4, tau=0.5)
+    torch.testing.assert_close(loss, math.log(8) * ONE.double())
+    (slope,) = torch.autograd.grad(loss[0, 0], log_probs)
+    expected = tensor([[-1 / 2, -1 / 2, 0], [0.5 / 3] * 3, [0.5, 0, 0], [0.5 / 2, 0.5 / 2, 0]], dtype=f64)
+    torch.testing.assert_close(slope, expected)
+
+
+def test_GRPO_27_one_of_each_at_0_is_log_4_and_a_group_of_one_kind_is_0():
+    zeros = torch.zeros(6, 1, dtype=f64)
+    A = tensor([1.0, -1.0, 1.0, 2.0, 0.0, -3.0])  # mixed, all right, all wrong
+    loss = real_surrogate(zeros, zeros, A, torch.ones(6, 1, dtype=torch.bool), group_size=2, tau=0.5)
+    assert loss[:, 0].tolist() == pytest.approx([math.log(4)] * 2 + [0] * 4)
+
+
+@pytest.mark.parametrize("tau", [0.5, 2.0])
+def test_GRPO_27_no_completion_moves_by_more_than_1_over_tau_and_rare_right_ones_move_most(tau):
+    s = tensor([[-40.0], [-1.0], [0.0], [40.0], [1.0], [-40.0]], dtype=f64, requires_grad=True)
+    A = tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    loss = real_surrogate(s, torch.zeros_like(s), A, torch.ones(6, 1, dtype=torch.bool), group_size=6, tau=tau)
+    (slope,) = torch.autograd.grad(loss[0, 0], s)
+    right, wrong = -slope[:3, 0], slope[3:, 0]
+    assert right.min() >= 0 and right.sum() <= 1 / tau + 1e-12 and wrong.sum() <= 1 / tau + 1e-12
+    assert right.argmax() == 0 and wrong.argmax() == 0
+    assert right[0].item() == pytest.approx(1 / tau, rel=1e-6)
+
+
+def test_GRPO_27_whole_groups_add_up_and_a_row_without_a_token_is_in_no_sum():
+    g = torch.Generator().manual_seed(0)
+    log_probs, old = torch.randn(2, 6, 4, generator=g, dtype=f64)
+    mask, A = torch.rand(6, 4, generator=g) > 0.3, tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    mask[2] = False
+    how = {"group_size": 3, "tau": 0.5}
+    whole = real_surrogate(log_probs, old, A, mask, **how)
+    parts = [real_surrogate(log_probs[r], old[r], A[r], mask[r], **how) for r in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    pair = real_surrogate(log_probs[:2], old[:2], A[:2], mask[:2], group_size=2, tau=0.5)
+    torch.testing.assert_close(whole[:2], pair)
+    dirty = [x.masked_fill(~mask, nan) for x in (log_probs, old)]
+    torch.testing.assert_close(real_surrogate(*dirty, A, mask, **how), whole)
+
+
+@pytest.mark.parametrize(
+    ("argument", "how"),
+    [("group_size", {"group_size": 4, "tau": 1.0}), ("tau", {"group_size": 3, "tau": 0.0}),
+     ("tau", {"group_size": 3, "tau": nan})],
+)  # fmt: skip
+def test_real_surrogate_names_bad_input(argument, how):
+    x = torch.zeros(6, 2)
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
+        real_surrogate(x, x, torch.ones(6), torch.ones(6, 2, dtype=torch.bool), **how)
 
 
 def test_GRPO_14_value_of_k3_gradient_of_k2():

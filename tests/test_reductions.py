@@ -102,6 +102,7 @@ SURROGATES = [o for o in OBJECTIVES if o.surrogate]
 @edge("VESPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("DPPO", "REINFORCE", "ratio 1", "same gradient")
 @edge("quadratic regression", "REINFORCE", "ratio 1", "same gradient")
+@edge("TOPR", "REINFORCE", "ratio 1", "same gradient")
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=str)
 def test_every_surrogate_at_ratio_1_has_the_gradient_of_reinforce(batch, surrogate):
     log_probs, _, _, token_advantages, advantages, mask = batch

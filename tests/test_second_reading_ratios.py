@@ -429,6 +429,41 @@ def test_a_star_po_c8823a3_with_the_values_of_its_first_stage(seed):
     same(2 * 1e-3 * row.loss(b.new, earned, b.mask, ref_log_probs=b.ref).value, mine, b, values=False)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_topr_2503_14286v2_eq_8(seed):
+    """Accounts of eq. 8: sum over R >= 0 of R grad log pi(y), and over R < 0 of clip(pi(y) / mu(y), 0, 1) R grad log
+    pi(y); mu drew the samples. Rewards of 1 and -1, as in the paper."""
+    b = Batch(seed)
+    b.rewards = torch.where(b.rewards > 1, 1.0, -1.0).double()
+    mine, weights = 0, []
+    for i, _, own, tokens in b.rows():
+        new, drawn = (sum(x[i, t] for t in tokens) for x in (b.new, b.sampler))
+        alpha = min(max(math.exp((new - drawn).item()), 0.0), 1.0) if own < 0 else 1.0
+        weights += [alpha] if own < 0 else []
+        mine -= alpha * own * new / len(b.lengths)
+    assert min(weights) < 0.5 and max(weights) == 1
+    same(of_the_row("topr", b, [r.item() for r in b.rewards.flatten()], sampler_log_probs=b.sampler), mine, b)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_real_1c30726_compute_policy_loss_real(seed):
+    """The authors' code: scores are means of log-ratios over tau = 0.5; log(1 + sum of e^-s over rewards of 1) +
+    log(1 + sum of e^s over rewards of 0); groups without both are 0, and count."""
+    b = Batch(seed)
+    b.rewards = (b.rewards > 1).double()
+    b.rewards[0] = 1.0
+    mine = 0
+    for p in range(b.prompts):
+        rows = range(p * b.group, (p + 1) * b.group)
+        scores = [whole_log_ratio(b, b.old, i, range(b.lengths[i])) / b.lengths[i] / 0.5 for i in rows]
+        right = [b.rewards[p, k] == 1 for k in range(b.group)]
+        if any(right) and not all(right):
+            mine += torch.log(1 + sum(torch.exp(-s) for s, r in zip(scores, right, strict=True) if r)) / b.prompts
+            mine += torch.log(1 + sum(torch.exp(s) for s, r in zip(scores, right, strict=True) if not r)) / b.prompts
+    a = [r.item() for r in b.rewards.flatten()]
+    same(of_the_row("real", b, a, old_log_probs=b.old, group_size=b.group), mine, b)
+
+
 def engine_near_by(b):
     """Of the completions, every third is as near as 1e-4 a token in the mean, every third 0.01; one in three far off.
 

@@ -151,6 +151,27 @@ def centred(rows: Sequence[Sequence[Dual]]) -> list[Dual]:
     return [s - mean(others) for s in sums]
 
 
+def topr(
+    log_prob: Number,
+    log_w: Number,
+    advantage: Number,
+    positive: tuple[Number, Number],
+    negative: tuple[Number, Number],
+) -> Dual:
+    """L_t = -sg[ clip(W, low, high) ] A_t log pi;  the bounds by the sign of A_t    (GRPO.26)"""
+    low, high = negative if dual(advantage) < 0 else positive
+    return -stop(clip(bounded_exp(log_w), dual(low), dual(high))) * stop(advantage) * log_prob
+
+
+def real(scores: Sequence[Dual], right: Sequence[bool], tau: float) -> Dual:
+    """log(1 + sum_right exp(-s / tau)) + log(1 + sum_wrong exp(s / tau)), and 0 without both kinds    (GRPO.27)"""
+    if all(right) or not any(right):
+        return dual(0)
+    good = total(exp(-s / dual(tau)) for s, r in zip(scores, right, strict=True) if r)
+    bad = total(exp(s / dual(tau)) for s, r in zip(scores, right, strict=True) if not r)
+    return log(1 + good) + log(1 + bad)
+
+
 # --------------------------------------------------------------------------------------------------- rewards and groups
 
 

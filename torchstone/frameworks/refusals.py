@@ -9,8 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torchstone.frameworks.unit import Unit
-from torchstone.recipes import find
+from torchstone.recipes import PolicyRecipe, find
 from torchstone.recipes.choices import Recipe
+
+
+def couples_groups(row: Recipe) -> bool:
+    """Whether a completion's loss is made of its siblings' log-probs too: a group has to stay whole."""
+    return isinstance(row, PolicyRecipe) and any("group_size" in row.inputs(at) for at in ("ratio", "surrogate"))
 
 
 def changed(row: Recipe, change: str) -> str:

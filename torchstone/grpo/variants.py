@@ -20,7 +20,7 @@ from torchstone.reinforce.returns import scored_members
 __all__ = [
     "sequence_log_ratios", "centred_log_ratios", "overlong_penalties", "mixed_groups",
     "cispo_surrogate", "sapo_surrogate", "gmpo_surrogate", "vespo_surrogate", "dppo_surrogate",
-    "quadratic_surrogate",
+    "quadratic_surrogate", "topr_surrogate", "real_surrogate",
     "kl_k3_with_k2_gradient", "ratio_weighted_kl", "off_policy_weights", "group_token_mean",
 ]
 # fmt: on
@@ -377,6 +377,100 @@ def quadratic_surrogate(
     number("tau", tau, at_least=0)
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     return tau / 2 * log_rho.square() - per_token("advantages", advantages, mask) * log_rho
+
+
+def topr_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    low_positive: float,
+    high_positive: float,
+    low_negative: float,
+    high_negative: float,
+) -> Float[Tensor, "B T"]:
+    """Good completions count in full, whoever drew them; bad ones as far as the policy would still draw them.
+
+        W = prod_t rho_t
+        L_t = -sg[ clip(W, low, high) ] A_t log pi(y_t | x, y_<t)                               (GRPO.26)
+
+    The bounds are the positive ones where A_t >= 0, and the negative ones elsewhere. TOPR's are 1 and 1, so that what
+    is good is learned as in supervised learning, and 0 and 1: what is bad and has become rare has no gradient, so that
+    log-probs do not fall without end.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it, not through W.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: A, one a sequence ``[B]`` or one a token ``[B T]``; the paper's is the reward, 1 or -1. Treated as
+            a constant.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
+        low_positive, high_positive, low_negative, high_negative: bounds of the weight.
+
+    Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False. Reduce it by
+        ``sequence_sum``: the completion's log-probability counts as a sum.
+    Raises ValueError: a shape or dtype is wrong; a bound is negative, or a pair of them swapped.
+    Source: Le Roux et al. (TOPR), arXiv:2503.14286v2, eq. 7 and 8.
+    """
+    bounds = {"positive": (low_positive, high_positive), "negative": (low_negative, high_negative)}
+    for side, (low, high) in bounds.items():
+        number(f"low_{side}", low, at_least=0)
+        number(f"high_{side}", high, at_least=low)
+    log_w = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").detach().sum(1, keepdim=True)
+    good, bad = (bounded_exp(log_w).clamp(*pair) for pair in bounds.values())
+    weights = torch.where(per_token("advantages", advantages, mask) >= 0, good, bad)
+    return weights * reinforce_surrogate(log_probs, advantages, mask)
+
+
+def real_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    group_size: int,
+    tau: float,
+) -> Float[Tensor, "B T"]:
+    """Rewards as labels: each group is a classification of its completions by their log-ratios.
+
+        s_i = (1 / |y_i|) sum_t (log pi(y_it | x, y_i,<t) - log pi_old(y_it | x, y_i,<t))
+        L = log(1 + sum_{i right} exp(-s_i / tau)) + log(1 + sum_{i wrong} exp(s_i / tau))      (GRPO.27)
+
+    A completion's gradient is 1 / tau times its share of a sum that has a 1 beside it: never above 1 / tau in all, most
+    for the right ones that have become rare and the wrong ones that have become likely. L is 0 for a group without
+    both kinds.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the sampled tokens, in nats. Gradient flows through it.
+        old_log_probs: the same tokens under the policy that sampled them, in nats. Treated as a constant.
+        advantages: one a sequence ``[B]`` or one a token ``[B T]``: a completion is right where their sum is above 0,
+            and else wrong. Rewards of 1 and 0 are labels as they are. Their size does not count.
+        mask: True where the policy chose the token; rows p * group_size to (p + 1) * group_size - 1 belong to prompt
+            p. A row without a True is in no sum. Other entries may hold anything, NaN included.
+        group_size: G, completions of each prompt; it divides the number of rows. Groups stay whole in a micro-batch.
+        tau: nats per token: a smaller one looks at the completions nearest to the border alone.
+
+    Returns: L of the group, unitless, the same at every token of its rows; exactly 0 where ``mask`` is False. Reduce
+        it by ``group_token_mean``, so that each group counts once.
+    Raises ValueError: a shape or dtype is wrong; ``group_size`` does not divide the rows; ``tau`` is not positive.
+    Source: Zhai et al. (REAL), arXiv:2602.05630v1, by its authors' code (Red-RL/REAL 1c30726).
+    """
+    number("tau", tau, above=0)
+    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
+    s = (log_rho.sum(1) / mask.sum(1).clamp(min=1)).view(-1, group_size) / tau
+    chose, good = mask.any(1).view(s.shape), (per_token("advantages", advantages, mask).sum(1) > 0).view(s.shape)
+    right, wrong = chose & good, chose & ~good
+    losses = _log_one_plus(-s, right) + _log_one_plus(s, wrong)
+    losses = losses.masked_fill(~(right.any(1) & wrong.any(1)), 0)
+    return losses.repeat_interleave(group_size)[:, None].expand(mask.shape).masked_fill(~mask, 0)
+
+
+def _log_one_plus(x: Float[Tensor, "P G"], which: Bool[Tensor, "P G"]) -> Float[Tensor, " P"]:
+    """log(1 + sum of exp(x) over which)."""
+    one = x.new_zeros(len(x), 1)
+    return torch.logsumexp(torch.cat([one, x.masked_fill(~which, -torch.inf)], 1), 1)
 
 
 def kl_k3_with_k2_gradient(

@@ -344,6 +344,13 @@ def right_answers(
     return coef * mean, mean_of(losses, chosen)
 
 
+def real(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, group_size: int, *, tau: float
+) -> Tensor:
+    """``real_surrogate`` of whole groups."""
+    return grpo.real_surrogate(log_probs, old_log_probs, advantages, mask, group_size=group_size, tau=tau)
+
+
 def off_policy_mask(
     log_probs: Tensor, sampler_log_probs: Tensor, advantages: Tensor, mask: Tensor, *, limit: float
 ) -> Tensor:
@@ -461,6 +468,17 @@ SURROGATES = {
         grpo.dppo_surrogate,
         "The trust region bounds probabilities, not ratios: rare tokens may grow by any factor.",
         ("token",),
+    ),
+    "topr": Option(
+        grpo.topr_surrogate,
+        "Good completions count in full, as in supervised learning; bad ones the less, the rarer they have become.",
+        ("own",),
+    ),
+    "real": Option(
+        real,
+        "The group is classified: right answers that are rare and wrong ones that are likely move most, none beyond a "
+        "bound.",
+        ("own",),
     ),
     "quadratic": Option(
         grpo.quadratic_surrogate,
@@ -638,6 +656,11 @@ NUMBERS = {
     "fipo.epsilon_high": "how much more than 1 a token may weigh",
     "fipo.limit": "tokens with a larger ratio say nothing of those before them",
     "reset": "a token with A < 0 and a larger ratio weighs 1",
+    "real.tau": "larger lets all completions of a group move; smaller those nearest to the wrong side",
+    "low_positive": "the least weight of a good completion",
+    "high_positive": "the largest weight of a good completion",
+    "low_negative": "the least weight of a bad completion",
+    "high_negative": "the largest weight of a bad completion",
     "quadratic.tau": "larger holds the policy closer to where the ratio is 1",
     "cache": "how many tokens before the limit begin to cost",
     "empty_rows": "whether completions without a chosen token enlarge the denominator",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, couples_groups, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -27,8 +27,8 @@ def loss_refusal(row: Recipe) -> str:
         )
     if row.loss_kl.name != "none":
         return f"no algorithm with a reward ships the reference's log-probs; name it {changed(row, 'loss_kl=none')}"
-    if "group_size" in row.inputs("ratio"):
-        return "a loss is handed one sequence, and its ratio is taken within a group"
+    if couples_groups(row):
+        return "a loss is handed one sequence, and the row compares those of a group"
     if row.anchor.name == "reference":
         return "no algorithm with a reward ships the reference's log-probs, and its ratio is taken to them"
     if row.value.name != "none":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, couples_groups, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -29,8 +29,8 @@ def loss_refusal(row: Recipe) -> str:
             "its trainer counts completions without a token too; "
             f"name it {changed(row, 'reduction.empty_rows=counted')}"
         )
-    if "group_size" in row.inputs("ratio"):
-        return "a micro-batch holds pieces of groups, and its ratio is taken within one"
+    if couples_groups(row):
+        return "a micro-batch holds pieces of groups, and the row compares completions within one"
     if row.anchor.name == "reference":
         return "its own KL term alone sees the reference, and the row's ratio is taken to it"
     if row.loss_kl.name not in ("none", *KLS):

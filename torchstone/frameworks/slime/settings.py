@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, couples_groups, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -29,8 +29,8 @@ def loss_refusal(row: Recipe) -> str:
             "a micro-batch holds pieces of groups, and a group's token count does not reach a loss; "
             f"name it {changed(row, 'reduction=token-mean')}"
         )
-    if "group_size" in row.inputs("ratio"):
-        return "a micro-batch holds pieces of groups, and its ratio is taken within one"
+    if couples_groups(row):
+        return "a micro-batch holds pieces of groups, and the row compares completions within one"
     if row.value.name != "none":
         return f"its critic is another model with slime's own loss; name it {changed(row, 'value=none')}"
     return likelihood_refusal(row)

@@ -9,7 +9,7 @@ from importlib import import_module
 from inspect import getsource
 from typing import Any
 
-from torchstone.frameworks.refusals import changed, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, couples_groups, of_the_whole_batch
 from torchstone.frameworks.trl.unit import VERSION
 from torchstone.recipes import DistillRecipe, PolicyRecipe, PreferenceRecipe, find
 from torchstone.recipes.choices import TENSORS, Choice, Recipe
@@ -94,8 +94,8 @@ def refusal(row: Recipe) -> str:
             return "DistillationTrainer has no rewards, so no advantages of the task"
     if reason := of_the_whole_batch(row):
         return reason
-    if isinstance(row, PolicyRecipe) and "group_size" in row.inputs("ratio"):
-        return "a micro-batch of GRPOTrainer's holds pieces of groups, and its ratio is taken within one"
+    if couples_groups(row):
+        return "a micro-batch of GRPOTrainer's holds pieces of groups, and the row compares completions within one"
     for tensor in row.needs():
         if tensor in ABSENT:
             return f"it needs {TENSORS[tensor]}, and {ABSENT[tensor]}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.frameworks.refusals import changed, likelihood_refusal, of_the_whole_batch
+from torchstone.frameworks.refusals import changed, couples_groups, likelihood_refusal, of_the_whole_batch
 from torchstone.recipes.choices import NONE, Recipe
 from torchstone.recipes.distill import DistillRecipe
 from torchstone.recipes.online import PolicyRecipe
@@ -57,8 +57,8 @@ def loss_refusal(row: PolicyRecipe) -> str:
             "a micro-batch of verl's holds pieces of groups, and a group's token count does not reach a loss; "
             f"name it {named(row, 'reduction=token-mean')}"
         )
-    if "group_size" in row.inputs("ratio"):
-        return "a micro-batch of verl's holds pieces of groups, and its ratio is taken within one"
+    if couples_groups(row):
+        return "a micro-batch of verl's holds pieces of groups, and the row compares completions within one"
     if row.anchor.name == "reference":
         return "verl's own KL term alone sees the reference, and its ratio is taken to it"
     if row.sampler.name == "off-policy-mask":

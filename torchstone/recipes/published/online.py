@@ -589,6 +589,43 @@ ONLINE = [
         stated={"surrogate.tau": "authors' code, README: beta_2; so TRL 1.16.0, a2po_config.py", **ROWS_NOT_FOUND},
     ),
     PolicyRecipe(
+        name="topr",
+        parent="reinforce",
+        about="Good completions are learned whoever drew them, bad ones as far as the policy would still draw them.",
+        advantage=Choice("reward"),
+        anchor=SAMPLER,
+        ratio=Choice("own"),
+        surrogate=Choice("topr", low_positive=1.0, high_positive=1.0, low_negative=0.0, high_negative=1.0),
+        reduction=PER_SUM,
+        source="Le Roux et al. (TOPR), arXiv:2503.14286v2, eq. 7 and 8, by two accounts",
+        left_out="the balance of good and bad samples in the data, which a baseline moves, and its use offline; its "
+        "rewards are 1 and -1",
+        stated={
+            **dict.fromkeys(
+                (
+                    "surrogate.low_positive",
+                    "surrogate.high_positive",
+                    "surrogate.low_negative",
+                    "surrogate.high_negative",
+                ),
+                "account, eq. 8, the canonical form",
+            ),
+            **ROWS_NOT_FOUND,
+        },
+    ),
+    PolicyRecipe(
+        name="real",
+        about="A group's completions are classified: rewards of 1 and 0 are labels, mean log-ratios the scores.",
+        advantage=Choice("reward"),
+        ratio=Choice("own"),
+        surrogate=Choice("real", tau=0.5),
+        reduction=Choice("group-token-mean"),
+        source="Zhai et al. (REAL), arXiv:2602.05630v1, by its authors' code (Red-RL/REAL 1c30726, core_algos.py)",
+        left_out="completions whose reward is neither 1 nor 0, which the authors leave out and which count here as "
+        "right above 0, and else as wrong; ms-swift 3602360 labels by the sign of the advantage",
+        stated={"surrogate.tau": "authors' code, scripts/train/1.5b_real.sh; 1 by default"},
+    ),
+    PolicyRecipe(
         name="intellect-2",
         about="GRPO with the ratio bounded for bad tokens too (two-sided clip), for samples of an older policy.",
         groups=Choice("mixed"),
