@@ -127,6 +127,7 @@ Each of these is a row below, run against that version. None is called wrong her
 - **SDPO in TRL** rescales the k likeliest tokens, by TRL's own index of papers; its authors keep the rest as one more.
 - **`label_smoothing` with DPO's default loss** is not read by TRL and Liger: cDPO there is DPO, without a warning.
 - **IPO** is on sums by the letter of its paper and in OpenRLHF, per token in TRL: the same beta is another loss.
+- **f-DPO's alpha in TRL** is counted from the other end: there 0 is the forward KL and 1 the reverse KL, DPO.
 - **SimPO in TRL and Liger** adds supervised learning unless it is turned off; its beta is a twentieth of the paper's.
 """
 
