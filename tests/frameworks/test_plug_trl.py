@@ -395,6 +395,8 @@ def test_the_lines_of_the_page_run(tmp_path, monkeypatch):
         (online, f"vespo@{VERSION}", {"use_vllm": True}, "inside the weight of VESPO"),
         (online, "grpo", {"num_generations": 5}, "must be divisible by num_generations"),
         (offline, "dpo", {"loss_weights": [0.5]}, "a row is one objective"),
+        (offline, "ipo", {"ld_alpha": 0.5}, 'recipe="ipo:log_prob=shared-length.*log_prob.alpha=0.5"'),
+        (offline, "triple-po", {}, "TRL has TPOTrainer"),
     ],
 )
 def test_what_trl_or_the_row_cannot_say_is_an_error_with_the_reason(train, recipe, given, message):

@@ -199,6 +199,14 @@ def aot_loss(beta: float, label_smoothing: float, paired: bool, **pairs: Tensor)
     return _of_one_token(*in_order(pairs), beta=beta, **knobs)
 
 
+@peer("MPO", "mpo_loss", DPO, 'loss_type=["sigmoid", "bco_pair"] with loss_weights')
+def mpo_loss(beta: float, preference_coef: float, quality_coef: float, **pairs: Tensor) -> Tensor:
+    types, weights = ("sigmoid", "bco_pair"), (preference_coef, quality_coef)
+    mask = torch.ones(2 * len(in_order(pairs)[0]), 1, dtype=torch.bool)
+    four = (x[:, None] for x in in_order(pairs))
+    return dpo(*four, mask=mask, loss_type=types, loss_weights=weights, beta=beta)
+
+
 DIVERGENCES = {
     "js": "js_divergence",
     "forward-kl": "forward_kl",
