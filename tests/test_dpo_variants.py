@@ -431,6 +431,14 @@ def test_DPO_22_the_shift_moves_both_rewards_and_takes_no_gradient():
     assert shift.grad is None
 
 
+@pytest.mark.parametrize("shift", [-3.0, -0.4, 0.0, 0.7, 5.0])
+def test_DPO_22_is_at_least_dpos_loss_wherever_the_shift_is(shift):
+    """The paper's theorem: sigmoid(a) sigmoid(b) < sigmoid(a + b), here with a = r_w - d and b = d - r_l."""
+    for i in range(3):
+        pair = [x[i : i + 1] for x in vectors(W, L, RW, RL)]
+        assert bco_loss(*pair, beta=B, reward_shift=shift).value > dpo_loss(*pair, beta=B).value
+
+
 GOOD = tensor([True, True, True, False])
 REWARDS = tensor([0.2, 0.4, 0.6, -0.4], dtype=f64)
 
