@@ -92,11 +92,11 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
 NO_ROW = """\
 ### What has no row
 
-GFPO, ASPO, BAPO, CE-GPPO, GEPO, QAE and Step-DPO: no framework has them by name, of TRL f2cd577, verl 1dda039, OpenRLHF
-3c3be62, SkyRL a956457, NeMo-RL 7ea279a, slime 624b824, ROLL 8eb27cc, AReaL 4aef98d, prime-rl 559b447 and ms-swift
-3602360. `dpo` on other data: Step-DPO (a completion is one step of a solution), SPIN (the rejected one is the last
-round's own), online DPO (pairs are sampled and judged in each step). Nash-MD (in TRL f2cd577, not in 1.16.0) is a
-policy gradient whose reward is the win rate less 1/2.
+GFPO, ASPO, BAPO, CE-GPPO, GEPO, QAE, Step-DPO: no framework has them by name, of TRL f2cd577, verl 1dda039, OpenRLHF
+3c3be62, SkyRL a956457, NeMo-RL 7ea279a, slime 624b824, ROLL 8eb27cc, AReaL 4aef98d, prime-rl 559b447, ms-swift 3602360.
+`dpo` on other data: Step-DPO (a completion is one step), SPIN (the rejected one is the last round's own), online DPO
+(pairs sampled and judged in each step). Nash-MD (TRL f2cd577, not 1.16.0): a policy gradient, its reward the win rate
+less 1/2.
 """
 DIALECTS = """\
 ## The same rows as frameworks compute them

@@ -132,7 +132,7 @@ PAIRS = [
     PreferenceRecipe(
         name="triple-po",
         parent="cpo",
-        about="CPO whose supervised term is on a third completion, better than both of the pair (TPO).",
+        about="CPO whose supervised term is on a third, better completion (TPO).",
         log_prob=SUM,
         objective=Choice("logistic-free", beta=0.01, gamma=0.0),
         sft=Choice("gold", coef=1.0, mean="token"),
@@ -225,7 +225,7 @@ PAIRS = [
     ),
     PreferenceRecipe(
         name="rpo",
-        about="DPO, and the chosen completion's own likelihood, whole: eta beta times the sum over its tokens.",
+        about="DPO, and eta beta times the chosen completion's whole negative log-likelihood.",
         log_prob=SUM,
         objective=Choice("logistic", beta=0.01),
         sft=Choice("chosen", coef=5e-5, mean="sum"),
@@ -250,7 +250,7 @@ PAIRS = [
     ),
     PreferenceRecipe(
         name="ld-dpo",
-        about="DPO in which what a completion has beyond the length of the other one of its pair counts half.",
+        about="DPO in which a completion's tokens beyond the other one's length count half.",
         log_prob=Choice("shared-length", alpha=0.5, policy_only=False),
         objective=Choice("logistic", beta=0.1),
         source="Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission",
@@ -310,7 +310,7 @@ PAIRS = [
     ),
     PreferenceRecipe(
         name="mpo",
-        about="DPO, BCO and supervised learning on the chosen completion at once (mixed preference optimization).",
+        about="DPO, BCO and supervised learning on the chosen completion at once.",
         log_prob=SUM,
         objective=Choice("logistic-and-bco", beta=0.1, preference_coef=0.8, quality_coef=0.2),
         sft=Choice("chosen", coef=1.0, mean="sequence"),
