@@ -57,7 +57,7 @@ ROUNDS = {m: TINY_ROUNDS for m in ("reinforce", "ppo", "grpo")} | {
 # Every published policy-gradient row but otb, whose energies the loop does not compute. DAPO's price on length is for
 # completions of 20,480 tokens.
 PUBLISHED = [name for name, row in RECIPES.items() if isinstance(row, PolicyRecipe) and "@" not in name]
-LONG = ("dapo", "cispo")  # their cache of 4,096 tokens does not fit completions of three
+LONG = ("dapo", "cispo", "high-entropy", "fipo")  # their cache of 4,096 tokens does not fit completions of three
 PUBLISHED = [f"{name}:penalty.cache=2" if name in LONG else name for name in PUBLISHED if name != "otb"]
 
 
@@ -497,6 +497,32 @@ def test_every_published_recipe_runs(recipe):
     assert max(record["grad_norm"] for record in records) > 0
     again, _ = a_run(RecipeOptions(recipe=recipe, micro_batch=9, **ROUND), COPY)  # groups stay whole where they must
     assert again[0]["grad_norm"] == pytest.approx(records[0]["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["kl-cov:tokens.share=0.3", "clip-cov:tokens.share=0.5+tokens.low=-9"])
+def test_tokens_are_judged_on_each_whole_minibatch_by_the_policy_as_it_then_is(recipe, monkeypatch):
+    judged, taken = [], []
+    ahead, loss = PolicyRecipe.token_weights, PolicyRecipe.loss
+
+    def token_weights(self, log_probs, *given, **known):
+        judged.append((log_probs, known, ahead(self, log_probs, *given, **known)))
+        return judged[-1][-1]
+
+    def of_some_rows(self, log_probs, *given, token_weights, **known):
+        taken.append((len(judged), log_probs, token_weights))
+        return loss(self, log_probs, *given, token_weights=token_weights, **known)
+
+    monkeypatch.setattr(PolicyRecipe, "token_weights", token_weights)
+    monkeypatch.setattr(PolicyRecipe, "loss", of_some_rows)
+    a_run(RecipeOptions(recipe=recipe, micro_batch=5, **ROUND | {"steps": 1}), COPY)
+    assert len(judged) == ROUND["minibatches"] * ROUND["epochs"] and len(taken) > 2 * len(judged)
+    for n, (log_probs, _, weights) in enumerate(judged, 1):
+        parts = [(now.detach(), w) for at, now, w in taken if at == n]
+        torch.testing.assert_close(torch.cat([now for now, _ in parts]), log_probs)
+        assert len(log_probs) == 16 and torch.equal(torch.cat([w for _, w in parts]), weights)
+        assert 0 < weights.sum() < weights.numel() and not any(x.requires_grad for x in (log_probs, weights))
+    if "draws" in judged[0][1]:  # drawn anew for each step
+        assert not torch.equal(judged[0][1]["draws"], judged[2][1]["draws"])
 
 
 def test_groups_that_a_recipe_leaves_out_neither_teach_nor_count():
