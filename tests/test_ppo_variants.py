@@ -10,6 +10,7 @@ from torch import nan, tensor
 from torchstone.core import token_mean
 from torchstone.ppo import clipped_surrogate, ppo_loss
 from torchstone.ppo.variants import (
+    AdaptiveEntropy,
     decoupled_gae,
     importance_surrogate,
     importance_weights,
@@ -249,3 +250,32 @@ def test_PPO_18_micro_batches_need_the_right_answers_of_the_whole_batch():
     torch.testing.assert_close(whole, tensor(2.0, dtype=f64))  # (1 + 3 + 4 * 2) / 6
     torch.testing.assert_close(torch.stack(with_whole).sum(), whole)
     assert torch.stack(by_part).sum() == 4  # 2 and 2: each micro-batch would weigh its right answers anew
+
+
+SKYWORK = {"coef": 0.0, "target": 0.2, "delta": 1e-4, "high": 0.005}  # its scripts
+
+
+def test_PPO_20_the_bonus_grows_below_the_target_and_is_off_above_it():
+    controller, seen = AdaptiveEntropy(**SKYWORK), []
+    assert controller.bonus == 0.0
+    for entropy in (0.3, 0.1, 0.1, 0.25, 0.1, 0.2):
+        controller = controller.update(entropy)
+        seen.append((controller.coef, controller.bonus))
+    assert seen == [pytest.approx(x) for x in ((0, 0), (1e-4, 1e-4), (2e-4, 2e-4), (1e-4, 0), (2e-4, 2e-4), (1e-4, 0))]
+
+
+def test_PPO_20_the_coefficient_stays_within_its_bounds():
+    low = AdaptiveEntropy(**SKYWORK | {"coef": 0.003, "low": 0.002, "delta": 0.0015})
+    assert low.update(0.3).coef == 0.002 and low.update(0.3).update(0.3).coef == 0.002
+    assert low.update(0.1).coef == pytest.approx(0.0045) and low.update(0.1).update(0.1).coef == 0.005
+    assert AdaptiveEntropy(**SKYWORK | {"coef": 0.003}).bonus == 0.0  # nothing is measured yet
+
+
+@pytest.mark.parametrize(
+    ("argument", "how"),
+    [("coef", {"coef": -0.1}), ("target", {"target": 0.0}), ("delta", {"delta": nan}), ("high", {"low": 0.01}),
+     ("low", {"low": -1e-9})],
+)  # fmt: skip
+def test_a_controller_that_cannot_be_is_refused(argument, how):
+    with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
+        AdaptiveEntropy(**SKYWORK | how)

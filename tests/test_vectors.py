@@ -27,6 +27,7 @@ from torchstone.dpo.variants import update_reference, wpo_weights
 from torchstone.grpo import grpo_loss
 from torchstone.grpo.variants import sequence_log_ratios
 from torchstone.ppo import AdaptiveKL, clipped_surrogate, clipped_value_error, ppo_loss
+from torchstone.ppo.variants import AdaptiveEntropy
 from torchstone_oracle import numbers
 from torchstone_oracle.contract import Objective, flat
 from torchstone_oracle.contracts import FAMILIES, OBJECTIVES
@@ -256,7 +257,8 @@ def test_every_flag_is_used_and_every_pitfall_exists(name):
 
 # --------------------------------------------------------------------------------------------- torchstone's own numbers
 
-MODULES = ["core", *(f + v for f in ("reinforce", "ppo", "grpo", "dpo") for v in ("", ".variants")), "distill"]
+MODULES = ["core", *(f + v for f in ("reinforce", "ppo", "grpo", "dpo") for v in ("", ".variants"))]
+MODULES += ["grpo.selection", "distill"]
 BUILT_IN = {
     "max_likelihood_advantages": {"eps": "0"}
 }  # settings that torchstone's function does not have, and its value
@@ -284,6 +286,11 @@ def adaptive_kl(kl, **numbers):
     return torch.tensor(AdaptiveKL(**numbers).update(kl).beta, dtype=torch.float64)
 
 
+def adaptive_entropy(entropy, **numbers):
+    after = AdaptiveEntropy(**numbers).update(entropy)
+    return tuple(torch.tensor(x, dtype=torch.float64) for x in (after.coef, after.bonus))
+
+
 def value_error(values, returns, mask, old_values=None, *, epsilon):
     return clipped_value_error(values, old_values, returns, mask, epsilon=epsilon)
 
@@ -299,6 +306,7 @@ ADAPTERS = {
     "update_reference": lambda ref_parameters, parameters, *, alpha: update_reference(
         {"w": ref_parameters}, {"w": parameters}, alpha=alpha
     )["w"],
+    "adaptive_entropy": adaptive_entropy,
     "wpo_weights": lambda log_probs, mask, log_normalisers=None: wpo_weights(log_probs, log_normalisers, mask),
 }
 

@@ -1,6 +1,7 @@
 """Around PPO: no clip, another program's samples, two traces, right answers once more. Equations are in variants.md."""
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +11,10 @@ from torchstone.core.inputs import check_mask, number, per_token, require, selec
 from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.ppo.gae import gae
 
-__all__ = ["importance_surrogate", "importance_weights", "decoupled_gae", "length_lams", "likelihood_surrogate"]
+__all__ = [
+    "importance_surrogate", "importance_weights", "AdaptiveEntropy", "decoupled_gae", "length_lams",
+    "likelihood_surrogate",
+]  # fmt: skip
 
 GATES = ("token", "sequence", "sequence-mean")
 LEVELS = (*GATES, "one")
@@ -183,3 +187,47 @@ def likelihood_surrogate(
     require(fits, "right", f"a torch.bool tensor of shape {list(mask.shape[:1])}", right)
     (log_probs,) = select(mask, log_probs=log_probs)
     return torch.where(right[:, None], -log_probs, 0)
+
+
+@dataclass(frozen=True)
+class AdaptiveEntropy:
+    """A coefficient of the entropy bonus that keeps the entropy from falling below a target, and no longer than needed.
+
+        coef <- clip( coef + delta if H < target else coef - delta, low, high )
+        the next step's bonus: coef if H < target, else 0                                   (PPO.20)
+
+    Args:
+        coef: the present coefficient, in loss per nat: 0.0 at the start in the authors' scripts.
+        target: the mean entropy wanted, in nats a token.
+        delta: by how much the coefficient moves with each update.
+        high, low: its bounds.
+        entropy: the H that was measured last, in nats; None before the first update, when there is no bonus.
+    Raises ValueError: ``coef`` or ``low`` is negative; ``high`` is below ``low``; ``target`` or ``delta`` is not
+        positive.
+    Source: He et al. (Skywork-OR1), arXiv:2505.22312, section 3.2.5, by the authors' code (64e96af), whose first
+        update has the bonus on. TRL 1.16.0 moves up at H = target too.
+    """
+
+    coef: float
+    target: float
+    delta: float
+    high: float
+    low: float = 0.0
+    entropy: float | None = None
+
+    def __post_init__(self) -> None:
+        number("coef", self.coef, at_least=0)
+        number("target", self.target, above=0)
+        number("delta", self.delta, above=0)
+        number("low", self.low, at_least=0)
+        number("high", self.high, at_least=self.low)
+
+    @property
+    def bonus(self) -> float:
+        """What the next update's loss takes off for each nat of entropy."""
+        return self.coef if self.entropy is not None and self.entropy < self.target else 0.0
+
+    def update(self, entropy: float) -> "AdaptiveEntropy":
+        """The controller after one update of mean entropy ``entropy``, over all tokens of its batch, in nats."""
+        moved = self.coef + (self.delta if float(entropy) < self.target else -self.delta)
+        return replace(self, coef=min(max(moved, self.low), self.high), entropy=float(entropy))
