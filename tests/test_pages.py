@@ -164,6 +164,7 @@ mask = torch.arange(5) < torch.tensor([5, 3, 4, 5, 1, 2, 5, 4])[:, None]
 rewards, scored = torch.rand(2, 4), torch.tensor([[True, True, True, False], [True] * 4])
 advantages, scores, old_values = torch.randn(8), rewards.flatten(), values.detach()
 right, token_rewards = scores > 0.5, torch.rand(8, 5)
+entropies, micro_batches = torch.rand(8, 5), (slice(0, 4), slice(4, 8))
 """
 TEACHER = """
 teacher_log_probs = ref_log_probs.detach()
