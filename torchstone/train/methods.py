@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -34,7 +33,7 @@ class Batch(Sliceable):
     advantages: Any = None  # [B] or [B T]: what the log-probs, or their ratios, are multiplied with
     returns: Any = None  # [B T]: what was earned from this token on
     baseline: Any = None  # [B]: what a completion was expected to earn
-    token_weights: Any = None  # [B T]: what a method makes of a whole minibatch
+    token_weights: Any = None  # [B T]: of each minibatch, by a recipe that judges it as a whole (tokens.py)
     teacher: Any = None  # its Reader, for a method that wants logits
 
 
@@ -69,15 +68,6 @@ class Method:
         reductions = {"token-mean": token_mean, "sequence-mean": sequence_mean, "sequence-sum": sequence_sum}
         reductions["fixed-length"] = partial(fixed_length_mean, length=self.config.max_new_tokens)
         return partial(reductions[self.config.reduction], denominator=count)
-
-    def weigh(self, batch: Batch, rows: slice, now: Outputs, draws: torch.Generator) -> Batch:
-        """Stage 6: the batch with the weight of each token in these rows, a minibatch. Asked where it ``needs`` one.
-
-        Args:
-            now: what the policy says of these rows before the step.
-            draws: in the same state in every process.
-        """
-        raise NotImplementedError
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
         """Stage 6: the loss of some rows of a minibatch. Gradient flows through ``new``."""
@@ -217,17 +207,6 @@ class Recipe(Method):
             return mask.sum()
         rows = self.config.group_size if reduction == "group-token-mean" else 1
         return mask.reshape(-1, rows * mask.shape[1]).any(1).sum()
-
-    def weigh(self, batch: Batch, rows: slice, now: Outputs, draws: torch.Generator) -> Batch:
-        """The row's own choice among the tokens of a minibatch."""
-        part, weights = batch[rows], torch.zeros_like(batch.old.log_probs)
-        known: dict[str, Any] = {
-            "old_log_probs": part.old.log_probs, "sampler_log_probs": part.old.log_probs, "entropies": now.entropies,
-            "draws": torch.rand(part.mask.shape, generator=draws).to(part.mask.device),
-        }  # fmt: skip
-        used = self.recipe.used("token_weights", known)
-        weights[rows] = self.recipe.token_weights(now.log_probs, part.advantages, part.mask, **used)
-        return replace(batch, token_weights=weights)
 
     def loss(self, new: Outputs, batch: Batch, count: Count) -> Loss:
         """The row's own loss of some rows."""

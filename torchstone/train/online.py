@@ -16,6 +16,7 @@ from torchstone.train.metrics import of_round
 from torchstone.train.model import Policy
 from torchstone.train.options import Online
 from torchstone.train.rollout import Reader, cut, outputs_of, sample, uniforms
+from torchstone.train.tokens import weigh
 
 
 def learn_online(config: Online, task: Task, learner: Learner, reference: Policy | None) -> Iterator[dict[str, Any]]:
@@ -64,12 +65,11 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
             mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher), greedy)
 
-        draws = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 + learner.step)  # not those of the rollout
         for step, (minibatch, parts) in enumerate(minibatches * config.epochs):
             count = method.denominator(mask[minibatch])
             if "token_weights" in method.needs:  # judged on the whole minibatch, by the policy as it now is
                 now = old[minibatch] if step == 0 else outputs_of(policy, rollout, config.temperature, parts)
-                batch = method.weigh(batch, minibatch, now, draws)
+                batch = weigh(method, batch, minibatch, now, seed=1009 * (config.seed + learner.step) + step)
             for rows in learner.share(parts):
                 # 6 loss: a scalar, of which the micro-batches are summands
                 if not on_policy:

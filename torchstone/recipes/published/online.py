@@ -830,6 +830,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="clip-cov",
+        parent="tis",
         about="The plain ratio, without a clip; a few of the tokens that make the policy surer get no gradient.",
         advantage=Choice("group-std", correction=1, eps=1e-6),
         ratio=Choice("token"),
