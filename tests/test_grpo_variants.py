@@ -10,6 +10,7 @@ from torch import nan, tensor
 from torchstone.core import kl_k1, kl_k2, kl_k3, sequence_mean
 from torchstone.grpo.variants import (
     centred_log_ratios,
+    chord_weights,
     cispo_surrogate,
     dppo_surrogate,
     gmpo_surrogate,
@@ -414,6 +415,20 @@ def test_real_surrogate_names_bad_input(argument, how):
     x = torch.zeros(6, 2)
     with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
         real_surrogate(x, x, torch.ones(6), torch.ones(6, 2, dtype=torch.bool), **how)
+
+
+def test_GRPO_28_by_hand_highest_in_two_minds_and_a_constant():
+    p = tensor([[1.0, 0.5, 0.1, nan]], dtype=f64)
+    log_probs = p.log().requires_grad_()
+    weights = chord_weights(log_probs, tensor([[True, True, True, False]]))
+    torch.testing.assert_close(weights, tensor([[0.0, 0.25, 0.09, 0.0]], dtype=f64))
+    assert not weights.requires_grad
+
+
+def test_GRPO_28_keeps_its_digits_where_the_policy_is_nearly_sure():
+    nearly = tensor([[-1e-6, -50.0]])  # 1 - p is 1e-6 less 5e-13, below what 1 - exp(x) has in float32
+    found = chord_weights(nearly, torch.ones(1, 2, dtype=torch.bool))
+    assert found.flatten().tolist() == pytest.approx([1e-6, math.exp(-50)], rel=3e-6)
 
 
 def test_GRPO_14_value_of_k3_gradient_of_k2():

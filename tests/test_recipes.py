@@ -47,6 +47,8 @@ def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
     batch["draws"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["token_weights"] = torch.rand(P * G, T, generator=g, dtype=torch.float64).to(dtype)
     batch["right"] = batch["right"] > 0
+    batch["expert_log_probs"] = -torch.rand(P * G, T + 1, generator=g, dtype=torch.float64).to(dtype)
+    batch["expert_mask"] = torch.rand(P * G, T + 1, generator=g) > 0.3
     batch["prompt_values"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
     return batch
 
@@ -55,7 +57,7 @@ OF_PROMPTS = ("rewards", "greedy_rewards", "prompt_values")
 STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards", "prompt_values")
 AHEAD = ("old_log_probs", "sampler_log_probs", "entropies", "draws")
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies",
-           "token_weights", "right")  # fmt: skip
+           "token_weights", "right", "expert_log_probs", "expert_mask")  # fmt: skip
 
 
 def rows_of(batch: dict, index) -> dict:
@@ -81,14 +83,15 @@ def token_weights(row, batch, earned):
     return fitting(row).token_weights(batch["log_probs"], earned, batch["mask"], **row.used("token_weights", batch))
 
 
-def run(row, batch, denominator=None, earned=None, weights=None, right_tokens=None):
+def run(row, batch, denominator=None, earned=None, weights=None, learned_tokens=None):
     """Value, gradients by every tensor it may flow through, metrics."""
     earned = advantages(row, batch).advantages if earned is None else earned
     weights = token_weights(row, batch, earned) if weights is None else weights
     leaves = {k: batch[k].clone().requires_grad_() for k in ("log_probs", "values", "entropies")}
     given = row.used("loss", batch | leaves | {"token_weights": weights})
     how = {"max_length": T, "group_size": G, "denominator": denominator}
-    how |= {"right_tokens": right_tokens} if row.likelihood.name != "none" else {}
+    counted = {"right-answers": "right_tokens", "expert": "expert_tokens"}.get(row.likelihood.name)
+    how |= {counted: learned_tokens} if counted else {}
     loss = row.loss(leaves["log_probs"], earned, batch["mask"], **given, **how)
     gradients = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
     zeros = [torch.zeros_like(x) if d is None else d for d, x in zip(gradients, leaves.values(), strict=True)]
@@ -166,7 +169,8 @@ def test_micro_batches_of_whole_groups_add_up(row):
     weights = token_weights(row, batch, earned)
     value, gradients, _ = run(row, batch, earned=earned)
     counts = {"token-mean": batch["mask"].sum(), "group-token-mean": P}
-    right = batch["mask"][batch["right"]].sum()
+    expert = row.likelihood.name == "expert"
+    learned = batch["expert_mask"].sum() if expert else batch["mask"][batch["right"]].sum()
     halves = [
         run(
             row,
@@ -174,7 +178,7 @@ def test_micro_batches_of_whole_groups_add_up(row):
             counts.get(row.reduction.name, P * G),
             earned[rows],
             None if weights is None else weights[rows],
-            right,
+            learned,
         )
         for rows in (slice(0, G), slice(G, P * G))
     ]
@@ -248,6 +252,7 @@ def test_every_tensor_that_a_row_takes_changes_what_it_computes(row):
         "group_size",
         "denominator",
         "right_tokens",
+        "expert_tokens",
     }:
         assert any(changed(row, name, seed) for seed in range(6)), name
 

@@ -169,6 +169,23 @@ def test_weights_of_a_sampler_that_is_the_trainer_are_1(batch):
     same(off_policy_weights(old, old, advantages, mask, limit=0.0), ones)
 
 
+@edge("CHORD", "GRPO", "an expert of weight 0")
+@edge("CHORD", "SFT", "no advantages, phi false")
+def test_chord_is_grpo_and_supervised_learning_at_its_two_ends(batch):
+    log_probs, old, expert, _, advantages, mask = batch
+    shown = {"old_log_probs": old, "expert_log_probs": expert.clone().requires_grad_(), "expert_mask": mask}
+    row = RECIPES["chord"]
+    alone = row.but(likelihood=Choice("expert", coef=0.0, phi=True)).loss(log_probs, advantages, mask, **shown)
+    same(
+        alone.value,
+        RECIPES["grpo"].but(loss_kl=Choice("none")).loss(log_probs, advantages, mask, old_log_probs=old).value,
+    )
+    learned = row.but(likelihood=Choice("expert", coef=1.0, phi=False)).loss(log_probs, 0 * advantages, mask, **shown)
+    sft = preference.sft_loss(shown["expert_log_probs"], mask, reduce=token_mean)
+    same(learned.value, sft.value)
+    same(*(gradient(x, shown["expert_log_probs"]) for x in (learned, sft)))
+
+
 @edge("REBEL", "IPO", "pairs, rewards 1 apart", "up to a factor")
 def test_rebel_on_pairs_whose_rewards_are_one_apart_is_ipo_about_the_old_policy(batch):
     log_probs, old, _, _, _, mask = batch

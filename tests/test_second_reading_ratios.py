@@ -464,6 +464,32 @@ def test_real_1c30726_compute_policy_loss_real(seed):
     same(of_the_row("real", b, a, old_log_probs=b.old, group_size=b.group), mine, b)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chord_2508_11408_as_ms_swift_3602360_computes_it(seed):
+    """(1 - mu) L_GRPO + mu L_SFT with mu 0.1; an expert's token weighs p (1 - p), held constant; a mean over its
+    tokens. GRPO without a KL, by an account; epsilon is not found: PPO's 0.2."""
+    b, mu = Batch(seed), 0.1
+    a = advantages_of(b, standardised)
+    g = torch.Generator().manual_seed(seed)
+    expert = (-2 * torch.rand(5, 7, generator=g, dtype=torch.float64)).requires_grad_()
+    lengths = [7, 3, 1, 5, 6]
+    grpo = sft = 0
+    for i, _, _, tokens in b.rows():
+        for t in tokens:
+            r = torch.exp(b.new[i, t] - b.old[i, t])
+            grpo -= torch.min(r * a[i], clip(r, 0.8, 1.2) * a[i]) / len(tokens) / len(b.lengths)
+    for j, length in enumerate(lengths):
+        for t in range(length):
+            p = math.exp(expert[j, t].item())
+            sft -= p * (1 - p) * expert[j, t] / sum(lengths)
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    given = {"old_log_probs": b.old, "expert_log_probs": expert, "expert_mask": mask}
+    row, mine = (1 - mu) * of_the_row("chord", b, a, **given), (1 - mu) * grpo + mu * sft
+    torch.testing.assert_close(torch.autograd.grad(row, expert, retain_graph=True), torch.autograd.grad(mine, expert,
+                               retain_graph=True), rtol=1e-10, atol=1e-10)  # fmt: skip
+    same(row, mine, b)
+
+
 def engine_near_by(b):
     """Of the completions, every third is as near as 1e-4 a token in the mean, every third 0.01; one in three far off.
 

@@ -202,6 +202,12 @@ def ratio_weighted_kl(log_prob: Number, log_ratio: Number, ref_log_prob: Number)
 # ----------------------------------------------------------------------------------------------------------- who counts
 
 
+def chord_weight(log_prob: Number) -> Dual:
+    """w_t = p (1 - p)    (GRPO.28)"""
+    p = stop(exp(log_prob))
+    return p * (1 - p)
+
+
 def off_policy_weight(log_ratios: Sequence[Dual], advantage: Number, limit: float) -> Dual:
     """0 where A < 0 and (1 / |y|) sum_t log(pi_old / pi) > limit, else 1    (GRPO.16)"""
     behind = -mean(log_ratios)

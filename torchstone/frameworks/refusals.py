@@ -35,10 +35,15 @@ def of_the_whole_batch(row: Recipe) -> str:
 
 
 def likelihood_refusal(row: Any) -> str:
-    """Why a likelihood term cannot run where a loss is not told which answers are right; "" for a row without one."""
+    """Why a likelihood term cannot run where a loss is not told what to learn; "" for a row without one."""
     if row.likelihood.name == "none":
         return ""
-    return f"which answers are right does not reach a loss; name it {changed(row, 'likelihood=none')}"
+    what = (
+        "an expert's answers do not reach"
+        if row.likelihood.name == "expert"
+        else "which answers are right does not reach"
+    )
+    return f"{what} a loss; name it {changed(row, 'likelihood=none')}"
 
 
 @cache

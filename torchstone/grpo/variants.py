@@ -21,7 +21,7 @@ __all__ = [
     "sequence_log_ratios", "centred_log_ratios", "overlong_penalties", "mixed_groups",
     "cispo_surrogate", "sapo_surrogate", "gmpo_surrogate", "vespo_surrogate", "dppo_surrogate",
     "quadratic_surrogate", "topr_surrogate", "real_surrogate",
-    "kl_k3_with_k2_gradient", "ratio_weighted_kl", "off_policy_weights", "group_token_mean",
+    "kl_k3_with_k2_gradient", "ratio_weighted_kl", "off_policy_weights", "chord_weights", "group_token_mean",
 ]
 # fmt: on
 
@@ -553,6 +553,26 @@ def off_policy_weights(
     log_ratio = sequence_log_ratios(log_probs, old_log_probs, mask, token_gradient=False).detach()
     dropped = (per_token("advantages", advantages, mask) < 0) & (-log_ratio > limit)
     return (mask & ~dropped).to(log_ratio.dtype)
+
+
+def chord_weights(log_probs: Float[Tensor, "E T"], mask: Bool[Tensor, "E T"]) -> Float[Tensor, "E T"]:
+    """How much each token of an expert's answer is to teach: most where the policy is in two minds about it (CHORD).
+
+        w_t = sg[ p (1 - p) ],    p = pi(y_t | x, y_<t)                                         (GRPO.28)
+
+    What the policy knows already (p near 1) and what it would never say (p near 0) both teach little: the second is
+    what breaks its own ways when an expert writes otherwise.
+
+    Args:
+        log_probs: log pi(y_t | x, y_<t) of the expert's tokens as the policy is now, in nats. Treated as a constant.
+        mask: True at the expert's tokens. Other entries may hold anything, NaN included.
+
+    Returns: weights from 0 to 1 / 4, detached, to multiply the negative log-likelihood by; 0 where ``mask`` is False.
+    Raises ValueError: a shape or dtype is wrong.
+    Source: Zhang et al. (CHORD-phi), arXiv:2508.11408, by accounts and ms-swift 3602360.
+    """
+    (log_p,) = (x.detach() for x in select(mask, log_probs=log_probs))
+    return (log_p.exp() * -log_p.expm1()).masked_fill(~mask, 0)
 
 
 def group_token_mean(

@@ -65,6 +65,9 @@ TENSORS = {
     "sft_denominator": "tokens or completions of the whole batch",
     "right": "which completions are right answers [B]",
     "right_tokens": "tokens of right answers in the whole batch",
+    "expert_log_probs": "log-probs of an expert's tokens under the policy that learns [E S]",
+    "expert_mask": "True at the expert's tokens [E S]",
+    "expert_tokens": "tokens of the experts in the whole batch",
     "chosen_win_rates": "how often the chosen completion wins [N]",
     "rejected_win_rates": "how often the rejected completion wins [N]",
 }
@@ -231,7 +234,8 @@ class Recipe:
         used = {*self.ALWAYS, *self.takes(stage)}
         for tensor, given in batch.items():
             number = (
-                tensor in ("reference_point", "reward_shift", "sft_denominator", "right_tokens") and given is not None
+                tensor in ("reference_point", "reward_shift", "sft_denominator", "right_tokens", "expert_tokens")
+                and given is not None
             )
             if (isinstance(given, Tensor) or number) and tensor in TENSORS.keys() - used and tensor != "denominator":
                 known = ", ".join(self.takes(stage)) or "nothing beside what every row does"

@@ -344,6 +344,15 @@ def right_answers(
     return coef * mean, mean_of(losses, chosen)
 
 
+def expert_answers(
+    expert_log_probs: Tensor, expert_mask: Tensor, expert_tokens: Any = None, *, coef: float, phi: bool
+) -> tuple[Tensor, Mean]:
+    """coef times the mean -log pi of an expert's tokens, each with its ``chord_weights`` if phi; and that mean."""
+    (log_probs,) = select(expert_mask, expert_log_probs=expert_log_probs)
+    losses = -log_probs * (grpo.chord_weights(log_probs, expert_mask) if phi else 1)
+    return coef * token_mean(losses, expert_mask, denominator=expert_tokens), mean_of(losses, expert_mask)
+
+
 def real(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, group_size: int, *, tau: float
 ) -> Tensor:
@@ -577,6 +586,9 @@ LIKELIHOODS = {
     "right-answers": Option(
         right_answers, "Right answers are learned as in supervised training, beside what their advantage says of them."
     ),
+    "expert": Option(
+        expert_answers, "An expert's answers are learned as in supervised training, beside the policy's own samples."
+    ),
 }
 
 COLUMNS = {
@@ -656,6 +668,7 @@ NUMBERS = {
     "fipo.epsilon_high": "how much more than 1 a token may weigh",
     "fipo.limit": "tokens with a larger ratio say nothing of those before them",
     "reset": "a token with A < 0 and a larger ratio weighs 1",
+    "phi": "whether an expert's token weighs p (1 - p), most where the policy is undecided, or 1",
     "real.tau": "larger lets all completions of a group move; smaller those nearest to the wrong side",
     "low_positive": "the least weight of a good completion",
     "high_positive": "the largest weight of a good completion",

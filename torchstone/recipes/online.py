@@ -219,6 +219,9 @@ class PolicyRecipe(Recipe):
         denominator: int | float | Tensor | None = None,
         right: Bool[Tensor, " B"] | None = None,
         right_tokens: int | float | Tensor | None = None,
+        expert_log_probs: Float[Tensor, "E S"] | None = None,
+        expert_mask: Bool[Tensor, "E S"] | None = None,
+        expert_tokens: int | float | Tensor | None = None,
     ) -> Loss:
         """Stage 6 of this row: a scalar to minimise.
 
@@ -239,6 +242,9 @@ class PolicyRecipe(Recipe):
                 micro-batches.
             right: True where the completion is a right answer, for the likelihood "right-answers".
             right_tokens: tokens of right answers in the whole batch, for micro-batches.
+            expert_log_probs, expert_mask: of E answers of an expert, for the likelihood "expert". Gradient flows
+                through the first.
+            expert_tokens: tokens of the experts in the whole batch, for micro-batches.
 
         Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` with a ratio, the clip's with "clip", and
             ``kl``, ``value_loss``, ``entropy``, ``nll_loss`` where the row has the term.
@@ -250,7 +256,8 @@ class PolicyRecipe(Recipe):
             "ref_log_probs": ref_log_probs, "sampler_log_probs": sampler_log_probs, "values": values,
             "old_values": old_values, "returns": returns, "entropies": entropies, "token_weights": token_weights,
             "max_length": max_length, "group_size": group_size, "denominator": denominator, "x": mask,
-            "right": right, "right_tokens": right_tokens,
+            "right": right, "right_tokens": right_tokens, "expert_log_probs": expert_log_probs,
+            "expert_mask": expert_mask, "expert_tokens": expert_tokens,
         }  # fmt: skip
         self.check("loss", batch)
         batch["old_log_probs"] = self.run("anchor", batch)

@@ -73,8 +73,8 @@ GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is c
     "Policy gradient: a regression in place of a clip": (
         "dro", "kimi-k1.5", "rebel", "a*-po",
     ),
-    "Policy gradient: good and bad are not alike": (
-        "topr", "real",
+    "Policy gradient: good and bad told apart, or an expert asked": (
+        "topr", "real", "chord",
     ),
     "Pairs: the loss of a comparison": (
         "dpo", "cdpo", "robust_dpo", "ipo", "ipo-mean", "slic", "rso", "exo", "discopop", "aot", "aot_unpaired",

@@ -39,14 +39,15 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
         "draws": torch.rand(old["log_probs"].shape, generator=generator),
     }  # fmt: skip
     known = {name: x.detach() for name, x in constants.items()} | {"max_length": rollout.mask.shape[1], "group_size": G}
+    expert = sample(teacher, 1, torch.Generator().manual_seed(0))  # its answers, for a row that learns from an expert
     pairs = [rollout[rows] for rows in pair_up(rollout)] if isinstance(recipe, PreferenceRecipe) else []
 
     def parts_of_an_update() -> list[Part]:
         model.zero_grad()
         if not pairs:
-            return samples_parts(
-                recipe, rollout.names(), rollout.mask, rollout.rewards, known | outputs(model, rollout)
-            )
+            shown = {"expert_log_probs": outputs(model, expert)["log_probs"], "expert_mask": expert.mask}
+            batch_now = known | shown | outputs(model, rollout)
+            return samples_parts(recipe, rollout.names(), rollout.mask, rollout.rewards, batch_now)
         batch: dict[str, Any] = {"reference_point": 0.0, "reward_shift": 0.0}
         batch["chosen_is_from_reference"] = torch.zeros(len(pairs[0].mask), dtype=torch.bool)
         batch["weights"] = torch.ones(len(pairs[0].mask), dtype=torch.float64)

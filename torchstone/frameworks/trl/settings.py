@@ -39,6 +39,7 @@ ABSENT = {  # what rows need and TRL has not
     "greedy_rewards": "GRPOTrainer samples no greedy completion beside the group",
     "prompt_values": "GRPOTrainer's batches have none; TRL has A2POTrainer",
     "energies": "TRL keeps no norm of a token's score",
+    "expert_log_probs": "GRPOTrainer has no second batch, of an expert's answers",
     "right": "GRPOTrainer does not say which answers are right",
     "reference_point": "DPOTrainer has no mismatched completions to estimate it from; TRL has KTOTrainer",
     "gold_log_probs": "DPOTrainer has two completions of a prompt; TRL has TPOTrainer",

@@ -626,6 +626,26 @@ ONLINE = [
         stated={"surrogate.tau": "authors' code, scripts/train/1.5b_real.sh; 1 by default"},
     ),
     PolicyRecipe(
+        name="chord",
+        about="GRPO, and beside it an expert's answers, each token weighed by how undecided the policy is about it.",
+        advantage=GROUP_STD,
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        reduction=PER_ROW,
+        likelihood=Choice("expert", coef=1 / 9, phi=True),
+        source="Zhang et al. (CHORD-phi), arXiv:2508.11408v2, by accounts and ms-swift 3602360 (utils.py)",
+        left_out="a factor: (1 - mu) times this loss, with coef = mu / (1 - mu), is the paper's; CHORD-mu, which has "
+        "phi false and a mu that falls from 0.9 to 0.05, the caller's to set step by step",
+        stated={
+            "advantage.correction": f"not found; {SAMPLE_STD}",
+            "advantage.eps": "not found; GRPO's equation has none",
+            "surrogate.epsilon": "not found; 0.2 is PPO's",
+            "likelihood.coef": "account, mu is 0.1, and coef is mu / (1 - mu)",
+            "likelihood.phi": "account, p (1 - p); ms-swift 3602360 holds it constant",
+            **ROWS_NOT_FOUND,
+        },
+    ),
+    PolicyRecipe(
         name="intellect-2",
         about="GRPO with the ratio bounded for bad tokens too (two-sided clip), for samples of an older policy.",
         groups=Choice("mixed"),
