@@ -34,8 +34,9 @@ def graded(report: Report, function: str, exercise: Exercise, errors: Sequence[s
         return Grade("broken", function, (narrow,))
     fits = all(report.built_in.get(k, v) == v for k, v in exercise.settings)
     if fits and not causes and not report.unexplained and not report.unasked:
-        told = tuple(f"{d.about[0]} ({', '.join(d.names)})" for d in edges if d.about)
-        return Grade("right", function, edges=told)
+        told = [f"{d.about[0]} ({', '.join(d.names)})" for d in edges if d.about]
+        told += [f"{vectors.flags[name].about} ({name})" for name in _warned(report) if name in vectors.flags]
+        return Grade("right", function, edges=tuple(told))
     if other := [k for k, v in exercise.settings if report.built_in.get(k, v) != v]:
         about = [vectors.flags[x].about for k in other if (x := report.built_in[k]) in vectors.flags]
         return Grade("wrong", function, (*about, f"That is another {other[0]} than the exercise asks for."))
@@ -43,6 +44,13 @@ def graded(report: Report, function: str, exercise: Exercise, errors: Sequence[s
     if not causes:
         says += list(_unknown(report))
     return Grade("wrong", function, tuple(says), next((e for d in causes for e in d.effect if e), ""))
+
+
+def _warned(report: Report) -> list[str]:
+    """What cases are about in which right code may differ, and this code does; what is an edge already is none."""
+    known = {name for d in report.edges for name in d.names}
+    warned = (r for r in report.results if r.status == "warn" and r.precision == "float64")
+    return list(dict.fromkeys(name for r in warned for name in r.flags if name not in known))
 
 
 def _cause(d: Diagnosis, known: Collection[str]) -> Iterable[str]:

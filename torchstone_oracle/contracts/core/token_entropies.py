@@ -25,20 +25,34 @@ from ..shared.logits import (
 
 def spread(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     scaled = [steps["row"](row) for row in at_temperature(inputs["logits"], settings, steps)]
-    return {"entropies": [[dual(steps["result"](steps["entropy"](z), len(z))) for z in row] for row in scaled]}
+    return {
+        "entropies": [
+            [dual(steps["result"](steps["entropy"](z, settings["temperature"]), len(z))) for z in row] for row in scaled
+        ]
+    }
 
 
-def unguarded_entropy(logits: list[Dual]) -> Dual:
+def unguarded_entropy(logits: list[Dual], temperature: Any) -> Dual:
     return -total(exp(p) * p for p in core.log_softmax(logits, 1))
 
 
-def of_logits(logits: list[Dual]) -> Dual:
+def of_logits(logits: list[Dual], temperature: Any) -> Dual:
     return -total(exp(p) * z for p, z in zip(core.log_softmax(logits, 1), logits, strict=True))
 
 
-def summed_squares(logits: list[Dual]) -> Dual:
+def summed_squares(logits: list[Dual], temperature: Any) -> Dual:
     """Another measure of spread: 1 - sum_v pi(v)^2."""
     return 1 - total(exp(p) * exp(p) for p in core.log_softmax(logits, 1))
+
+
+def crossed(weights: list[Dual], of: list[Dual]) -> Dual:
+    """-sum p log q of two distributions over the same tokens; where p is 0 nothing."""
+    pairs = zip(core.log_softmax(weights, 1), core.log_softmax(of, 1), strict=True)
+    return -total(exp(p) * q for p, q in pairs if not exp(p).same(0))
+
+
+def unscaled(logits: list[Dual], temperature: Any) -> list[Dual]:
+    return [z * temperature for z in logits]
 
 
 ENTROPY_CASES = (
@@ -69,7 +83,7 @@ OBJECTIVE = Objective(
     steps={
         "scale": SCORE_STEPS["scale"],
         "row": SCORE_STEPS["row"],
-        "entropy": lambda logits: core.entropy(logits, 1),
+        "entropy": lambda logits, temperature: core.entropy(logits, 1),
         "result": lambda h, size: h,
     },
     alternatives={
@@ -95,7 +109,19 @@ OBJECTIVE = Objective(
         "weights_missing": bug(
             "The probabilities are missing as weights: -sum log pi, each token of the vocabulary alike.",
             "It grows without bound as tokens become unlikely: a bonus for it flattens the policy.",
-            {"entropy": lambda logits: -total(core.log_softmax(logits, 1))},
+            {"entropy": lambda logits, temperature: -total(core.log_softmax(logits, 1))},
+        ),
+        "temperature_not_in_the_weights": bug(
+            "The temperature is in the logs, but not in the probabilities that weigh them.",
+            "It is a cross-entropy of two distributions: too large, and its gradient is none of an entropy.",
+            {"entropy": lambda logits, temperature: crossed(unscaled(logits, temperature), logits)},
+            pitfalls=("C56",),
+        ),
+        "temperature_in_the_weights_alone": bug(
+            "The temperature is in the probabilities that weigh the logs, but not in the logs.",
+            "It is a cross-entropy of two distributions: too large, and its gradient is none of an entropy.",
+            {"entropy": lambda logits, temperature: crossed(logits, unscaled(logits, temperature))},
+            pitfalls=("C56",),
         ),
         "logits_for_logs": bug(
             "The logits stand where their logs of probabilities belong: nothing was subtracted.",
@@ -103,12 +129,13 @@ OBJECTIVE = Objective(
             {"entropy": of_logits},
         ),
         "softmax_over_positions": bug(
-            *WRONG_DIMENSION, {"row": over_positions, "entropy": lambda logs: -total(exp(p) * p for p in logs)}
+            *WRONG_DIMENSION,
+            {"row": over_positions, "entropy": lambda logs, temperature: -total(exp(p) * p for p in logs)},
         ),
         "of_the_likeliest": bug(
             "-log pi of the likeliest token alone.",
             "It is near 0 for any policy with a favourite, however it spreads the rest.",
-            {"entropy": lambda logits: -max(core.log_softmax(logits, 1), key=lambda p: p.value)},
+            {"entropy": lambda logits, temperature: -max(core.log_softmax(logits, 1), key=lambda p: p.value)},
         ),
         "perplexity": variant(
             "exp of the entropy (the perplexity): the number of tokens that it is like a choice among.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import dpo
 from ...contract import Argument, Case, Flag, Group, Inputs, Objective, Setting
-from ...numbers import Dual, exp, log, mp, stop, total
+from ...numbers import Dual, exp, log, maximum, mp, stop, total
 from ..shared.common import EDGES, OPENRLHF_0_11_2, Settings, Steps, bug, variant
 
 
@@ -23,6 +23,22 @@ def overflowing(win: Dual, lose: Dual, margin: Any) -> Dual:
     """log(1 + exp(-h)) in float64: exp is inf beyond 709, and its slope inf / inf."""
     h = win - lose - stop(margin)
     return Dual(mp.inf, dict.fromkeys(h.slopes, mp.nan)) if h < -709 else log(1 + exp(-h))
+
+
+def given(margin: Any, loss: Dual) -> Dual:
+    """The loss times the margin, if there is one."""
+    return loss if isinstance(margin, Dual) and margin.same(0) else loss * stop(margin)
+
+
+def times(margin: Any, win: Dual, lose: Dual) -> tuple[Dual, Dual]:
+    return given(margin, win), given(margin, lose)
+
+
+def hinge_at_the_margin(win: Dual, lose: Dual, margin: Any) -> Dual:
+    h = win - lose
+    if isinstance(margin, Dual) and margin.same(0):
+        return dpo.bradley_terry(win, lose, 0)
+    return maximum(stop(margin) - h, Dual(0))
 
 
 FAR = {"chosen_rewards": [-500.0, 60.0, 1.5], "rejected_rewards": [500.0, -60.0, 0.75]}
@@ -73,6 +89,22 @@ OBJECTIVE = Objective(
         "margin_outside": bug(
             "The margin is added to the loss, outside the sigmoid.", "It has no gradient: it does nothing.",
             {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, 0) + stop(m)}, pitfalls=("C79",)),
+        "margin_inside_and_outside": bug(
+            "The margin is taken off inside the sigmoid, and added to the loss as well.",
+            "The gradient is right, and the loss too high: it tells nothing of how well pairs are ranked.",
+            {"fit": lambda win, lose, m: dpo.bradley_terry(win, lose, stop(m)) + stop(m)}, pitfalls=("C79",)),
+        "margin_multiplies_the_difference": bug(
+            "The margin multiplies the difference of the rewards, where it should be taken off.",
+            "A clear preference needs a smaller difference, not a larger one.",
+            {"fit": lambda win, lose, m: dpo.bradley_terry(*times(m, win, lose), 0)}, pitfalls=("C79",)),
+        "margin_weighs_the_pair": bug(
+            "The margin multiplies the loss of the pair, outside the sigmoid.",
+            "Clear preferences weigh more, and ask for no larger difference than close ones.",
+            {"fit": lambda win, lose, m: given(m, dpo.bradley_terry(win, lose, 0))}, pitfalls=("C79",)),
+        "margin_of_a_hinge": bug(
+            "With a margin it is a hinge loss, max(0, margin - h), in place of the log-sigmoid.",
+            "Pairs that are apart by their margin have no gradient, and the others all the same.",
+            {"fit": hinge_at_the_margin}, pitfalls=("C79",)),
         "log_of_one_plus_exp": bug(
             "log(1 + exp(-h)) in two steps.", "A pair that is far on the wrong side gives inf and a NaN gradient.",
             {"fit": overflowing}, pitfalls=("C68", "R20"), links=(OPENRLHF_0_11_2,)),

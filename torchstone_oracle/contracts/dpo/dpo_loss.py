@@ -31,6 +31,11 @@ def wrong_smoothing(win: Dual, lose: Dual, s: Any) -> Dual:
     return -(1 - dual(s)) * log_sigmoid(h) + s * log_sigmoid(-h)
 
 
+def each_alone(win: Dual, lose: Dual, s: Any) -> Dual:
+    right, flipped = log_sigmoid(win) + log_sigmoid(-lose), log_sigmoid(-win) + log_sigmoid(lose)
+    return -(1 - dual(s)) * right - s * flipped
+
+
 def one_minus_probability(win: Dual, lose: Dual) -> Dual:
     return 1 - sigmoid(win - lose)
 
@@ -74,6 +79,10 @@ OBJECTIVE = objective(
             pitfalls=("C72",), links=("https://arxiv.org/abs/2403.00409",)),
         "hinge": HINGE,
         "ipo": IPO,
+        "each_reward_alone": judged(
+            bug, "Each implicit reward has a sigmoid of its own; their difference belongs into one.",
+            "The two completions are not compared: both rewards are pulled away from 0, whatever the other one is.",
+            each_alone, "label_smoothing", pitfalls=("C70",)),
         "minus_probability": judged(
             bug, "-sigmoid(h): the log of the sigmoid is missing.",
             "Pairs that are far on the wrong side have almost no gradient.", minus_probability, "label_smoothing"),

@@ -14,12 +14,18 @@ from ..shared.tokens import MULTIPLIED, PADDING, SCORES, token_cases
 
 def sequences(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, Any]:
     x, mask = inputs["log_probs"], steps["mask"](inputs["mask"])
-    rows = zip(x, mask, steps["hidden"](x, mask), strict=True)
-    return {"log_probs": [steps["row"](row, m, settings["average"]) + extra for row, m, extra in rows]}
+    found = [steps["row"](row, m, settings["average"]) for row, m in zip(x, mask, strict=True)]
+    found = steps["batch"](found, mask, settings["average"])
+    return {"log_probs": [a + extra for a, extra in zip(found, steps["hidden"](x, mask), strict=True)]}
 
 
 def by_width(row: Any, m: Any, average: bool) -> Dual:
     return dpo.sequence_log_prob(row, m, False) / len(row) if average else dpo.sequence_log_prob(row, m, False)
+
+
+def over_the_batch(found: list[Dual], mask: Any, average: bool) -> list[Dual]:
+    count = sum(map(sum, mask))
+    return [divided(a * sum(m), count) for a, m in zip(found, mask, strict=True)] if average else found
 
 
 def without_last(row: Any, m: Any, average: bool) -> Dual:
@@ -44,7 +50,8 @@ OBJECTIVE = Objective(
     ("Rafailov et al., arXiv:2305.18290v3, appendix B",), {"log_probs": LOG_PROBS, "mask": MASK},
     {"log_probs": Argument("B", "nats, or nats per token")},
     {"average": Setting("False: the sum over tokens; True: the mean.")}, sequences,
-    {"mask": lambda mask: mask, "hidden": lambda x, mask: [Dual(0)] * len(x), "row": dpo.sequence_log_prob},
+    {"mask": lambda mask: mask, "hidden": lambda x, mask: [Dual(0)] * len(x), "row": dpo.sequence_log_prob,
+     "batch": lambda found, mask, average: found},
     {
         "mean_and_sum_exchanged": variant(
             "The mean where the sum is asked for, or the sum for the mean.",
@@ -54,6 +61,10 @@ OBJECTIVE = Objective(
         "padded_width": bug(
             "The sum is divided by the padded width.", "A short answer's mean depends on its neighbours' length.",
             {"row": by_width}, pitfalls=("C74",)),
+        "length_of_the_batch": bug(
+            "The sum is divided by the number of tokens of the whole batch, not of its own completion.",
+            "The mean of an answer depends on how many others are in its batch: the margin shrinks with the batch.",
+            {"batch": over_the_batch}, pitfalls=("C74",)),
         "padding_included": PADDING,
         "padding_summed": bug(
             "The sum is over the whole row, prompt and padding included; the length is right.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import grpo
 from ...contract import Alternative, Argument, Flag, Group, Objective, Setting, Step
-from ...numbers import Dual, bounded_exp, clip, dual, exp, minimum, stop
+from ...numbers import Dual, bounded_exp, clip, dual, exp, maximum, minimum, stop
 from ..shared import policy, policy_cases, policy_ratios, policy_reductions, policy_surrogates
 from ..shared.common import OPEN_INSTRUCT, VERL_0_9_1, Settings, full, plus, without
 
@@ -56,6 +56,22 @@ def cispo_dropping(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual
 
 def cispo_as_ppo(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
     return -minimum(bounded_exp(u) * a, cispo_weight(u, settings) * a)
+
+
+def cispo_of_the_minimum(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
+    return -stop(minimum(bounded_exp(u) * a, cispo_weight(u, settings) * a)) * log_prob
+
+
+def cispo_inside_alone(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
+    inside = cispo_weight(u, settings).same(bounded_exp(u))
+    return cispo(log_prob, u, a, settings) if inside else dual(0)
+
+
+def cispo_of_the_other_bound(log_prob: Dual, u: Dual, a: Dual, settings: Settings) -> Dual:
+    """A bound that lies below the lower one wins, as in torch.clamp."""
+    low = dual("-inf") if settings["epsilon"] is None else 1 - dual(settings["epsilon"])
+    high = 1 + dual(settings["cap"]) if settings["epsilon_high"] is None else dual(settings["epsilon_high"])
+    return -stop(minimum(maximum(bounded_exp(u), low), high)) * a * log_prob
 
 
 CISPO_SURROGATES = {
@@ -111,6 +127,24 @@ CISPO_SURROGATES = {
         ),
         {"surrogate": cispo_as_ppo},
     ),
+    "minimum_in_the_weight": Alternative(
+        Flag(
+            "bug",
+            "The weight is PPO's minimum of both branches, as a constant.",
+            "With a bad advantage the weight has no upper bound: one stale token can outweigh the batch.",
+            pitfalls=("C22",),
+        ),
+        {"surrogate": cispo_of_the_minimum},
+    ),
+    "weight_0_outside": Alternative(
+        Flag(
+            "bug",
+            "Tokens outside the bounds are dropped (weight 0), where their weight should be held at the bound.",
+            "Tokens out of range have no gradient: what CISPO was made to avoid.",
+            pitfalls=("C22",),
+        ),
+        {"surrogate": cispo_inside_alone},
+    ),
     "clipped_tokens_dropped": Alternative(
         Flag(
             "variant",
@@ -138,7 +172,7 @@ CISPO_SURROGATES = {
             ("https://github.com/NovaSky-AI/SkyRL/issues/1928",),
             ("C23", "R17"),
         ),
-        {"surrogate": cispo_with(epsilon_high=lambda s: s["cap"], cap=lambda s: s["epsilon_high"])},
+        {"surrogate": cispo_of_the_other_bound},
     ),
     "lower_bound_added": Alternative(
         Flag(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ... import core
 from ...contract import Argument, Case, Group, Objective, Setting
+from ...numbers import Dual, stop
 from ..shared import policy, policy_cases, policy_kl, policy_ratios, policy_reductions, policy_surrogates
-from ..shared.common import without
+from ..shared.common import bug, without
 
 KL_METRIC = {"kl": Argument("", "nats")}
 BETA = Setting("weight of the KL to the reference", (0.04, 0.0, 0.1), free=True)
@@ -14,6 +16,10 @@ def hazards(with_reference: bool) -> tuple[Case, ...]:
     """What lies under the mask, and rows and batches without a token."""
     kept = {"gaps_in_mask", "nan_under_mask", "empty_row", "all_masked"}
     return tuple(c for c in policy_cases.usual(with_reference) if kept & set(c.flags))
+
+
+def kl_of_the_old_policy(log_prob: Dual, ref_log_prob: Dual, log_ratio: Dual) -> Dual:
+    return core.k3(stop(log_prob - log_ratio), ref_log_prob)
 
 
 OBJECTIVE = Objective(
@@ -40,6 +46,12 @@ OBJECTIVE = Objective(
         **policy_ratios.ADVANTAGES,
         **without(policy_surrogates.ALTERNATIVES, "one_plus_log_ratio", "clip_in_nats", "detached_surrogate"),
         **policy_kl.ALTERNATIVES,
+        "kl_of_the_old_policy": bug(
+            "The KL is that of the old policy to the reference: a constant.",
+            "Nothing holds the present policy near the reference, and the curve is one update late.",
+            {"kl": kl_of_the_old_policy},
+            pitfalls=("C33",),
+        ),
         "loss_negated": policy_surrogates.LOSS_NEGATED,
         "counts_out_of_range": policy_surrogates.OUT_OF_RANGE,
     },

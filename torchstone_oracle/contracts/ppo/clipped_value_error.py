@@ -31,6 +31,13 @@ def near(v: Dual, o: Dual | None, epsilon: float | None) -> Dual:
     return stop(o) + clip(v - stop(o), -dual(epsilon), dual(epsilon))
 
 
+def towards(v: Dual, o: Dual | None, epsilon: float | None) -> Dual:
+    """The value moved towards the old one, by at most epsilon."""
+    if o is None or epsilon is None:
+        return v
+    return v + clip(stop(o) - v, -dual(epsilon), dual(epsilon))
+
+
 def square(x: Dual) -> Dual:
     return x * x
 
@@ -94,6 +101,24 @@ VALUE_ERRORS = {
             pitfalls=("C50",),
         ),
         {"error": lambda v, o, r, e: maximum(square(v - r), square(near(v, r, e) - (v if o is None else stop(o)))) / 2},
+    ),
+    "around_the_new_value": Alternative(
+        Flag(
+            "bug",
+            "The clip is around the new value: it is moved towards the old one by at most epsilon.",
+            "The further the critic has moved, the less the clip holds it.",
+            pitfalls=("C50",),
+        ),
+        {"error": lambda v, o, r, e: maximum(square(v - r), square(towards(v, o, e) - r)) / 2},
+    ),
+    "larger_of_the_signed_errors": Alternative(
+        Flag(
+            "bug",
+            "The larger error is chosen before the square, by its sign: of two errors below 0 the one nearer to 0.",
+            "Where the critic is too low, the more hopeful of the two errors is taken.",
+            pitfalls=("C50",),
+        ),
+        {"error": lambda v, o, r, e: square(maximum(v - r, near(v, o, e) - r)) / 2},
     ),
     "old_value_as_target": Alternative(
         Flag("bug", "The target is the old value.", "The critic learns to stay where it was.", pitfalls=("C50",)),

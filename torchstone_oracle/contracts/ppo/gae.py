@@ -33,7 +33,8 @@ def advantages_and_returns(inputs: Inputs, settings: Settings, steps: Mapping[st
     """Row by row, and in a row from the last step backwards.
 
     ``path`` says which positions are steps (one chain of them, or more), ``entry`` what stands there, ``bootstrap``
-    what follows the last one, ``delta`` and ``trace`` the recursion; ``finish`` and ``target`` what becomes of it.
+    what follows the last one, ``delta`` and ``trace`` the recursion; ``carry`` and ``follow`` which advantage and value
+    are handed on to the step before; ``finish`` and ``target`` what becomes of it.
     """
     gamma, lam = dual(settings["gamma"]), dual(settings["lam"])
     raw, marks = [], inputs["mask"]
@@ -44,8 +45,9 @@ def advantages_and_returns(inputs: Inputs, settings: Settings, steps: Mapping[st
             for t in reversed(chain):
                 reward, value = steps["entry"](rewards[t], on[t]), steps["entry"](values[t], on[t])
                 delta = steps["delta"](reward, value, next_value, gamma)
-                next_advantage = steps["trace"](delta, next_advantage, gamma, lam)
-                next_value = value
+                after = steps["trace"](delta, next_advantage, gamma, lam)
+                next_advantage = steps["carry"](after, next_advantage, on[t], gamma * lam)
+                next_value = steps["follow"](value, next_value, on[t])
                 row[t] = next_advantage if on[t] else None
         raw.append(row)
     final = steps["finish"](raw, marks)
@@ -77,6 +79,8 @@ GAE_STEPS: dict[str, Step] = {
     "bootstrap": lambda values, chain: dual(0),
     "delta": lambda reward, value, next_value, gamma: reward + gamma * next_value - value,
     "trace": lambda delta, next_advantage, gamma, lam: delta + gamma * lam * next_advantage,
+    "carry": lambda after, before, m, decay: after,
+    "follow": lambda value, before, m: value,
     "finish": lambda raw, marks: raw,
     "target": add_value,
 }
@@ -143,6 +147,28 @@ GAE_ALTERNATIVES = {
             ("C48", "R10"),
         ),
         {"path": up_to_the_last},
+    ),
+    "next_value_of_the_next_place": Alternative(
+        Flag(
+            "bug",
+            "The next value is read at the next place, chosen or not: before a gap it is 0.",
+            "The last token before a tool call looks as if nothing came after it: what the critic promised is lost.",
+            pitfalls=("C48",),
+        ),
+        {"path": up_to_the_last, "carry": lambda after, before, m, decay: after if m else before},
+    ),
+    "gaps_cost_decay": Alternative(
+        Flag(
+            "bug",
+            "Tokens that the policy did not choose multiply the advantage by gamma lam each.",
+            "Every token of tool output makes what was done before it count less.",
+            pitfalls=("C48",),
+        ),
+        {
+            "path": up_to_the_last,
+            "carry": lambda after, before, m, decay: after if m else decay * before,
+            "follow": lambda value, before, m: value if m else before,
+        },
     ),
     "cut_at_gaps": Alternative(
         Flag(

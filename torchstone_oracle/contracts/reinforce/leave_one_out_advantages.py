@@ -10,6 +10,7 @@ from ..shared.common import Row, Settings, bug, variant
 from ..shared.groups import (
     BATCH_MEAN,
     DIVIDED_BY_STD,
+    DIVIDED_BY_STD_AND_EPS,
     GROUP_MEAN,
     NO_BASELINE,
     WRONG_ORDER,
@@ -23,6 +24,11 @@ from ..shared.groups import (
 def by_others_over_n(rewards: Row, every: Any, settings: Settings) -> list[Dual]:
     n = len(rewards)
     return minus(rewards, [total(reinforce.siblings(rewards, i)) / n for i in range(n)])
+
+
+def by_factor_inverted(rewards: Row, every: Any, settings: Settings) -> list[Dual]:
+    n = len(rewards)
+    return [a * (n - 1) / n for a in reinforce.centred(rewards)]
 
 
 def by_sum_of_others(rewards: Row, every: Any, settings: Settings) -> list[Dual]:
@@ -56,6 +62,11 @@ OBJECTIVE = group_objective(
             "The baseline is too near 0: with rewards above 0 all samples are reinforced.",
             {"group": by_others_over_n},
         ),
+        "factor_inverted": bug(
+            "(r - mean) (n - 1) / n in place of (r - mean) n / (n - 1): the factor is upside down.",
+            "Own reward and baseline are mixed twice: too small by (1 - 1/n)^2, most so in small groups.",
+            {"group": by_factor_inverted},
+        ),
         "sum_of_others": bug(
             "The sum over the siblings instead of their mean.",
             "The baseline grows with the group: nearly all samples are pushed away.",
@@ -77,6 +88,7 @@ OBJECTIVE = group_objective(
         ),
         "no_baseline": NO_BASELINE,
         "divided_by_std": DIVIDED_BY_STD,
+        "divided_by_std_and_eps": DIVIDED_BY_STD_AND_EPS,
     },
     group_cases(),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from ... import core, reinforce
 from ...contract import Alternative, Argument, Case, Group, Inputs, Objective, Setting
 from ...core import Mask
-from ...numbers import Dual, dual, stop, total
+from ...numbers import Dual, dual, mean, stop, total
 from ..shared.common import (
     EDGES,
     INF,
@@ -42,7 +42,7 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, An
     def token(b: int, t: int) -> Dual:
         entropy = steps["entropy"](at(inputs.get("entropies", 0), b, t), log_probs[b][t])
         bonus = dual(settings["entropy_coef"]) * entropy if settings["entropy_coef"] else Dual(0)
-        return steps["surrogate"](log_probs[b][t], advantage(b, t)) - bonus
+        return steps["token"](steps["surrogate"], log_probs[b][t], advantage(b, t), bonus)
 
     def over(entry: Callable[[int, int], Any]) -> list[list[Any]]:
         return [[entry(b, t) if m else None for t, m in enumerate(row)] for b, row in enumerate(mask)]
@@ -50,11 +50,25 @@ def whole_loss(inputs: Inputs, settings: Settings, steps: Steps) -> dict[str, An
     losses, advantages = steps["rows"](over(token), mask), over(advantage)
     denominator = steps["denominator"](None, mask)
     value = steps["reduce"](losses, mask, denominator, settings, advantages)
-    value = steps["finish"](value, settings, mask)
+    value = steps["finish"](value, settings, mask) - settings["entropy_coef"] * steps["beside"](inputs, mask)
     outputs = {"loss": dual(value + steps["hidden"](log_probs, mask)), "advantages": core.token_mean(advantages, mask)}
     if "entropies" in inputs:
         outputs["entropy"] = stop(core.token_mean(over(lambda b, t: inputs["entropies"][b][t]), mask))
     return outputs
+
+
+def no_bonus(entropy: Dual, log_prob: Dual) -> Dual:
+    return Dual(0)
+
+
+def of_all(inputs: Inputs) -> list[Dual]:
+    """The entropies of all places; none, if they are not given."""
+    return [h for row in inputs.get("entropies", [[Dual(0)]]) for h in row]
+
+
+def of_chosen(inputs: Inputs, mask: Mask) -> list[Dual]:
+    rows = inputs.get("entropies", [[Dual(0)] * len(row) for row in mask])
+    return [h for row in zip(rows, mask, strict=True) for h, m in zip(*row, strict=True) if m]
 
 
 REDUCTIONS = {"token_mean": core.token_mean, "sequence_mean": core.sequence_mean, "sequence_sum": core.sequence_sum}
@@ -151,6 +165,8 @@ OBJECTIVE = Objective(
         "baseline": lambda earned, baseline: earned - baseline,
         "surrogate": reinforce.reinforce_surrogate,
         "entropy": lambda entropy, log_prob: entropy,
+        "token": lambda surrogate, log_prob, advantage, bonus: surrogate(log_prob, advantage) - bonus,
+        "beside": lambda inputs, mask: Dual(0),
         "rows": lambda losses, mask: losses,
         "denominator": lambda denominator, mask: denominator,
         "reduce": by_name,
@@ -188,6 +204,23 @@ OBJECTIVE = Objective(
             {"entropy": lambda entropy, log_prob: Dual(0)},
         ),
         **ENTROPY,
+        "entropy_in_the_advantage": bug(
+            "The bonus is added to the advantage, as a constant.",
+            "It weighs log pi: where the policy was unsure, the token that was drawn is made more likely.",
+            {"token": lambda surrogate, log_prob, advantage, bonus: surrogate(log_prob, advantage + stop(bonus))},
+        ),
+        "entropy_unmasked": bug(
+            "The bonus is averaged over all entries, those under False too.",
+            "Padding is paid for its entropy, and the bonus depends on how much padding there is.",
+            {"entropy": no_bonus, "beside": lambda inputs, mask: mean(of_all(inputs))},
+            pitfalls=("C60",),
+        ),
+        "entropy_summed": bug(
+            "The bonus is summed over the tokens that count, and not averaged.",
+            "It grows with the number of tokens in the batch, until it drowns the reward.",
+            {"entropy": no_bonus, "beside": lambda inputs, mask: total(of_chosen(inputs, mask))},
+            pitfalls=("C02",),
+        ),
         "row_sum_everywhere": bug(
             "The loss of the whole sequence [B 1] is broadcast against the mask [B T].",
             "A sequence counts once for each of its tokens: long answers weigh with the square of their length.",

@@ -37,6 +37,10 @@ def formula_everywhere(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: St
     return dual(dual(beta) * kl(teacher, m) + (1 - dual(beta)) * kl(policy, m))
 
 
+def constant_at_the_reverse_end(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: Step) -> Dual:
+    return constant_weights(policy, teacher) if beta == 1 else distill.jsd(policy, teacher, beta, kl, mix)
+
+
 def geometric(policy: Logs, teacher: Logs, beta: Any) -> Logs:
     return [dual(beta) * t + (1 - dual(beta)) * p for p, t in zip(policy, teacher, strict=True)]
 
@@ -76,6 +80,12 @@ DIRECTIONS: dict[str, Alternative] = {
         "Nothing is learnt from the teacher.",
         {"divergence": formula_everywhere},
     ),
+    "reverse_weights_detached": bug(
+        "At beta 1 the policy's probabilities are held constant: only the logs that they weigh have a gradient.",
+        "What is left of the reverse KL's gradient is 0 on average: the value is right, and nothing is learnt.",
+        {"divergence": constant_at_the_reverse_end},
+        pitfalls=("C33",),
+    ),
     "always_forward_kl": variant(
         "KL(teacher || policy), whatever beta is.",
         "The policy spreads over all that the teacher may say.",
@@ -104,6 +114,26 @@ DIRECTIONS: dict[str, Alternative] = {
                 lambda p, t, beta, kl, mix: (1 - beta) * kl(t, mix(p, t, beta)) + beta * kl(p, mix(p, t, beta))
             )
         },
+    ),
+    "exchanged_between_the_ends": bug(
+        "Between the ends teacher and policy have changed places, as beta and 1 - beta; the ends are right.",
+        "A beta near 0 is close to the reverse KL and one near 1 to the forward: the ends are no limits of it.",
+        {
+            "divergence": inside(
+                lambda p, t, beta, kl, mix: (1 - beta) * kl(t, mix(p, t, 1 - beta)) + beta * kl(p, mix(p, t, 1 - beta))
+            )
+        },
+        pitfalls=("C82",),
+    ),
+    "mixture_first": bug(
+        "Between the ends beta KL(M || teacher) + (1 - beta) KL(M || policy): the mixture stands first.",
+        "Unbounded, unlike the divergence that it stands for.",
+        {
+            "divergence": inside(
+                lambda p, t, beta, kl, mix: beta * kl(mix(p, t, beta), t) + (1 - beta) * kl(mix(p, t, beta), p)
+            )
+        },
+        pitfalls=("C32",),
     ),
     "teacher_weight_for_both": bug(
         "beta KL(teacher || M) + beta KL(policy || M).",

@@ -130,6 +130,18 @@ DIVIDED_BY_STD = variant(
     links=("https://arxiv.org/abs/2402.03300",),
 )
 
+DIVIDED_BY_STD_AND_EPS = variant(
+    "Divided by the group's deviation plus 1e-4 (TRL's eps), as in GRPO.",
+    "Prompts that are nearly solved, or nearly hopeless, weigh more.",
+    {
+        "group": lambda rewards, every, settings, *more: [
+            a / ((dual(0) if reinforce.all_equal(rewards) else deviation(rewards)) + dual("1e-4"))
+            for a in reinforce.leave_one_out_advantages(rewards)
+        ]
+    },
+    links=("https://arxiv.org/abs/2402.03300",),
+)
+
 SCORES = [[1.0, 0.0, 0.5, 0.0], [0.0, 2.0, -1.0, 4.0]]
 SCORES_3 = [[1.0, 0.0, 0.25], [2.0, 3.0, -1.0], [0.5, 0.5, 4.0]]
 WITH_NAN = [[1.0, NAN, 0.5, 0.0], [0.0, 2.0, NAN, NAN]]

@@ -101,6 +101,26 @@ SCORE_ALTERNATIVES = {
         {"scale": lambda z, temperature: z, "result": lambda p, temperature: p / temperature},
         pitfalls=("C56", "C57"),
     ),
+    "temperature_not_in_the_normaliser": bug(
+        "The temperature divides the token's own logit, but not the logits of the normaliser.",
+        "What comes out is no log-probability: the probabilities of a position do not add up to 1.",
+        {
+            "scale": lambda z, temperature: dual(z),
+            "score": lambda logits, y: (dual(logits[y]), log(total(exp(z) for z in logits))),
+            "result": lambda parts, temperature: parts[0] / temperature - parts[1],
+        },
+        pitfalls=("C56", "C57"),
+    ),
+    "temperature_in_the_normaliser_alone": bug(
+        "The temperature divides the logits of the normaliser, but not the token's own logit.",
+        "What comes out is no log-probability: the probabilities of a position do not add up to 1.",
+        {
+            "scale": lambda z, temperature: dual(z) / temperature,
+            "score": lambda logits, y: (dual(logits[y]), log(total(exp(z) for z in logits))),
+            "result": lambda parts, temperature: parts[0] * temperature - parts[1],
+        },
+        pitfalls=("C56", "C57"),
+    ),
     "raw_logits": bug(
         "The logit is returned: nothing was subtracted.",
         "Raising all logits counts as learning; ratios of two models compare what cannot be compared.",

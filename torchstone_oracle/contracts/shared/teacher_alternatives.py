@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ...contract import Alternative, Inputs, Step
@@ -134,6 +135,16 @@ def with_gamma(gamma_for: Callable[[Any], Any]) -> Step:
     return lambda signals, on, gamma, gap: from_the_right(signals, on, gamma_for(gamma), gap)
 
 
+def next_alone(signals: Sequence[Dual], on: Sequence[bool], gamma: Any, gap: Step) -> list[Dual | None]:
+    """The token's signal and gamma times that of the next chosen one."""
+    at = [t for t, chosen in enumerate(on) if chosen]
+    after = dict(pairwise(at))
+    return [
+        (signals[t] + (dual(gamma) * signals[after[t]] if t in after else 0)) if chosen else None
+        for t, chosen in enumerate(on)
+    ]
+
+
 DISCOUNTS: dict[str, Alternative] = {
     "each_token_alone": variant(
         "The log-ratio of the token alone, whatever gamma is: gamma 0.",
@@ -145,6 +156,11 @@ DISCOUNTS: dict[str, Alternative] = {
         "All that follows counts in full, whatever gamma is: gamma 1.",
         "The gradient of the sequences' KL, with the variance of a long sum.",
         settings={"gamma": 1.0},
+    ),
+    "one_step_ahead": bug(
+        "Only the log-ratio of the next token is added, not all that follows: the sum stops after one step.",
+        "What a token makes likely further on is not credited to it.",
+        {"row": next_alone},
     ),
     "gaps_cost_discount": bug(
         "Tool output and other gaps cost a discount each.",
