@@ -36,6 +36,11 @@ def each_alone(win: Dual, lose: Dual, s: Any) -> Dual:
     return -(1 - dual(s)) * right - s * flipped
 
 
+def first_whole(win: Dual, lose: Dual, s: Any) -> Dual:
+    h = win - lose
+    return -log_sigmoid(h) - s * log_sigmoid(-h)
+
+
 def one_minus_probability(win: Dual, lose: Dual) -> Dual:
     return 1 - sigmoid(win - lose)
 
@@ -73,6 +78,10 @@ OBJECTIVE = objective(
             bug, "The term of the flipped label has the wrong sign.",
             "Pairs that are apart are pushed further apart, without bound.", wrong_smoothing, "label_smoothing",
             pitfalls=("C72",)),
+        "first_term_unweighted": judged(
+            bug, "The term of the label as given has weight 1 in place of 1 - label_smoothing.",
+            "The flipped label is added on top: the loss is too large, and its least value lies at a wider margin.",
+            first_whole, "label_smoothing", pitfalls=("C72",)),
         "robust": judged(
             variant, "Robust DPO: the unbiased estimate, divided by 1 - 2 s.",
             "It does not stop at a margin, and has no lower bound.", dpo.robust, "label_smoothing",

@@ -104,6 +104,14 @@ CISPO_SURROGATES = {
         ),
         {"surrogate": cispo_with_ratio},
     ),
+    "log_ratio_for_log_prob": Alternative(
+        Flag(
+            "variant",
+            "The weight multiplies the log-ratio, where log pi belongs.",
+            "The gradient is the same; the value is another, and 0 before the first step.",
+        ),
+        {"surrogate": lambda p, u, a, s: -stop(cispo_weight(u, s)) * a * u},
+    ),
     "probability": Alternative(
         Flag("bug", "The weight multiplies the probability, not its log.", "Rare tokens have almost no gradient."),
         {"surrogate": lambda p, u, a, s: -stop(cispo_weight(u, s)) * a * exp(p)},
