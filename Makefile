@@ -23,7 +23,7 @@ test: .venv/done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(TESTS)
 
 test-frameworks: .venv-frameworks/done
-	.venv-frameworks/bin/pytest tests/frameworks
+	OMP_NUM_THREADS=1 .venv-frameworks/bin/pytest -n 2 --dist worksteal tests/frameworks
 
 engines: .venv-frameworks/done
 	.venv-frameworks/bin/python tests/frameworks/engine_trl.py

@@ -102,8 +102,8 @@ DIALECTS = """\
 ## The same rows as frameworks compute them
 
 What a framework does beside its row (where it cuts log-ratios, what it makes of equal rewards) stands under "left out":
-`torchstone recipes dapo@verl-0.9.1`. The number after the name is the version that was run. "as dapo" is no difference.
-A row without a published one of its name is told from the nearest.
+`torchstone recipes dapo@verl-0.9.1`. The number after a framework is the version that was run. A row that is not
+published under its name is told from the nearest that is.
 """
 SURPRISES = """\
 ## What surprises people
@@ -165,15 +165,20 @@ def origin(row: Recipe) -> str:
 
 
 def dialects(groups: dict[str, list[Recipe]]) -> str:
-    """A line for each row that a framework has, with what differs there; then those that have no published row."""
-    lines = ["| row | in | what differs there |", "|---|---|---|"]
+    """A line for each row that a framework has, a column for each framework: what differs there."""
+    cells: dict[str, dict[str, str]] = {}
     for name, group in groups.items():
-        for row in group:
-            if "@" in row.name:
-                told = in_words(row, RECIPES)
-                said = told.removeprefix(f"{name} with ") if name in RECIPES else told
-                lines.append(f"| `{name}` | {row.name.partition('@')[2].replace('-', ' ')} | {piped(said)} |")
-    return "\n".join(lines)
+        for row in (row for row in group if "@" in row.name):
+            told = in_words(row, RECIPES)
+            told = "same" if told == f"as {name}" else told.removeprefix(f"{name} with ") if name in RECIPES else told
+            cells.setdefault(name, {})[row.name.partition("@")[2].replace("-", " ")] = piped(told)
+    columns = sorted(
+        {at for line in cells.values() for at in line}, key=lambda at: -sum(at in c for c in cells.values())
+    )
+    lines = [f"| row | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return "\n".join(
+        [*lines, *(f"| `{name}` | {' | '.join(line.get(at, '') for at in columns)} |" for name, line in cells.items())]
+    )
 
 
 def in_full(option: Option) -> str:
