@@ -181,6 +181,13 @@ def _length_weighted(rewards, scored=None):
     return reinforce.length_weighted_advantages(rewards, rewards.abs(), scored=scored)
 
 
+def _gdpo(rewards, scored=None):
+    return reinforce.gdpo_advantages(
+        torch.stack((rewards, -2 * rewards), -1), torch.tensor([2.0, 0.5], dtype=torch.float64).to(rewards),
+        correction=1, eps=0.0, scored=scored,
+    )  # fmt: skip
+
+
 def _optimal_token(rewards):
     return reinforce.optimal_token_advantages(rewards, rewards.abs(), torch.ones_like(rewards).bool(), group_size=2)
 
@@ -397,6 +404,7 @@ ADVANTAGES = [
     Advantages("gpg", reinforce.gpg_advantages),
     Advantages("max_likelihood", reinforce.max_likelihood_advantages, unit=0),
     Advantages("optimal_token", _optimal_token, siblings=False),
+    Advantages("gdpo", _gdpo, unit=0),
     *(
         Advantages(f"batch_scaled, {what}", reinforce.batch_scaled_advantages, numbers, unit=0)
         for what, numbers in (

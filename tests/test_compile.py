@@ -17,6 +17,7 @@ from torchstone.dpo import variants as dpo_variants
 from torchstone.grpo import selection
 from torchstone.grpo import variants as grpo_variants
 from torchstone.ppo import variants as ppo_variants
+from torchstone.reinforce import variants as reinforce_variants
 
 
 def test_every_function_compiles_without_a_graph_break_to_the_same_numbers():
@@ -47,6 +48,7 @@ def functions() -> list[tuple]:
         (ppo_variants.length_lams, (mask,), {"alpha": 0.5}),
         (reinforce.discounted_returns, (x, mask), {"gamma": 0.9}),
         *((row.function, (x.abs(),), row.numbers) for row in ADVANTAGES),
+        (reinforce_variants.whiten_completions, (x,), {"correction": 1, "eps": 1e-4, "scored": mask}),
         (
             ppo_variants.importance_weights,
             (x, y, mask),

@@ -50,24 +50,30 @@ def policy_batch(seed: int = 0, dtype=torch.float64) -> dict:
     batch["expert_log_probs"] = -torch.rand(P * G, T + 1, generator=g, dtype=torch.float64).to(dtype)
     batch["expert_mask"] = torch.rand(P * G, T + 1, generator=g) > 0.3
     batch["prompt_values"] = torch.randn(P, generator=g, dtype=torch.float64).to(dtype)
+    batch["several_rewards"] = torch.randn(P, G, 3, generator=g, dtype=torch.float64).to(dtype)
+    batch["reward_weights"] = torch.rand(3, generator=g, dtype=torch.float64).to(dtype)
     return batch
 
 
-OF_PROMPTS = ("rewards", "greedy_rewards", "prompt_values")
-STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards", "prompt_values")
+OF_PROMPTS = ("rewards", "greedy_rewards", "prompt_values", "several_rewards")
+STAGE_5 = ("old_log_probs", "ref_log_probs", "values", "energies", "greedy_rewards", "prompt_values", "reward_weights")
 AHEAD = ("old_log_probs", "sampler_log_probs", "entropies", "draws")
 STAGE_6 = ("old_log_probs", "ref_log_probs", "sampler_log_probs", "values", "old_values", "returns", "entropies",
            "token_weights", "right", "expert_log_probs", "expert_mask")  # fmt: skip
 
 
 def rows_of(batch: dict, index) -> dict:
-    return {k: v if k in OF_PROMPTS else v[index] for k, v in batch.items()}
+    return {k: v if k in (*OF_PROMPTS, "reward_weights") else v[index] for k, v in batch.items()}
+
+
+def rewards_of(row, batch):
+    return batch["several_rewards"] if row.several else batch["rewards"]
 
 
 def advantages(row, batch):
     row = fitting(row)
     given = row.used("advantages", batch)
-    return row.advantages(batch["rewards"], batch["mask"], max_length=T, **given)
+    return row.advantages(rewards_of(row, batch), batch["mask"], max_length=T, **given)
 
 
 def fitting(row):
@@ -207,7 +213,7 @@ def test_a_missing_tensor_is_named_with_the_choice_that_needs_it(row):
         stages = {}
         if name in STAGE_5 or name == "max_length":
             given = row.used("advantages", batch) | {"max_length": T}
-            stages[row.advantages] = ((batch["rewards"], batch["mask"]), given)
+            stages[row.advantages] = ((rewards_of(row, batch), batch["mask"]), given)
         if name in row.takes("token_weights"):
             known = (batch["log_probs"], batch["advantages"], batch["mask"])
             stages[row.token_weights] = (known, row.used("token_weights", batch))
@@ -261,7 +267,7 @@ def test_every_tensor_that_a_row_takes_changes_what_it_computes(row):
 def test_a_tensor_that_a_row_would_ignore_is_refused(row):
     batch = policy_batch()
     stages = {
-        "advantages": (STAGE_5, (batch["rewards"], batch["mask"])),
+        "advantages": (STAGE_5, (rewards_of(row, batch), batch["mask"])),
         "token_weights": (AHEAD, (batch["log_probs"], batch["advantages"], batch["mask"])),
         "loss": (STAGE_6, (batch["log_probs"], batch["advantages"], batch["mask"])),
     }
@@ -365,7 +371,7 @@ def test_an_option_for_advantages_heeds_who_was_scored(name):
     numbers = {"correction": 1, "eps": 1e-4}
     found = []
     for junk in (7.0, 1e6, -1e6):
-        batch["rewards"][1, 1] = junk
+        batch["rewards"][1, 1] = batch["several_rewards"][1, 1] = junk
         known = {k: batch[k] for k in option.inputs} | {k: numbers[k] for k in option.numbers}
         found.append(option.run(**known)[batch["scored"]])
     same(found[0], found[1])
@@ -376,17 +382,41 @@ def test_an_option_for_advantages_heeds_who_was_scored(name):
 def test_a_group_of_one_is_refused(name, unchecked):
     option, ones = ADVANTAGES[name], torch.ones(4, 1)
     known = dict.fromkeys(("rewards", "lengths", "token_rewards", "energies"), ones) | {"mask": ones.bool()}
+    known["several_rewards"] = ones[..., None]
     numbers = {"correction": 1, "eps": 1e-4}
     with pytest.raises(ValueError, match="at least 2"):
         option.run(**{k: known[k] for k in option.inputs if k in known}, **{k: numbers[k] for k in option.numbers})
 
 
+def test_a_row_takes_one_reward_a_completion_or_several_and_says_which():
+    batch = policy_batch()
+    for name, given, shape in (("grpo", "several_rewards", "P G"), ("gdpo", "rewards", "P G K")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"rewards: expected a tensor [{shape}], since advantage of {name} is")
+        ):
+            RECIPES[name].advantages(batch[given], batch["mask"])
+    with pytest.raises(ValueError, match="reward_weights: the recipe grpo does not use it in advantages"):
+        RECIPES["grpo"].advantages(batch["rewards"], batch["mask"], reward_weights=torch.ones(3))
+    for change in ("groups=mixed", "penalty=overlong+penalty.cache=2"):
+        with pytest.raises(ValueError, match=r"gdpo.*expected (all|none), since .* several rewards"):
+            find(f"gdpo:{change}")
+    with pytest.raises(ValueError, match=r"normalise: expected another .*: not one advantage a completion"):
+        find("ppo:normalise=whiten-completions+normalise.correction=1")
+
+
+def test_gdpo_of_one_reward_and_no_weight_is_whitened_grpo():
+    batch, row = policy_batch(), RECIPES["gdpo"]
+    one = row.advantages(batch["rewards"][..., None], batch["mask"]).advantages
+    plain = group_advantages(batch["rewards"], divide_by_std=True, correction=1, eps=0.0).flatten()
+    same(one, ((plain - plain.mean()) / (plain.std() + 1e-8))[:, None] * batch["mask"])
+
+
 @policy_rows
 def test_an_unscored_completion_may_have_no_reward(row):
     batch, row = policy_batch(), fitting(row)
-    batch["rewards"][1, 2] = math.nan
+    batch["rewards"][1, 2] = batch["several_rewards"][1, 2] = math.nan
     given = row.used("advantages", batch) | {"max_length": T, "scored": ~batch["rewards"].isnan()}
-    earned = row.advantages(batch["rewards"], batch["mask"], **given).advantages
+    earned = row.advantages(rewards_of(row, batch), batch["mask"], **given).advantages
     assert earned.isfinite().all()
     if row.advantage.name in ("group-mean", "group-std", "leave-one-out") and row.reward_kl.name == "none":
         assert (earned[P * G - 1] == 0).all() or row.normalise.name == "whiten"

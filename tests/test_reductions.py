@@ -13,6 +13,7 @@ from torchstone.core import (
     kl_k1,
     kl_k2,
     kl_k3,
+    masked_whiten,
     sequence_mean,
     sequence_sum,
     token_mean,
@@ -49,10 +50,12 @@ from torchstone.recipes import RECIPES, Choice, find
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
+    gdpo_advantages,
     gpg_advantages,
     length_weighted_advantages,
     max_likelihood_advantages,
     optimal_token_advantages,
+    whiten_completions,
 )
 
 REDUCTIONS = [token_mean, sequence_mean, sequence_sum, partial(fixed_length_mean, length=9)]
@@ -413,6 +416,23 @@ def test_gpg_without_a_tied_group_is_the_undivided_group_advantage():
 def test_maxrl_of_two_samples_scored_0_or_1_is_leave_one_out():
     rewards = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
     same(max_likelihood_advantages(rewards), leave_one_out_advantages(rewards))
+
+
+@edge("GDPO advantage", "GRPO advantage", "one reward", "before it is whitened")
+@edge("GDPO advantage", "GRPO advantage", "copies of one reward", "times their weights' sum")
+def test_gdpo_of_one_reward_is_grpo(rewards):
+    numbers = {"correction": 1, "eps": 0.1}
+    grpo = group_advantages(rewards, divide_by_std=True, **numbers)
+    same(gdpo_advantages(rewards[..., None], **numbers), grpo)
+    same(gdpo_advantages(torch.stack([rewards] * 3, -1), **numbers), 3 * grpo)
+
+
+@edge("whitened completions", "whitened tokens", "equal lengths", "eps 0")
+def test_whitening_completions_of_one_length_is_whitening_tokens(rewards):
+    tokens = rewards.flatten()[:, None].expand(24, 5)
+    every = torch.ones(24, 5, dtype=torch.bool)
+    white = whiten_completions(rewards, correction=0, eps=0.0)
+    same(white.flatten()[:, None].expand(24, 5), masked_whiten(tokens, every, correction=0, eps=0.0))
 
 
 @edge("Lite PPO advantage", "GRPO advantage", "one group")

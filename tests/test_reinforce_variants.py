@@ -11,16 +11,18 @@ import torch
 from objectives import ADVANTAGES
 from torch import nan, tensor
 
-from torchstone.core import sequence_sum
+from torchstone.core import masked_whiten, sequence_sum
 from torchstone.reinforce import reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
+    gdpo_advantages,
     gpg_advantages,
     greedy_advantages,
     length_weighted_advantages,
     max_likelihood_advantages,
     optimal_token_advantages,
     soft_values,
+    whiten_completions,
 )
 
 f64 = torch.float64
@@ -307,6 +309,69 @@ def test_REINFORCE_11_unscored_rewards_are_in_no_deviation():
     torch.testing.assert_close(within, tensor([[-1.0, 1, 0], [0, 0, 0]]) / (2 / 3) ** 0.5)  # squares 1, 1, 0
     raw = batch_scaled_advantages(rewards, within_groups=False, correction=1, eps=0.0, scored=~rewards.isnan())
     torch.testing.assert_close(raw, tensor([[-1.0, 1, 0], [0, 0, 0]]) / (38 / 6) ** 0.5)  # 0, 2, 5: 49/9 + 1/9 + 64/9
+
+
+TWO_REWARDS = tensor([[[0.0, 0], [1, 2]], [[0, 0], [0, 1]]], dtype=f64)  # the first ties in the second group
+
+
+def test_REINFORCE_12_by_hand():
+    half = 2**-0.5  # (0, 1), (0, 2) or (0, 100) less their mean over the sample's deviation are -+0.7071
+    plain = {"correction": 1, "eps": 0.0}
+    found = gdpo_advantages(TWO_REWARDS, **plain)
+    torch.testing.assert_close(found, tensor([[-2, 2], [-1, 1]], dtype=f64) * half)
+    torch.testing.assert_close(gdpo_advantages(TWO_REWARDS * tensor([1.0, 100]), **plain), found)  # in any units
+    weighted = gdpo_advantages(TWO_REWARDS, tensor([3.0, -1.0], dtype=f64), **plain)
+    torch.testing.assert_close(weighted, tensor([[-2, 2], [1, -1]], dtype=f64) * half)
+    assert gdpo_advantages(TWO_REWARDS, correction=0, eps=0.0).tolist() == [[-2, 2], [-1, 1]]
+    damped = gdpo_advantages(TWO_REWARDS, correction=0, eps=0.5)  # 0.5 / (0.5 + 0.5) and 1 / (1 + 0.5)
+    torch.testing.assert_close(damped, tensor([[-7 / 6, 7 / 6], [-0.5, 0.5]], dtype=f64))
+
+
+def test_REINFORCE_12_tells_apart_what_a_sum_does_not():
+    rewards = tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]], dtype=f64)
+    sums = rewards.sum(2)
+    found = gdpo_advantages(rewards, correction=0, eps=0.0)
+    assert sums[0, 0] == sums[0, 1] and found[0, 0] > found[0, 1]  # the rarer of the two is worth more
+    torch.testing.assert_close(found[0, 0] - found[0, 1], tensor(3 / 2**0.5 - 2, dtype=f64))  # 1 of 3; 1 of 2
+
+
+def test_REINFORCE_12_unscored_rewards_enter_nothing():
+    rewards = tensor([[[0.0, 0], [nan, nan], [1, 2]]])
+    found = gdpo_advantages(rewards, correction=0, eps=0.0, scored=tensor([[True, False, True]]))
+    assert found.tolist() == [[-2, 0, 2]]
+
+
+def test_REINFORCE_12_refuses_rewards_and_weights_that_do_not_fit(unchecked):
+    plain = {"correction": 1, "eps": 0.0}
+    for wrong in (TWO_REWARDS[..., 0], TWO_REWARDS.long(), TWO_REWARDS[None]):
+        with pytest.raises(ValueError, match=r"^rewards: expected .*\[P G K\].*got"):
+            gdpo_advantages(wrong, **plain)
+    for wrong in (torch.ones(3), torch.ones(1, 2), torch.ones(2).long()):
+        with pytest.raises(ValueError, match=r"^weights: expected .*\[2\].*got"):
+            gdpo_advantages(TWO_REWARDS, wrong, **plain)
+    with pytest.raises(ValueError, match=r"^rewards: expected at least 2"):
+        gdpo_advantages(TWO_REWARDS[:, :1], **plain)
+
+
+def test_REINFORCE_13_by_hand():
+    sums = tensor([[-(2**0.5), 2**0.5], [-(2**-0.5), 2**-0.5]], dtype=f64)  # squares 2, 2, 1/2, 1/2: 5/3 over n - 1
+    found = whiten_completions(sums, correction=1, eps=0.0)
+    torch.testing.assert_close(found, sums / (5 / 3) ** 0.5)
+    torch.testing.assert_close(found, tensor([[-1.0954451, 1.0954451], [-0.5477226, 0.5477226]], dtype=f64))
+    shifted = whiten_completions(
+        tensor([[1.0, 2], [3, nan]]), correction=0, eps=1.0, scored=tensor([[1, 1], [1, 0]]).bool()
+    )
+    torch.testing.assert_close(shifted, tensor([[-1.0, 0], [1, 0]]) / ((2 / 3) ** 0.5 + 1))
+
+
+def test_REINFORCE_13_a_batch_in_parts_has_other_statistics_and_tokens_have_others_than_completions():
+    sums = tensor([[-2.0, 2.0], [-1.0, 4.0]])
+    whole = whiten_completions(sums, correction=0, eps=0.0)
+    parts = torch.cat([whiten_completions(part, correction=0, eps=0.0) for part in sums.split(1)])
+    assert (whole - parts).abs().max() > 0.2
+    mask = torch.arange(9) < tensor([[1], [9], [1], [1]])
+    of_tokens = masked_whiten(sums.flatten()[:, None].expand(4, 9), mask, correction=0, eps=0.0)
+    assert (of_tokens[:, 0] - whole.flatten()).abs().max() > 0.2  # nine tokens of 2 lift the mean over tokens
 
 
 def test_REINFORCE_10_by_hand():

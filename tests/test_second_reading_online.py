@@ -522,6 +522,33 @@ def test_lite_ppo_2508_08221_group_mean_batch_deviation_token_level_loss(seed):
 
 
 @SEEDS
+def test_gdpo_2601_05242v1_eq_4_to_7_each_reward_by_itself_then_the_batch(seed):
+    """GDPO: A_k = (r_k - mean) / std of the group (eq. 4), sum_k w_k A_k (5, 7), over the batch's mean and std (6).
+
+    In GRPO's loss. Read: the paper's equations, and its example, (0, 1) -> (-0.7071, 0.7071): over n - 1. The eps of
+    eq. 6 has no value (1e-8 here); epsilon 0.2 is what the authors' verl script leaves on.
+    """
+    batch, row = Batch(seed), RECIPES["gdpo"]
+    rewards = torch.stack([batch.scores, batch.correct, 10 * batch.scores**2], 2)
+    weights = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
+    summed = {}
+    for p, g, i in batch.rows():
+        columns = [list(rewards[p, :, k]) for k in range(3)]
+        summed[i] = sum(w * (c[g] - mean(c)) / std(c) for w, c in zip(weights, columns, strict=True))
+    center, deviation = mean(list(summed.values())), std(list(summed.values()))
+    advantage = torch.zeros(batch.B, batch.T, dtype=torch.float64)
+    for i, length in enumerate(batch.lengths):
+        advantage[i, :length] = (summed[i] - center) / (deviation + 1e-8)
+    ours = row.advantages(rewards, batch.mask, reward_weights=weights).advantages
+    torch.testing.assert_close(ours, advantage, rtol=1e-10, atol=1e-10)
+    same(
+        lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old).value,
+        lambda lp: completion_means(batch, lp, advantage, 0.2),
+        batch.new,
+    )
+
+
+@SEEDS
 def test_scalerl_2510_13786_section_4_cispo_to_the_sampler_and_the_batch_of_centred_advantages(seed):
     """ScaleRL, section 4: sg(min(rho, eps)) A log pi, rho to the sampler, over the tokens of a group; A by the batch.
 

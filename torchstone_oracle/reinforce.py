@@ -100,6 +100,21 @@ def batch_scaled_advantages(
     return [[divided(a, scale + dual(eps)) for a in centred(rewards)] for rewards in groups]
 
 
+def gdpo_advantages(rewards: Sequence[Sequence[Dual]], weights: Sequence[Dual], correction: int, eps: Number) -> Row:
+    """Of one group; ``rewards[i]`` are the K of sample i.
+
+    A_i = sum_k w_k (r_ik - mean r_k) / (std r_k + eps)    (REINFORCE.12)
+    """
+    columns = [list(column) for column in zip(*rewards, strict=True)]
+    scaled = [[divided(a, deviation(r, correction) + dual(eps)) for a in centred(r)] for r in columns]
+    return [total(stop(w) * a for w, a in zip(weights, row, strict=True)) for row in zip(*scaled, strict=True)]
+
+
+def whiten_completions(advantages: Sequence[Dual], correction: int, eps: Number) -> Row:
+    """Of all scored completions of the batch: (A - mean A) / (std A + eps)    (REINFORCE.13)"""
+    return [divided(a, deviation(advantages, correction) + dual(eps)) for a in centred(advantages)]
+
+
 def optimal_token_advantages(returns: Sequence[Dual | None], spent: Sequence[Dual | None]) -> list[Dual | None]:
     """Of one step t of a group, one entry a row; None for a row without a token at t.
 

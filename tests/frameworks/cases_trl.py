@@ -41,6 +41,15 @@ def policy(batch: PolicyBatch, kind: str = "GRPO", fed: Tensor | None = None, **
     return Output(*value_and_grads(loss, **leaves), advantages, {"max_length": MAX_LENGTH})
 
 
+def gdpo(batch: PolicyBatch) -> Output:
+    """Three rewards of different scale, weighted; reward_weights is float32 in TRL, and these are exact there."""
+    several = torch.stack((batch.rewards, batch.rewards.flip(1) ** 3, (batch.rewards > 0.5).double()), 2)
+    how = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": (1.0, 0.5, 2.0)}
+    output = policy(replace(batch, rewards=several), **how)
+    weights = torch.tensor(how["reward_weights"], dtype=torch.float64)
+    return output._replace(given={**output.given, "rewards": several, "reward_weights": weights})
+
+
 def gmpo(batch: PolicyBatch) -> Output:
     """A row without a token would add -A to the value: its advantage is set to 0."""
     advantages = policy(batch).advantages.masked_fill(~batch.mask.any(1), 0)
@@ -180,6 +189,7 @@ FREE: dict[str, dict[str, Any]] = {
 CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     f"gmpo@{VERSION}": Case(gmpo, POLICY),
+    f"gdpo@{VERSION}": Case(gdpo, POLICY),
     f"rloo@{VERSION}": Case(partial(policy, kind="RLOO"), ("prefix", "far"), note="RLOOTrainer has no tool mask."),
     **{f"{name}@{VERSION}": Case(partial(dpo, **knobs), ("pairs",)) for name, knobs in PAIRS.items()},
     f"f-dpo-alpha@{VERSION}": Case(partial(f_dpo, **ALPHA), ("pairs",)),

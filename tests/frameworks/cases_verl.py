@@ -5,6 +5,7 @@ call, with real `ActorConfig` and `CriticConfig` objects; advantages through the
 float32 inside verl: overlong_rewards, and what `FLOAT32` says. Its other `.float()` are casts of masks.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from batch import GROUP, TOKENS, PolicyBatch, leaf, value_and_grads
-from cases import Case, Output, spread_out
+from cases import NOTHING, Case, Output, spread_out
 from torch import Tensor
 
 from torchstone.frameworks.verl import functions as verl
@@ -120,18 +121,22 @@ def value_loss(batch: PolicyBatch) -> Result:
     return value_and_grads(losses.value_loss(config, {"values": model_output(values)}, data)[0], values=values)
 
 
-def advantages(batch: PolicyBatch, adv_estimator: str, **knobs: Any) -> tuple[Tensor, Tensor]:
+def advantages(
+    batch: PolicyBatch, adv_estimator: str, several: Mapping[str, Tensor] = NOTHING, **knobs: Any
+) -> tuple[Tensor, Tensor]:
     """compute_advantage (verl/trainer/ppo/ray_trainer.py:187-282), after apply_kl_penalty (78-117) where switched on.
 
     Each completion's reward stands on its last chosen token; the critic's values are old_values; remax's baselines are
     greedy_rewards. Advantages and returns [B T]; outside the mask, gae's advantages and several returns are not 0.
 
+    several: rewards by their keys in what compute_score returns, [P G] each.
     knobs: of AlgoConfig.
     """
     scores = torch.zeros_like(batch.log_probs)
     scores[torch.arange(len(scores)), last(batch)] = batch.rewards.flatten()
     scored = {"token_level_scores": scores, "token_level_rewards": scores, "values": batch.old_values}
     data = proto(batch, **scored, prompts=torch.zeros(len(scores), 1), attention_mask=attention(batch))
+    data.non_tensor_batch |= {key: x.flatten().numpy() for key, x in several.items()}
     if adv_estimator == "remax":
         data.batch["reward_baselines"] = batch.greedy_rewards.repeat_interleave(GROUP)
     config = AlgoConfig(adv_estimator=adv_estimator, kl_ctrl=KLControlConfig(kl_coef=0.001), **knobs)
@@ -171,6 +176,16 @@ def policy(batch: PolicyBatch, adv_estimator: str = "grpo", **knobs: Any) -> Out
     settings = {name: knobs.pop(name) for name in ESTIMATOR if name in knobs}
     found, _ = advantages(batch, adv_estimator, **settings)
     return Output(*policy_loss(batch, found, **knobs), found, {"max_length": TOKENS})
+
+
+def gdpo(batch: PolicyBatch) -> Output:
+    """Two rewards and weights so small that an eps of 1e-6 beside a deviation, and of 1e-8 below the root, show."""
+    several = {"first": batch.rewards / 100, "second": batch.rewards.flip(1) ** 3 / 100}
+    weights = [1e-3, 5e-4]
+    keys = {"gdpo_reward_keys": [*several], "gdpo_reward_weights": weights}
+    found, _ = advantages(batch, "gdpo", several, **keys)
+    given = {"rewards": torch.stack([*several.values()], 2), "reward_weights": torch.tensor(weights).double()}
+    return Output(*policy_loss(batch, found.double()), found.double(), given)
 
 
 def gpg(batch: PolicyBatch) -> Output:
@@ -294,6 +309,7 @@ CASES = {
     f"gpg@{VERSION}": Case(gpg, POLICY, 1e-6, "alpha is float32 (core_algos.py:811)."),
     f"gspo@{VERSION}": Case(gspo, POLICY),
     f"dro@{VERSION}": Case(dro, POLICY, note="Up to a constant in the value."),
+    f"gdpo@{VERSION}": Case(gdpo, POLICY, 2e-6, "Rewards, and so the advantages, are float32 (core_algos.py:427)."),
     f"dapo@{VERSION}": Case(dapo, ("prefix", "far"), note="verl counts tool output as length, Torchstone does not."),
 }
 SAME: set[str] = set()

@@ -50,6 +50,7 @@ from torchstone.recipes import RECIPES, PolicyRecipe, find
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
 POLICY = {**SETTINGS, "gmpo": {}, "rloo": {}}
+POLICY["gdpo"] = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.5]}
 DPO = {name: {k: list(v) if isinstance(v, tuple) else v for k, v in of.items()} for name, of in PAIRS.items()}
 DPO |= {"wpo": {"use_weighting": True}, "f-dpo-alpha": ALPHA}
 DISTILL: dict[str, dict[str, Any]] = {"opd-exact": {}, "opd-forward": {"beta": 0.0}, "gkd": {"beta": 0.5}}
@@ -127,6 +128,10 @@ class Rollouts:
 
 def digits(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     return [sum(c.count(d) for d in "0123") / 4 + 0.1 * c.count("7") for c in completions]
+
+
+def short(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    return [10.0 - len(c) for c in completions]
 
 
 class FedRLOOTrainer(RLOOTrainer):
@@ -219,9 +224,10 @@ def both(name: str) -> tuple[Any, Any]:
         row, of = find(recipe), POLICY[name]
         others = {"gmpo": (GMPOTrainer, GMPOConfig), "rloo": (FedRLOOTrainer, RLOOConfig)}
         theirs, tools = others.get(name, (GRPOTrainer, GRPOConfig)), name != "rloo"
-        ours = {k: v for k, v in of.items() if "vllm" in k and "mode" not in k}
+        ours = {k: v for k, v in of.items() if ("vllm" in k and "mode" not in k) or k == "reward_weights"}
+        how = {"tools": tools, "reward": [digits, short] if row.several else digits}
         assert row.name == recipe
-        return online(*theirs, tools=tools, **of), online(recipe=recipe, tools=tools, **ours)
+        return online(*theirs, **how, **of), online(recipe=recipe, **how, **ours)
     train, of = (offline, DPO) if name in DPO else (distilled, DISTILL)
     return train(**of[name]), train(recipe=recipe)
 

@@ -81,6 +81,7 @@ def test_every_row_of_both_trainers_has_its_settings():
         "luspo",
         "seq-mis",
         "deepseek-v3.2",
+        "gdpo",
         "rloo",
         "ipo",
         "iterative-rpo",

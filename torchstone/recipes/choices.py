@@ -22,6 +22,9 @@ Number = float | int | str | bool | None
 # What a batch may hold, and what it is for: the message when a recipe needs it and it is not given.
 TENSORS = {
     "rewards": "one reward a completion [P G]",
+    "several_rewards": "several rewards a completion [P G K]",
+    "reward_weights": "the weight of each of several rewards [K]",
+    "completion_advantages": "one advantage a completion [P G]",
     "scored": "which completions could be scored [P G]",
     "greedy_rewards": "the reward of each prompt's greedy completion [P]",
     "prompt_values": "what each prompt is worth: the baseline of its completions [P]",
@@ -75,7 +78,8 @@ TENSORS = {
 
 # fmt: off
 ALWAYS = {  # every batch has these, or they are made from what it has
-    "rewards", "scored", "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
+    "rewards", "several_rewards", "completion_advantages", "scored",
+    "lengths", "token_rewards", "log_probs", "advantages", "mask", "x",
     "chosen_log_probs", "rejected_log_probs", "chosen_mask", "rejected_mask", "other_mask", "of_reference",
 }
 # fmt: on

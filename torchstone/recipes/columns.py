@@ -107,6 +107,22 @@ def optimal_token(token_rewards: Tensor, energies: Tensor, mask: Tensor, rewards
     return reinforce.optimal_token_advantages(returns, energies, mask, group_size=rewards.shape[1]), None
 
 
+def each_by_std(
+    several_rewards: Tensor, reward_weights: Tensor | None = None, scored: Tensor | None = None,
+    *, correction: int, eps: float,
+) -> Tensor:  # fmt: skip
+    """``gdpo_advantages``."""
+    weights = reward_weights
+    return reinforce.gdpo_advantages(several_rewards, weights, correction=correction, eps=eps, scored=scored)
+
+
+def whiten_completions(
+    completion_advantages: Tensor, scored: Tensor | None = None, *, correction: int, eps: float
+) -> Tensor:
+    """``whiten_completions`` of the batch's advantages ``[P G]``."""
+    return reinforce.whiten_completions(completion_advantages, correction=correction, eps=eps, scored=scored)
+
+
 def whiten(advantages: Tensor, mask: Tensor, *, correction: int, eps: float) -> Tensor:
     """``masked_whiten`` over all chosen tokens of the batch."""
     return masked_whiten(advantages, mask, correction=correction, eps=eps)
@@ -140,6 +156,10 @@ ADVANTAGES = {
     "batch-std-centred": Option(
         partial(reinforce.batch_scaled_advantages, within_groups=True),
         "As batch-std, by the deviation within groups: how far prompts lie apart does not make the step smaller.",
+    ),
+    "each-by-std": Option(
+        each_by_std,
+        "Of several rewards each is put on one scale within its group before they are added: none drowns the others.",
     ),
     "leave-one-out": Option(
         leave_one_out_advantages,
@@ -183,6 +203,10 @@ NORMALISATIONS = {
     "whiten": Option(
         whiten,
         "The batch's tokens get mean 0 and deviation 1: the step's size no longer depends on the rewards' scale.",
+    ),
+    "whiten-completions": Option(
+        whiten_completions,
+        "The batch's completions get mean 0 and deviation 1, each counted once, however long it is.",
     ),
     "clip": Option(clip_advantages, "No advantage is larger than the limit."),
 }
@@ -645,7 +669,9 @@ NUMBERS = {
     "eps": "larger damps groups of nearly equal rewards",
     "batch-std.eps": "larger damps batches of nearly equal rewards",
     "batch-std-centred.eps": "larger damps batches whose groups have nearly equal rewards",
+    "each-by-std.eps": "larger damps a reward that is nearly equal within its group",
     "whiten.eps": "larger damps batches of nearly equal advantages",
+    "whiten-completions.eps": "larger damps batches of nearly equal advantages",
     "gamma": "below 1 the end of a completion counts less for its beginning",
     "lam": "smaller trusts the critic more: less variance, more bias",
     "value_lam": "the lam of what the critic learns: 1 is the return itself; none is lam",

@@ -74,6 +74,7 @@ class PolicyRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratio(self)
+        check_rewards(self)
         check_tokens(self)
 
     def inputs(self, at: str, stage: str = "loss") -> dict[str, bool]:
@@ -95,14 +96,20 @@ class PolicyRecipe(Recipe):
     def keep(self, rewards: Float[Tensor, "P G"], *, scored: Bool[Tensor, "P G"] | None = None) -> Bool[Tensor, " P"]:
         """Which groups the update may use: sample others in place of the rest, or mask their rows."""
         kept = self.run("groups", {"rewards": rewards, "scored": scored})
-        return torch.ones_like(rewards[:, 0], dtype=torch.bool) if kept is None else kept
+        return rewards.new_ones(len(rewards), dtype=torch.bool) if kept is None else kept
+
+    @property
+    def several(self) -> bool:
+        """Whether the row takes several rewards a completion, ``[P G K]``."""
+        return "several_rewards" in self.inputs("advantage")
 
     def advantages(
         self,
-        rewards: Float[Tensor, "P G"],
+        rewards: Float[Tensor, "P G"] | Float[Tensor, "P G K"],
         mask: Bool[Tensor, "B T"],
         *,
         scored: Bool[Tensor, "P G"] | None = None,
+        reward_weights: Float[Tensor, " K"] | None = None,
         greedy_rewards: Float[Tensor, " P"] | None = None,
         prompt_values: Float[Tensor, " P"] | None = None,
         old_log_probs: Float[Tensor, "B T"] | None = None,
@@ -114,10 +121,12 @@ class PolicyRecipe(Recipe):
         """Stages 4 and 5 of this row: from one reward a completion to an advantage a token.
 
         Args:
-            rewards: one a completion, in reward units; ``rewards[p]`` are those of the G samples of prompt p.
+            rewards: one a completion, in reward units; ``rewards[p]`` are those of the G samples of prompt p. With the
+                advantage "each-by-std", and with no other, K a completion, ``[P G K]``.
             mask: True where the policy chose the token, in B = P * G completions.
             scored: False where a completion could not be scored; its reward may then be NaN. Without a group ("reward",
                 "critic") it counts as 0.
+            reward_weights: one for each of K rewards; None: all 1.
             greedy_rewards: the reward of each prompt's greedy completion, for the baseline "greedy".
             prompt_values: what each prompt is worth, in reward units, for "prompt-value" (``soft_values``).
             old_log_probs, ref_log_probs: of the sampled tokens, in nats, for a KL in the reward.
@@ -129,15 +138,20 @@ class PolicyRecipe(Recipe):
         Raises ValueError: a shape or dtype is wrong; something that the row needs is missing; a tensor is given that
             the row would ignore (``takes("advantages")`` names those that it uses).
         """
-        rewards = as_float("rewards", rewards, "P G").detach()
-        P, G = rewards.shape
+        shape = "P G K" if self.several else "P G"
+        fits = isinstance(rewards, Tensor) and rewards.ndim == len(shape.split())
+        require(fits, "rewards", f"a tensor [{shape}], since advantage of {self.name} is {self.advantage}", rewards)
+        several = as_float("rewards", rewards, shape).detach().view(*rewards.shape[:2], -1)  # [P G 1] of one reward
+        P, G, _ = several.shape
         if scored is not None:
-            rewards = rewards.masked_fill(~scored_members(rewards, scored), 0)
+            several = several.masked_fill(~scored_members(several[..., 0], scored)[..., None], 0)
+        rewards = several.sum(2)
         check_mask(mask)
         require(len(mask) == P * G, "mask", f"{P * G} rows, one for each reward", mask)
         batch = {
             "rewards": rewards, "mask": mask, "scored": scored, "greedy_rewards": greedy_rewards,
             "prompt_values": prompt_values, "energies": energies,
+            "several_rewards": several, "reward_weights": reward_weights,
             "old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values, "max_length": max_length,
             "lengths": mask.sum(1).view(P, G).to(rewards.dtype), "token_rewards": mask,
         }  # fmt: skip
@@ -150,14 +164,17 @@ class PolicyRecipe(Recipe):
             costs = None
         batch["token_rewards"] = at_the_end(rewards, mask, costs)
         advantages, returns = self.run("advantage", batch), None
+        if "completion_advantages" in self.inputs("normalise"):
+            advantages = self.run("normalise", batch | {"completion_advantages": advantages})
         if isinstance(advantages, tuple):
             advantages, returns = advantages
         elif costs is None:
             advantages = per_token("advantages", advantages.flatten(), mask)
         else:
             advantages = discounted_returns(at_the_end(advantages, mask, costs), mask, gamma=1.0)
-        normalised = self.run("normalise", {"advantages": advantages, "mask": mask})
-        return Advantages((advantages if normalised is None else normalised).detach(), returns)
+        if "advantages" in self.inputs("normalise"):
+            advantages = self.run("normalise", {"advantages": advantages, "mask": mask})
+        return Advantages(advantages.detach(), returns)
 
     def token_weights(
         self,
@@ -296,6 +313,18 @@ def check_tokens(row: PolicyRecipe) -> None:
     if row.anchor.name == "reference" and row.tokens.name != "all":
         why = "since tokens are judged by how far the policy has moved, not by its distance from the reference"
         raise ValueError(f"{row.name}.tokens: expected all with anchor reference, {why}, got {row.tokens}")
+
+
+def check_rewards(row: PolicyRecipe) -> None:
+    """Raise ``ValueError`` if a choice of this row has no place beside its advantage."""
+    of_tokens = "token_rewards" in row.inputs("advantage") or row.reward_kl.name == "per-token"
+    if "completion_advantages" in row.inputs("normalise") and of_tokens:
+        why = f"advantage is {row.advantage} and reward_kl {row.reward_kl}: not one advantage a completion"
+        raise ValueError(f"{row.name}.normalise: expected another than {row.normalise}, since {why}")
+    for at, off in {"penalty": "none", "reward_kl": "none", "groups": "all"}.items():
+        if row.several and getattr(row, at).name != off:
+            why = f"advantage is {row.advantage}, which takes several rewards: give what else counts as one of them"
+            raise ValueError(f"{row.name}.{at}: expected {off}, since {why}; got {getattr(row, at)}")
 
 
 def at_the_end(rewards: Tensor, mask: Tensor, costs: Tensor | None) -> Tensor:

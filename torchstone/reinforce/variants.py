@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchstone.core.inputs import as_float, number, require, select
-from torchstone.core.reduce import deviations
+from torchstone.core.reduce import deviations, root_mean_square
 from torchstone.reinforce.returns import centred_rewards, scored_members
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "optimal_token_advantages",
     "batch_scaled_advantages",
     "soft_values",
+    "gdpo_advantages",
+    "whiten_completions",
 ]
 
 
@@ -230,3 +232,69 @@ def soft_values(
     gains = ((rewards - best) / beta).exp().masked_fill(~members, 0)  # of exp(r / beta), against overflow
     values = best[:, 0] + beta * (gains.sum(1) / members.sum(1).clamp(min=1)).log()
     return values.masked_fill(~members.any(1), 0)
+
+
+def gdpo_advantages(
+    rewards: Float[Tensor, "P G K"],
+    weights: Float[Tensor, " K"] | None = None,
+    *,
+    correction: int,
+    eps: float,
+    scored: Bool[Tensor, "P G"] | None = None,
+) -> Float[Tensor, "P G"]:
+    """Several rewards, each on its own scale within the group before they are added (GDPO).
+
+        A_i = sum_k w_k (r_ik - mean r_k) / (std r_k + eps),    mean and std over the group      (REINFORCE.12)
+
+    Added first and scaled then, as GRPO does it, a reward that varies more drowns the others, and two completions of
+    one sum have one advantage, whatever they earned it with. ``whiten_completions`` follows in the paper.
+
+    Args:
+        rewards: K a completion, each in its own unit; ``rewards[p, g]`` are those of the g-th sample of prompt p.
+            Treated as a constant.
+        weights: w, one a reward, unitless; None: all 1. Treated as a constant.
+        correction: 0 for the population deviation, 1 for the sample deviation (sum / (n - 1)).
+        eps: added to each deviation, in its reward's unit.
+        scored: False where a completion could not be scored by every function; its rewards may then be NaN.
+
+    Returns: unitless, detached. Exactly 0 for an unscored sample; a reward that ties in its group adds exactly 0.
+    Raises ValueError: a shape or dtype is wrong; G is 1; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Source: Liu et al. (GDPO), arXiv:2601.05242v1, eq. 4, 5 and 7, where nothing is added to the deviation.
+    """
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
+    rewards = as_float("rewards", rewards, "P G K").detach()
+    w = rewards.new_ones(rewards.shape[2:]) if weights is None else as_float("weights", weights, rewards.shape[2:])
+    scored = scored_members(rewards[..., 0], scored)[..., None].expand(rewards.shape)
+    each, counted = (x.transpose(1, 2).flatten(0, 1) for x in (rewards, scored))  # [P*K G]: a group for each reward
+    centred, n = centred_rewards(each, counted)
+    std = root_mean_square(centred, n - correction)
+    scaled = centred / torch.where(std > 0, std + eps, 1)
+    return (w.detach()[:, None] * scaled.unflatten(0, rewards.shape[::2])).sum(1)
+
+
+def whiten_completions(
+    advantages: Float[Tensor, "P G"], *, correction: int, eps: float, scored: Bool[Tensor, "P G"] | None = None
+) -> Float[Tensor, "P G"]:
+    """Advantages with mean 0 and deviation 1 over the completions of the batch, where each counts once (GDPO).
+
+        A <- (A - mean A) / (std A + eps),    mean and std over the batch's completions          (REINFORCE.13)
+
+    ``masked_whiten`` is over tokens: there a completion counts as often as it has tokens.
+
+    Args:
+        advantages: one a completion. Mean and deviation are over these P rows: give the whole batch. Treated as a
+            constant.
+        correction: 0 for the population deviation, 1 for the sample deviation.
+        eps: added to the deviation, in the unit of ``advantages``.
+        scored: False where a completion could not be scored: it enters no statistic.
+
+    Returns: unitless, detached; exactly 0 for an unscored sample, and everywhere if all are equal.
+    Raises ValueError: a shape or dtype is wrong; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Source: Liu et al. (GDPO), arXiv:2601.05242v1, eq. 6.
+    """
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
+    advantages = as_float("advantages", advantages, "P G").detach()
+    centred, std = deviations(advantages, scored_members(advantages, scored), correction)
+    return centred / torch.where(std > 0, std + eps, 1)

@@ -24,6 +24,11 @@ class Judged:
     metrics: dict[str, float] = field(default_factory=dict)  # means: each function's, and those that it logged
     extra: dict[str, list[Any]] = field(default_factory=dict)  # columns that functions logged
 
+    def by_function(self) -> list[list[float]]:
+        """Each function's rewards, NaN where it gave none; the rewards where there is one function."""
+        given = [[math.nan if one is None else one for one in scores] for scores in self.each.values()]
+        return given or [self.rewards]
+
     def of_each(self) -> list[dict[str, Any]]:
         """What there is to say of each completion: ``reward``, ``rewards`` by function, and what they logged."""
         found: list[dict[str, Any]] = [{"reward": None if math.isnan(one) else one} for one in self.rewards]

@@ -99,11 +99,14 @@ def samples_parts(
     if rewards is not None:
         head = ["prompt", *(f"completion {g + 1}" for g in range(G))]
         rows: list[list[Cell]] = [[names[p * G][0], *row] for p, row in enumerate(rewards.tolist())]
-        parts.append(Part("4 rewards", [], head, rows))
+        alone = ["One reward a completion: the row takes several, of which this is one."]
+        parts.append(Part("4 rewards", alone * getattr(recipe, "several", False), head, rows))
     if isinstance(recipe, PolicyRecipe):
         if rewards is not None:
             earned = noted.advantages(
-                rewards, mask, **noted.used("advantages", batch | {"values": batch.get("old_values")})
+                rewards[..., None] if recipe.several else rewards,
+                mask,
+                **noted.used("advantages", batch | {"values": batch.get("old_values")}),
             )
             batch = batch | {"advantages": earned.advantages, "returns": earned.returns}
         told = {"A_t": batch["advantages"]} | ({"return": batch["returns"]} if batch.get("returns") is not None else {})

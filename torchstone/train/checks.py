@@ -162,7 +162,9 @@ def check_recipe(config: options.RecipeOptions) -> None:
         logits = torch.zeros(2 * G, 1, method.recipe.signal.numbers.get("k", 2)) if config.has_teacher else None
         outputs = replace(Outputs(*torch.zeros(3, 2 * G, 1)), logits=logits)
         teacher = SimpleNamespace(logits=lambda: logits)
-        batch = method.advantages(rewards, Batch(mask, outputs, outputs.log_probs, teacher=teacher), rewards[:, 0])
+        each = torch.zeros(2 * G, max(1, len(config.reward_weights)))
+        empty = Batch(mask, outputs, outputs.log_probs, teacher=teacher, each=each)
+        batch = method.advantages(rewards, empty, rewards[:, 0])
         method.loss(outputs, batch, 1)
     except ValueError as e:
         raise UserError(f"--recipe {config.recipe}: {e}{why}") from e

@@ -35,6 +35,7 @@ class Batch(Sliceable):
     baseline: Any = None  # [B]: what a completion was expected to earn
     token_weights: Any = None  # [B T]: of each minibatch, by a recipe that judges it as a whole (tokens.py)
     teacher: Any = None  # its Reader, for a method that wants logits
+    each: Any = None  # [B K]: the reward of each function, NaN where it gave none; None where there is one alone
 
 
 class Method:
@@ -196,6 +197,11 @@ class Recipe(Method):
             "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
             "values": batch.old.values, "max_length": self.config.max_new_tokens,
         }  # fmt: skip
+        if getattr(self.recipe, "several", False):
+            each = rewards[..., None] if batch.each is None else batch.each.view(*rewards.shape, -1)
+            scored, rewards = scored & each.isfinite().all(2), each.nan_to_num()
+            weights = self.config.reward_weights
+            known["reward_weights"] = rewards.new_tensor(weights) if weights else None
         known = {"scored": scored} | self.recipe.used("advantages", known)
         advantages, returns = self.recipe.advantages(rewards, batch.mask, **known)
         return replace(batch, advantages=advantages, returns=returns)

@@ -59,6 +59,7 @@ def advantages_refusal(row: Recipe) -> str:
         "greedy": f"greedy rewards do not {verb}",
         "prompt-value": f"values of prompts do not {verb}",
         "optimal-token": f"norms of a token's score do not {verb}",
+        "each-by-std": f"several rewards a completion do not {verb}",
     }
     if row.advantage.name in absent:
         return absent[row.advantage.name]

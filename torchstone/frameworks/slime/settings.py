@@ -14,6 +14,7 @@ ABSENT = {
     "critic": "values are not there yet when rewards are made: --advantage-estimator ppo is slime's own",
     "greedy": "slime samples no greedy completion beside the group",
     "prompt-value": "values of prompts are not there when rewards are made",
+    "each-by-std": "a sample of slime's has one reward",
     "optimal-token": "slime keeps no norm of a token's score",
 }
 

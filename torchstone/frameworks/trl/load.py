@@ -74,7 +74,8 @@ class Numbers:
     """What a trainer of policies finds in place of its models, all [B T] but the rewards.
 
     ``policy``: log-probs of the policy (in a rollout, of the one that samples); ``reference`` and ``sampler``: of the
-    reference, and as vLLM reported them. A hole in the mask is TRL's tool output. ``rewards``: one a completion, [P G].
+    reference, and as vLLM reported them. A hole in the mask is TRL's tool output. ``rewards``: one a completion,
+    [P G], or several, [P G K].
     """
 
     policy: Tensor
@@ -97,7 +98,7 @@ class _Doors:
 
     def _calculate_rewards(self, *_: Any) -> Tensor:
         assert self.numbers.rewards is not None
-        return self.numbers.rewards.reshape(-1, 1)
+        return self.numbers.rewards.reshape(len(self.numbers.mask), -1)
 
     def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, **__: Any) -> tuple[Any, Any, None]:
         entropies = self.numbers.entropies
@@ -143,7 +144,9 @@ def policy_trainer(kind: str, numbers: Numbers, **knobs: Any) -> Any:
     trainer.epsilon_high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
     trainer._entropy_bonus_enabled = getattr(config, "entropy_coef", 0.0) != 0.0
-    trainer.reward_funcs, trainer.reward_func_names, trainer.reward_weights = [None], ["reward"], torch.ones(1)
+    K = numbers.rewards.shape[2] if numbers.rewards is not None and numbers.rewards.ndim == 3 else 1
+    trainer.reward_funcs, trainer.reward_func_names = [None] * K, [f"reward {k}" for k in range(K)]
+    trainer.reward_weights = torch.tensor(getattr(config, "reward_weights", None) or [1.0] * K)
     # switched off, or only logged
     trainer.environments = trainer.environment_factories = trainer.pad_to_multiple_of = None
     trainer.tools = trainer._standalone_tools = []

@@ -67,7 +67,8 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
                 batch["old_per_token_logps"] = self._log_probs(self.model, batch, batch_size=size)[0]
         group = self.num_generations if self.model.training else self.num_generations_eval
         scored = ~self._rewards.isnan().all(1).view(-1, group)
-        rewards = (self._rewards * self.reward_weights.to(self._rewards)).nansum(1).view(-1, group)
+        weights = self.reward_weights.to(self._rewards)
+        rewards = (self._rewards * weights).nansum(1).view(-1, group)
         kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
         mask = everywhere(self.accelerator, chosen_tokens(batch).long()).bool() & kept[:, None]
         taken = {
@@ -75,6 +76,9 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
             for ours, theirs in THEIRS.items()
             if ours in self._takes["advantages"]
         }
+        if self.recipe.several:
+            scored = ~self._rewards.isnan().any(1).view(-1, group)
+            rewards, taken["reward_weights"] = self._rewards.view(len(rewards), group, -1), weights
         length = self.max_completion_length
         found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **taken).advantages
         tokens = mask.sum(1)

@@ -21,7 +21,7 @@ def left_out(row: PolicyRecipe) -> str:
     """What TRL's policy losses do beside these choices."""
     capped = row.surrogate.name in ("cispo", "vespo") and row.loss_kl.name == "none"
     said = [] if capped else [OVERFLOW]
-    if row.advantage.name == "group-std":
+    if row.advantage.name in ("group-std", "each-by-std"):
         said.append("equal rewards may leave what rounding leaves, divided by 1e-4, in place of 0")
     return "; ".join(said) or "nothing"
 
@@ -91,6 +91,14 @@ ONLINE = [
         "groups, and the trainer's own old log-probs.",
         advantage=Choice("batch-std", correction=1, eps=1e-4),
         surrogate=Choice("cispo", epsilon=None, cap=5.0),
+    ),
+    online(
+        "gdpo",
+        "multi_objective_aggregation='normalize_then_sum'",
+        "GDPO, with 1e-4 in both deviations and a mean over the batch's tokens. A reward that a function does not give "
+        "(None) is skipped.",
+        advantage=Choice("each-by-std", correction=1, eps=1e-4),
+        normalise=Choice("whiten-completions", correction=1, eps=1e-4),
     ),
     online(
         "gspo",

@@ -61,7 +61,7 @@ ADDED = {
         "off_policy_mask_threshold": "the mask is the row's",
         "use_adaptive_entropy": "no row has a coefficient that follows the entropy",
         "top_entropy_quantile": "TRL judges one micro-batch, and a row of high-entropy tokens the whole batch",
-        "multi_objective_aggregation": "a row takes one reward a completion: the weighted sum",
+        "multi_objective_aggregation": "several rewards are the row's: gdpo scales each, others take their sum",
         "use_liger_kernel": "rows were tested without Liger's kernels",
     },
     "DPOTrainer": {

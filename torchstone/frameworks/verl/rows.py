@@ -41,9 +41,9 @@ def left_out(row: PolicyRecipe) -> str:
     if row.loss_kl.name != "none":
         gradient = "" if row.loss_kl.name == "k3-k2-gradient" else ", with gradient 0 beyond"
         said.append(f"the KL's log-ratio is cut at -20 and 20 and k3 at 10{gradient}")
-    if row.advantage.name.startswith(("group-", "leave-one-out", "length-weighted")):
+    if row.advantage.name.startswith(("group-", "each-", "leave-one-out", "length-weighted")):
         said.append("a group of one keeps its raw reward")
-    if row.advantage.name == "group-std" and row.groups.name == "all":
+    if row.advantage.name in ("group-std", "each-by-std") and row.groups.name == "all":
         said.append("equal rewards leave what rounding leaves, divided by 1e-6, in place of 0")
     return "; ".join(said) or "nothing"
 
@@ -190,6 +190,14 @@ ONLINE = [
         advantage=Choice("group-mean-by-nonzero"),
         ratio=Choice("none"),
         surrogate=Choice("policy-gradient"),
+    ),
+    online(
+        "gdpo",
+        "361-468, 1285-1376",
+        "adv_estimator=gdpo, gdpo_reward_keys, gdpo_reward_weights",
+        "Whitened over tokens, where the paper does it over completions: long completions weigh more in the mean.",
+        advantage=Choice("each-by-std", correction=1, eps=1e-6),
+        normalise=WHITEN,
     ),
     online(
         "rloo",

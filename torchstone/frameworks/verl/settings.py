@@ -80,6 +80,7 @@ def advantages_refusal(row: PolicyRecipe) -> str:
         "critic": "values do not reach an estimator: adv_estimator=gae with critic.enable=True is verl's own",
         "greedy": "verl samples greedy completions for adv_estimator=remax alone",
         "prompt-value": "values of prompts do not reach an estimator",
+        "each-by-std": "an estimator is handed one reward a completion; adv_estimator=gdpo is verl's own",
         "optimal-token": "verl keeps what a token's score needs for adv_estimator=optimal_token_baseline alone",
     }
     if row.advantage.name in verls:
