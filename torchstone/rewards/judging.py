@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from torchstone.data.tasks import Example, Task
 from torchstone.rewards.calling import Rows, Scores, State
 from torchstone.rewards.several import as_rewards
@@ -24,10 +28,11 @@ class Judged:
     metrics: dict[str, float] = field(default_factory=dict)  # means: each function's, and those that it logged
     extra: dict[str, list[Any]] = field(default_factory=dict)  # columns that functions logged
 
-    def by_function(self) -> list[list[float]]:
+    @property
+    def table(self) -> Float[Tensor, "B K"]:
         """Each function's rewards, NaN where it gave none; the rewards where there is one function."""
         given = [[math.nan if one is None else one for one in scores] for scores in self.each.values()]
-        return given or [self.rewards]
+        return torch.tensor(given or [self.rewards]).T
 
     def of_each(self) -> list[dict[str, Any]]:
         """What there is to say of each completion: ``reward``, ``rewards`` by function, and what they logged."""

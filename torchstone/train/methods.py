@@ -197,11 +197,6 @@ class Recipe(Method):
             "greedy_rewards": greedy, "old_log_probs": batch.old.log_probs, "ref_log_probs": batch.ref_log_probs,
             "values": batch.old.values, "max_length": self.config.max_new_tokens,
         }  # fmt: skip
-        if getattr(self.recipe, "several", False):
-            each = rewards[..., None] if batch.each is None else batch.each.view(*rewards.shape, -1)
-            scored, rewards = scored & each.isfinite().all(2), each.nan_to_num()
-            weights = self.config.reward_weights
-            known["reward_weights"] = rewards.new_tensor(weights) if weights else None
         known = {"scored": scored} | self.recipe.used("advantages", known)
         advantages, returns = self.recipe.advantages(rewards, batch.mask, **known)
         return replace(batch, advantages=advantages, returns=returns)
@@ -236,7 +231,7 @@ def needed(**names: bool) -> Set[str]:
 def method_of(config: options.Online) -> Method:
     """The method that the options belong to."""
     from torchstone.train.distill import Distill, DistillRow  # they build on this file
+    from torchstone.train.several import SeveralRewards
 
-    classes: dict[str, type[Method]] = {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "recipe": Recipe}
-    classes |= {"distill": Distill} | ({"recipe": DistillRow} if config.has_teacher else {})
-    return classes[config.method](config)
+    row: Any = DistillRow if config.has_teacher else SeveralRewards if config.has_several_rewards else Recipe
+    return {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "distill": Distill, "recipe": row}[config.method](config)

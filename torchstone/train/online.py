@@ -53,7 +53,6 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         state = State(learner.step, config.steps, learner.step * P / len(task.examples))
         earned = judged(task, examples, rollout.completions, rollout, state)
         rewards = torch.tensor(earned.rewards, device=policy.device).view(P, G)
-        each = torch.tensor(earned.by_function(), device=policy.device).T  # [B K]
 
         # 5 advantages [B] or [B T], of the completions that the method keeps
         mask = rollout.mask & method.keep(rewards).flatten()[:, None]
@@ -64,7 +63,7 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
             found = judged(task, examples[::G], likely.completions, likely, state).rewards
             greedy = torch.tensor(found, device=policy.device)
             mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
-        batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=each), greedy)
+        batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=earned.table), greedy)
 
         for step, (minibatch, parts) in enumerate(minibatches * config.epochs):
             count = method.denominator(mask[minibatch])
