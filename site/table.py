@@ -26,7 +26,8 @@ ROWS = [row for row in RECIPES.values() if isinstance(row, PolicyRecipe)]
 P, G, T = 3, 4, 6
 GIVEN = {  # what a batch has beside what every row takes
     "rewards", "mask", "old_log_probs", "log_probs", "ref_log_probs", "sampler_log_probs", "values", "energies",
-    "greedy_rewards", "max_length", "group_size", "lengths", "token_rewards",
+    "greedy_rewards", "prompt_values", "entropies", "max_length", "group_size", "lengths", "token_rewards",
+    "token_weights",
 }  # fmt: skip
 MAX_LENGTH = 20480  # no completion is near it: the price on long answers is 0
 
@@ -120,7 +121,9 @@ def batch(seed: int) -> dict[str, Any]:
         "rewards": rewards, "mask": mask, "old_log_probs": old,
         "log_probs": (old + shift + normal(0.2)).clamp(max=-0.01), "ref_log_probs": old + normal(0.3),
         "sampler_log_probs": old + normal(0.25), "values": normal(0.5) + 0.5, "energies": 0.1 + normal(1.0).square(),
-        "greedy_rewards": torch.rand(P, generator=make, dtype=torch.float64), "max_length": MAX_LENGTH, "group_size": G,
+        "greedy_rewards": torch.rand(P, generator=make, dtype=torch.float64),
+        "prompt_values": torch.rand(P, generator=make, dtype=torch.float64),
+        "entropies": 1.5 + normal(0.5), "max_length": MAX_LENGTH, "group_size": G,
     }  # fmt: skip
 
 
@@ -129,6 +132,8 @@ def push(row: PolicyRecipe, given: dict[str, Any]) -> list[list[float]]:
     known = {**given, "old_values": given["values"], "returns": given["values"] * 0, "mask": given["mask"] & keep}
     log_probs = given["log_probs"].clone().requires_grad_()
     earned = row.advantages(known["rewards"], known["mask"], **row.used("advantages", known))
+    ahead = row.used("token_weights", known)
+    known["token_weights"] = row.token_weights(known["log_probs"], earned.advantages, known["mask"], **ahead)
     row.loss(log_probs, earned.advantages, known["mask"], **row.used("loss", known)).value.backward()
     assert log_probs.grad is not None
     return (-log_probs.grad).tolist()

@@ -112,7 +112,7 @@ export default {
           ["published", "as published"],
           ["all", "and as frameworks compute them"],
         ])}
-        ${note("Rewards and lengths: drag, or press a name for 0 or 1. Ratios: how far the policy has moved on each answer; its tokens differ a little. Where a row asks for more: the critic says 0.5, the greedy answer scored 0.5, each token's score has norm 1; no answer is near the longest length, 20480 tokens, by which Dr. GRPO divides.")}`,
+        ${note("Rewards and lengths: drag, or press a name for 0 or 1. Ratios: how far the policy has moved on each answer; its tokens differ a little. Where a row asks for more: the critic says 0.5, the greedy answer scored 0.5, as much as each prompt is worth, entropies differ between tokens, each token's score has norm 1; no answer is near the longest length, 20480 tokens, by which Dr. GRPO divides.")}`,
       )}
       ${equation(
         "angle to GRPO",

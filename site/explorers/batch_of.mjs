@@ -23,6 +23,8 @@ export function batch(s) {
     values: matrix(() => 0.5),
     energies: matrix(() => 1),
     greedy_rewards: [0.5, 0.5, 0.5],
+    prompt_values: [0.5, 0.5, 0.5],
+    entropies: matrix((i, t) => 1.5 + c(i, t)),
     max_length: 20480,
   };
 }

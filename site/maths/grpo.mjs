@@ -1,7 +1,8 @@
 // Group advantages, and what came after PPO's clip. As torchstone/grpo.
 
-import { add, bounded_exp, clip, minimum, mul, neg, sg, sigmoid, sub, where, div } from "./autodiff.mjs";
+import { add, bounded_exp, clip, minimum, mul, neg, sg, sigmoid, square, sub, sum, where, div } from "./autodiff.mjs";
 import {
+  chunks,
   kl_k2,
   kl_k3,
   log_ratios,
@@ -143,6 +144,44 @@ export function off_policy_weights({ log_probs, old_log_probs, advantages, mask,
   return mask.map((row, b) => row.map((on, t) => (on && !(A[b][t] < 0 && behind[b][t] > limit) ? 1 : 0)));
 }
 
+/** GRPO.24: the log-ratio is pulled to A / tau */
+export function quadratic_surrogate({ log_probs, old_log_probs, advantages, mask, tau }) {
+  number("tau", tau, { at_least: 0 });
+  const s = log_ratios(log_probs, old_log_probs, mask);
+  return sub(mul(tau / 2, square(s)), mul(per_token(advantages, mask), s));
+}
+
+/** GRPO.25: the completion's summed log-ratio less the mean of its group's */
+export function centred_log_ratios({ log_probs, old_log_probs, mask, group_size }) {
+  const fits = Number.isInteger(group_size) && group_size > 0 && mask.length % group_size === 0;
+  require(fits, "group_size", `a positive integer that divides the ${mask.length} rows`, group_size);
+  const whole = row_sums(log_ratios(log_probs, old_log_probs, mask), mask);
+  const chose = mask.map((row) => row.some(Boolean));
+  const means = chunks(whole, group_size).map((group, p) =>
+    div(sum(group), Math.max(chose.slice(p * group_size, (p + 1) * group_size).filter(Boolean).length, 1)),
+  );
+  return select(
+    mask,
+    spread(
+      whole.map((s, b) => sub(s, means[Math.floor(b / group_size)])),
+      mask,
+    ),
+  );
+}
+
+/** GRPO.26: the whole completion's ratio as a weight, between other bounds for good ones than for bad */
+export function topr_surrogate({ log_probs, old_log_probs, advantages, mask, ...bounds }) {
+  for (const side of ["positive", "negative"]) {
+    number(`low_${side}`, bounds[`low_${side}`], { at_least: 0 });
+    number(`high_${side}`, bounds[`high_${side}`], { at_least: bounds[`low_${side}`] });
+  }
+  const W = spread(bounded_exp(row_sums(sg(log_ratios(log_probs, old_log_probs, mask)), mask)), mask);
+  const good = per_token(advantages, mask).map((row) => row.map((a) => a >= 0));
+  const between = (side) => clip(W, bounds[`low_${side}`], bounds[`high_${side}`]);
+  const weights = where(good, between("positive"), between("negative"));
+  return mul(weights, reinforce_surrogate({ log_probs, advantages, mask }));
+}
+
 // Whole losses: a surrogate and how its tokens become one number.
 
 export const dapo_loss = ({ reduce, ...batch }) => reduce({ x: clipped_surrogate(batch), mask: batch.mask });
@@ -151,6 +190,8 @@ export const cispo_loss = ({ reduce, ...batch }) => reduce({ x: cispo_surrogate(
 export const sapo_loss = ({ reduce, ...batch }) => reduce({ x: sapo_surrogate(batch), mask: batch.mask });
 export const gmpo_loss = ({ reduce, ...batch }) => reduce({ x: gmpo_surrogate(batch), mask: batch.mask });
 export const vespo_loss = ({ reduce, ...batch }) => reduce({ x: vespo_surrogate(batch), mask: batch.mask });
+export const quadratic_loss = ({ reduce, ...batch }) => reduce({ x: quadratic_surrogate(batch), mask: batch.mask });
+export const topr_loss = ({ reduce, ...batch }) => reduce({ x: topr_surrogate(batch), mask: batch.mask });
 export const dppo_loss = ({ reduce, ...batch }) => reduce({ x: dppo_surrogate(batch), mask: batch.mask });
 
 /** GRPO.4 in PPO.8 */

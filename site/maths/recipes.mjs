@@ -24,6 +24,7 @@ import {
 import * as grpo from "./grpo.mjs";
 import { clipped_surrogate, gae, importance_surrogate, importance_weights, spread } from "./ppo.mjs";
 import * as reinforce from "./reinforce.mjs";
+import * as selection from "./selection.mjs";
 
 /** The rows of a table as site/table.py writes it: of each its choices by their place, from 1; 0 is off. */
 export const filled = ({ columns, choices, rows, lacks }) =>
@@ -57,6 +58,8 @@ const ADVANTAGES = {
   },
   "leave-one-out": reinforce.leave_one_out_advantages,
   greedy: reinforce.greedy_advantages,
+  "prompt-value": ({ rewards, prompt_values }) =>
+    reinforce.greedy_advantages({ rewards, greedy_rewards: prompt_values }),
   "length-weighted": reinforce.length_weighted_advantages,
   gpg: reinforce.gpg_advantages,
   "max-likelihood": reinforce.max_likelihood_advantages,
@@ -89,6 +92,26 @@ const RATIOS = {
     spread(row_sums(log_ratios(log_probs, old_log_probs, mask), mask), mask),
     zeros(mask),
   ],
+  "product-centred": (batch) => [
+    grpo.centred_log_ratios({ ...batch, group_size: batch.rewards[0].length }),
+    zeros(batch.mask),
+  ],
+};
+
+const ANCHORS = {
+  sampler: ({ sampler_log_probs }) => sampler_log_probs,
+  reference: ({ ref_log_probs }) => ref_log_probs,
+};
+
+// What the loss of each token is multiplied by.
+const TOKENS = {
+  "high-entropy": ({ mask, entropies }, { share, counted }) => {
+    const keep = selection.top_entropy_mask({ entropies, mask, share });
+    const [n, kept] = [mask, keep].map((rows) => rows.flat().filter(Boolean).length);
+    return keep.map((row) => row.map((on) => (on ? (counted === "all" ? 1 : n / kept) : 0)));
+  },
+  m2po: (batch, { limit }) => selection.second_moment_mask({ ...batch, limit }).map((row) => row.map(Number)),
+  fipo: (batch, numbers) => selection.future_kl_weights({ ...batch, ...numbers }),
 };
 
 const SURROGATES = {
@@ -100,6 +123,8 @@ const SURROGATES = {
   gmpo: grpo.gmpo_surrogate,
   vespo: grpo.vespo_surrogate,
   dppo: grpo.dppo_surrogate,
+  quadratic: grpo.quadratic_surrogate,
+  topr: grpo.topr_surrogate,
 };
 
 const SAMPLERS = {
@@ -134,9 +159,10 @@ const KNOWN = {
   groups: ["mixed"],
   advantage: Object.keys(ADVANTAGES),
   normalise: Object.keys(NORMALISATIONS),
-  anchor: ["sampler"],
+  anchor: Object.keys(ANCHORS),
   ratio: Object.keys(RATIOS),
   surrogate: Object.keys(SURROGATES),
+  tokens: Object.keys(TOKENS),
   sampler: Object.keys(SAMPLERS),
   loss_kl: Object.keys(LOSS_KLS),
   reduction: Object.keys(REDUCTIONS),
@@ -181,12 +207,13 @@ export function advantages(row, batch) {
 /** Stage 6 of a row: the loss, a number. */
 export function loss(row, { log_probs, ...given }) {
   const { mask, max_length } = given;
-  const old_log_probs = row.anchor ? given.sampler_log_probs : given.old_log_probs;
+  const old_log_probs = row.anchor ? ANCHORS[row.anchor[0]](given) : given.old_log_probs;
   const batch = { ...given, log_probs: select(mask, log_probs), old_log_probs };
   const [present, old] = row.ratio ? RATIOS[row.ratio[0]](batch) : [batch.log_probs];
   const [surrogate, numbers] = row.surrogate;
   const { advantages: A } = batch;
   let x = SURROGATES[surrogate]({ log_probs: present, old_log_probs: old, advantages: A, mask, ...numbers });
+  if (row.tokens) x = mul(x, TOKENS[row.tokens[0]]({ ...batch, log_probs: sg(batch.log_probs) }, row.tokens[1]));
   if (row.sampler) {
     const { sampler_log_probs } = batch;
     const of = { log_probs: sg(batch.log_probs), old_log_probs, sampler_log_probs, advantages: A, mask };

@@ -10,7 +10,7 @@ import { differentiate } from "./autodiff.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const VECTORS = join(HERE, "../../torchstone/conformance/vectors");
-const MODULES = ["core", "reinforce", "ppo", "grpo", "dpo", "distill"];
+const MODULES = ["core", "reinforce", "ppo", "grpo", "selection", "dpo", "distill"];
 const OBJECTIVES = {
   core: [
     "kl_k1",
@@ -54,7 +54,11 @@ const OBJECTIVES = {
     "gmpo_loss",
     "vespo_loss",
     "dppo_loss",
+    "quadratic_loss",
+    "centred_log_ratios",
+    "topr_loss",
   ],
+  selection: ["top_entropy_mask", "second_moment_mask", "future_kl_weights"],
   dpo: [
     "sequence_log_probs",
     "implicit_rewards",
