@@ -446,6 +446,27 @@ def test_pairs_are_encoded_once_while_few_are_kept_and_are_the_same_in_every_epo
     assert found[0] == 10 < found[1] < found[2] <= 24  # each once; some again; all of every step
 
 
+@pytest.mark.parametrize("bonus", [False, True])
+def test_entropies_are_made_of_a_few_rows_at_a_time_and_are_the_same(monkeypatch, bonus):
+    torch.manual_seed(0)
+    policy = small_policy("0123456789>", 16, "cpu")
+    for p in policy.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    policy.entropy_bonus, seen = bonus, []
+    rows = as_rollout(policy, policy.encode_prompts([f"{i}>" for i in range(7)]), [[3, 4, 5, 1]] * 7)
+    original = model_module.token_entropies
+    monkeypatch.setattr(model_module, "token_entropies", lambda x, **t: (seen.append(len(x)), original(x, **t))[1])
+    found = []
+    for piece in (2**20, 2 * 4 * policy.vocabulary, 1):
+        monkeypatch.setattr(model_module, "PIECE", piece)
+        policy.zero_grad()
+        out = policy(*rows.inputs, 1.3)
+        (out.log_probs.sum() + (out.entropies.sum() if bonus else 0)).backward()
+        found.append([out.entropies, *(p.grad.clone() for p in policy.parameters())])
+    assert seen == [7, 2, 2, 2, 1, *[1] * 7] and out.entropies.requires_grad == bonus and out.entropies.max() > 0.1
+    assert all(torch.equal(x, y) for some in found[1:] for x, y in zip(found[0], some, strict=True))
+
+
 # --------------------------------------------------------------------------------------- recipes in the loop
 
 

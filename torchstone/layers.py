@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from torchstone.core import Mean
 from torchstone.terminal import UserError
 
 
@@ -60,9 +61,10 @@ def has_experts(model: Any) -> bool:
     return hasattr(model.config.get_text_config(), "output_router_logits")
 
 
-def balanced(out: Any, weight: float) -> Any:
-    """The model's output, whose backward pass adds ``weight`` times the gradient of its balancing loss."""
-    out.logits = WithLoss.apply(out.logits, out.aux_loss, weight)
+def balanced(policy: Any, out: Any, rows: int) -> Any:
+    """The model's output, whose backward pass adds that of its balancing loss, times the rows and a row's weight."""
+    policy.aux_loss = {"aux_loss": Mean(rows * out.aux_loss.detach(), torch.tensor(rows))}
+    out.logits = WithLoss.apply(out.logits, out.aux_loss, policy.balance * rows)
     return out
 
 

@@ -25,6 +25,7 @@ from torchstone.layers import balanced
 from torchstone.terminal import UserError
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")  # peft asks by transformers' older name
+PIECE = 2**20  # numbers of a softmax that are worked on at once
 SECOND_PASS = 2**25  # reading prompts apart is a second pass: worth it if it saves more tokens times parameters
 
 
@@ -165,7 +166,8 @@ class Policy(nn.Module):
         """What the model's output at N positions says about the tokens that follow them."""
         log_probs = token_log_probs(out.logits, tokens, temperature=temperature)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.entropy_bonus):
-            entropies = token_entropies(out.logits, temperature=temperature)
+            pieces = out.logits.split(max(1, PIECE // out.logits[0].numel()))  # their softmax stays in the cache
+            entropies = torch.cat([token_entropies(piece, temperature=temperature) for piece in pieces])
         if self.value_head is None:
             return Outputs(log_probs, entropies, torch.zeros_like(log_probs), out.logits if self.keep_logits else None)
         states = out.hidden_states[-1][:, -tokens.shape[1] :]  # [B N H], each from before its token
@@ -195,10 +197,7 @@ class Policy(nn.Module):
         options |= {"output_router_logits": True} if balancing else {}
         with self.computing():
             out = self.model(input_ids=tokens, position_ids=positions[:, -tokens.shape[1] :], **options)
-        if not balancing:
-            return out
-        self.aux_loss = {"aux_loss": Mean(len(tokens) * out.aux_loss.detach(), torch.tensor(len(tokens)))}
-        return balanced(out, self.balance * len(tokens))
+        return balanced(self, out, len(tokens)) if balancing else out
 
     @contextmanager
     def computing(self) -> Iterator[None]:
