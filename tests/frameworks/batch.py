@@ -34,6 +34,7 @@ class PolicyBatch:
     old_values: Tensor  # [B T] some of them further than 0.2 from values
     returns: Tensor  # [B T]
     entropies: Tensor  # [B T] of the policy
+    draws: Tensor  # [B T] random numbers
 
     @property
     def lengths(self) -> Tensor:
@@ -127,6 +128,7 @@ def policy_batch(seed: int = 0, *, gaps: bool = False) -> PolicyBatch:
         old_values=_uniform(generator, -1.0, 1.0, ROWS, TOKENS),
         returns=_uniform(generator, -1.0, 1.0, ROWS, TOKENS),
         entropies=_uniform(generator, 0.1, 2.0, ROWS, TOKENS),
+        draws=_uniform(generator, 0.0, 1.0, ROWS, TOKENS),
     )
 
 

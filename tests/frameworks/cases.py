@@ -59,6 +59,26 @@ def far_off(seed: int) -> PolicyBatch:
     return replace(batch, log_probs=2 * batch.log_probs - batch.old_log_probs)
 
 
+def long_and_wide(seed: int) -> PolicyBatch:
+    """Completions 160 times as long, whose log-probs lie up to 12 nats lower: 2 of 10,000 tokens are more than one.
+
+    The smallest draws have good tokens with a ratio just beyond 1.2, then those whose covariance of log-prob and
+    advantage is nearest to 4.5.
+    """
+    batch, generator = policy_batch(seed), torch.Generator().manual_seed(seed)
+    tiled = {name: x.repeat(1, 160) for name, x in vars(batch).items() if x.shape == batch.mask.shape}
+    lower, noise = torch.rand(2, *tiled["mask"].shape, generator=generator, dtype=torch.float64)
+    for name, x in tiled.items():
+        if name.endswith("log_probs"):
+            tiled[name] = x - 12 * lower - 0.001 * noise
+    r, p = batch.rewards, tiled["log_probs"]
+    earned = ((r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True)).view(-1, 1)
+    beyond = (p - tiled["old_log_probs"]).exp()
+    stopped = (earned > 0) & (beyond > 1.2) & (beyond < 1.25)
+    draws = ((p - p[tiled["mask"]].mean()) * earned - 4.5).abs() + 9 * ~stopped
+    return replace(batch, **tiled | {"draws": draws})
+
+
 def spread_out(batch: PolicyBatch) -> PolicyBatch:
     """Sampler and trainer further apart: rows by a mean factor of 0.27 to 11, and again by 1.3 between tokens."""
     rows, tokens = batch.mask.shape
@@ -99,6 +119,7 @@ BATCHES: dict[str, Callable[[int], PolicyBatch | PreferenceBatch | DistillBatch]
     "prefix": policy_batch,  # right-padded completions
     "gaps": lambda seed: policy_batch(seed, gaps=True),  # tool output inside completions
     "empty": lambda seed: with_an_empty_row(policy_batch(seed, gaps=True), 8),
+    "long": long_and_wide,
     "far": far_off,  # ratios beyond 3 and 4
     "pairs": pairs,
     "distill": distill_batch,  # right-padded completions

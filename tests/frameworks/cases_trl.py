@@ -143,6 +143,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sapo": {"loss_type": "sapo"},
     "vespo": {"loss_type": "vespo"},
     "intellect-2": {"delta": 4.0},
+    "high-entropy": {"top_entropy_quantile": 0.2},
     "deepseek-v3.2": {
         "use_vllm": True,
         "vllm_importance_sampling_correction": False,

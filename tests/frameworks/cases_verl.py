@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -188,6 +189,26 @@ def gdpo(batch: PolicyBatch) -> Output:
     return Output(*policy_loss(batch, found.double()), found.double(), given)
 
 
+def clip_cov(batch: PolicyBatch) -> Output:
+    """The draw is the batch's: of the candidates, which verl has in the batch's order, those with the smallest numbers.
+
+    Candidates: between the bounds, and not stopped by the clip (core_algos.py:1808-1820).
+    """
+    found, _ = advantages(batch, "grpo")
+    given, moved = torch.where(batch.mask, found, 0), (batch.log_probs - batch.old_log_probs).exp()
+    spare = torch.where(given > 0, moved > 1.2, moved < 0.8) & (given != 0)
+    means = [x[batch.mask].mean() for x in (given, batch.log_probs)]
+    cov = (given - means[0]) * (batch.log_probs - means[1])
+    draws = batch.draws[batch.mask & ~spare & (cov > 1) & (cov < 5)]
+
+    def randperm(count: int) -> Tensor:
+        assert count == len(draws)
+        return draws.argsort()
+
+    with patch.object(torch, "randperm", randperm):
+        return Output(*policy_loss(batch, found, loss_mode="clip_cov"), found)
+
+
 def gpg(batch: PolicyBatch) -> Output:
     """Rewards of 0 and 1, of which verl counts the ones; two in each group, so that every group teaches."""
     rewards = (batch.rewards > 0.5).to(batch.rewards.dtype)
@@ -308,6 +329,8 @@ CASES = {
     f"ppo-kl@{VERSION}": Case(partial(ppo, use_kl_in_reward=True), POLICY, 1e-7, FLOAT32),
     f"gpg@{VERSION}": Case(gpg, POLICY, 1e-6, "alpha is float32 (core_algos.py:811)."),
     f"gspo@{VERSION}": Case(gspo, POLICY),
+    f"clip-cov@{VERSION}": Case(clip_cov, (*POLICY, "long")),
+    f"kl-cov@{VERSION}": Case(partial(policy, loss_mode="kl_cov"), (*POLICY, "long")),
     f"dro@{VERSION}": Case(dro, POLICY, note="Up to a constant in the value."),
     f"gdpo@{VERSION}": Case(gdpo, POLICY, 2e-6, "Rewards, and so the advantages, are float32 (core_algos.py:427)."),
     f"dapo@{VERSION}": Case(dapo, ("prefix", "far"), note="verl counts tool output as length, Torchstone does not."),

@@ -76,7 +76,9 @@ def run_policy(recipe: PolicyRecipe, batch: PolicyBatch, given: Mapping[str, Any
     found = recipe.advantages(**arguments(recipe, "advantages", own))
     leaves = {name: leaf(own[name]) for name in ("log_probs", "values", "entropies")}
     stages = {"advantages": found.advantages, "returns": found.returns if found.returns is not None else own["returns"]}
-    loss = recipe.loss(**arguments(recipe, "loss", own | stages | given | leaves))
+    now = {name: x.detach() for name, x in leaves.items()}
+    weights = recipe.token_weights(**arguments(recipe, "token_weights", own | stages | given | now))
+    loss = recipe.loss(**arguments(recipe, "loss", own | stages | {"token_weights": weights} | given | leaves))
     return Run(*value_and_grads(loss.value, **leaves), found.advantages)
 
 

@@ -21,6 +21,8 @@ def left_out(row: PolicyRecipe) -> str:
     """What TRL's policy losses do beside these choices."""
     capped = row.surrogate.name in ("cispo", "vespo") and row.loss_kl.name == "none"
     said = [] if capped else [OVERFLOW]
+    if row.tokens.name != "all":
+        said.append("the quantile is taken in float32, over one micro-batch")
     if row.advantage.name in ("group-std", "each-by-std"):
         said.append("equal rewards may leave what rounding leaves, divided by 1e-4, in place of 0")
     return "; ".join(said) or "nothing"
@@ -147,6 +149,12 @@ ONLINE = [
         sampler=Choice("off-policy-mask", limit=0.5),
         loss_kl=Choice("k3-by-ratio", beta=0.001),
     ),
+    online(
+        "high-entropy",
+        "top_entropy_quantile=0.2",
+        "80/20 within one micro-batch of all ranks; the mean is over all tokens, so a step is a fifth of the authors'.",
+        tokens=Choice("high-entropy", share=0.2, counted="all"),
+    ).but(source=f"{GRPO} (GRPOConfig(top_entropy_quantile=0.2)); the mask: 1380-1416"),
     sampler("tis", "token_truncate", "Each token's weight is truncated at 3.", level="token", gate=None),
     sampler(
         "tis-sequence", "sequence_truncate", "The product of the weights, truncated at 3.", level="sequence", gate=None

@@ -34,6 +34,10 @@ def left_out(row: PolicyRecipe) -> str:
         said.append("the log-ratio in a weight is cut at -20")
     if row.surrogate.name == "quadratic":
         said.append("the value has -A log pi for -A s, a constant more")
+    if row.surrogate.name == "importance":
+        said.append("the ratio is exp of any log-ratio, where a row goes on as a tangent from 20")
+    if row.tokens.name != "all":
+        said.append("covariances, counts and the pick are those of one micro-batch")
     if row.sampler.name != "none":
         said.append("the log of a weight for the engine's samples is cut at -20 and 20")
     if row.sampler.numbers.get("gate") in ("sequence", "sequence-mean"):
@@ -159,6 +163,22 @@ ONLINE = [
         "cispo",
         "The weight is bounded at 1.2, and at 0.8 from below: a token with ratio 0 still counts.",
         surrogate=Choice("cispo", epsilon=0.2, epsilon_high=0.2),
+    ),
+    loss_mode(
+        "clip-cov",
+        "1743-1846",
+        "clip_cov",
+        "Beside PPO's clip, which spares the tokens that it has stopped; one token at least is dropped.",
+        surrogate=Choice("clip", epsilon=0.2),
+        tokens=Choice("clip-cov", share=2e-4, low=1.0, high=5.0, least=1, epsilon=0.2),
+    ),
+    loss_mode(
+        "kl-cov",
+        "1848-1926",
+        "kl_cov",
+        "No clip, and a tenth of the absolute log-ratio for at least one token: ppo_kl_coef is 0.1 by default.",
+        surrogate=Choice("importance"),
+        tokens=Choice("kl-cov", share=2e-4, coef=0.1, least=1),
     ),
     loss_mode(
         "dppo",
