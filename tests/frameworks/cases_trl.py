@@ -4,8 +4,11 @@ All of it is float64 except where a note says that TRL casts. torch's default dt
 a few constants with it (sampler log-probs, EXO's epsilon, VESPO's k and lambda); in a real run those are float32.
 """
 
+import importlib
+from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -56,6 +59,21 @@ def gmpo(batch: PolicyBatch) -> Output:
     output = policy(batch, "GMPO", advantages)
     given = {} if batch.mask.any(1).all() else {"advantages": advantages}
     return Output(*output[:2], None if given else advantages, given)
+
+
+def a_star_po(batch: PolicyBatch) -> Output:
+    """A2POTrainer.compute_loss, handed sums of log-probs; brought to the row by its factor and its constant."""
+    a2po = importlib.import_module("trl.experimental.a2po.a2po_trainer")
+    log_probs, worth = leaf(batch.log_probs), batch.greedy_rewards
+    whole = [torch.where(batch.mask, x, 0).sum(1) for x in (log_probs, batch.ref_log_probs)]
+    trainer = object.__new__(a2po.A2POTrainer)
+    trainer.args, trainer.model = SimpleNamespace(beta2=1e-3), SimpleNamespace(training=True)  # A2POConfig's default
+    trainer._metrics, trainer._get_sequence_logps = {"train": defaultdict(list)}, lambda *_: whole[0]
+    inputs = dict.fromkeys(("input_ids", "attention_mask", "logits_to_keep"))
+    inputs |= {"ref_logps": whole[1], "rewards": batch.rewards.flatten(), "v_star": worth.repeat_interleave(GROUP)}
+    advantages = inputs["rewards"] - inputs["v_star"]
+    loss = (trainer.compute_loss(None, inputs) - advantages.square().mean()) / (2 * 1e-3)
+    return Output(*value_and_grads(loss, log_probs=log_probs), advantages, {"prompt_values": worth})
 
 
 def dpo(batch: PreferenceBatch, **knobs: Any) -> Output:
@@ -191,6 +209,7 @@ CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **knobs), POLICY) for name, knobs in SETTINGS.items()},
     f"gmpo@{VERSION}": Case(gmpo, POLICY),
     f"gdpo@{VERSION}": Case(gdpo, POLICY),
+    f"a*-po@{VERSION}": Case(a_star_po, POLICY, note="Times 2 tau, and a constant more."),
     f"rloo@{VERSION}": Case(partial(policy, kind="RLOO"), ("prefix", "far"), note="RLOOTrainer has no tool mask."),
     **{f"{name}@{VERSION}": Case(partial(dpo, **knobs), ("pairs",)) for name, knobs in PAIRS.items()},
     f"f-dpo-alpha@{VERSION}": Case(partial(f_dpo, **ALPHA), ("pairs",)),

@@ -19,6 +19,8 @@ SFT = Choice("chosen", coef=1.0, mean="token")
 
 def left_out(row: PolicyRecipe) -> str:
     """What TRL's policy losses do beside these choices."""
+    if row.surrogate.name == "quadratic":
+        return "a factor of 2 tau, and the mean of A^2; prompts whose samples all earn 0 are dropped beforehand"
     capped = row.surrogate.name in ("cispo", "vespo") and row.loss_kl.name == "none"
     said = [] if capped else [OVERFLOW]
     if row.tokens.name != "all":
@@ -180,6 +182,16 @@ ONLINE = [
         surrogate=Choice("gmpo", epsilon=0.4),
         reduction=PER_ROW,
         source="trl/trainer/grpo_trainer.py:2759-2814; trl/experimental/gmpo/gmpo_trainer.py:43-155 (GMPOConfig())",
+    ),
+    PolicyRecipe(
+        name=f"a*-po@{VERSION}",
+        about="A*-PO as published: its squared error is 2 tau of this loss and a constant.",
+        advantage=Choice("prompt-value"),
+        anchor=Choice("reference"),
+        ratio=Choice("product"),
+        surrogate=Choice("quadratic", tau=1e-3),
+        reduction=PER_ROW,
+        source="trl/experimental/a2po/a2po_trainer.py:345-361 (A2POConfig()); its values: 255-270",
     ),
     PolicyRecipe(
         name=f"rloo@{VERSION}",
