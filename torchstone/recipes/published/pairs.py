@@ -106,7 +106,7 @@ PAIRS = [
         log_prob=MEAN,
         objective=Choice("logistic-free-power", beta=2.5, gamma=0.25, alpha=0.25),
         source="Gupta et al. (AlphaPO), arXiv:2501.03884v4, by an account of it and TRL 1.16.0, cpo_trainer.py:696-717",
-        left_out="nothing",
+        left_out="not known: the paper was not to be had",
         stated={
             "objective.beta": "account, of table 3, Mistral-7B-Instruct; 10 for Gemma-2 and for Llama-3 with ArmoRM",
             "objective.gamma": "account, of table 3, Mistral-7B-Instruct: gamma / beta 0.1; TRL's paper index has 0.1 "
@@ -140,11 +140,11 @@ PAIRS = [
         left_out="where the gold completion comes from; TPO-L, which compares log-probs per token, with a margin "
         "(log_prob=mean, objective.gamma=0.5)",
         stated={
-            "objective.beta": "authors' code, README.md at 71a4425: Llama-3-Base, 5K; 2 for Mistral's TPO-L, 10 for "
-            "Llama's",
+            "objective.beta": "authors' code, README.md at 71a4425: of TPO for every model; of TPO-L for Llama-3-Base "
+            "too, but 10 for Llama-3-Instruct, 2 for Mistral-Base, 2.5 for Mistral-Instruct",
             "objective.gamma": "authors' code, utils/tpo_trainer.py at 71a4425: TPO has no margin",
-            "sft.coef": "authors' code, README.md at 71a4425: 1 for base models, 0.05 for instruct models, which is "
-            "the code's default",
+            "sft.coef": "authors' code, README.md at 71a4425: of TPO 1 for base models, 0.05 for instruct models, "
+            "which is the code's default; of TPO-L for Mistral-Base 0.05, and 1 at 20K",
             "sft.mean": "authors' code, utils/tpo_trainer.py at 71a4425: over the batch's tokens, beside sums",
         },
     ),
@@ -256,10 +256,11 @@ PAIRS = [
         source="Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission",
         left_out="nothing",
         stated={
-            "log_prob.alpha": "paper, section 5.2: 0.5 for Llama3-8B-Instruct; 0.3 and 0.6 for other instruct models, "
-            "0.1 to 0.2 for base models",
-            "log_prob.policy_only": "not stated; so that the reward is 0 where policy and reference agree; TRL 1.16.0 "
-            "weighs both models, ms-swift 3602360 and LLaMA-Factory ff6d4d1 the policy alone",
+            "log_prob.alpha": "paper, section 5.2: 0.5 for Llama3-8B-Instruct; 0.3 and 0.6 for other instruct models; "
+            "for base models 0.1 to 0.2 lower than these",
+            "log_prob.policy_only": "not stated; by the letter of eq. 11, which is of the policy, true; false, so that "
+            "the reward is 0 where policy and reference agree: TRL 1.16.0 weighs both models, ms-swift 3602360 and "
+            "LLaMA-Factory ff6d4d1 the policy alone",
             "objective.beta": 'paper, section 4: "we set beta = 0.1"',
         },
     ),
@@ -301,11 +302,12 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("logistic-divergence", beta=0.1, divergence="js"),
         source="Wang et al. (f-DPO), arXiv:2309.16240, by an account of its table and the authors' code at 07d9369",
-        left_out="nothing",
+        left_out="not known: the paper was not to be had; by that account total variation and chi-squared, which it "
+        "names and does not analyse",
         stated={
-            "objective.beta": "authors' code, mt_bench/run_gen_gpt4_judge_pairwise.sh at 07d9369: js, forward KL and "
-            "alpha 0.5 at 0.1; scripts/hh has 0.1, 0.3 and 0.9",
-            "objective.divergence": "authors' code, the same file; alpha is 0.1 to 0.9 in other scripts",
+            "objective.beta": "authors' code, scripts/imdb/run_jsd.sh at 07d9369; scripts/hh has 0.3 for js, 0.03 for "
+            "the forward KL, 0.3 and 0.9 for alpha",
+            "objective.divergence": "authors' code, the same file; alpha is 0.1 to 0.9 in scripts/imdb/run_alpha.sh",
         },
     ),
     PreferenceRecipe(
@@ -314,13 +316,13 @@ PAIRS = [
         log_prob=SUM,
         objective=Choice("logistic-and-bco", beta=0.1, preference_coef=0.8, quality_coef=0.2),
         sft=Choice("chosen", coef=1.0, mean="sequence"),
-        source="Wang et al. (MPO), arXiv:2411.10442, section 4.1, in a full translation",
+        source="Wang et al. (MPO), arXiv:2411.10442, section 4.1, in a translation",
         left_out="the moving average of the reward shift, which the caller keeps; how the pairs of MMPR are made",
         stated={
-            "objective.beta": "paper, section 7: 0.1",
-            "objective.preference_coef": "paper, section 7: 0.8",
-            "objective.quality_coef": "paper, section 7: 0.2",
-            "sft.coef": "paper, section 7: 1.0",
+            "objective.beta": "account, a translation's summary of section 7: 0.1",
+            "objective.preference_coef": "account, the same; TRL's paper index at f2cd577 names section 7 too",
+            "objective.quality_coef": "account, the same; TRL's paper index too",
+            "sft.coef": "account, the same; TRL's paper index too",
             "sft.mean": "paper, section 4.1: -log pi / |y_w|; the authors' code (InternVL 2410d1d) takes the mean over "
             "the batch's tokens",
         },
@@ -332,7 +334,7 @@ PAIRS = [
         objective=Choice("logistic-positive", beta=0.3, penalty_coef=50.0),
         source="Pal et al. (Smaug, DPO-Positive), arXiv:2402.13228v2, eq. 3, by NotaGen's eq. 3 (arXiv:2502.18008), "
         "which cites it, and oat's code; other accounts have lambda outside of beta",
-        left_out="nothing",
+        left_out="not known: the paper was not to be had",
         stated={
             "objective.beta": "account, of v2, section 5",
             "objective.penalty_coef": "account, of v2, section 5: 5, 50 and 500 differ little",
