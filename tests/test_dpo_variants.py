@@ -498,6 +498,10 @@ def test_DPO_36_a_power_has_slope_1_at_0_a_limit_above_and_a_tangent_far_below()
     (slope,) = torch.autograd.grad(found.sum(), x)
     close(slope, [1, math.sqrt(0.5), math.sqrt(2), math.exp(-25), math.exp(20)])
     assert power_reward(x, 0.0) is x
+    for alpha in (1e-12, 1e-40, -1e-46):  # float32 has no 1e-46, and no 1 / 1e-40
+        near = tensor([0.7, -0.3], requires_grad=True)
+        (slope,) = torch.autograd.grad(power_reward(near, alpha).sum(), near)
+        close(slope.double(), [1.0, 1.0])
     close(power_reward(tensor([0.7, -0.3], dtype=f64), 1e-9), [0.7 - 0.245e-9, -0.3 - 0.045e-9])
 
 
@@ -534,6 +538,14 @@ def test_DPO_37_each_divergence_by_hand(divergence, alpha, difference, expected)
     start = 0.025 if divergence == "js" else 0.05  # at the reference: DPO's beta / 2, and half of it
     close(chosen, [-start])
     close(rejected, [start])
+
+
+@pytest.mark.parametrize("divergence", ["js", "forward-kl"])
+def test_DPO_37_which_completion_is_ahead_is_still_seen_where_both_rewards_round_to_their_limit(divergence):
+    w, lo, zero = tensor([30.0]), tensor([20.0]), torch.zeros(1)
+    ahead, behind = (f_dpo_loss(*pair, zero, zero, beta=0.1, divergence=divergence) for pair in ((w, lo), (lo, w)))
+    assert float(ahead.metrics["rewards/margins"]) < 1e-7
+    assert float(ahead.metrics["rewards/accuracies"]) == 1 and float(behind.metrics["rewards/accuracies"]) == 0
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(1.0, 0.02975), (0.25, 0.24100), (-1.0, 0.69315), (0.0, 0.34513)])
@@ -710,6 +722,14 @@ def test_DPO_32_right_after_a_hard_update_the_loss_is_that_of_the_start():
     assert found[0][0] != pytest.approx(math.log(2)) and found[1] == pytest.approx([math.log(2), -B / 2, B / 2])
 
 
+def test_DPO_32_at_its_ends_it_is_the_one_or_the_other_whatever_they_hold_and_shares_no_memory():
+    ref, theta = {"w": tensor([0.5, math.inf])}, {"w": tensor([-math.inf, 1.5])}
+    for alpha, end in ((0.0, ref), (1.0, theta)):
+        found = update_reference(ref, theta, alpha=alpha)["w"]
+        assert found.tolist() == end["w"].tolist()
+        assert found.data_ptr() != end["w"].data_ptr()
+
+
 def test_DPO_32_half_precision_is_rounded_once():
     ref, theta = {"w": tensor([1.0]).bfloat16()}, {"w": tensor([1.0078125]).bfloat16()}  # neighbours
     found = update_reference(ref, theta, alpha=0.6)["w"]
@@ -745,6 +765,14 @@ def test_DPO_30_its_gradient_is_1_up_to_the_shared_length_and_alpha_after():
     (slope,) = torch.autograd.grad(shared_length_log_probs(x, mask, other, alpha=0.25).sum(), x)
     close(slope, [[1.0, 0.0, 1.0, 0.25, 0.25], [1.0, 1.0, 0.0, 0.0, 0.0]])
     close(shared_length_log_probs(x, mask, other & False, alpha=0.25), 0.25 * x.where(mask, 0).sum(1))
+
+
+def test_DPO_30_at_alpha_0_what_is_beyond_the_shared_length_may_be_impossible():
+    mask, other = torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
+    x = tensor([[-1.0, -2.0, -math.inf]], requires_grad=True)
+    found = shared_length_log_probs(x, mask, other, alpha=0.0)
+    assert found.item() == -3 and torch.autograd.grad(found, x)[0].tolist() == [[1, 1, 0]]
+    assert shared_length_log_probs(x, mask, other, alpha=0.5).item() == -math.inf
 
 
 def test_DPO_30_a_longer_chosen_completion_begins_as_won_where_the_policy_alone_is_weighed():
@@ -847,8 +875,10 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("rewards", lambda: bco_reward_shift(PAIR[None], UP)),
         ("desirable", lambda: bco_unpaired_loss(PAIR, PAIR, UP[:1], beta=0.1, reward_shift=0.0)),
         ("reward_shift", lambda: bco_unpaired_loss(PAIR, PAIR, UP, beta=0.1, reward_shift=None)),
-        ("denominator", lambda: bco_unpaired_loss(
-            PAIR, PAIR, UP, beta=0.1, reward_shift=0.0, desirable_denominator=-1)),
+        *[(name, lambda n=name, x=x: bco_unpaired_loss(PAIR, PAIR, UP, beta=0.1, reward_shift=0.0, **{n: x}))
+          for name in ("desirable_denominator", "undesirable_denominator") for x in (-1, PAIR)],
+        ("reward_shift", lambda: bco_unpaired_loss(PAIR, PAIR, UP, beta=0.1, reward_shift=math.inf)),
+        ("alpha", lambda: power_reward(PAIR, nan)),
         ("divergence", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="kl")),
         ("alpha", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="js", alpha=0.5)),
         ("alpha", lambda: f_dpo_loss(*FOUR, beta=0.1, divergence="alpha")),
@@ -862,6 +892,9 @@ KTO = {"beta": 0.1, "reference_point": 0.0, "desirable_weight": 1.0, "undesirabl
         ("label_smoothing", lambda: aot_loss(*FOUR, beta=0.1, paired=True, label_smoothing=2.0)),
         ("ref_chosen_log_probs", lambda: aot_loss(PAIR, PAIR, PAIR[:1], PAIR, beta=0.1, paired=False)),
         ("parameters", lambda: update_reference({"w": PAIR}, {"v": PAIR}, alpha=0.5)),
+        *[("parameters", lambda x=x: update_reference({"w": PAIR}, x, alpha=0.5))
+          for x in (None, [PAIR], iter([("w", PAIR)]))],
+        ("ref_parameters", lambda: update_reference(iter([("w", PAIR)]), {"w": PAIR}, alpha=0.5)),
         (r"parameters\['w'\]", lambda: update_reference({"w": PAIR}, {"w": PAIR[:1]}, alpha=0.5)),
         (r"ref_parameters\['w'\]", lambda: update_reference({"w": UP}, {"w": PAIR}, alpha=0.5)),
         *[("alpha", lambda a=a: update_reference({"w": PAIR}, {"w": PAIR}, alpha=a)) for a in (-0.1, 1.1, nan)],

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from torchstone.core.inputs import as_float, check_mask, number, per_token, require, same_length, select
 from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, bounded_expm1, log_softmax
-from torchstone.core.reduce import Count, Reduce, mean_of_pairs
+from torchstone.core.reduce import Count, Reduce, check_count, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
 from torchstone.dpo.loss import dpo_loss, implicit_rewards, reward_pair
 
@@ -495,7 +495,8 @@ def bco_loss(
             A constant.
 
     Returns: ``Loss``; metrics as ``dpo_loss``.
-    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``reward_shift`` is not finite.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a ``reward_shift`` given as a number
+        is not finite.
     Source: Jung et al., arXiv:2404.04656, eq. 7 and 8.
     """
     shift = _constant("reward_shift", reward_shift)
@@ -556,10 +557,13 @@ def bco_unpaired_loss(
 
     Returns: ``Loss``; metrics: ``rewards/chosen``, ``rewards/rejected``, ``logps/chosen``, ``logps/rejected`` (means
         over the desirable, and over the others).
-    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; ``reward_shift`` is not finite.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a ``reward_shift`` given as a number
+        is not finite; a denominator is negative.
     Source: Jung et al., arXiv:2404.04656, eq. 8. TRL's former BCOTrainer (f2cd577) has one mean over all completions.
     """
     shift = _constant("reward_shift", reward_shift)
+    check_count("desirable_denominator", desirable_denominator)
+    check_count("undesirable_denominator", undesirable_denominator)
     log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
     _check_kinds(desirable, rewards)
@@ -590,18 +594,32 @@ def power_reward(x: Float[Tensor, " N"], alpha: float) -> Float[Tensor, " N"]:
 
         g_alpha(x) = (1 - exp(-alpha x)) / alpha,    g_0(x) = x                             (DPO.36)
 
-    Of slope 1 at x = 0 and exp(-alpha x) elsewhere; for alpha > 0 below 1 / alpha. Exponents above 20 go on as their
-    tangent, so value and gradient stay finite. x and the result in nats.
+    Of slope 1 at x = 0 and exp(-alpha x) elsewhere; for alpha > 0 below 1 / alpha.
+
+    Args:
+        x: a log-ratio or a mean log-prob, in nats. Gradient flows through it.
+        alpha: the shape. Nearer to 0 than 1e-20 it counts as 0: the difference is below rounding.
+
+    Returns: nats at alpha 0, else without a unit. Exponents above 20 go on as their tangent, so value and gradient stay
+        finite.
+    Raises ValueError: ``alpha`` is not finite.
+    Source: Wang et al. (f-DPO), arXiv:2309.16240, the alpha-divergence, by an account of its table; Gupta et al.
+        (AlphaPO), arXiv:2501.03884v4, the reward, by accounts of it.
     """
-    return x if alpha == 0 else -bounded_expm1(-alpha * x) / alpha
+    number("alpha", alpha)
+    return x if abs(alpha) < 1e-20 else -bounded_expm1(-alpha * x) / alpha
 
 
 def _shaped_pair(
     beta: float, shape: Callable[[Tensor], Tensor], chosen: Tensor, rejected: Tensor, metrics: dict[str, Mean]
 ) -> tuple[Tensor, Tensor, dict[str, Mean]]:
-    """beta times the shaped rewards, and what every loss on pairs reports: of these rewards, of the same log-probs."""
+    """beta times the shaped rewards, and what every loss on pairs reports: of these rewards, of the same log-probs.
+
+    Which reward is larger is taken from what was shaped, where it is still told when both rewards round to the limit.
+    """
     r_w, r_l, shaped = reward_pair_without_reference(beta, shape(chosen), shape(rejected))
-    return r_w, r_l, shaped | {name: metrics[name] for name in ("logps/chosen", "logps/rejected")}
+    as_before = ("rewards/accuracies", "logps/chosen", "logps/rejected")
+    return r_w, r_l, shaped | {name: metrics[name] for name in as_before}
 
 
 POWERS = {"reverse-kl": 0.0, "forward-kl": 1.0}
@@ -740,7 +758,7 @@ def dpop_loss(
 
         L = mean( -log sigmoid( h - penalty_coef max(0, -r_w) ) )                           (DPO.40)
 
-    Below the reference the chosen completion's slope is 1 + penalty_coef times DPO's; above it this is DPO.
+    Below the reference a unit of r_w moves the comparison by 1 + penalty_coef in place of 1; above it this is DPO.
 
     Args:
         chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs, beta, denominator: as in
@@ -890,16 +908,16 @@ def shared_length_log_probs(
 
     Returns: nats; 0 for a row without a True.
     Raises ValueError: a shape or dtype is wrong; ``alpha`` is outside [0, 1].
-    Source: Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission, which has it for the policy and
-        does not say how the reference is scored. TRL 1.16.0 scores both models so; ms-swift 3602360 and
-        LLaMA-Factory ff6d4d1 the policy alone, whose longer completions then begin with a reward above 0.
+    Source: Liu et al. (LD-DPO), arXiv:2409.06411, eq. 11 of the ICLR 2025 submission, which puts the hat on the
+        policy alone and does not say how the reference is scored. TRL 1.16.0 scores both models so; ms-swift 3602360
+        and LLaMA-Factory ff6d4d1 by that letter, so that a longer completion begins with a reward above 0.
     """
     number("alpha", alpha, at_least=0, at_most=1)
     (log_probs,) = select(mask, log_probs=log_probs)
     check_mask(other_mask, "other_mask")
     require(len(other_mask) == len(mask), "other_mask", f"a torch.bool tensor of shape [{len(mask)} U]", other_mask)
     shared = mask.cumsum(1) <= other_mask.sum(1, keepdim=True)
-    return torch.where(shared, log_probs, alpha * log_probs).sum(1)
+    return torch.where(shared, log_probs, alpha * log_probs if alpha > 0 else 0).sum(1)
 
 
 def mpo_loss(
@@ -927,8 +945,8 @@ def mpo_loss(
             caller keeps; 0 in TRL 1.16.0. A constant, which the comparison does not see.
 
     Returns: ``Loss``; metrics as ``dpo_loss``.
-    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a weight is negative; ``reward_shift`` is
-        not finite.
+    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive; a weight is negative; a
+        ``reward_shift`` given as a number is not finite.
     Source: Wang et al. (MPO), arXiv:2411.10442, section 4.1 (unnumbered). Its third term is the mean of each chosen
         completion (``sequence_mean``); the authors' code (InternVL 2410d1d) and TRL 1.16.0 take ``token_mean``.
     """
@@ -953,16 +971,21 @@ def update_reference(
     that were computed beforehand are no longer its own.
 
     Args:
-        ref_parameters: the reference's, by name, as ``named_parameters`` has them. Left as they are.
+        ref_parameters: the reference's, by name: ``dict(reference.named_parameters())``. Left as they are.
         parameters: the policy's, by the same names, of the same shapes.
-        alpha: the part that comes from the policy: 0 leaves the reference, 1 makes it the policy.
+        alpha: the part that comes from the policy: 0 leaves the reference, 1 makes it the policy, whatever the other
+            one holds.
 
     Returns: the reference's new parameters by name, of its own dtypes, without gradient. Half precision is added up in
         float32 and rounded once.
-    Raises ValueError: names or shapes differ; a parameter is no floating-point tensor; ``alpha`` is outside [0, 1].
+    Raises ValueError: either is no mapping; names or shapes differ; a parameter is no floating-point tensor; ``alpha``
+        is outside [0, 1].
     Source: Gorbatovski et al. (TR-DPO), arXiv:2404.09656, by TRL's account (1.16.0, trainer/callbacks.py).
     """
     number("alpha", alpha, at_least=0, at_most=1)
+    for argument, given in {"ref_parameters": ref_parameters, "parameters": parameters}.items():
+        expected = "tensors by name, as dict(model.named_parameters())"
+        require(isinstance(given, Mapping), argument, expected, given)
     require(
         parameters.keys() == ref_parameters.keys(), "parameters", f"the names {list(ref_parameters)}", list(parameters)
     )
@@ -970,7 +993,8 @@ def update_reference(
     for name, ref in ref_parameters.items():
         old = as_float(f"ref_parameters[{name!r}]", ref, ref.shape).detach()
         new = as_float(f"parameters[{name!r}]", parameters[name], ref.shape).detach()
-        moved[name] = ((1 - alpha) * old + alpha * new).to(ref.dtype)
+        mixed = (1 - alpha) * old + alpha * new if 0 < alpha < 1 else (new if alpha else old).clone()  # 0 * inf is NaN
+        moved[name] = mixed.to(ref.dtype)
     return moved
 
 
