@@ -114,7 +114,8 @@ def test_a_reference_that_follows_the_policy_moves_beside_a_row_as_without_one()
     theirs, ours = offline(**moves), offline(recipe=f"tr-dpo@{VERSION}", **moves)
     assert torch.allclose(flat(theirs.model), flat(ours.model), rtol=0, atol=1e-13)
     assert torch.allclose(flat(theirs.ref_model), flat(ours.ref_model), rtol=0, atol=1e-13)
-    still = offline(recipe=f"tr-dpo@{VERSION}")
+    with pytest.warns(UserWarning, match=f"^recipe: tr-dpo@{VERSION} is DPO unless .* sync_ref_model=True"):
+        still = offline(recipe=f"tr-dpo@{VERSION}")
     assert float((flat(still.model) - flat(ours.model)).abs().max()) > 1e-6
 
 

@@ -113,7 +113,7 @@ def chosen_row(recipe: Recipe | str, trainer: type, args: Any) -> Any:
     Raises ValueError: the row is unknown or of another kind; it needs what TRL has not; a setting adds to the loss what
         is the row's to say, or has no place beside it. Raises RuntimeError: this version of TRL lacks a method that
         the plug rests on, or adds up micro-batches in another way.
-    Warns: another version of TRL than was tested; a setting that is not read.
+    Warns: another version of TRL than was tested; a setting that is not read; TR-DPO with a reference that stays.
     """
     kind = trainer.__name__
     _check_version(trainer)
@@ -150,7 +150,13 @@ def in_the_recipe(row: Recipe, setting: str, value: Any) -> str:
 
 
 def _check_fit(row: Recipe, args: Any) -> None:
-    """Raise ``ValueError`` where a setting that stays TRL's has no place beside the row."""
+    """Raise ``ValueError`` where a setting that stays TRL's has no place beside the row; warn where it lacks one."""
+    if re.split("[@:]", row.name)[0] == "tr-dpo" and not args.sync_ref_model:
+        warnings.warn(
+            f"recipe: {row.name} is DPO unless the reference moves, which sync_ref_model=True does, by "
+            "ref_model_mixup_alpha every ref_model_sync_steps",
+            stacklevel=4,
+        )
     if getattr(args, "sync_ref_model", False) and not any("ref_" in x for of in row.STAGES for x in row.takes(of)):
         raise ValueError(f"sync_ref_model: expected False with {row.name}, which has no reference, got True")
     cache, longest = row.numbers().get("penalty.cache"), getattr(args, "max_completion_length", None)
