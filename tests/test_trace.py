@@ -121,6 +121,20 @@ def test_it_fits_eighty_columns(method, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("# One update by hand: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("triple-po", "There is no third completion"),
+        ("xpo", "the rejected ones are taken for the reference's"),
+        ("kto", "The reference point is taken to be 0"),
+        ("mpo", "The reward shift is taken to be 0"),
+    ],
+)
+def test_what_stands_in_for_a_missing_tensor_is_said_where_it_is_taken(name, sentence):
+    said = {row: " ".join(part(of_the_table(RECIPES[row], 1, 3), "1").text) for row in (name, "dpo")}
+    assert sentence in said[name] and sentence not in said["dpo"]
+
+
 def test_equations_stand_with_their_tags():
     assert any(line.endswith("(GRPO.2)") for line in equations(group_advantages))
     assert "(GRPO.6)" in " ".join(line for p in of_the_table(RECIPES["dapo"], 1, 3) for line in p.text)

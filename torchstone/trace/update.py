@@ -16,6 +16,12 @@ from torchstone.terminal import UserError
 from torchstone.trace.stages import Cell, Part, pairs_parts, samples_parts
 from torchstone.trace.world import PROMPTS, RIGHT, WORDS, Rollout, Table, outputs, sample
 
+STAND_INS = {  # what this small world has not, and what is taken for it
+    "gold_log_probs": "There is no third completion: the chosen one is learnt in its place.",
+    "chosen_is_from_reference": "The policy wrote every completion: the rejected ones are taken for the reference's.",
+    "reference_point": "The reference point is taken to be 0.",
+    "reward_shift": "The reward shift is taken to be 0.",
+}
 RATE, FURTHEST = 3.0, 1.0  # the learning rate, so large that a step can be seen; but no number moves further than 1
 
 
@@ -41,6 +47,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
     known = {name: x.detach() for name, x in constants.items()} | {"max_length": rollout.mask.shape[1], "group_size": G}
     expert = sample(teacher, 1, torch.Generator().manual_seed(0))  # its answers, for a row that learns from an expert
     pairs = [rollout[rows] for rows in pair_up(rollout)] if isinstance(recipe, PreferenceRecipe) else []
+    told += [sentence for name, sentence in STAND_INS.items() if pairs and name in recipe.takes()]
 
     def parts_of_an_update() -> list[Part]:
         model.zero_grad()
@@ -56,7 +63,7 @@ def of_the_table(recipe: Any, seed: int, G: int) -> list[Part]:
             batch |= {f"{side}_log_probs": now["log_probs"], f"{side}_mask": mask}
             batch[f"ref_{side}_log_probs"] = outputs(start, part)["log_probs"].detach()
             batch["weights"] = batch["weights"] * wpo_weights(now["log_probs"], now["log_normalisers"], mask)
-        batch |= {f"gold_{what}": batch[f"chosen_{what}"] for what in ("log_probs", "mask")}  # no third one here
+        batch |= {f"gold_{what}": batch[f"chosen_{what}"] for what in ("log_probs", "mask")}
         return pairs_parts(recipe, pairs[0].names(), pairs[1].names(), batch)
 
     parts_of_an_update()
