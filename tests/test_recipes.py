@@ -630,6 +630,37 @@ def test_a_gold_completion_is_learnt_whatever_the_pair_is():
         assert rejected > 0 or loss.item() == pytest.approx(math.log1p(math.exp(-1)) + 2)
 
 
+SHORT, FLOATS = (lambda x: x[:2]), (lambda x: x.double())  # as many rows as that, or the wrong dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "change"),
+    [
+        *[(f"{ref}{side}_log_probs", "ld-dpo", SHORT) for ref in ("", "ref_") for side in ("chosen", "rejected")],
+        ("ref_rejected_log_probs", "dpo", lambda x: x[:, :2]),
+        ("rejected_mask", "ld-dpo", SHORT),
+        *[(f"{side}_mask", row, FLOATS) for side in ("chosen", "rejected") for row in ("dpo", "ld-dpo")],
+        *[(name, "triple-po", SHORT) for name in ("gold_mask", "gold_log_probs")],
+        ("gold_mask", "triple-po", FLOATS),
+        ("chosen_is_from_reference", "xpo", SHORT),
+        *[("sft_denominator", row, lambda _: -1) for row in ("triple-po", "iterative-rpo")],
+    ],
+)
+def test_what_does_not_fit_a_pair_is_named_as_the_caller_knows_it(name, row, change, unchecked):
+    row, batch = RECIPES[row], pairs()
+    batch = {k: x for k, x in batch.items() if k in OWN} | row.used("loss", batch)
+    assert row.loss(**batch).value.isfinite()
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got"):
+        row.loss(**batch | {name: change(batch.get(name))})
+
+
+def test_a_gold_completion_of_two_prompts_is_not_learnt_beside_one_pair(unchecked):
+    one, two = torch.ones(1, 2, dtype=torch.bool), torch.ones(7, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"^gold_mask: expected .* a row for each of 1 pairs, got bool \[7, 2\]"):
+        RECIPES["triple-po"].loss(-torch.rand(1, 2), -torch.rand(1, 2), one, one,
+                                  gold_log_probs=-torch.rand(7, 2), gold_mask=two)  # fmt: skip
+
+
 def test_the_pair_batch_of_the_common_suite_is_not_what_a_recipe_takes(unchecked):
     whole = {k: v for k, v in pair_batch().items() if k.endswith("log_probs") and k[0] in "cr" and k != "ref_log_probs"}
     with pytest.raises(ValueError, match="expected"):

@@ -52,14 +52,14 @@ TENSORS = {
     "x": "a loss per token [B T]",
     **{
         f"{ref}{side}_log_probs": f"log-probs of the {side} completions' tokens{under} [N {length}]"
-        for ref, under in (("", ""), ("ref_", " under the frozen reference"))
+        for ref, under in (("", ""), ("ref_", " under the reference"))
         for side, length in (("chosen", "T"), ("rejected", "U"))
     },
     "weights": "a weight for each pair [N]",
     "reference_point": "KTO's reference point, a scalar",
     "reward_shift": "where a reward counts as neither good nor bad, a scalar (bco_reward_shift)",
     "other_mask": "True at the tokens of the pair's other completion [N U]",
-    "of_reference": "whether log-probs are those of the frozen reference",
+    "of_reference": "whether log-probs are those of the reference",
     "gold_log_probs": "log-probs of the tokens of a third completion, better than the pair's [N W]",
     "gold_mask": "True at the gold completions' tokens [N W]",
     "chosen_mask": "True at the chosen completions' tokens [N T]",

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone.core import Loss, sequence_mean, sequence_sum, token_mean
+from torchstone.core.inputs import as_float, check_mask, require
+from torchstone.core.reduce import check_count
 from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.dpo import variants as dpo
 from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
@@ -85,7 +87,8 @@ OBJECTIVES = {
     ),
     "logistic-divergence": Option(
         dpo.f_dpo_loss,
-        "As logistic, but a reward levels off above the reference: what is likelier than there already is pushed less.",
+        "As logistic, but, unless by reverse-kl, a reward levels off above the reference: what is likelier than there "
+        "is pushed less.",
     ),
     "logistic-free-power": Option(
         dpo.alphapo_loss,
@@ -205,6 +208,18 @@ NUMBERS = {
 }
 
 
+def check_sides(masks: dict[str, Any], of_tokens: dict[str, Any]) -> None:
+    """Raise ``ValueError`` by the caller's names, unless each mask has a row a pair, and log-probs fit their side's."""
+    for side, mask in masks.items():
+        check_mask(mask, f"{side}_mask")
+        N = len(masks["chosen"])
+        require(len(mask) == N, f"{side}_mask", f"a torch.bool tensor with a row for each of {N} pairs", mask)
+    for name, x in of_tokens.items():
+        side = name.removeprefix("ref_").partition("_")[0]
+        if x is not None and side in masks:
+            as_float(name, x, masks[side].shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreferenceRecipe(Recipe):
     """A preference objective on N pairs of token log-probs."""
@@ -241,7 +256,8 @@ class PreferenceRecipe(Recipe):
             chosen_log_probs, rejected_log_probs: log pi(y_t | x, y_<t) of the completions' tokens, in nats. Gradient
                 flows through both.
             chosen_mask, rejected_mask: True at the completion's tokens, its end token included.
-            ref_chosen_log_probs, ref_rejected_log_probs: the same under the frozen reference. Treated as constants.
+            ref_chosen_log_probs, ref_rejected_log_probs: the same under the reference, which is frozen, or follows the
+                policy between updates (TR-DPO). Treated as constants.
             reference_point: z of KTO, in nats: ``kto_reference_point`` of mismatched pairs, or 0.
             reward_shift: d of BCO, in reward units: a running mean of ``bco_reward_shift``, or 0.
             weights: one a pair, for "weighted-logistic": ``wpo_weights`` of the chosen times those of the rejected.
@@ -269,6 +285,10 @@ class PreferenceRecipe(Recipe):
         beside = {"sft_denominator": sft_denominator, "chosen_is_from_reference": chosen_is_from_reference}
         beside |= {"gold_log_probs": gold_log_probs, "gold_mask": gold_mask}
         self.check("loss", {name: x for name, (x, _, _) in tokens.items()} | constants | beside)
+        masks = {"chosen": chosen_mask, "rejected": rejected_mask}
+        masks |= {"gold": gold_mask} if gold_mask is not None else {}
+        check_sides(masks, {name: x for name, (x, _, _) in tokens.items()} | {"gold_log_probs": gold_log_probs})
+        check_count("sft_denominator", sft_denominator)
         whole = {
             name: self.run(
                 "log_prob", {"log_probs": x, "mask": m, "other_mask": other, "of_reference": name.startswith("ref_")}
