@@ -145,16 +145,10 @@ def root_mean_square(x: Float[Tensor, "... N"], count: Tensor) -> Float[Tensor, 
     return unit * ((x / unit).square().sum(-1, keepdim=True) / count.clamp(min=1)).sqrt()
 
 
-def check_count(argument: str, denominator: Count | None) -> None:
-    """Raise ``ValueError`` unless it is None, a number from 0 up, or a tensor without dimensions."""
-    if isinstance(denominator, Tensor):
-        require(denominator.ndim == 0, argument, "a number or a tensor without dimensions", denominator)
-    elif denominator is not None:
-        number(argument, denominator, at_least=0)
-
-
 def _divide(total: Float[Tensor, ""], denominator: Count) -> Float[Tensor, ""]:
     """total / denominator, and 0 with zero gradient where the denominator is 0."""
-    check_count("denominator", denominator)
+    if not isinstance(denominator, Tensor):
+        number("denominator", denominator, at_least=0)
     count = torch.as_tensor(denominator, dtype=total.dtype, device=total.device).detach()
+    require(count.ndim == 0, "denominator", "a number or a tensor without dimensions", denominator)
     return torch.where(count == 0, 0, total / torch.where(count == 0, 1, count))

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from torchstone.core.inputs import as_float, check_mask, number, per_token, require, same_length, select
 from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, bounded_expm1, log_softmax
-from torchstone.core.reduce import Count, Reduce, check_count, mean_of_pairs
+from torchstone.core.reduce import Count, Reduce, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
 from torchstone.dpo.loss import dpo_loss, implicit_rewards, reward_pair
 
@@ -582,6 +582,14 @@ def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"], argument
     """Raise ``ValueError`` unless there is a thumb, up or down, for each entry of ``x``."""
     fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == x.shape
     require(fits, argument, f"a torch.bool tensor of shape {list(x.shape)}", desirable)
+
+
+def check_count(argument: str, denominator: Count | None) -> None:
+    """Raise ``ValueError`` by this name unless it is None, a number from 0 up, or a tensor of no dimensions."""
+    if isinstance(denominator, Tensor):
+        require(denominator.ndim == 0, argument, "a number or a tensor without dimensions", denominator)
+    elif denominator is not None:
+        number(argument, denominator, at_least=0)
 
 
 def _mean_where(counted: Bool[Tensor, " M"], x: Float[Tensor, " M"], denominator: Count | None = None) -> Tensor:

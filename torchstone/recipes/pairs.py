@@ -13,7 +13,6 @@ from torch import Tensor
 
 from torchstone.core import Loss, sequence_mean, sequence_sum, token_mean
 from torchstone.core.inputs import as_float, check_mask, require
-from torchstone.core.reduce import check_count
 from torchstone.dpo import dpo_loss, sequence_log_probs
 from torchstone.dpo import variants as dpo
 from torchstone.recipes.choices import NONE, Choice, Option, Recipe, nothing
@@ -288,7 +287,7 @@ class PreferenceRecipe(Recipe):
         masks = {"chosen": chosen_mask, "rejected": rejected_mask}
         masks |= {"gold": gold_mask} if gold_mask is not None else {}
         check_sides(masks, {name: x for name, (x, _, _) in tokens.items()} | {"gold_log_probs": gold_log_probs})
-        check_count("sft_denominator", sft_denominator)
+        dpo.check_count("sft_denominator", sft_denominator)
         whole = {
             name: self.run(
                 "log_prob", {"log_probs": x, "mask": m, "other_mask": other, "of_reference": name.startswith("ref_")}
