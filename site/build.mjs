@@ -13,18 +13,25 @@ const LIMIT = 80_000; // bytes of a page
 
 // ------------------------------------------------------------------------------------------------------- lines of code
 
-/** import x from "code:FILE?TEXT": the line of that file which holds the text. It must be one line, or the build fails. */
+/**
+ * import x from "code:FILE?TEXT": the line of that file which holds the text; of "code:FILE#NAME?TEXT" the one in that
+ * function. It must be one line, or the build fails.
+ */
 const lines_of_code = {
   name: "lines of code",
   setup({ onResolve, onLoad }) {
     onResolve({ filter: /^code:/ }, ({ path }) => ({ path: path.slice(5), namespace: "code" }));
     onLoad({ filter: /.*/, namespace: "code" }, ({ path }) => {
-      const [file, text] = [path.slice(0, path.indexOf("?")), path.slice(path.indexOf("?") + 1)];
+      const [where, text] = [path.slice(0, path.indexOf("?")), path.slice(path.indexOf("?") + 1)];
+      const [file, name] = where.split("#");
       const lines = readFileSync(join(ROOT, file), "utf8").split("\n");
-      const whole = lines.flatMap((line, i) => (line.trim() === text ? [i] : []));
-      const found = whole.length ? whole : lines.flatMap((line, i) => (line.includes(text) ? [i] : []));
+      const start = name ? lines.findIndex((line) => line.startsWith(`def ${name}(`)) : 0;
+      const end = lines.findIndex((line, i) => name && i > start && /^(def|class|@)/.test(line));
+      const inside = (i) => start >= 0 && i >= start && (end < 0 || i < end);
+      const whole = lines.flatMap((line, i) => (inside(i) && line.trim() === text ? [i] : []));
+      const found = whole.length ? whole : lines.flatMap((line, i) => (inside(i) && line.includes(text) ? [i] : []));
       if (found.length !== 1)
-        return { errors: [{ text: `${file}: expected one line with ${text}, found ${found.length}` }] };
+        return { errors: [{ text: `${where}: expected one line with ${text}, found ${found.length}` }] };
       const [at] = found;
       const data = { file, line: at + 1, text: lines[at].trim(), href: `../code/${file}.html#L${at + 1}` };
       return { contents: `export default ${JSON.stringify(data)}`, loader: "js" };

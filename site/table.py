@@ -35,18 +35,18 @@ MAX_LENGTH = 20480  # no completion is near it: the price on long answers is 0
 def table() -> dict[str, Any]:
     """Each choice once, and each row: its name, in words, and for each column the place of its choice, from 1, or 0.
 
-    Of a framework's rows the words are left out: they stand on the page that compares rows.
-
-    ``lacks``: of rows that need another tensor than ``batch`` has, what it is.
+    Rows stand by the framework behind their name's @, published ones first. Of a framework's rows the words are left
+    out: they stand on the page that compares rows. ``lacks``: of rows that need what ``batch`` has not, what it is.
     """
     named = [at for at in PolicyRecipe.COLUMNS if at not in UNUSED]
     choices: list[Any] = []
-    rows = []
+    rows: dict[str, list[Any]] = {}
     for row in ROWS:
         found = columns(row)
         choices += [c for i, c in enumerate(found.values()) if c not in choices + list(found.values())[:i]]
         places = [choices.index(found[at]) + 1 if at in found else 0 for at in named]
-        rows.append([row.name, "" if "@" in row.name else row.about, *places])
+        name, _, of = row.name.partition("@")
+        rows.setdefault(of, []).append([name, "" if of else row.about, *places])
     lacks = {row.name: found for row in ROWS if (found := lacking(row))}
     return {"columns": named, "choices": choices, "rows": rows, "lacks": lacks}
 
@@ -58,7 +58,8 @@ def columns(row: PolicyRecipe) -> dict[str, Any]:
 
 def lacking(row: PolicyRecipe) -> list[str]:
     unused = {tensor for at in UNUSED for tensor in row.inputs(at)}
-    return [tensor for tensor in row.needs() if tensor not in {*GIVEN, *unused}]
+    several = ["several rewards a completion"] if row.several else []
+    return several + [tensor for tensor in row.needs() if tensor not in {*GIVEN, *unused}]
 
 
 def everything() -> dict[str, Any]:

@@ -313,3 +313,19 @@ def test_the_memory_on_the_page_of_symptoms_is_what_cost_says(capsys):
 def test_the_loss_on_the_page_of_symptoms_is_0_and_its_gradient_is_not(capsys):
     exec(next(text for kind, text in fences("docs/symptoms.md") if kind == "python"), {})
     assert [round(float(x), 3) for x in capsys.readouterr().out.split()] == [0.0, 0.25]
+
+
+CODE_LINE = re.compile(r"""from (["'])code:([^?#]+)(?:#(\w+))?\?(.+)\1;""")
+
+
+def test_every_line_of_code_that_an_explorer_shows_is_there_once():
+    """As site/build.mjs finds it, which needs Node: a line that was changed here fails here."""
+    shown = [found for path in (ROOT / "site/explorers").glob("*.mjs") for found in CODE_LINE.findall(path.read_text())]
+    assert len(shown) >= 30
+    for _, file, name, text in shown:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        if name:
+            (code,) = re.findall(rf"^def {name}\(.*?(?=^(?:def|class|@)|\Z)", code, re.M | re.S)
+        lines = code.split("\n")
+        whole = [line for line in lines if line.strip() == text]
+        assert len(whole or [line for line in lines if text in line]) == 1, (file, name, text)

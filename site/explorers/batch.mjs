@@ -1,7 +1,7 @@
 // (g) One batch under every recipe: each row's update, sorted by its angle to GRPO's.
 
 import run_line from "code:torchstone/recipes/online.py?loss, metrics = with_metrics(self.run(";
-import reduce_line from 'code:torchstone/recipes/online.py?return Loss(self.run("reduction", batch | {"x": loss}), metrics)';
+import reduce_line from 'code:torchstone/recipes/online.py?self.run("reduction", batch | {"x": loss})';
 import table from "../../build/recipes.json";
 import { filled, lacking, update } from "../maths/recipes.mjs";
 import { B, G, T, batch } from "./batch_of.mjs";
@@ -235,11 +235,11 @@ function list(found, s, still) {
   };
   return html`<section><p class="kicker">${found.length} rows, by their angle to GRPO's update</p><div style="overflow-x:auto"><table>
     <thead><tr><th>row</th><th class="n">angle</th><th class="n">size</th><th>push on each answer</th></tr></thead>
-    <tbody>${found.map(
+    <tbody>${found.slice(0, still ? 10 : undefined).map(
       (
         one,
       ) => html`<tr><td>${button({ row: one.row.name }, one.row.name, { pressed: one.row.name === s.row, label: `show ${one.row.name}` })}</td>
       <td class="n">${Number.isNaN(one.angle) ? "no update" : html`<b>${show(one.angle, 1)}°</b>`}</td><td class="n">×${sized(one.own / (one.size || 1))}</td>
       <td class="wide">${!still && small(one)}</td></tr>`,
-    )}</tbody></table></div></section>`;
+    )}</tbody></table></div>${still && note("These are the first ten: the others need the script.")}</section>`;
 }

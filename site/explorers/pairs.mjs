@@ -5,7 +5,7 @@ import dpo_line from "code:torchstone/dpo/loss.py?losses = -logsigmoid(h)";
 import cdpo_line from "code:torchstone/dpo/loss.py?losses = (1 - label_smoothing) * losses";
 import ipo_line from "code:torchstone/dpo/variants.py?return Loss(mean_of_pairs(((r_w - r_l - 0.5)";
 import hinge_line from "code:torchstone/dpo/variants.py?return Loss(mean_of_pairs(torch.relu(delta";
-import simpo_line from "code:torchstone/dpo/variants.py?return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma)";
+import simpo_line from "code:torchstone/dpo/variants.py#simpo_loss?return Loss(mean_of_pairs(-logsigmoid(r_w - r_l - gamma)";
 import kto_line from "code:torchstone/dpo/variants.py?losses = torch.where(desirable, desirable_weight * missed";
 import { differentiate } from "../maths/autodiff.mjs";
 import { dpo_loss, hinge_loss, ipo_loss, kto_loss, simpo_loss } from "../maths/dpo.mjs";

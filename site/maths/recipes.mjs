@@ -28,12 +28,13 @@ import * as selection from "./selection.mjs";
 
 /** The rows of a table as site/table.py writes it: of each its choices by their place, from 1; 0 is off. */
 export const filled = ({ columns, choices, rows, lacks }) =>
-  rows.map(([name, about, ...places]) => ({
-    name,
-    about,
-    lacks: lacks[name] ?? [],
-    ...Object.fromEntries(columns.flatMap((at, i) => (places[i] ? [[at, choices[places[i] - 1]]] : []))),
-  }));
+  Object.entries(rows).flatMap(([of, listed]) =>
+    listed.map(([short, about, ...places]) => {
+      const name = of ? `${short}@${of}` : short;
+      const chosen = columns.flatMap((at, i) => (places[i] ? [[at, choices[places[i] - 1]]] : []));
+      return { name, about, lacks: lacks[name] ?? [], ...Object.fromEntries(chosen) };
+    }),
+  );
 
 const flat = (rewards) => rewards.flat();
 const ESTIMATORS = { k1: kl_k1, k2: kl_k2, k3: kl_k3 };
