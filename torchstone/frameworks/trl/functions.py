@@ -89,6 +89,15 @@ def update_reference(ref_parameters: Tensor, parameters: Tensor, alpha: float) -
 # --------------------------------------------------------------------------------------------------------------- policy
 
 
+def micro_batch(old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, Any]:
+    """What a rollout hands to ``_compute_loss``."""
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    return {
+        "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": mask.long(),
+        "advantages": advantages, "old_per_token_logps": old_log_probs, "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+
+
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, ref: Any = None, kind: str = "GRPO",
     **knobs: Any,
@@ -96,16 +105,37 @@ def policy_loss(
     """``_compute_loss`` on one micro-batch that is the whole batch; the clip metrics as it logs them."""
     two = {"per_device_train_batch_size": 2, "num_generations": 2}
     trainer = policy_trainer(kind, Numbers(log_probs, mask), **two, **knobs)
-    ids = torch.zeros(mask.shape, dtype=torch.long)
-    inputs = {
-        "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": mask.long(),
-        "advantages": advantages, "old_per_token_logps": old_log_probs, "ref_per_token_logps": ref,
-        "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
+    inputs = micro_batch(old_log_probs, advantages, mask) | {"ref_per_token_logps": ref}
     loss = trainer._compute_loss(trainer.model, inputs)
     metrics = trainer._metrics["train"]
     logged = {k: torch.tensor(metrics[k][-1]) for k in ("clip_ratio/low_mean", "clip_ratio/high_mean") if k in metrics}
     return {"loss": loss, **logged}
+
+
+@peer("high-entropy tokens (80/20)", "top_entropy_mask", "trl:GRPOTrainer.get_high_entropy_mask", "1 - share",
+      "The quantile is that of float32.")  # fmt: skip
+def top_entropy_mask(entropies: Tensor, mask: Tensor, share: float) -> Tensor:
+    trainer = policy_trainer("GRPO", Numbers(torch.zeros_like(entropies), mask))
+    found: Tensor = trainer.get_high_entropy_mask(torch.where(mask, entropies, 0), mask, 1 - share)
+    return found
+
+
+@peer("adaptive entropy bonus (Skywork-OR1)", "adaptive_entropy", GRPO, "use_adaptive_entropy=True",
+      "At the target TRL moves up, and the bonus is on.")  # fmt: skip
+def adaptive_entropy(
+    entropy: Any, coef: float, target: float, delta: float, low: float, high: float
+) -> dict[str, Tensor]:
+    ones = torch.ones(2, 1, dtype=torch.float64)
+    numbers = Numbers(-ones, ones.bool(), entropies=float(entropy) * ones)
+    bounds = {"entropy_target": target, "entropy_coef_delta": delta, "entropy_coef_min": low, "entropy_coef_max": high}
+    knobs: dict[str, Any] = {"use_adaptive_entropy": True, "entropy_coef": coef, "num_generations": 2}
+    trainer = policy_trainer("GRPO", numbers, per_device_train_batch_size=2, **knobs, **bounds)
+    trainer._entropy_bonus_enabled, trainer._entropy_window_stats = True, None
+    trainer._last_world_entropy = float("inf")
+    trainer._compute_loss(trainer.model, micro_batch(-ones, ones[:, 0], ones.bool()))
+    after = torch.tensor(trainer.entropy_coef, dtype=torch.float64)
+    on = trainer._last_world_entropy <= trainer.args.entropy_target  # as the next micro-batch asks
+    return {"coef": after, "bonus": after if on else 0 * after}
 
 
 @peer("GRPO's loss", "grpo_loss", GRPO, 'loss_type="grpo", use_bias_correction_kl=False')
