@@ -181,6 +181,18 @@ def _length_weighted(rewards, scored=None):
     return reinforce.length_weighted_advantages(rewards, rewards.abs(), scored=scored)
 
 
+def _pass_at_2(rewards, scored=None):
+    if isinstance(rewards, Tensor) and rewards.is_floating_point() and rewards.ndim == 2:
+        rewards = rewards - rewards.nanmedian(1, keepdim=True).values  # about half of them are right
+    return reinforce.pass_at_k_advantages(rewards, k=2, eps=0.0, scored=scored)
+
+
+def _step_group(rewards):
+    as_ids = torch.arange(rewards.shape[0])[:, None].expand(rewards.shape).flatten()
+    found = reinforce.step_group_advantages(rewards.flatten(), as_ids, divide_by_std=False, correction=0, eps=0.0)
+    return found.view(rewards.shape)
+
+
 def _gdpo(rewards, scored=None):
     return reinforce.gdpo_advantages(
         torch.stack((rewards, -2 * rewards), -1), torch.tensor([2.0, 0.5], dtype=torch.float64).to(rewards),
@@ -405,6 +417,15 @@ ADVANTAGES = [
     Advantages("max_likelihood", reinforce.max_likelihood_advantages, unit=0),
     Advantages("optimal_token", _optimal_token, siblings=False),
     Advantages("gdpo", _gdpo, unit=0),
+    Advantages("pass_at_k", _pass_at_2, unit=0),
+    *(
+        Advantages(f"best_margin{what}", reinforce.best_margin_advantages, numbers, unit=unit)
+        for what, unit, numbers in (
+            ("", 1, {"divide_by_std": False, "correction": 0, "eps": 0.0}),
+            (", divided", 0, {"divide_by_std": True, "correction": 1, "eps": 0.0}),
+        )
+    ),
+    Advantages("step_group", _step_group, siblings=False),
     *(
         Advantages(f"batch_scaled, {what}", reinforce.batch_scaled_advantages, numbers, unit=0)
         for what, numbers in (

@@ -79,6 +79,7 @@ def advantages(row, batch):
 def fitting(row):
     """DAPO's cache of 4,096 tokens does not fit completions of five, nor do 2 of 10,000 tokens these few."""
     row = row.but(penalty=Choice("overlong", cache=2)) if row.penalty.name == "overlong" else row
+    row = row.but(advantage=Choice("pass-at-k", k=2, eps=1e-6)) if row.advantage.name == "pass-at-k" else row
     few = {"share": 0.3} | ({"low": 0.0} if row.tokens.name == "clip-cov" else {})
     small = row.tokens.numbers.get("share", 1) < 0.1
     return row.but(tokens=Choice(row.tokens.name, **{**row.tokens.numbers, **few})) if small else row
@@ -368,7 +369,7 @@ def test_an_option_for_advantages_heeds_who_was_scored(name):
     batch = policy_batch()
     batch["lengths"] = batch["mask"].sum(1).view(P, G).double()
     batch["scored"] = torch.tensor([[True, True, True], [True, False, True]])
-    numbers = {"correction": 1, "eps": 1e-4}
+    numbers = {"correction": 1, "eps": 1e-4, "k": 2}
     found = []
     for junk in (7.0, 1e6, -1e6):
         batch["rewards"][1, 1] = batch["several_rewards"][1, 1] = junk
@@ -383,7 +384,7 @@ def test_a_group_of_one_is_refused(name, unchecked):
     option, ones = ADVANTAGES[name], torch.ones(4, 1)
     known = dict.fromkeys(("rewards", "lengths", "token_rewards", "energies"), ones) | {"mask": ones.bool()}
     known["several_rewards"] = ones[..., None]
-    numbers = {"correction": 1, "eps": 1e-4}
+    numbers = {"correction": 1, "eps": 1e-4, "k": 2}
     with pytest.raises(ValueError, match="at least 2"):
         option.run(**{k: known[k] for k in option.inputs if k in known}, **{k: numbers[k] for k in option.numbers})
 

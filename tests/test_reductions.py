@@ -50,11 +50,14 @@ from torchstone.recipes import RECIPES, Choice, find
 from torchstone.reinforce import discounted_returns, leave_one_out_advantages, reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
+    best_margin_advantages,
     gdpo_advantages,
     gpg_advantages,
     length_weighted_advantages,
     max_likelihood_advantages,
     optimal_token_advantages,
+    pass_at_k_advantages,
+    step_group_advantages,
     whiten_completions,
 )
 
@@ -416,6 +419,31 @@ def test_gpg_without_a_tied_group_is_the_undivided_group_advantage():
 def test_maxrl_of_two_samples_scored_0_or_1_is_leave_one_out():
     rewards = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
     same(max_likelihood_advantages(rewards), leave_one_out_advantages(rewards))
+
+
+@edge("pass@k advantage", "GRPO advantage", "k = 1", "rewards 0 or 1, deviation over n")
+def test_pass_at_1_is_grpo():
+    rewards = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.float64)
+    grpo = group_advantages(rewards, divide_by_std=True, correction=0, eps=0.1)
+    same(pass_at_k_advantages(rewards, k=1, eps=0.1), grpo)
+
+
+@edge("best of G", "leave-one-out", "two samples", "where it is above 0")
+def test_the_margin_of_the_better_of_two_is_leave_one_out_without_its_loss():
+    rewards = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    margins = best_margin_advantages(rewards, divide_by_std=False, correction=0, eps=0.0)
+    same(margins, leave_one_out_advantages(rewards).clamp(min=0))
+
+
+@edge("GiGPO's turns", "GRPO advantage", "states of G turns each")
+@pytest.mark.parametrize("divide_by_std", [True, False])
+def test_turns_in_groups_of_one_size_are_grpo(rewards, divide_by_std):
+    numbers = {"divide_by_std": divide_by_std, "correction": 1, "eps": 0.1}
+    states = torch.arange(4).repeat_interleave(6)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    found = torch.empty(24, dtype=torch.float64)
+    found[order] = step_group_advantages(rewards.flatten()[order], states[order], **numbers)
+    same(found.view(4, 6), group_advantages(rewards, **numbers))
 
 
 @edge("GDPO advantage", "GRPO advantage", "one reward", "before it is whitened")

@@ -2,7 +2,8 @@
 
 import math
 import re
-from itertools import product
+from itertools import combinations, product
+from math import sqrt
 from pathlib import Path
 
 import enumeration as tiny
@@ -15,13 +16,16 @@ from torchstone.core import masked_whiten, sequence_sum
 from torchstone.reinforce import reinforce_loss
 from torchstone.reinforce.variants import (
     batch_scaled_advantages,
+    best_margin_advantages,
     gdpo_advantages,
     gpg_advantages,
     greedy_advantages,
     length_weighted_advantages,
     max_likelihood_advantages,
     optimal_token_advantages,
+    pass_at_k_advantages,
     soft_values,
+    step_group_advantages,
     whiten_completions,
 )
 
@@ -372,6 +376,73 @@ def test_REINFORCE_13_a_batch_in_parts_has_other_statistics_and_tokens_have_othe
     mask = torch.arange(9) < tensor([[1], [9], [1], [1]])
     of_tokens = masked_whiten(sums.flatten()[:, None].expand(4, 9), mask, correction=0, eps=0.0)
     assert (of_tokens[:, 0] - whole.flatten()).abs().max() > 0.2  # nine tokens of 2 lift the mean over tokens
+
+
+def test_REINFORCE_14_by_hand():
+    found = pass_at_k_advantages(tensor([[1.0, 0, 0, 0]], dtype=f64), k=2, eps=0.0)
+    torch.testing.assert_close(found, tensor([[1.0, -1 / 3, -1 / 3, -1 / 3]], dtype=f64))  # R 1/2, sigma 1/2, share 2/3
+    by_one = pass_at_k_advantages(tensor([[1.0, 0, 0, 0], [1, 1, 1, 0]], dtype=f64), k=1, eps=0.0)
+    torch.testing.assert_close(by_one, tensor([[3.0, -1, -1, -1], [1, 1, 1, -3]], dtype=f64) / sqrt(3))
+    for settled in ([1.0, 1, 1, 1], [0.0, 0, 0, 0], [1.0, 1, 1, 0]):  # of the last, every set of two has a right one
+        assert pass_at_k_advantages(tensor([settled]), k=2, eps=0.0).tolist() == [[0] * 4]
+    unscored = tensor([[1.0, nan, 0, 0, 0], [1, nan, nan, nan, nan]])
+    found = pass_at_k_advantages(unscored, k=2, eps=0.5, scored=~unscored.isnan())
+    torch.testing.assert_close(found, tensor([[0.5, 0, -1 / 6, -1 / 6, -1 / 6], [0] * 5]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("solved", range(7))
+def test_REINFORCE_14_is_the_mean_over_all_sets_of_k(k, solved):
+    """Every set of k from six samples: its best reward, standardised over the sets, and averaged over those with i."""
+    rewards = [1.0] * solved + [0.0] * (6 - solved)
+    sets = list(combinations(range(6), k))
+    best = [max(rewards[i] for i in one) for one in sets]
+    mean = sum(best) / len(sets)
+    deviation = sqrt(sum((b - mean) ** 2 for b in best) / len(sets))
+    of_each = [[b - mean for b, one in zip(best, sets, strict=True) if i in one] for i in range(6)]
+    expected = [sum(gains) / len(gains) / deviation if deviation else 0.0 for gains in of_each]
+    found = pass_at_k_advantages(tensor([rewards], dtype=f64), k=k, eps=0.0)
+    torch.testing.assert_close(found, tensor([expected], dtype=f64))
+    assert abs(found.sum().item()) < 1e-12
+
+
+def test_REINFORCE_14_refuses_a_k_that_is_no_number_of_samples(unchecked):
+    for wrong in (0, 5, 2.0, True, None):
+        with pytest.raises(ValueError, match=r"^k: expected an integer from 1 to 4, got"):
+            pass_at_k_advantages(torch.rand(2, 4), k=wrong, eps=0.0)
+
+
+def test_REINFORCE_15_by_hand():
+    plain = {"divide_by_std": False, "correction": 0, "eps": 0.0}
+    rewards = tensor([[1.0, 0.25, 0], [2, 3, 3], [-5, -1, -4], [nan, 1, nan]], dtype=f64)
+    found = best_margin_advantages(rewards, **plain, scored=~rewards.isnan())
+    assert found.tolist() == [[0.75, 0, 0], [0, 0, 0], [0, 3, 0], [0, 0, 0]]
+    scaled = best_margin_advantages(tensor([[1.0, 0, 0, 0]], dtype=f64), divide_by_std=True, correction=1, eps=0.5)
+    torch.testing.assert_close(scaled, tensor([[1.0, 0, 0, 0]], dtype=f64))  # the deviation is 1/2
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_REINFORCE_15_expects_the_gradient_of_the_best_reward(size):
+    theta = tiny.parameters()
+    rows, p = every_group(theta, size)
+    best = tiny.gradient((p * REWARDS[rows].amax(1)).sum(), theta)
+    plain = {"divide_by_std": False, "correction": 0, "eps": 0.0}
+    found = expected_gradient(theta, size, lambda rows: best_margin_advantages(REWARDS[rows], **plain))
+    torch.testing.assert_close(size * found, best)  # expected_gradient is a mean over the group
+
+
+def test_REINFORCE_18_by_hand():
+    returns, groups = tensor([1.0, 5.0, 3.0, 7.0, 0.1, 0.1, 0.1]), tensor([4, 9, 4, 2, 0, 0, 0])
+    plain = {"divide_by_std": False, "correction": 0, "eps": 0.0}
+    assert step_group_advantages(returns, groups, **plain).tolist() == [-1, 0, 1, 0, 0, 0, 0]
+    scaled = step_group_advantages(returns, groups, divide_by_std=True, correction=1, eps=0.0)
+    torch.testing.assert_close(scaled, tensor([-1.0, 0, 1, 0, 0, 0, 0]) / sqrt(2))
+
+
+def test_REINFORCE_18_refuses_groups_that_do_not_fit(unchecked):
+    for wrong in (torch.ones(3), torch.ones(2).long(), torch.ones(3, 1).long(), None):
+        with pytest.raises(ValueError, match=r"^groups: expected an integer tensor of shape \[3\], got"):
+            step_group_advantages(torch.rand(3), wrong, divide_by_std=False, correction=0, eps=0.0)
 
 
 def test_REINFORCE_10_by_hand():

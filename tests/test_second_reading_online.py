@@ -6,6 +6,7 @@ authors' code, or a detailed account of the paper where its text could not be ha
 """
 
 from collections.abc import Callable
+from math import comb, sqrt
 
 import pytest
 import torch
@@ -519,6 +520,49 @@ def test_lite_ppo_2508_08221_group_mean_batch_deviation_token_level_loss(seed):
     given = {"old_log_probs": batch.old, "group_size": batch.G}
     paper = mean_of_group_tokens(batch, term, list(range(batch.P)))
     same(lambda lp: row.loss(lp, ours, batch.mask, **given).value, paper, batch.new)
+
+
+@SEEDS
+def test_pass_at_k_2508_10751_of_the_authors_readme(seed):
+    """Pass@k training: R = 1 - C(N_neg, k) / C(N, k), the two advantages over sqrt(R (1 - R)) + 1e-6.
+
+    Read: the authors' README and code (RUCAIBox/Passk_Training c3ba575, code/passk_adv.py). k, and the loss around it
+    (here PPO's clip and a mean over tokens), were not found.
+    """
+    batch, row, k = Batch(seed, G=6), RECIPES["pass-at-k"], 4
+    batch.correct[0] = torch.tensor([1.0, 0, 0, 0, 0, 0])
+    batch.correct[1] = torch.tensor([1.0, 0, 1, 0, 0, 0])
+    advantage = {}
+    for p, g, i in batch.rows():
+        wrong = int((batch.correct[p] == 0).sum())
+        mean_of_sets = 1 - comb(wrong, k) / comb(batch.G, k)
+        sigma = sqrt(mean_of_sets * (1 - mean_of_sets)) + 1e-6
+        others = comb(wrong - 1, k - 1) / comb(batch.G - 1, k - 1) if wrong else 0.0
+        gain = 1 - mean_of_sets - (0 if batch.correct[p, g] == 1 else others)
+        advantage[i] = torch.tensor(gain / sigma, dtype=torch.float64)
+
+    def paper(log_probs: Tensor) -> Tensor:
+        terms = []
+        for i, length in enumerate(batch.lengths):
+            for t in range(length):
+                terms.append(-clipped(torch.exp(log_probs[i, t] - batch.old[i, t]), advantage[i], 0.2, 0.2))
+        return mean(terms)
+
+    ours = row.advantages(batch.correct, batch.mask).advantages
+    assert ours.any()
+    same(lambda lp: row.loss(lp, ours, batch.mask, old_log_probs=batch.old).value, paper, batch.new)
+
+
+@SEEDS
+def test_grpo_passk_2503_19595_leave_one_out_of_the_best(seed):
+    """Tang et al.: f(y) - f(y without i), f the best reward of the set. Read: accounts."""
+    batch, row = Batch(seed), RECIPES["grpo-passk"]
+    advantage = {}
+    for p, g, i in batch.rows():
+        others = [batch.scores[p, j] for j in range(batch.G) if j != g]
+        advantage[i] = max([*others, batch.scores[p, g]]) - max(others)
+    ours = row.advantages(batch.scores, batch.mask).advantages
+    same(lambda lp: row.loss(lp, ours, batch.mask).value, policy_gradient(batch, advantage), batch.new)
 
 
 @SEEDS

@@ -7,6 +7,7 @@ completion.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from .core import divided
 from .numbers import Dual, Number, dual, exp, log, mean, sqrt, stop, total
@@ -113,6 +114,47 @@ def gdpo_advantages(rewards: Sequence[Sequence[Dual]], weights: Sequence[Dual], 
 def whiten_completions(advantages: Sequence[Dual], correction: int, eps: Number) -> Row:
     """Of all scored completions of the batch: (A - mean A) / (std A + eps)    (REINFORCE.13)"""
     return [divided(a, deviation(advantages, correction) + dual(eps)) for a in centred(advantages)]
+
+
+def pass_at_k_advantages(rewards: Sequence[Dual], k: int, eps: Number) -> Row:
+    """Of one group, by listing every set of k: the mean over the sets with sample i of (best - R), over sigma + eps.
+
+    R = 1 - C(m, k) / C(n, k), and the rest of (REINFORCE.14), is this counted in closed form.
+    """
+    n = len(rewards)
+    sets = list(combinations(range(n), k))
+    best = [dual(int(any(rewards[i] > 0 for i in one))) for one in sets]
+    if not sets or all_equal(best):
+        return [Dual(0) for _ in rewards]
+    centre = mean(best)
+    sigma = sqrt(mean([(b - centre) * (b - centre) for b in best]))
+    gains = [mean([b - centre for b, one in zip(best, sets, strict=True) if i in one]) for i in range(n)]
+    return [stop(gain / (sigma + dual(eps))) for gain in gains]
+
+
+def best_margin_advantages(rewards: Sequence[Dual], divide_by_std: bool, correction: int, eps: Number) -> Row:
+    """max_j r_j - max_{j != i} r_j    [/ (std r + eps)]    (REINFORCE.15)"""
+    if len(rewards) < 2 or all_equal(rewards):
+        return [Dual(0) for _ in rewards]
+    margins = [stop(largest(rewards) - largest(siblings(rewards, i))) for i in range(len(rewards))]
+    return [m / (deviation(rewards, correction) + dual(eps)) for m in margins] if divide_by_std else margins
+
+
+def largest(xs: Sequence[Dual]) -> Dual:
+    return max(xs, key=lambda x: x.value)
+
+
+def step_group_advantages(
+    returns: Sequence[Dual], groups: Sequence[int], divide_by_std: bool, correction: int, eps: Number
+) -> Row:
+    """R_i - mean R_j    [/ (std R_j + eps)], j over the turns of i's group    (REINFORCE.18)"""
+    found = []
+    for r, own in zip(returns, groups, strict=True):
+        there = [other for other, g in zip(returns, groups, strict=True) if g == own]
+        centred_one = Dual(0) if all_equal(there) else stop(r - mean(there))
+        spread = deviation(there, correction) + dual(eps)
+        found.append(divided(centred_one, spread) if divide_by_std else centred_one)
+    return found
 
 
 def optimal_token_advantages(returns: Sequence[Dual | None], spent: Sequence[Dual | None]) -> list[Dual | None]:

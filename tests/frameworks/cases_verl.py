@@ -291,6 +291,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rloo-kl": {"adv_estimator": "rloo", "use_kl_in_reward": True},
     "remax": {"adv_estimator": "remax"},
     "opo": {"adv_estimator": "opo"},
+    "grpo-passk": {"adv_estimator": "grpo_passk"},
 }
 SAMPLER: dict[str, dict[str, Any]] = {
     "tis": {"rollout_is": "token"},

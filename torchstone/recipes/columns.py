@@ -161,6 +161,19 @@ ADVANTAGES = {
         each_by_std,
         "Of several rewards each is put on one scale within its group before they are added: none drowns the others.",
     ),
+    "pass-at-k": Option(
+        reinforce.pass_at_k_advantages,
+        "A sample counts by what it adds to sets of k, of which one right answer is enough: prompts that are solved "
+        "now and then are left alone, rare successes weigh more.",
+    ),
+    "best-margin": Option(
+        partial(reinforce.best_margin_advantages, divide_by_std=False, correction=0, eps=0.0),
+        "Only the best completion of a prompt is raised, by its margin over the second; no other is lowered.",
+    ),
+    "best-margin-std": Option(
+        partial(reinforce.best_margin_advantages, divide_by_std=True),
+        "Only the best completion of a prompt is raised, by its margin over the second, as a share of the deviation.",
+    ),
     "leave-one-out": Option(
         leave_one_out_advantages,
         "Each completion against the mean of the others alone: an unbiased gradient.",
@@ -669,6 +682,8 @@ NUMBERS = {
     "eps": "larger damps groups of nearly equal rewards",
     "batch-std.eps": "larger damps batches of nearly equal rewards",
     "batch-std-centred.eps": "larger damps batches whose groups have nearly equal rewards",
+    "pass-at-k.k": "how many samples stand for each other: larger leaves prompts alone that are solved now and then",
+    "pass-at-k.eps": "larger damps groups whose sets of k are nearly all solved, or nearly none",
     "each-by-std.eps": "larger damps a reward that is nearly equal within its group",
     "whiten.eps": "larger damps batches of nearly equal advantages",
     "whiten-completions.eps": "larger damps batches of nearly equal advantages",

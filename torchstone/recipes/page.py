@@ -55,7 +55,7 @@ TWELVE = (
 GROUPS: dict[str, tuple[str, ...]] = {  # every published row once, by what is changed
     "Policy gradient: the baseline and its scale": (
         "reinforce", "remax", "rloo", "opo", "otb", "maxrl", "gpg", "reinforce++", "reinforce++-baseline",
-        "lite-ppo", "gdpo",
+        "lite-ppo", "gdpo", "pass-at-k", "grpo-passk",
     ),
     "Policy gradient: a critic, or the group in its place": (
         "ppo", "ppo-dual-clip", "vc-ppo", "vapo", "grpo", "dr_grpo", "dapo", "deepseek-v3.2",

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, number, require, select
-from torchstone.core.reduce import deviations, root_mean_square
+from torchstone.core.inputs import as_float, as_ids, number, require, select
+from torchstone.core.reduce import all_equal, deviations, root_mean_square
 from torchstone.reinforce.returns import centred_rewards, scored_members
 
 __all__ = [
@@ -18,6 +18,9 @@ __all__ = [
     "soft_values",
     "gdpo_advantages",
     "whiten_completions",
+    "pass_at_k_advantages",
+    "best_margin_advantages",
+    "step_group_advantages",
 ]
 
 
@@ -298,3 +301,131 @@ def whiten_completions(
     advantages = as_float("advantages", advantages, "P G").detach()
     centred, std = deviations(advantages, scored_members(advantages, scored), correction)
     return centred / torch.where(std > 0, std + eps, 1)
+
+
+def pass_at_k_advantages(
+    rewards: Float[Tensor, "P G"], *, k: int, eps: float, scored: Bool[Tensor, "P G"] | None = None
+) -> Float[Tensor, "P G"]:
+    """What a sample adds to sets of k, of which one right answer is enough (Pass@k training).
+
+        R = 1 - C(m, k) / C(n, k),    sigma = sqrt(R (1 - R)),    m of the group's n samples wrong
+        A_i = (1 - R) / (sigma + eps)    for a right one
+        A_i = (1 - R - C(m - 1, k - 1) / C(n - 1, k - 1)) / (sigma + eps)    for a wrong one     (REINFORCE.14)
+
+    R is the share of the sets of k that hold a right answer. A_i is the mean, over the sets that hold sample i, of
+    their best reward less R, by the deviation of the sets'. Prompts that are solved now and then are left alone; k = 1
+    is GRPO's advantage with the deviation over n.
+
+    Args:
+        rewards: one a completion; row p holds the G samples of prompt p. Above 0 is right, all else is wrong. Treated
+            as a constant.
+        k: samples of a set, from 1 to G.
+        eps: added to the deviation.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: unitless, detached. Exactly 0 for an unscored sample, in a group of fewer than k scored samples, and where
+        all sets have a right answer, or none has.
+    Raises ValueError: a shape or dtype is wrong; G is 1; ``k`` is no integer from 1 to G; ``eps`` is negative.
+    Source: Chen et al. (Pass@k training), arXiv:2508.10751, by its authors' README and code (RUCAIBox/Passk_Training
+        c3ba575), where eps is 1e-6.
+    """
+    number("eps", eps, at_least=0)
+    centred, n = centred_rewards(rewards, scored)
+    require(type(k) is int and 1 <= k <= rewards.shape[1], "k", f"an integer from 1 to {rewards.shape[1]}", k)
+    counted = scored_members(rewards, scored)
+    right = (rewards.detach() > 0) & counted
+    m = n - right.sum(1, keepdim=True)
+    none_right = _share_of_sets(m, n, k)  # 1 - R
+    sigma = ((1 - none_right) * none_right).sqrt()
+    gain = none_right - torch.where(right, 0, _share_of_sets(m - 1, n - 1, k - 1))
+    return torch.where(counted & (n >= k) & (sigma > 0), gain / (sigma + eps), 0).to(centred.dtype)
+
+
+def _share_of_sets(m: Float[Tensor, "P 1"], n: Float[Tensor, "P 1"], k: int) -> Float[Tensor, "P 1"]:
+    """C(m, k) / C(n, k): how many sets of k from n have all of theirs among m; 0 where k is above m."""
+    j = torch.arange(k, device=m.device, dtype=m.dtype)
+    return ((m - j).clamp(min=0) / (n - j).clamp(min=1)).prod(1, keepdim=True)
+
+
+def best_margin_advantages(
+    rewards: Float[Tensor, "P G"],
+    *,
+    divide_by_std: bool,
+    correction: int,
+    eps: float,
+    scored: Bool[Tensor, "P G"] | None = None,
+) -> Float[Tensor, "P G"]:
+    """What the group's best reward would lose without this sample: leave-one-out for the best of G (pass@k, k = G).
+
+        A_i = max_j r_j - max_{j != i} r_j    [/ (std r + eps), with divide_by_std]    (REINFORCE.15)
+
+    Only the best sample gains, by how far the second is behind; where two are equally good, none does. The baseline
+    does not depend on sample i, so without the deviation the gradient of E[max r] stays unbiased.
+
+    Args:
+        rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
+        divide_by_std: False is the paper's, True verl's default.
+        correction: 0 for the population deviation, 1 for the sample deviation.
+        eps: added to the deviation, in reward units.
+        scored: False where a completion could not be scored; its reward may then be NaN.
+
+    Returns: reward units, unitless with ``divide_by_std``; detached. Exactly 0 for an unscored sample, and in a group
+        whose best scored rewards tie or that has fewer than two.
+    Raises ValueError: a shape or dtype is wrong; G is 1; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Source: Tang et al., arXiv:2503.19595, by accounts; verl 0.9.1, core_algos.py (grpo_passk).
+    """
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
+    centred, n = centred_rewards(rewards, scored)
+    left_out = ~scored_members(rewards, scored) | (n < 2)
+    best = rewards.detach().to(centred.dtype).masked_fill(left_out, -torch.inf)
+    margins = (best - best.topk(2).values[:, 1:]).masked_fill(left_out, 0).clamp(min=0)
+    std = root_mean_square(centred, n - correction)
+    return margins / torch.where(std > 0, std + eps, 1) if divide_by_std else margins
+
+
+def step_group_advantages(
+    returns: Float[Tensor, " N"],
+    groups: Int[Tensor, " N"],
+    *,
+    divide_by_std: bool,
+    correction: int,
+    eps: float,
+) -> Float[Tensor, " N"]:
+    """Each turn of an agent against the turns that were taken in the same state (GiGPO's second level).
+
+        A_i = R_i - mean R_j    [/ (std R_j + eps), with divide_by_std],    j in i's group    (REINFORCE.18)
+
+    ``group_advantages`` for groups of any size. GiGPO adds it, times a weight (1), to the advantage of the whole
+    episode among those of its task.
+
+    Args:
+        returns: R, one a turn, in reward units: what was earned from it on, discounted. Treated as a constant.
+        groups: an id for each turn, not negative: equal for the turns of one task that began in one state. The caller
+            says which states are equal; the same state of two tasks has two ids.
+        divide_by_std: True divides by the group's deviation.
+        correction: 0 for the population deviation, 1 for the sample deviation.
+        eps: added to the deviation, in reward units.
+
+    Returns: reward units, unitless with ``divide_by_std``; detached. Exactly 0 in a group of one turn or of equal
+        returns.
+    Raises ValueError: a shape or dtype is wrong; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Source: Feng et al. (GiGPO), arXiv:2505.10978, by accounts; ROLL 8eb27cc2, roll/pipeline/agentic/utils.py.
+    """
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
+    returns = as_float("returns", returns, "N").detach()
+    same = as_ids("groups", groups, returns.shape)[:, None] == groups  # [N N]: turn j is in turn i's group
+    if len(returns) == 0:
+        return returns
+    centred, n = _centred_in(returns, same)
+    std = root_mean_square(torch.where(same, centred, 0), n[:, None] - correction)[:, 0]
+    return centred / torch.where(std > 0, std + eps, 1) if divide_by_std else centred
+
+
+def _centred_in(returns: Float[Tensor, " N"], same: Bool[Tensor, "N N"]) -> tuple[Float[Tensor, " N"], Tensor]:
+    """``R_i - mean R_j`` over the turns of i's group, and their number; exactly 0 where they tie."""
+    n = same.sum(1)
+    every = returns.expand(same.shape)
+    means = torch.where(same, every, 0).sum(1) / n.clamp(min=1)
+    return (returns - means).masked_fill(all_equal(every, same)[:, 0], 0), n

@@ -212,6 +212,15 @@ ONLINE = [
         surrogate=Choice("policy-gradient"),
     ),
     online(
+        "grpo-passk",
+        "471-531, 1285-1376",
+        "adv_estimator=grpo_passk",
+        "The margin over the second, by the group's deviation (norm_adv_by_std_in_grpo); PPO's clip a token. The dual "
+        "clip never acts, as no advantage is below 0.",
+        advantage=Choice("best-margin-std", correction=1, eps=1e-6),
+        surrogate=Choice("clip", epsilon=0.2),
+    ),
+    online(
         "gdpo",
         "361-468, 1285-1376",
         "adv_estimator=gdpo, gdpo_reward_keys, gdpo_reward_weights",

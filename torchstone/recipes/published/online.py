@@ -345,6 +345,35 @@ ONLINE = [
         },
     ),
     PolicyRecipe(
+        name="pass-at-k",
+        about="GRPO for sets of k samples, of which one right answer is enough: it keeps several ways to answer alive.",
+        advantage=Choice("pass-at-k", k=4, eps=1e-6),
+        ratio=Choice("token"),
+        surrogate=CLIP,
+        reduction=Choice("token-mean"),
+        source="Chen et al. (Pass@k training), arXiv:2508.10751, by its code (RUCAIBox/Passk_Training c3ba575)",
+        left_out="the two ways that sample the sets in place of counting them (full sampling, bootstrap); the loss "
+        "around the advantage was not found, and here is PPO's clip and a mean over tokens, as in verl",
+        stated={
+            "advantage.k": "not found; 4, a quarter of 16 samples. The abstract of the README calls it robust to k",
+            "advantage.eps": "authors' code, RUCAIBox/Passk_Training c3ba575, code/passk_adv.py",
+            "surrogate.epsilon": "not found; 0.2 is PPO's",
+        },
+    ),
+    PolicyRecipe(
+        name="grpo-passk",
+        parent="rloo",
+        about="Leave-one-out for the best of a group: only that completion is raised, by its margin over the second.",
+        advantage=Choice("best-margin"),
+        ratio=NONE,
+        surrogate=POLICY_GRADIENT,
+        reduction=PER_SUM,
+        source="Tang et al., arXiv:2503.19595, by accounts; the name is verl's",
+        left_out="other functions of the set, such as a majority vote; the biased variant that takes the mean off the "
+        "advantages; a KL, if its runs have one (not found)",
+        stated={**ROWS_NOT_FOUND},
+    ),
+    PolicyRecipe(
         name="gdpo",
         about="GRPO of several rewards: each on its own scale within the group, then their sum on one in the batch.",
         advantage=Choice("each-by-std", correction=1, eps=0.0),
