@@ -1,13 +1,13 @@
 # Each target sets up its own environment first: .venv, .venv-frameworks with TRL, verl and others for test-frameworks,
-# and for site and test-site .venv-site and what site/package.json names (they need Node 20, and test-site Chromium). On
-# Windows: see CONTRIBUTING.md.
+# and for site and test-site .venv-site and what site/package.json names (they need Node 20, and test-site Chromium).
+# test-maths, the explorers' mathematics against vectors and recipes, needs Node alone. On Windows: see CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 COMPARE ?=# options for torchstone compare, such as --quick
 TESTS ?=# options for pytest, such as -k grpo
 CORPUS ?=# options for tests/corpus/judge.py, such as --only '*grpo*'
 
-.PHONY: demo test test-frameworks engines bench vectors corpus docs site test-site mutation clean
+.PHONY: demo test test-frameworks engines bench vectors corpus docs site test-maths test-site mutation clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo_reinforce_bandit.py
@@ -55,6 +55,14 @@ site: .venv/done .venv-site/done site/node_modules/done
 	$(BIN)/python site/table.py > build/recipes.json
 	$(BIN)/python site/table.py --all > build/table.json
 	node site/build.mjs build/site
+
+test-maths: .venv/done
+	mkdir -p build
+	$(BIN)/python site/table.py > build/recipes.json
+	$(BIN)/python site/table.py --all > build/table.json
+	$(BIN)/python site/table.py --updates > build/updates.json
+	$(BIN)/python site/table.py --compared > build/compared.json
+	node --test site/maths/
 
 test-site: site
 	$(BIN)/python site/table.py --updates > build/updates.json
