@@ -25,6 +25,7 @@ from torchstone.train import methods, options, processes
 from torchstone.train.methods import Batch
 from torchstone.train.model import Outputs, Policy
 from torchstone.train.rollout import as_rollout, check_room, sample
+from torchstone.train.tokens import weigh
 
 SIGNALS = {"teacher-advantage": {"gamma"}, "jsd": {"beta"}, "jsd-top-k": {"beta", "k", "of", "rest"}}
 
@@ -161,10 +162,12 @@ def check_recipe(config: options.RecipeOptions) -> None:
         rewards, mask = torch.zeros(2, G), torch.ones(2 * G, 1, dtype=torch.bool)
         logits = torch.zeros(2 * G, 1, method.recipe.signal.numbers.get("k", 2)) if config.has_teacher else None
         outputs = replace(Outputs(*torch.zeros(3, 2 * G, 1)), logits=logits)
-        teacher = SimpleNamespace(logits=lambda: logits)
+        teacher = SimpleNamespace(logits=lambda: logits) if config.has_teacher else None
         each = torch.zeros(2 * G, max(1, len(config.reward_weights)))
         empty = Batch(mask, outputs, outputs.log_probs, teacher=teacher, each=each)
         batch = method.advantages(rewards, empty, rewards[:, 0])
+        if "token_weights" in method.needs:
+            batch = weigh(method, batch, slice(None), outputs, seed=0)
         method.loss(outputs, batch, 1)
     except ValueError as e:
         raise UserError(f"--recipe {config.recipe}: {e}{why}") from e
