@@ -75,7 +75,7 @@ const total = (push) => push.map((row) => row.reduce((a, b) => a + b, 0));
 export default {
   name: "batch",
   title: "One batch under every recipe",
-  lede: "Three prompts, four answers each, and every policy-gradient row of the table of recipes. Change the batch, and see whose update turns away from GRPO's.",
+  lede: "Three prompts, four answers each, and the policy-gradient rows of the table of recipes. Change the batch, and see whose update turns away from GRPO's.",
   hue: "green",
   state: {
     guess: guessed(3),
