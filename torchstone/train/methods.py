@@ -231,7 +231,7 @@ def needed(**names: bool) -> Set[str]:
 def method_of(config: options.Online) -> Method:
     """The method that the options belong to."""
     from torchstone.train.distill import Distill, DistillRow  # they build on this file
-    from torchstone.train.several import SeveralRewards
+    from torchstone.train.several import class_of
 
-    row: Any = DistillRow if config.has_teacher else SeveralRewards if config.has_several_rewards else Recipe
+    row: Any = DistillRow if config.has_teacher else class_of(config)
     return {"reinforce": Reinforce, "ppo": PPO, "grpo": GRPO, "distill": Distill, "recipe": row}[config.method](config)

@@ -80,11 +80,6 @@ class Run:
         """Whether it learns from a teacher, and needs no reward."""
         return False
 
-    @property
-    def has_several_rewards(self) -> bool:
-        """Whether it is given each function's rewards, not their weighted sum."""
-        return False
-
     def rows_at_once(self, width: int) -> int:
         """Completions in a pass, each with its prompt and padding of so many tokens: at least one."""
         bound = self.micro_batch_tokens // width if self.micro_batch_tokens else self.micro_batch
@@ -195,11 +190,6 @@ class RecipeOptions(Online):
             return isinstance(self.find(), DistillRecipe)
         except ValueError:  # check_options says what is wrong with it
             return False
-
-    @property
-    def has_several_rewards(self) -> bool:
-        """Whether the row is given each function's rewards."""
-        return not self.has_teacher and getattr(self.find(), "several", False)
 
     def find(self) -> PolicyRecipe | DistillRecipe:
         """The recipe of that name. Raises ValueError: there is none, or it learns from pairs."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.train.methods import Batch, Recipe
+from torchstone.train.options import Online, RecipeOptions
 
 
 class SeveralRewards(Recipe):
@@ -19,3 +20,9 @@ class SeveralRewards(Recipe):
         weights = rewards.new_tensor(self.config.reward_weights) if self.config.reward_weights else None
         how = {"scored": each.isfinite().all(2), "reward_weights": weights}
         return replace(batch, advantages=self.recipe.advantages(each.nan_to_num(), batch.mask, **how).advantages)
+
+
+def class_of(config: Online) -> type[Recipe]:
+    """Which class a row without a teacher takes."""
+    several = isinstance(config, RecipeOptions) and getattr(config.find(), "several", False)
+    return SeveralRewards if several else Recipe
