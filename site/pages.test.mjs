@@ -31,6 +31,7 @@ function dead(name, body) {
       const [path, anchor] = href.split("#").map(decodeURIComponent);
       const target = path === "" ? name : relative(SITE, join(SITE, dirname(name), path.split("?")[0]));
       if (href.startsWith("/") || target.startsWith("..") || !existsSync(join(SITE, target))) return true;
+      if (anchor?.includes("=")) return false; // no place of a page: what an explorer is to show
       return Boolean(anchor) && anchors.has(target) && !anchors.get(target).has(anchor);
     });
 }

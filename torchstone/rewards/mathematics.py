@@ -19,7 +19,7 @@ def math(
     prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any] = (), solution: Sequence[Any] = (),
     **columns: Any,
 ) -> Scores:  # fmt: skip
-    r"""1 where what the completion says last, in ``\boxed{}`` if it has one, equals the answer: 1/2, 0.5, \frac{1}{2}.
+    r"""1 where what the completion says last, in ``\boxed{}`` if it has one, equals the answer: ``\frac{1}{2}`` is 0.5.
 
     Args:
         answer, solution: the right answer, in LaTeX with or without its dollars, or as a number. Either column will do.
