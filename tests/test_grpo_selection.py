@@ -166,6 +166,18 @@ def test_GRPO_22_gaps_and_an_advantage_of_0_are_not_in_t():
     assert not second_moment_mask(moved, moved, tensor([1.0, 1.0], dtype=f64), ~every(moved), limit=0.0).any()
 
 
+def test_GRPO_22_of_equal_tokens_the_last_goes_first():
+    moved = row(0.1, 0.3, 0.3, 0.3)  # means .01, .05, .0633, .07
+    kept = second_moment_mask(moved, 0 * moved, row(1.0, 1.0, 1.0, 1.0), every(moved), limit=0.055)
+    assert kept.tolist() == [[T, T, F, F]]
+
+
+def test_GRPO_22_in_float32_at_the_limit_one_mean_drops_what_comes_after_it():
+    u = torch.full((1, 4000), 0.2)  # every mean is the limit up to float32's rounding of 0.2 itself
+    kept = second_moment_mask(u, 0 * u, torch.ones(1), every(u), limit=0.04)
+    assert kept.all() or not kept.any()
+
+
 def test_GRPO_22_is_the_loop_of_the_algorithm():
     for seed in range(20):
         g = torch.Generator().manual_seed(seed)
@@ -317,6 +329,8 @@ def test_all_are_constants(kind):
         ("epsilon_high", lambda x, A, m: future_kl_weights(x, x, A, m, half_life=1.0, epsilon=0.1, epsilon_high=-0.1)),
         ("limit", lambda x, A, m: future_kl_weights(x, x, A, m, **FUTURE, limit=-1.0)),
         ("reset", lambda x, A, m: future_kl_weights(x, x, A, m, **FUTURE, reset=nan)),
+        ("advantages", lambda x, A, m: future_kl_weights(x, x, A[:2], m, **FUTURE)),
+        ("spared", lambda x, A, m: clip_cov_mask(x, x, m, share=0.5, low=0.0, high=1.0, spared=[True])),
     ],
 )
 def test_bad_input_is_named(argument, call, unchecked):

@@ -106,6 +106,14 @@ def test_PPO_15_what_passes_a_gate_weighs_no_more_than_the_cap_and_the_cap_decid
     torch.testing.assert_close(narrow, rows([0.25, 0.25, 0.25, 0], [0, 0, 0, 0]))
 
 
+def test_PPO_15_a_token_of_which_the_sampler_says_nothing_passes_no_gate():
+    lost = SAMPLER.clone()
+    lost[0, 1] = nan  # a chosen token
+    for level, gate, kept in (("token", "token", [1, 0, 1, 0]), ("one", "sequence", [0, 0, 0, 0])):
+        found = importance_weights(SAMPLER, lost, MASK, level=level, gate=gate, low=0.5, high=2.0)
+        assert found[0].tolist() == kept
+
+
 def test_PPO_13_the_mean_of_a_row_of_one_token_is_that_token():
     one = tensor([[False, True, False, False], [True, False, True, False]])
     found = importance_weights(OLD, SAMPLER, one, level="sequence-mean", gate=None)
@@ -199,7 +207,7 @@ def test_PPO_16_refuses_a_lambda_of_another_shape(unchecked):
     for lam in wrong:
         with pytest.raises(ValueError, match=r"^lam: expected .*got"):
             decoupled_gae(rewards, rewards, mask, gamma=1.0, lam=lam, value_lam=1.0)
-        with pytest.raises(ValueError, match=r"^lam: expected .*got"):
+        with pytest.raises(ValueError, match=r"^value_lam: expected .*got"):
             decoupled_gae(rewards, rewards, mask, gamma=1.0, lam=1.0, value_lam=lam)
 
 
@@ -274,8 +282,14 @@ def test_PPO_20_the_coefficient_stays_within_its_bounds():
 @pytest.mark.parametrize(
     ("argument", "how"),
     [("coef", {"coef": -0.1}), ("target", {"target": 0.0}), ("delta", {"delta": nan}), ("high", {"low": 0.01}),
-     ("low", {"low": -1e-9})],
+     ("low", {"low": -1e-9}), ("coef", {"coef": 0.006}), ("entropy", {"entropy": nan})],
 )  # fmt: skip
 def test_a_controller_that_cannot_be_is_refused(argument, how):
     with pytest.raises(ValueError, match=f"^{argument}: expected .*, got"):
         AdaptiveEntropy(**SKYWORK | how)
+
+
+@pytest.mark.parametrize("entropy", [nan, math.inf, -1.0])
+def test_an_entropy_that_cannot_be_is_refused(entropy):
+    with pytest.raises(ValueError, match=r"^entropy: expected .*, got"):
+        AdaptiveEntropy(**SKYWORK).update(entropy)

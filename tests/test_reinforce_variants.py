@@ -345,6 +345,19 @@ def test_REINFORCE_12_unscored_rewards_enter_nothing():
     assert found.tolist() == [[-2, 0, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_REINFORCE_12_rewards_that_cancel_add_up_to_exactly_0(dtype):
+    """Two rewards of which one rises where the other falls: without weights the sum of their scales is nothing."""
+    pairs = [[[1, -120], [0, -80]], [[1, -333], [0, -71]], [[0, -20], [1, -77]]]
+    assert not gdpo_advantages(tensor(pairs, dtype=dtype), correction=1, eps=0.0).any()
+    first = torch.rand(50, 7, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    opposite = torch.stack([first, 1 - first], 2)
+    assert not gdpo_advantages(opposite, correction=1, eps=1e-8).any()
+    apart = gdpo_advantages(opposite, tensor([1.0, 0.999], dtype=dtype), correction=1, eps=0.0)
+    one = gdpo_advantages(opposite[..., :1], correction=1, eps=0.0)
+    torch.testing.assert_close(apart, 0.001 * one, rtol=1e-2, atol=1e-5)  # small, and not 0
+
+
 def test_REINFORCE_12_refuses_rewards_and_weights_that_do_not_fit(unchecked):
     plain = {"correction": 1, "eps": 0.0}
     for wrong in (TWO_REWARDS[..., 0], TWO_REWARDS.long(), TWO_REWARDS[None]):
@@ -355,6 +368,8 @@ def test_REINFORCE_12_refuses_rewards_and_weights_that_do_not_fit(unchecked):
             gdpo_advantages(TWO_REWARDS, wrong, **plain)
     with pytest.raises(ValueError, match=r"^rewards: expected at least 2"):
         gdpo_advantages(TWO_REWARDS[:, :1], **plain)
+    with pytest.raises(ValueError, match=r"^rewards: expected at least 1 reward"):
+        gdpo_advantages(TWO_REWARDS[..., :0], **plain)
 
 
 def test_REINFORCE_13_by_hand():
@@ -700,6 +715,13 @@ def test_REINFORCE_16_by_hand_and_between_the_mean_and_the_best():
     values = [soft_values(rewards, beta=beta).item() for beta in (1e-3, 0.5, 1e6)]
     assert values[0] == pytest.approx(1, abs=2e-3) and values[2] == pytest.approx(1.25 / 3, abs=1e-6)
     assert values[0] > values[1] > values[2]
+
+
+def test_REINFORCE_16_in_float32_from_the_smallest_beta_to_the_largest():
+    for beta, value in ((1e8, 0.5), (1e30, 0.5), (1e-46, 1.0), (1e-300, 1.0)):  # the mean; the best
+        assert soft_values(tensor([[0.0, 1.0]]), beta=beta).tolist() == pytest.approx([value], rel=1e-6)
+    with pytest.raises(ValueError, match=r"^rewards: expected at least 1 sample"):
+        soft_values(torch.zeros(2, 0), beta=1.0)
 
 
 def test_REINFORCE_16_survives_rewards_that_overflow_and_prompts_without_a_score():

@@ -122,11 +122,14 @@ def test_a_row_of_several_rewards_is_given_those_of_each_function():
     sums = torch.tensor([[3.5, 1.5, 4.5], [4.5, 1.5, 1.25]])  # a + b / 2, and b / 2 alone where a gave none
     mask, zeros = torch.ones(6, T, dtype=torch.bool), torch.zeros(6, T)
     method = method_of(RecipeOptions(recipe="gdpo", group_size=3, reward_weights=(1.0, 0.5)))
-    found = method.advantages(sums, Batch(mask, Outputs(zeros, zeros, zeros), zeros, each=each)).advantages
+    batch = method.advantages(sums, Batch(mask, Outputs(zeros, zeros, zeros), zeros, each=each))
+    found = batch.advantages
     scored = torch.tensor([[True, False, True], [True] * 3])
     how = {"scored": scored, "reward_weights": torch.tensor([1.0, 0.5])}
     torch.testing.assert_close(found, RECIPES["gdpo"].advantages(each.view(2, 3, 2), mask, **how).advantages)
     assert found[1].abs().max() == 0 and found[0].abs().max() > 0
+    assert batch.mask.any(1).tolist() == [True, False, True, True, True, True]  # nor does it count in the loss's mean
+    assert method.denominator(batch.mask) == 5
     torch.testing.assert_close(Judged([1.0, NAN]).table, torch.tensor([[1.0], [NAN]]), equal_nan=True)
 
 

@@ -114,7 +114,8 @@ def clip_cov_mask(
     (c, draws) = select(mask, covariances=covariances.detach(), draws=draws.detach())
     among = mask & (c >= low) & (c <= high)
     if spared is not None:
-        require(spared.shape == mask.shape and spared.dtype == torch.bool, "spared", "a mask of mask's shape", spared)
+        fits = isinstance(spared, Tensor) and spared.shape == mask.shape and spared.dtype == torch.bool
+        require(fits, "spared", "a mask of mask's shape", spared)
         among = among & ~spared
     return mask & ~_first(draws, among, _count(mask, share, least))  # GRPO.20
 
@@ -164,17 +165,19 @@ def second_moment_mask(
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         limit: tau, the mean square that is allowed, in nats squared.
 
-    Returns: True for the tokens that teach; False for those that are dropped, and where ``mask`` is False.
+    Returns: True for the tokens that teach; False for those that are dropped, and where ``mask`` is False. Of equal
+        ones the last in the batch is dropped first.
     Raises ValueError: a shape or dtype is wrong; ``limit`` is negative.
     Source: Zheng et al. (M2PO), arXiv:2510.01161, algorithm 1.
     """
     number("limit", limit, at_least=0)
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").detach()
     moved = log_rho.sign() * per_token("advantages", advantages, mask).sign() > 0  # T
-    squares, order = log_rho[moved].square().sort()
+    squares, order = log_rho[moved].double().square().sort(stable=True)
     means = squares.cumsum(0) / torch.arange(1, len(squares) + 1, device=squares.device)  # of the smallest ones
+    beyond = (means > limit).cumsum(0) > 0  # these means never fall, but for their rounding
     dropped = torch.zeros_like(mask)
-    dropped[moved] = (means > limit)[order.argsort()]  # GRPO.22: these means never fall
+    dropped[moved] = beyond[order.argsort()]  # GRPO.22
     return mask & ~dropped
 
 
@@ -220,16 +223,17 @@ def future_kl_weights(
             number(name, x, at_least=0)
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs").detach()
     ratios = bounded_exp(log_rho)
+    earned = per_token("advantages", advantages, mask)
     moves = log_rho if limit is None else log_rho.masked_fill(ratios > limit, 0)
     future = recur(moves, torch.where(mask, moves.new_full((), 2 ** (-1 / half_life)), 1))
     weights = bounded_exp(future).clamp(1 - epsilon, 1 + epsilon_high)
     if reset is not None:
-        weights = weights.masked_fill((per_token("advantages", advantages, mask) < 0) & (ratios > reset), 1)
+        weights = weights.masked_fill((earned < 0) & (ratios > reset), 1)
     return weights.masked_fill(~mask, 0)  # GRPO.23
 
 
 def _count(mask: Bool[Tensor, "B T"], share: float, least: int) -> int:
-    """max(least, floor(share N))."""
+    """max(least, floor(share N)), the product as a Python float: 0.29 x 100 is a little below 29, and gives 28."""
     number("share", share, above=0, at_most=1)
     require(isinstance(least, int) and not isinstance(least, bool) and least >= 0, "least", "an integer >= 0", least)
     return max(least, math.floor(share * int(mask.sum())))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, number, per_token, require, select
+from torchstone.core.inputs import as_float, check_mask, number, per_token, require, select
 from torchstone.core.kl import kl_k2, kl_k3
 from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.core.reduce import Count, all_equal, sequence_mean
@@ -88,7 +88,7 @@ def centred_log_ratios(
     Source: Gao et al. (REBEL), arXiv:2404.16767, for pairs; a group of two is a pair.
     """
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
     require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
     whole, chose = log_rho.sum(1).view(-1, group_size), mask.any(1).view(-1, group_size)
     centred = whole - whole.sum(1, keepdim=True) / chose.sum(1, keepdim=True).clamp(min=1)
@@ -456,7 +456,8 @@ def real_surrogate(
     Source: Zhai et al. (REAL), arXiv:2602.05630v1, by its authors' code (Red-RL/REAL 1c30726).
     """
     number("tau", tau, above=0)
-    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    check_mask(mask)
+    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
     require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     s = (log_rho.sum(1) / mask.sum(1).clamp(min=1)).view(-1, group_size) / tau
@@ -593,7 +594,7 @@ def group_token_mean(
     Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 8; MiniMax-M1, arXiv:2506.13585, eq. 4.
     """
     (x,) = select(mask, x=x)
-    fits = isinstance(group_size, int) and group_size > 0 and len(mask) % group_size == 0
+    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
     require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
     groups = len(mask) // group_size
     return sequence_mean(x.reshape(groups, -1), mask.reshape(groups, -1), denominator=denominator)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import check_mask, number, per_token, require, select
+from torchstone.core.inputs import as_float, check_mask, number, per_token, require, select
 from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.ppo.gae import gae
 
@@ -75,7 +75,7 @@ def importance_weights(
         mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         level: of w: ``"token"``, ``"sequence"`` (the product over tokens), ``"sequence-mean"`` (the geometric mean) or
             ``"one"`` (w = 1).
-        gate: None truncates w. Otherwise w is masked, and the gate names the level of s.
+        gate: None truncates w. Otherwise w is masked, and the gate names the level of s. NaN passes no gate.
         low, high: bounds of the ratio; None is no bound.
         cap: with a gate, the largest weight of what is kept; None is no bound.
 
@@ -100,7 +100,9 @@ def importance_weights(
         weights = weights.clamp(low, high)
     else:
         ratios = bounded_exp(_at(gate, log_ratio, mask))
-        weights = weights.clamp(max=math.inf if cap is None else cap).masked_fill((ratios < low) | (ratios > high), 0)
+        weights = weights.clamp(max=math.inf if cap is None else cap).masked_fill(
+            ~((ratios >= low) & (ratios <= high)), 0
+        )
     return weights.masked_fill(~mask, 0)
 
 
@@ -130,13 +132,17 @@ def decoupled_gae(
 
     Args:
         rewards, values, mask, gamma: as in ``gae``.
-        lam: of the advantages, in [0, 1]; one number, or one a completion ``[B]`` (``length_lams``).
+        lam: of the advantages, in [0, 1]; one number, or one a completion ``[B]`` (``length_lams``), taken as they
+            are.
         value_lam: of the returns, likewise.
 
     Returns: (advantages, returns), as ``gae`` has them.
     Raises ValueError: a shape or dtype is wrong; a number is outside [0, 1].
     Source: Yuan et al. (VC-PPO), arXiv:2503.01491, by accounts.
     """
+    check_mask(mask)
+    for name, x in (("lam", lam), ("value_lam", value_lam)):
+        as_float(name, x, mask.shape[:1]) if isinstance(x, Tensor) else number(name, x, at_least=0, at_most=1)
     advantages, _ = gae(rewards, values, mask, gamma=gamma, lam=lam)
     _, returns = gae(rewards, values, mask, gamma=gamma, lam=value_lam)
     return advantages, returns
@@ -202,8 +208,8 @@ class AdaptiveEntropy:
         delta: by how much the coefficient moves with each update.
         high, low: its bounds.
         entropy: the H that was measured last, in nats; None before the first update, when there is no bonus.
-    Raises ValueError: ``coef`` or ``low`` is negative; ``high`` is below ``low``; ``target`` or ``delta`` is not
-        positive.
+    Raises ValueError: ``low`` is negative; ``high`` is below ``low``; ``coef`` is outside the two; ``target`` or
+        ``delta`` is not positive; an entropy is negative or not finite.
     Source: He et al. (Skywork-OR1), arXiv:2505.22312, section 3.2.5, by the authors' code (64e96af), whose first
         update has the bonus on. TRL 1.16.0 moves up at H = target too.
     """
@@ -216,11 +222,13 @@ class AdaptiveEntropy:
     entropy: float | None = None
 
     def __post_init__(self) -> None:
-        number("coef", self.coef, at_least=0)
         number("target", self.target, above=0)
         number("delta", self.delta, above=0)
         number("low", self.low, at_least=0)
         number("high", self.high, at_least=self.low)
+        number("coef", self.coef, at_least=self.low, at_most=self.high)
+        if self.entropy is not None:
+            number("entropy", self.entropy, at_least=0)
 
     @property
     def bonus(self) -> float:
@@ -229,5 +237,7 @@ class AdaptiveEntropy:
 
     def update(self, entropy: float) -> "AdaptiveEntropy":
         """The controller after one update of mean entropy ``entropy``, over all tokens of its batch, in nats."""
-        moved = self.coef + (self.delta if float(entropy) < self.target else -self.delta)
-        return replace(self, coef=min(max(moved, self.low), self.high), entropy=float(entropy))
+        entropy = float(entropy)
+        number("entropy", entropy, at_least=0)
+        moved = self.coef + (self.delta if entropy < self.target else -self.delta)
+        return replace(self, coef=min(max(moved, self.low), self.high), entropy=entropy)

@@ -297,8 +297,9 @@ def weighed(x: Tensor, token_weights: Tensor, mask: Tensor) -> Tensor:
 def high_entropy(entropies: Tensor, mask: Tensor, *, share: float, counted: str) -> Tensor:
     """``top_entropy_mask`` as weights ``[B T]``: all tokens stay in the mean's count, or only the chosen ones."""
     require(counted in ("all", "chosen"), "counted", "'all' or 'chosen'", counted)
-    weights = selection.top_entropy_mask(entropies, mask, share=share).to(entropies.dtype)
-    return weights if counted == "all" else weights * mask.sum() / weights.sum().clamp(min=1)
+    kept = selection.top_entropy_mask(entropies, mask, share=share)
+    weights = kept.to(as_float("entropies", entropies, mask.shape).dtype)
+    return weights if counted == "all" else weights * (mask.sum().to(weights) / kept.sum().clamp(min=1))
 
 
 def clip_cov(
@@ -375,6 +376,7 @@ def right_answers(
     log_probs: Tensor, right: Tensor, mask: Tensor, right_tokens: Any = None, *, coef: float
 ) -> tuple[Tensor, Mean]:
     """coef times the mean of ``likelihood_surrogate`` over the tokens of right answers, and that mean, in nats."""
+    number("coef", coef, at_least=0)
     losses = ppo.likelihood_surrogate(log_probs, right, mask)
     chosen = mask & right[:, None]
     mean = token_mean(losses, mask, denominator=chosen.sum() if right_tokens is None else right_tokens)
@@ -385,6 +387,7 @@ def expert_answers(
     expert_log_probs: Tensor, expert_mask: Tensor, expert_tokens: Any = None, *, coef: float, phi: bool
 ) -> tuple[Tensor, Mean]:
     """coef times the mean -log pi of an expert's tokens, each with its ``chord_weights`` if phi; and that mean."""
+    number("coef", coef, at_least=0)
     (log_probs,) = select(expert_mask, expert_log_probs=expert_log_probs)
     losses = -log_probs * (grpo.chord_weights(log_probs, expert_mask) if phi else 1)
     return coef * token_mean(losses, expert_mask, denominator=expert_tokens), mean_of(losses, expert_mask)

@@ -124,8 +124,9 @@ class PolicyRecipe(Recipe):
             rewards: one a completion, in reward units; ``rewards[p]`` are those of the G samples of prompt p. With the
                 advantage "each-by-std", and with no other, K a completion, ``[P G K]``.
             mask: True where the policy chose the token, in B = P * G completions.
-            scored: False where a completion could not be scored; its reward may then be NaN. Without a group ("reward",
-                "critic") it counts as 0.
+            scored: False where a completion could not be scored; its reward may then be NaN. Its advantages are 0 and
+                enter no statistic. Not every loss is 0 where the advantage is: give ``token_weights`` and ``loss`` a
+                mask without it, ``mask & scored.flatten()[:, None]``.
             reward_weights: one for each of K rewards; None: all 1.
             greedy_rewards: the reward of each prompt's greedy completion, for the baseline "greedy".
             prompt_values: what each prompt is worth, in reward units, for "prompt-value" (``soft_values``).
@@ -148,6 +149,8 @@ class PolicyRecipe(Recipe):
         rewards = several.sum(2)
         check_mask(mask)
         require(len(mask) == P * G, "mask", f"{P * G} rows, one for each reward", mask)
+        if scored is not None:
+            mask = mask & scored.flatten()[:, None]
         batch = {
             "rewards": rewards, "mask": mask, "scored": scored, "greedy_rewards": greedy_rewards,
             "prompt_values": prompt_values, "energies": energies,

@@ -187,7 +187,8 @@ def batch_scaled_advantages(
 
     Args:
         rewards: one a completion, in reward units; row p holds the G samples of prompt p. Treated as a constant.
-            S is taken over these P rows: give the whole batch, before it is split into micro-batches.
+            S is taken over these P rows: give the whole batch, before it is split into micro-batches. A group that
+            ties is in S as well (within_groups: as zeros); one that is left out of the batch is not: unscored.
         within_groups: False takes S of the rewards (Lite PPO), True of the rewards less their group's mean (ScaleRL).
         correction: 0 for the population deviation, 1 for the sample deviation (sum / (n - 1)), n samples in the batch.
         eps: added to the deviation, in reward units.
@@ -200,6 +201,7 @@ def batch_scaled_advantages(
         section 4 (unnumbered).
     """
     require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    require(isinstance(within_groups, bool), "within_groups", "True or False", within_groups)
     number("eps", eps, at_least=0)
     centred, _ = centred_rewards(rewards, scored)
     counted = scored_members(rewards, scored)
@@ -225,16 +227,17 @@ def soft_values(
         scored: False where a completion could not be scored; its reward may then be NaN.
 
     Returns: reward units, one a prompt, detached; exactly 0 for a prompt without a scored sample.
-    Raises ValueError: a shape or dtype is wrong; ``beta`` is not positive.
+    Raises ValueError: a shape or dtype is wrong; N is 0; ``beta`` is not positive.
     Source: Brantley et al. (A*-PO), arXiv:2505.20686; Kimi k1.5, arXiv:2501.12599, section 2.3.2 (tau log Z).
     """
     number("beta", beta, above=0)
     rewards = as_float("rewards", rewards, "P N").detach()
+    require(rewards.shape[1] >= 1, "rewards", "at least 1 sample a prompt", rewards)
     members = scored_members(rewards, scored)
     best = rewards.masked_fill(~members, -torch.inf).amax(1, keepdim=True)
-    gains = ((rewards - best) / beta).exp().masked_fill(~members, 0)  # of exp(r / beta), against overflow
-    values = best[:, 0] + beta * (gains.sum(1) / members.sum(1).clamp(min=1)).log()
-    return values.masked_fill(~members.any(1), 0)
+    losses = ((rewards - best).double() / beta).expm1().masked_fill(~members, 0)  # exp(r / beta) / exp(best / beta) - 1
+    values = best[:, 0] + beta * (losses.sum(1) / members.sum(1).clamp(min=1)).log1p()
+    return values.to(rewards.dtype).masked_fill(~members.any(1), 0)
 
 
 def gdpo_advantages(
@@ -255,25 +258,30 @@ def gdpo_advantages(
     Args:
         rewards: K a completion, each in its own unit; ``rewards[p, g]`` are those of the g-th sample of prompt p.
             Treated as a constant.
-        weights: w, one a reward, unitless; None: all 1. Treated as a constant.
+        weights: w, one a reward, unitless, taken as they are; None: all 1. Treated as a constant.
         correction: 0 for the population deviation, 1 for the sample deviation (sum / (n - 1)).
         eps: added to each deviation, in its reward's unit.
         scored: False where a completion could not be scored by every function; its rewards may then be NaN.
 
-    Returns: unitless, detached. Exactly 0 for an unscored sample; a reward that ties in its group adds exactly 0.
-    Raises ValueError: a shape or dtype is wrong; G is 1; ``correction`` is not 0 or 1; ``eps`` is negative.
+    Returns: unitless, detached. Exactly 0 for an unscored sample, and where the terms cancel up to rounding (a sum
+        within 8 units of rounding of its group's largest terms); a reward that ties in its group adds exactly 0.
+    Raises ValueError: a shape or dtype is wrong; G is 1; K is 0; ``correction`` is not 0 or 1; ``eps`` is
+        negative.
     Source: Liu et al. (GDPO), arXiv:2601.05242v1, eq. 4, 5 and 7, where nothing is added to the deviation.
     """
     require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
     number("eps", eps, at_least=0)
     rewards = as_float("rewards", rewards, "P G K").detach()
+    require(rewards.shape[2] >= 1, "rewards", "at least 1 reward a completion", rewards)
     w = rewards.new_ones(rewards.shape[2:]) if weights is None else as_float("weights", weights, rewards.shape[2:])
     scored = scored_members(rewards[..., 0], scored)[..., None].expand(rewards.shape)
     each, counted = (x.transpose(1, 2).flatten(0, 1) for x in (rewards, scored))  # [P*K G]: a group for each reward
     centred, n = centred_rewards(each, counted)
     std = root_mean_square(centred, n - correction)
     scaled = centred / torch.where(std > 0, std + eps, 1)
-    return (w.detach()[:, None] * scaled.unflatten(0, rewards.shape[::2])).sum(1)
+    terms = w.detach()[:, None] * scaled.unflatten(0, rewards.shape[::2])  # [P K G]
+    rounding = 8 * torch.finfo(terms.dtype).eps * terms.abs().sum(1).amax(1, keepdim=True)
+    return terms.sum(1).masked_fill(terms.sum(1).abs() <= rounding, 0)
 
 
 def whiten_completions(

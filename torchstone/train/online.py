@@ -66,7 +66,7 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=earned.table), greedy)
 
         for step, (minibatch, parts) in enumerate(minibatches * config.epochs):
-            count = method.denominator(mask[minibatch])
+            count = method.denominator(batch.mask[minibatch])
             if "token_weights" in method.needs:  # judged on the whole minibatch, by the policy as it now is
                 now = old[minibatch] if step == 0 else outputs_of(policy, rollout, config.temperature, parts)
                 batch = weigh(method, batch, minibatch, now, seed=1009 * (config.seed + learner.step) + step)

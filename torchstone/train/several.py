@@ -18,8 +18,10 @@ class SeveralRewards(Recipe):
         """The row's own stages 4 and 5. A completion to which one of the functions gave no reward is not scored."""
         each = rewards[..., None] if batch.each is None else batch.each.to(rewards).view(*rewards.shape, -1)
         weights = rewards.new_tensor(self.config.reward_weights) if self.config.reward_weights else None
-        how = {"scored": each.isfinite().all(2), "reward_weights": weights}
-        return replace(batch, advantages=self.recipe.advantages(each.nan_to_num(), batch.mask, **how).advantages)
+        scored = each.isfinite().all(2)
+        how = {"scored": scored, "reward_weights": weights}
+        advantages = self.recipe.advantages(each.nan_to_num(), batch.mask, **how).advantages
+        return replace(batch, advantages=advantages, mask=batch.mask & scored.flatten()[:, None])
 
 
 def class_of(config: Online) -> type[Recipe]:

@@ -66,10 +66,11 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
                 size = self.args.per_device_train_batch_size
                 batch["old_per_token_logps"] = self._log_probs(self.model, batch, batch_size=size)[0]
         group = self.num_generations if self.model.training else self.num_generations_eval
-        scored = ~self._rewards.isnan().all(1).view(-1, group)
+        missing = self._rewards.isnan()
+        scored = ~(missing.any(1) if self.recipe.several else missing.all(1)).view(-1, group)
         weights = self.reward_weights.to(self._rewards)
         rewards = (self._rewards * weights).nansum(1).view(-1, group)
-        kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group)
+        kept = self.recipe.keep(rewards, scored=scored).repeat_interleave(group) & scored.flatten()
         mask = everywhere(self.accelerator, chosen_tokens(batch).long()).bool() & kept[:, None]
         taken = {
             ours: everywhere(self.accelerator, batch[theirs])
@@ -77,7 +78,6 @@ class RecipeGRPOTrainer(Recorded, GRPOTrainer):
             if ours in self._takes["advantages"]
         }
         if self.recipe.several:
-            scored = ~self._rewards.isnan().any(1).view(-1, group)
             rewards, taken["reward_weights"] = self._rewards.view(len(rewards), group, -1), weights
         length = self.max_completion_length
         found = self.recipe.advantages(rewards, mask, scored=scored, max_length=length, **taken).advantages

@@ -9,7 +9,7 @@ from torchstone.recipes.choices import Choice, Recipe
 from torchstone.recipes.online import PolicyRecipe
 
 VERSION = "verl-0.9.1"
-ALGOS, WEIGHTS = "verl/trainer/ppo/core_algos.py", "verl/trainer/ppo/rollout_corr_helper.py:479-600"
+ALGOS, WEIGHTS = "verl/trainer/ppo/core_algos.py", "verl/trainer/ppo/rollout_corr_helper.py:197-413, 522-657"
 GROUP_STD = Choice("group-std", correction=1, eps=1e-6)
 WHITEN = Choice("whiten", correction=1, eps=1e-8)
 DUAL_CLIP = Choice("clip", epsilon=0.2, dual_clip=3.0)

@@ -907,8 +907,9 @@ ONLINE = [
         reduction=Choice("token-mean"),
         source="Cui et al. (the entropy mechanism), arXiv:2505.22617v1, eq. 10-12, by an account and its authors' code "
         "(PRIME-RL/Entropy-Mechanism-of-RL 8850579)",
-        left_out="what the authors' code has: covariances of one micro-batch; one token dropped at least; a ratio "
-        "bounded at 2 (clip 1 and 1), and at 10 for bad tokens; groups without a signal are sampled anew",
+        left_out="what the authors' code has: covariances of one micro-batch; one token dropped at least, and none "
+        "that the clip has stopped; a good token's ratio bounded at 2 (clip 1 and 1; the script's clip_ratio_c of 10 "
+        "is not read); groups without a signal are sampled anew",
         stated={
             "advantage.correction": f"{COV}, verl/trainer/ppo/core_algos.py: torch.std",
             "advantage.eps": f"{COV}, verl/trainer/ppo/core_algos.py",
@@ -949,8 +950,8 @@ ONLINE = [
         reduction=PER_ROW,
         source="Zheng et al. (M2PO), arXiv:2510.01161, eq. 4 and 5, algorithm 1",
         left_out="nothing of algorithm 1. The authors' code (Infini-AI-Lab/M2PO af54a3e) finds a clip of the ratio "
-        "that meets the same limit, over one micro-batch, and takes the mean over tokens; AReaL 4aef98d drops other "
-        "tokens, by the trainer's ratio to the sampler, whatever their sign",
+        "that meets the same limit, over one micro-batch, and takes the mean over tokens, as AReaL's page on M2PO "
+        "prints the loss; AReaL 4aef98d drops other tokens, by the trainer's ratio to the sampler, whatever their sign",
         stated={
             "advantage.correction": f"not found; {SAMPLE_STD}",
             "advantage.eps": "account, AReaL's page on M2PO (4aef98d): nothing is added to the deviation",
@@ -971,7 +972,8 @@ ONLINE = [
         reduction=Choice("group-token-mean"),
         source="Ma et al. (FIPO), arXiv:2603.19835, eq. 3-8",
         left_out="nothing of eq. 3-8; appendix A was not read. ms-swift 3602360 holds the weight of a bad token beyond "
-        "the bound in [0.8, 1], not at 1, and counts tool output in the distance",
+        "the bound in [0.8, 1], not at 1, counts tool output in the distance, and clips twice: the surrogate's ratio "
+        "is held at the same c as well",
         stated={
             "penalty.cache": "not found; DAPO's",
             "advantage.correction": f"not found; {SAMPLE_STD}",
@@ -982,7 +984,7 @@ ONLINE = [
             "tokens.epsilon": "paper, the weight lies in [1, 1.2] for 32B",
             "tokens.epsilon_high": "paper, the weight lies in [1, 1.2] for 32B",
             "tokens.limit": "paper, c of eq. 5 is at least 10",
-            "tokens.reset": "not found; 4 is that of ms-swift 3602360, grpo_trainer.py",
+            "tokens.reset": "not found; 4 is the default of ms-swift 3602360, grpo_trainer.py; its fipo.sh has 3",
         },
     ),
 ]
