@@ -1,7 +1,7 @@
 """Write docs/map.md and draw docs/map.png from the edges in tests/test_reductions.py (part of ``make docs``).
 
 An edge stands once, as a decorator of the test that proves it. docs/map.typ holds the place of each method; an edge
-between methods without a place stands in the table only.
+between methods without a place, or in its list table-only, stands in the table only.
 """
 
 import ast
@@ -16,7 +16,7 @@ PPI = 108  # 1,160 pt wide: 1,740 pixels, where a page shows about 830
 PAGE = """\
 # How the methods reduce to one another
 
-[![Every arrow of the table below, drawn: advantages, ratio, preferences, distillation, KL, means](map.png)](map.png)
+[![The table below, drawn: advantages, ratio, preferences, distillation, KL, means](map.png)](map.png)
 
 Follow an arrow: the method at its tail is the method at its head under the condition above the line. Each arrow is a
 test in [tests/test_reductions.py](../tests/test_reductions.py), most of them to 1e-12.
