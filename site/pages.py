@@ -58,14 +58,14 @@ NODES = {
     "top-k JSD": "DISTILL.3", "k3": "KL.3", "k3, gradient of k2": "GRPO.14", "ratio-weighted k3": "GRPO.15",
     "k2": "KL.2", "group token mean": "GRPO.17", "sequence mean": "CORE.6", "fixed-length mean": "CORE.8",
     "sequence sum": "CORE.7", "token mean": "CORE.5", "decoupled GAE": "PPO.16", "length-adaptive GAE": "PPO.17",
-    "best of G": "REINFORCE.15", "pass@k advantage": "REINFORCE.14", "GiGPO's turns": "REINFORCE.18",
+    "best of G": "REINFORCE.15", "pass@k advantage": "REINFORCE.14", "GiGPO's turns": "REINFORCE.17",
     "GDPO advantage": "REINFORCE.12", "GRPO advantage": "GRPO.2", "Lite PPO advantage": "REINFORCE.11",
     "ScaleRL advantage": "REINFORCE.11", "whitened completions": "REINFORCE.13", "whitened tokens": "CORE.9",
     "decoupled PPO": "PPO.13", "quadratic regression": "GRPO.24", "TOPR": "GRPO.26",
     "likelihood of right answers": "PPO.18", "KL-Cov": "GRPO.21", "Clip-Cov": "GRPO.20",
     "high-entropy tokens": "GRPO.18", "M2PO": "GRPO.22", "FIPO": "GRPO.23", "A*-PO": "REINFORCE.16",
-    "Kimi's regression": "GRPO.24", "CHORD": "GRPO.28", "LD-DPO": "DPO.30", "DPOP": "DPO.40", "AlphaPO": "DPO.38",
-    "BCO, unpaired": "DPO.35", "MPO": "DPO.31", "f-DPO": "DPO.37", "f-DPO, power 1": "DPO.36", "XPO": "DPO.39",
+    "Kimi's regression": "GRPO.24", "CHORD": "GRPO.28", "LD-DPO": "DPO.30", "DPOP": "DPO.39", "AlphaPO": "DPO.37",
+    "BCO, unpaired": "DPO.34", "MPO": "DPO.31", "f-DPO": "DPO.36", "f-DPO, power 1": "DPO.35", "XPO": "DPO.38",
     "TPO": "DPO.26", "CPO": "DPO.10", "REBEL": "GRPO.25",
 }  # fmt: skip
 

@@ -443,7 +443,7 @@ GOOD = tensor([True, True, True, False])
 REWARDS = tensor([0.2, 0.4, 0.6, -0.4], dtype=f64)
 
 
-def test_DPO_34_the_shift_is_the_mean_of_two_means_and_a_constant():
+def test_DPO_33_the_shift_is_the_mean_of_two_means_and_a_constant():
     """(0.4 - 0.4) / 2; pooled it would be 0.2."""
     rewards = REWARDS.clone().requires_grad_()
     shift = bco_reward_shift(rewards, GOOD)
@@ -455,7 +455,7 @@ def test_DPO_34_the_shift_is_the_mean_of_two_means_and_a_constant():
 
 
 @pytest.mark.parametrize(("shift", "expected", "one_mean"), [(0.0, 1.02923, 0.51541), (0.2, 1.03892, 0.56045)])
-def test_DPO_35_each_kind_has_a_mean_of_its_own(shift, expected, one_mean):
+def test_DPO_34_each_kind_has_a_mean_of_its_own(shift, expected, one_mean):
     """By hand: log(1 + exp(-x)) of x = r - d for the good, d - r for the bad; three good, one bad."""
     good = [math.log1p(math.exp(-(r - shift))) for r in (0.2, 0.4, 0.6)]
     bad = math.log1p(math.exp(-0.4 - shift))
@@ -471,7 +471,7 @@ def test_DPO_35_each_kind_has_a_mean_of_its_own(shift, expected, one_mean):
     assert {k: float(m) for k, m in loss.metrics.items()} == pytest.approx(by_hand)
 
 
-def test_DPO_34_and_35_on_parts_of_a_batch_take_the_shift_and_the_counts_of_the_whole():
+def test_DPO_33_and_35_on_parts_of_a_batch_take_the_shift_and_the_counts_of_the_whole():
     """A micro-batch of good completions alone: by its own shift or its own counts the parts do not add up."""
     log_probs, ref = REWARDS / 0.1 - 5, torch.full((4,), -5.0, dtype=f64)
     parts = (slice(0, 2), slice(2, 4))
@@ -490,7 +490,7 @@ def test_DPO_34_and_35_on_parts_of_a_batch_take_the_shift_and_the_counts_of_the_
     assert of(slice(0, 0), shift).item() == 0
 
 
-def test_DPO_36_a_power_has_slope_1_at_0_a_limit_above_and_a_tangent_far_below():
+def test_DPO_35_a_power_has_slope_1_at_0_a_limit_above_and_a_tangent_far_below():
     x = tensor([0.0, math.log(2), -math.log(2), 50.0, -100.0], dtype=f64, requires_grad=True)
     found = power_reward(x, 0.5)
     far = -2 * (math.expm1(20) + math.exp(20) * 30)  # exponent 50: the tangent at 20
@@ -516,7 +516,7 @@ def test_DPO_36_a_power_has_slope_1_at_0_a_limit_above_and_a_tangent_far_below()
         ("alpha", 0.7, 1.44133, 0.62368),
     ],
 )
-def test_DPO_37_each_divergence_by_hand(divergence, alpha, difference, expected):
+def test_DPO_36_each_divergence_by_hand(divergence, alpha, difference, expected):
     """Ratios 2 and 1/2 at beta 0.1; f'(u) as the paper's table has it: -1/u, log(2u/(1+u)), -u^-alpha / alpha."""
     prime = {
         "reverse-kl": math.log,
@@ -541,7 +541,7 @@ def test_DPO_37_each_divergence_by_hand(divergence, alpha, difference, expected)
 
 
 @pytest.mark.parametrize("divergence", ["js", "forward-kl"])
-def test_DPO_37_which_completion_is_ahead_is_still_seen_where_both_rewards_round_to_their_limit(divergence):
+def test_DPO_36_which_completion_is_ahead_is_still_seen_where_both_rewards_round_to_their_limit(divergence):
     w, lo, zero = tensor([30.0]), tensor([20.0]), torch.zeros(1)
     ahead, behind = (f_dpo_loss(*pair, zero, zero, beta=0.1, divergence=divergence) for pair in ((w, lo), (lo, w)))
     assert float(ahead.metrics["rewards/margins"]) < 1e-7
@@ -549,7 +549,7 @@ def test_DPO_37_which_completion_is_ahead_is_still_seen_where_both_rewards_round
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(1.0, 0.02975), (0.25, 0.24100), (-1.0, 0.69315), (0.0, 0.34513)])
-def test_DPO_38_the_power_of_the_mean_probability_by_hand(alpha, expected):
+def test_DPO_37_the_power_of_the_mean_probability_by_hand(alpha, expected):
     """p 1/2 and 1/4, beta 2, gamma 0.5: alpha 1: 1 - 1/p = -1 and -3; alpha -1: p - 1 = -0.5 and -0.75."""
     w, lo = (tensor([-math.log(n)], dtype=f64) for n in (2, 4))
     reward = (lambda p: (1 - p**-alpha) / alpha) if alpha else math.log
@@ -564,7 +564,7 @@ def test_DPO_38_the_power_of_the_mean_probability_by_hand(alpha, expected):
     assert float(loss.metrics["logps/rejected"]) == pytest.approx(-math.log(4))
 
 
-def test_DPO_39_the_term_is_on_the_references_own_completion():
+def test_DPO_38_the_term_is_on_the_references_own_completion():
     """-4 and -3 of (-4, -5), (-9, -3): mean -3.5; DPO's h of 0.3 with 1e-3 of -5: 0.54936."""
     w, lo = vectors([-4.0, -9.0], [-5.0, -3.0])
     marks = tensor([True, False])
@@ -580,7 +580,7 @@ def test_DPO_39_the_term_is_on_the_references_own_completion():
     assert (dpo.value + 1e-3 * optimism_loss(at, zero, one).value).item() == pytest.approx(0.54936, abs=6e-6)
 
 
-def test_DPO_40_below_the_reference_the_chosen_one_is_charged_above_it_is_dpo():
+def test_DPO_39_below_the_reference_the_chosen_one_is_charged_above_it_is_dpo():
     """s_w -1, s_l -2, beta 0.1, lambda 5: h = 0.1 (1 - 5) = -0.4; DPO's is 0.1."""
     zero = torch.zeros(1, dtype=f64)
     below, low = tensor([-1.0], dtype=f64), tensor([-2.0], dtype=f64)

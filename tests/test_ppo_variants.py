@@ -263,7 +263,7 @@ def test_PPO_18_micro_batches_need_the_right_answers_of_the_whole_batch():
 SKYWORK = {"coef": 0.0, "target": 0.2, "delta": 1e-4, "high": 0.005}  # its scripts
 
 
-def test_PPO_20_the_bonus_grows_below_the_target_and_is_off_above_it():
+def test_PPO_19_the_bonus_grows_below_the_target_and_is_off_above_it():
     controller, seen = AdaptiveEntropy(**SKYWORK), []
     assert controller.bonus == 0.0
     for entropy in (0.3, 0.1, 0.1, 0.25, 0.1, 0.2):
@@ -272,7 +272,7 @@ def test_PPO_20_the_bonus_grows_below_the_target_and_is_off_above_it():
     assert seen == [pytest.approx(x) for x in ((0, 0), (1e-4, 1e-4), (2e-4, 2e-4), (1e-4, 0), (2e-4, 2e-4), (1e-4, 0))]
 
 
-def test_PPO_20_the_coefficient_stays_within_its_bounds():
+def test_PPO_19_the_coefficient_stays_within_its_bounds():
     low = AdaptiveEntropy(**SKYWORK | {"coef": 0.003, "low": 0.002, "delta": 0.0015})
     assert low.update(0.3).coef == 0.002 and low.update(0.3).update(0.3).coef == 0.002
     assert low.update(0.1).coef == pytest.approx(0.0045) and low.update(0.1).update(0.1).coef == 0.005

@@ -446,7 +446,7 @@ def test_REINFORCE_15_expects_the_gradient_of_the_best_reward(size):
     torch.testing.assert_close(size * found, best)  # expected_gradient is a mean over the group
 
 
-def test_REINFORCE_18_by_hand():
+def test_REINFORCE_17_by_hand():
     returns, groups = tensor([1.0, 5.0, 3.0, 7.0, 0.1, 0.1, 0.1]), tensor([4, 9, 4, 2, 0, 0, 0])
     plain = {"divide_by_std": False, "correction": 0, "eps": 0.0}
     assert step_group_advantages(returns, groups, **plain).tolist() == [-1, 0, 1, 0, 0, 0, 0]
@@ -454,7 +454,7 @@ def test_REINFORCE_18_by_hand():
     torch.testing.assert_close(scaled, tensor([-1.0, 0, 1, 0, 0, 0, 0]) / sqrt(2))
 
 
-def test_REINFORCE_18_refuses_groups_that_do_not_fit(unchecked):
+def test_REINFORCE_17_refuses_groups_that_do_not_fit(unchecked):
     for wrong in (torch.ones(3), torch.ones(2).long(), torch.ones(3, 1).long(), None):
         with pytest.raises(ValueError, match=r"^groups: expected an integer tensor of shape \[3\], got"):
             step_group_advantages(torch.rand(3), wrong, divide_by_std=False, correction=0, eps=0.0)

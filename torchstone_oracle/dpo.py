@@ -108,36 +108,36 @@ def bco(win: Dual, lose: Dual, shift: Number) -> Dual:
 
 
 def bco_reward_shift(rewards: Sequence[Number], desirable: Sequence[bool]) -> Dual:
-    """d = (mean of r over the good + mean of r over the bad) / 2; a constant, a kind without any is 0    (DPO.34)"""
+    """d = (mean of r over the good + mean of r over the bad) / 2; a constant, a kind without any is 0    (DPO.33)"""
     kinds = [[stop(r) for r, up in zip(rewards, desirable, strict=True) if up == kind] for kind in (True, False)]
     return (mean(kinds[0]) + mean(kinds[1])) / 2
 
 
 def bco_alone(r: Dual, desirable: bool, shift: Number) -> Dual:
-    """-log sigmoid(r - d) if desirable, else -log sigmoid(-(r - d))    (DPO.35, one completion)"""
+    """-log sigmoid(r - d) if desirable, else -log sigmoid(-(r - d))    (DPO.34, one completion)"""
     return -log_sigmoid(r - shift if desirable else shift - r)
 
 
 def power_reward(x: Dual, alpha: Number) -> Dual:
-    """(1 - exp(-alpha x)) / alpha, exponents beyond 20 as their tangent; x at alpha 0    (DPO.36)"""
+    """(1 - exp(-alpha x)) / alpha, exponents beyond 20 as their tangent; x at alpha 0    (DPO.35)"""
     return x if dual(alpha).same(0) else (1 - bounded_exp(-alpha * x)) / alpha
 
 
 def divergence_reward(s: Dual, divergence: str, alpha: Number | None) -> Dual:
-    """f'(exp(s)) less its value at s = 0    (DPO.37, g)"""
+    """f'(exp(s)) less its value at s = 0    (DPO.36, g)"""
     if divergence == "js":
         return log(2) + log_sigmoid(s)
     return power_reward(s, {"reverse-kl": 0, "forward-kl": 1}.get(divergence, alpha))
 
 
 def f_dpo(win: Dual, lose: Dual, beta: Number, divergence: str, alpha: Number | None) -> Dual:
-    """-log sigmoid(beta g(s_w) - beta g(s_l)),  s = r / beta    (DPO.37)"""
+    """-log sigmoid(beta g(s_w) - beta g(s_l)),  s = r / beta    (DPO.36)"""
     g_w, g_l = (divergence_reward(r / beta, divergence, alpha) for r in (win, lose))
     return -log_sigmoid(beta * (g_w - g_l))
 
 
 def alphapo(win: Dual, lose: Dual, beta: Number, gamma: Number, alpha: Number) -> Dual:
-    """-log sigmoid(beta g(l_w) - beta g(l_l) - gamma),  l = r / beta    (DPO.38)"""
+    """-log sigmoid(beta g(l_w) - beta g(l_l) - gamma),  l = r / beta    (DPO.37)"""
     return -log_sigmoid(beta * (power_reward(win / beta, alpha) - power_reward(lose / beta, alpha)) - gamma)
 
 
@@ -152,12 +152,12 @@ def mpo(win: Dual, lose: Dual, w_p: Number, w_q: Number, shift: Number) -> Dual:
 
 
 def optimism(chosen: Dual, rejected: Dual, chosen_is_from_reference: bool) -> Dual:
-    """log pi(y~), y~ the completion that the reference wrote    (DPO.39)"""
+    """log pi(y~), y~ the completion that the reference wrote    (DPO.38)"""
     return chosen if chosen_is_from_reference else rejected
 
 
 def dpop(win: Dual, lose: Dual, penalty: Number) -> Dual:
-    """-log sigmoid(r_w - r_l - penalty max(0, -r_w)); at 0 the charge has no slope    (DPO.40)"""
+    """-log sigmoid(r_w - r_l - penalty max(0, -r_w)); at 0 the charge has no slope    (DPO.39)"""
     charge = -win if win < 0 else Dual(0)
     return -log_sigmoid(win - lose - penalty * charge)
 

@@ -147,7 +147,7 @@ def largest(xs: Sequence[Dual]) -> Dual:
 def step_group_advantages(
     returns: Sequence[Dual], groups: Sequence[int], divide_by_std: bool, correction: int, eps: Number
 ) -> Row:
-    """R_i - mean R_j    [/ (std R_j + eps)], j over the turns of i's group    (REINFORCE.18)"""
+    """R_i - mean R_j    [/ (std R_j + eps)], j over the turns of i's group    (REINFORCE.17)"""
     found = []
     for r, own in zip(returns, groups, strict=True):
         there = [other for other, g in zip(returns, groups, strict=True) if g == own]

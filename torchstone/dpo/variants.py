@@ -509,7 +509,7 @@ def bco_loss(
 def bco_reward_shift(rewards: Float[Tensor, " M"], desirable: Bool[Tensor, " M"]) -> Float[Tensor, ""]:
     """Half way between the rewards of good and of bad completions: where BCO tells one from the other.
 
-        d = (mean of r(x, y) over the good + mean of r(x, y) over the bad) / 2              (DPO.34)
+        d = (mean of r(x, y) over the good + mean of r(x, y) over the bad) / 2              (DPO.33)
 
     The mean of two means: were all completions pooled, the commoner kind would draw d to its side, and its own losses
     would vanish.
@@ -541,7 +541,7 @@ def bco_unpaired_loss(
 ) -> Loss:
     """Completions with a thumb up or down, and no pairs: a classifier tells good from bad by the implicit reward.
 
-        L = mean over the good( -log sigmoid(r - d) ) + mean over the bad( -log sigmoid(-(r - d)) )    (DPO.35)
+        L = mean over the good( -log sigmoid(r - d) ) + mean over the bad( -log sigmoid(-(r - d)) )    (DPO.34)
 
     Each kind has a mean of its own, so the rarer one weighs as much as the other. Of as many good as bad ones it is
     ``bco_loss``.
@@ -600,7 +600,7 @@ def _mean_where(counted: Bool[Tensor, " M"], x: Float[Tensor, " M"], denominator
 def power_reward(x: Float[Tensor, " N"], alpha: float) -> Float[Tensor, " N"]:
     """A power in place of a logarithm: the reward of f-DPO on a log-ratio, that of AlphaPO on a mean log-prob.
 
-        g_alpha(x) = (1 - exp(-alpha x)) / alpha,    g_0(x) = x                             (DPO.36)
+        g_alpha(x) = (1 - exp(-alpha x)) / alpha,    g_0(x) = x                             (DPO.35)
 
     Of slope 1 at x = 0 and exp(-alpha x) elsewhere; for alpha > 0 below 1 / alpha.
 
@@ -634,7 +634,7 @@ POWERS = {"reverse-kl": 0.0, "forward-kl": 1.0}
 
 
 def _shape(divergence: str, alpha: float | None) -> Callable[[Tensor], Tensor]:
-    """g of (DPO.37)."""
+    """g of (DPO.36)."""
     known = ("reverse-kl", "forward-kl", "alpha", "js")
     require(divergence in known, "divergence", f"one of {', '.join(known)}", divergence)
     if divergence == "alpha":
@@ -659,9 +659,9 @@ def f_dpo_loss(
 ) -> Loss:
     """DPO under another divergence from the reference than the reverse KL: the derivative of its f is the reward.
 
-        L = mean( -log sigmoid( beta g(s_w) - beta g(s_l) ) ),    s = log pi(y | x) - log pi_ref(y | x)    (DPO.37)
+        L = mean( -log sigmoid( beta g(s_w) - beta g(s_l) ) ),    s = log pi(y | x) - log pi_ref(y | x)    (DPO.36)
 
-    "reverse-kl": g = g_0 of DPO.36, which is DPO; "forward-kl": g_1; "alpha": g_alpha, between the two; "js"
+    "reverse-kl": g = g_0 of DPO.35, which is DPO; "forward-kl": g_1; "alpha": g_alpha, between the two; "js"
     (Jensen-Shannon): g(s) = log 2 + log sigmoid(s). All but the first level off where a completion is likelier than
     under the reference. g is f'(exp(s)) less a constant, which the difference takes away.
 
@@ -698,9 +698,9 @@ def alphapo_loss(
 ) -> Loss:
     """SimPO with a power of the probability per token in place of its logarithm.
 
-        L = mean( -log sigmoid( beta g_alpha(l_w) - beta g_alpha(l_l) - gamma ) ),   l = log pi(y | x) / |y|   (DPO.38)
+        L = mean( -log sigmoid( beta g_alpha(l_w) - beta g_alpha(l_l) - gamma ) ),   l = log pi(y | x) / |y|   (DPO.37)
 
-    With g_alpha of DPO.36 a token's mean probability p has the reward beta (1 - p^-alpha) / alpha. Above alpha = 0 the
+    With g_alpha of DPO.35 a token's mean probability p has the reward beta (1 - p^-alpha) / alpha. Above alpha = 0 the
     gradient grows where a completion is unlikely, the rejected one before all; below 0 it fades there.
 
     Args:
@@ -731,7 +731,7 @@ def optimism_loss(
 ) -> Loss:
     """XPO's exploration: of each pair the reference wrote one completion, and that one is made less likely.
 
-        L = mean( log pi(y~ | x) ),    y~ the completion of the pair that the reference wrote    (DPO.39)
+        L = mean( log pi(y~ | x) ),    y~ the completion of the pair that the reference wrote    (DPO.38)
 
     Added to ``dpo_loss`` with a small weight, whichever of the two is preferred. The other one is the policy's own.
 
@@ -764,7 +764,7 @@ def dpop_loss(
 ) -> Loss:
     """DPO in which a chosen completion that falls below the reference is charged within the comparison (DPO-Positive).
 
-        L = mean( -log sigmoid( h - penalty_coef max(0, -r_w) ) )                           (DPO.40)
+        L = mean( -log sigmoid( h - penalty_coef max(0, -r_w) ) )                           (DPO.39)
 
     Below the reference a unit of r_w moves the comparison by 1 + penalty_coef in place of 1; above it this is DPO.
 

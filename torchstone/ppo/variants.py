@@ -200,7 +200,7 @@ class AdaptiveEntropy:
     """A coefficient of the entropy bonus that keeps the entropy from falling below a target, and no longer than needed.
 
         coef <- clip( coef + delta if H < target else coef - delta, low, high )
-        the next step's bonus: coef if H < target, else 0                                   (PPO.20)
+        the next step's bonus: coef if H < target, else 0                                   (PPO.19)
 
     Args:
         coef: the present coefficient, in loss per nat: 0.0 at the start in the authors' scripts.

@@ -21,7 +21,7 @@ Number = float | int | str | bool | None
 
 # What a batch may hold, and what it is for: the message when a recipe needs it and it is not given.
 TENSORS = {
-    "rewards": "one reward a completion [P G]",
+    "rewards": "one reward a completion [P G], or one of each function [P G K]",
     "several_rewards": "several rewards a completion [P G K]",
     "reward_weights": "the weight of each of several rewards [K]",
     "completion_advantages": "one advantage a completion [P G]",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchstone.terminal import Parser, UserError, bold, dim, table, wrapped
+from torchstone.terminal import Parser, UserError, bold, columns, dim, table, wrapped
 
 if TYPE_CHECKING:
     from torchstone.recipes.choices import Recipe
@@ -27,7 +28,10 @@ examples
   torchstone recipes grpo:advantage=group-mean  a row with your own choice
   torchstone recipes --choices                  all that can be chosen
 """
-FOOT = "A KL is in the loss unless it says reward. Name a row to have it explained, or two to see what differs."
+FOOT = (
+    "Three dots are further choices. A KL is in the loss unless it says reward. Name a row to have it explained, or "
+    "two to see what differs."
+)
 
 
 def recipes(arguments: Sequence[str]) -> int:
@@ -85,9 +89,16 @@ def _print_all(dialects: bool) -> None:
         width = min(longest, second + 1) + 2  # a single long name may stand out: the lines are short without it
         print(bold(title))
         for row in rows:
-            print(wrapped(in_words(row, RECIPES), f"{row.name:<{width - 2}}  ", " " * width))
+            print(f"{row.name:<{width - 2}}  {_fitted(in_words(row, RECIPES), columns() - width)}")
         print()
     print(dim(wrapped(FOOT)))
+
+
+def _fitted(choices: str, width: int) -> str:
+    """As many choices as stand in ``width`` characters; three dots for the others."""
+    while len(choices) > width and re.search("[;,] [^.]", choices):
+        choices = re.sub(r"[;,] [^;,]*(; \.\.\.)?$", "; ...", choices)
+    return choices
 
 
 def _print_choices() -> None:

@@ -173,7 +173,7 @@ def dialects(groups: dict[str, list[Recipe]]) -> str:
             told = "same" if told == f"as {name}" else told.removeprefix(f"{name} with ") if name in RECIPES else told
             cells.setdefault(name, {})[row.name.partition("@")[2].replace("-", " ")] = piped(told)
     columns = sorted(
-        {at for line in cells.values() for at in line}, key=lambda at: -sum(at in c for c in cells.values())
+        {at for line in cells.values() for at in line}, key=lambda at: (-sum(at in c for c in cells.values()), at)
     )
     lines = [f"| row | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     return "\n".join(

@@ -402,7 +402,7 @@ def step_group_advantages(
 ) -> Float[Tensor, " N"]:
     """Each turn of an agent against the turns that were taken in the same state (GiGPO's second level).
 
-        A_i = R_i - mean R_j    [/ (std R_j + eps), with divide_by_std],    j in i's group    (REINFORCE.18)
+        A_i = R_i - mean R_j    [/ (std R_j + eps), with divide_by_std],    j in i's group    (REINFORCE.17)
 
     ``group_advantages`` for groups of any size. GiGPO adds it, times a weight (1), to the advantage of the whole
     episode among those of its task.

@@ -25,7 +25,7 @@ def not_divided(win: Dual, lose: Dual, beta: Number, gamma: Number, alpha: Numbe
 
 
 OBJECTIVE = objective(
-    "alphapo_loss", "SimPO with a power of the probability as the reward.", ("DPO.36", "DPO.38"),
+    "alphapo_loss", "SimPO with a power of the probability as the reward.", ("DPO.35", "DPO.37"),
     "arXiv:2501.03884v4, by an account", each(dpo.alphapo, *NAMES),
     {
         "simpo": judged(bug, "alpha is not used: SimPO.", "The run has the name of one objective and the result of "

@@ -29,7 +29,7 @@ CASES = (
 REWARDS = Argument("M", "reward units, of whole completions", gradient=True)
 
 OBJECTIVE = Objective(
-    "bco_reward_shift", "Half way between the rewards of good and of bad completions.", ("DPO.34",),
+    "bco_reward_shift", "Half way between the rewards of good and of bad completions.", ("DPO.33",),
     ("arXiv:2404.04656, eq. 7",), {"rewards": REWARDS, "desirable": Argument("M", "True for a thumb up", kind="bool")},
     {"reward_shift": Argument("", "reward")}, {}, shift, {"shift": dpo.bco_reward_shift},
     {

@@ -49,7 +49,7 @@ def numbers(shift: float, beta: float = 0.1, good: int | None = None, bad: int |
 
 
 OBJECTIVE = Objective(
-    "bco_unpaired_loss", "Thumbs up and down told apart by a classifier of the reward.", ("DPO.35",),
+    "bco_unpaired_loss", "Thumbs up and down told apart by a classifier of the reward.", ("DPO.34",),
     ("arXiv:2404.04656, eq. 8",),
     {"log_probs": NATS, "ref_log_probs": CONSTANT, "desirable": Argument("N", "True for a thumb up", kind="bool")},
     LOSS, {"beta": BETA, "reward_shift": Setting("d, a constant.", (0,)),

@@ -35,7 +35,7 @@ def rewarded(win: Dual, lose: Dual, penalty: Number, beta: Number) -> Dual:
 
 NAMES = ("penalty_coef", "beta")
 OBJECTIVE = objective(
-    "dpop_loss", "DPO in which a chosen completion below the reference is charged.", ("DPO.40",),
+    "dpop_loss", "DPO in which a chosen completion below the reference is charged.", ("DPO.39",),
     "arXiv:2402.13228v2, eq. 3, by accounts", each(dpo.dpop, "penalty_coef"),
     {
         "penalty_outside_beta": judged(variant, "The charge is on log-probs, not on rewards: outside of beta.",

@@ -49,7 +49,7 @@ def beta_inside(win: Dual, lose: Dual, beta: Number, divergence: str, alpha: Num
 
 
 OBJECTIVE = objective(
-    "f_dpo_loss", "DPO under another divergence than the reverse KL.", ("DPO.36", "DPO.37"),
+    "f_dpo_loss", "DPO under another divergence than the reverse KL.", ("DPO.35", "DPO.36"),
     "arXiv:2309.16240, its table of divergences, by an account",
     each(dpo.f_dpo, *NAMES),
     {

@@ -33,7 +33,7 @@ def both(w: Dual, v: Dual, b: bool) -> Dual:
 
 
 OBJECTIVE = Objective(
-    "optimism_loss", "Of each pair, the completion that the reference wrote is made less likely.", ("DPO.39",),
+    "optimism_loss", "Of each pair, the completion that the reference wrote is made less likely.", ("DPO.38",),
     ("arXiv:2405.21046, eq. 5",), {**dict.fromkeys(PAIR, NATS), "chosen_is_from_reference": MARKS}, LOSS,
     {"denominator": DENOMINATOR}, optimism, {"term": dpo.optimism, "reduce": dpo.pair_mean},
     {

@@ -11,7 +11,7 @@ from ..shared.common import TRL_1_16_0, Settings, bug, variant
 
 
 def coefficient(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> dict[str, Any]:
-    """c <- clip(c + delta if H < target else c - delta, low, high);  the bonus: c if H < target, else 0    (PPO.20)"""
+    """c <- clip(c + delta if H < target else c - delta, low, high);  the bonus: c if H < target, else 0    (PPO.19)"""
     coef, target, delta, low, high = (dual(settings[k]) for k in ("coef", "target", "delta", "low", "high"))
     below = steps["below"](inputs["entropy"], target)
     after = steps["bound"](steps["step"](coef, delta, below), low, high)
@@ -42,7 +42,7 @@ ALTERNATIVES: dict[str, Alternative] = {
 OBJECTIVE = Objective(
     name="adaptive_entropy",
     about="The coefficient of the entropy bonus after one step of the controller, and what the next step adds.",
-    tags=("PPO.20",),
+    tags=("PPO.19",),
     source=("He et al., Skywork-OR1, arXiv:2505.22312, section 3.2.5, by the authors' code",),
     arguments={"entropy": Argument("", "nats")},
     returns={"coef": Argument("", "loss per nat"), "bonus": Argument("", "loss per nat")},

@@ -44,7 +44,7 @@ CASES = (
 OBJECTIVE = Objective(
     name="step_group_advantages",
     about="Each turn of an agent against the turns of its task that began in the same state (GiGPO).",
-    tags=("REINFORCE.18",),
+    tags=("REINFORCE.17",),
     source=("GiGPO, arXiv:2505.10978, by accounts", "ROLL 8eb27cc2, roll/pipeline/agentic/utils.py"),
     arguments={
         "returns": Argument("N", "reward"),
