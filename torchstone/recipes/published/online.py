@@ -493,7 +493,7 @@ ONLINE = [
         left_out="what lies outside the loss: prompts solved more often than 9 times in 10 leave later epochs, long "
         "thoughts are ended by a sentence, the head of both programs computes in float32. Rewards are 1 and -1 there "
         '(appendix A.3), while the condition "0 < mean < 1" on groups supposes 0 and 1: here a group whose rewards '
-        "differ is kept",
+        "differ is kept. Whether groups that are left out count in the batch's deviation is not stated: here they do",
         stated={
             "advantage.correction": f"not stated; {SAMPLE_STD}",
             "advantage.eps": "not stated; nothing is added, as in GRPO's equation",
