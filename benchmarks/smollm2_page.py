@@ -10,6 +10,7 @@ from torchstone.evaluate.passes import difference, estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {"grpo": "GRPO", "rloo": "RLOO", "dpo": "DPO", "distill": "distillation", "ppo": "PPO, reward model"}
+WHO = {"ours": "ours", "trl": "TRL"}
 SCORES = ("pass@1 strict", "pass@1 lenient", "pass@8 strict", "pass@8 lenient")
 PAGE = """\
 # SmolLM2-135M beside TRL, from equal samples
@@ -30,7 +31,8 @@ SmolLM2-135M-Instruct reads them as plain text, without its chat template, and a
 **Runs.** {rounds} rounds of {prompts} prompts with {group} completions, so {samples:,} samples a run; Adam at {lr:g},
 constant, no weight decay; one optimizer step a round in passes of {micro_batch} rows; float32, one thread. DPO has the
 pairs of as many samples of the start model, {pairs} a step, at {dpo_lr:g}, beta {beta:g}. What TRL does by default and
-is switched off: bfloat16, gradient checkpointing. Seeds: {seeds}.
+is switched off: bfloat16, gradient checkpointing. PPO is paid by a reward model made of DPO's {made} pairs alone;
+distillation's teacher is the first GRPO run. Seeds: {seeds}.
 
 ```
 {command}
@@ -54,6 +56,8 @@ What ours has more than TRL's, prompt by prompt; an interval that holds 0 shows 
 {ours_more}
 
 ![reward of the samples of each round](smollm2.png)
+
+Means over the seeds. A round has {prompts} prompts, here others than in TRL's runs, and its reward depends on them too.
 
 ## What it cost
 
@@ -97,7 +101,7 @@ def tables(results):
         if result["method"] != "start":
             kinds.setdefault((result["method"], result["by"]), []).append(result)
     order = sorted(kinds, key=lambda kind: (list(TITLES).index(kind[0]), kind[1]))
-    name = {kind: f"{TITLES[kind[0]]}, {kind[1]}" for kind in order}
+    name = {kind: f"{TITLES[kind[0]]}, {WHO[kind[1]]}" for kind in order}
     start = [results["start"]]
     head = ["", "seeds", *SCORES]
     rows = [["start", "", *(percent(estimate(over_seeds(start, s))) for s in SCORES)]]
@@ -164,16 +168,17 @@ def draw(results, file):
     figure, axes = plt.subplots(figsize=(8.3, 4.2), layout="constrained")
     curves, ends = {}, []
     for r in results.values():
-        if points := [point for point in r.get("curve", []) if point[1] is not None]:
+        points = [point for point in r.get("curve", []) if point[1] is not None]
+        if points and r["method"] != "ppo":  # whose reward is the reward model's
             curves.setdefault((r["method"], r["by"]), []).append(points)
     for (method, by), of_seeds in curves.items():
         colour = PALETTE[list(TITLES).index(method)]
         ys = [statistics.fmean(y for _, y in column) for column in zip(*of_seeds, strict=False)]
         axes.plot([x for x, _ in of_seeds[0]][: len(ys)], ys, "-" if by == "ours" else "--", color=colour)
-        ends.append((ys[-1], f"{TITLES[method]}, {by}", colour))
+        ends.append((ys[-1], f"{TITLES[method]}, {WHO[by]}", colour))
     axes.set(xlabel="completions sampled", ylabel="reward of a round's samples", ylim=(0, 1), xlim=(0, None))
     label_ends(axes, ends, 10)
-    figure.savefig(file)
+    figure.savefig(file, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -185,8 +190,9 @@ def write_page(out, docs=ROOT / "docs", data=ROOT / "benchmarks" / "results"):
     learned, gained, ours_more, cost = tables(results)
     held = json.loads((out / "held_out.jsonl").read_text().splitlines()[0])
     seeds = sorted({r["seed"] for r in results.values()})
+    made = len((out / "pairs.jsonl").read_text().splitlines())
     text = PAGE.format(
-        prompt=held["prompt"], samples=sizes["rounds"] * sizes["prompts"] * sizes["group"],
+        prompt=held["prompt"], made=made, samples=sizes["rounds"] * sizes["prompts"] * sizes["group"],
         seeds=", ".join(map(str, seeds)) + "; PPO and distillation 0 alone",
         command="python benchmarks/smollm2.py --model SMOLLM2\npython benchmarks/smollm2.py --page",
         learned=learned, gained=gained, ours_more=ours_more, cost=cost, completions=completions(out, results), **sizes,
