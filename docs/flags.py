@@ -63,6 +63,7 @@ NAMES = {  # owner/repository, and what people call it
     "hpcaitech/ColossalAI": "ColossalAI",
     "huggingface/transformers": "transformers",
     "huggingface/trl": "TRL",
+    "inclusionAI/AReaL": "AReaL",
     "inclusionAI/AReno": "AReno",
     "karpathy/nanochat": "nanochat",
     "labmlai/annotated_deep_learning_paper_implementations": "labml",
