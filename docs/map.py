@@ -68,9 +68,7 @@ def main() -> None:
     inputs = {"edges": json.dumps(drawn())}
     how = {"root": ROOT, "ppi": PPI, "ignore_system_fonts": True, "timestamp": 0}
     picture = Image.open(io.BytesIO(typst.compile(ROOT / "docs" / "map.typ", format="png", sys_inputs=inputs, **how)))
-    panel = typst.compile(
-        ROOT / "docs" / "map.typ", format="svg", sys_inputs=inputs | {"panel": "Advantages"}, **how
-    )
+    panel = typst.compile(ROOT / "docs" / "map.typ", format="svg", sys_inputs=inputs | {"panel": "Advantages"}, **how)
     (ROOT / "build" / "docs").mkdir(parents=True, exist_ok=True)
     (ROOT / "build" / "docs" / "panel.svg").write_bytes(panel)  # for notes.typ
     info = PngImagePlugin.PngInfo()
