@@ -42,9 +42,21 @@ ESTIMATORS = [name for name, row in ROWS.items() if not settings.advantages_refu
 OWN = {
     **{name: knobs for name, knobs in SETTINGS.items() if "adv_estimator" not in knobs},
     **{
-        name: {} for name in ("rloo", "rloo-kl", "remax", "opo", "reinforce++", "reinforce++-baseline", "ppo", "ppo-kl")
+        name: {}
+        for name in (
+            "rloo",
+            "rloo-kl",
+            "remax",
+            "opo",
+            "reinforce++",
+            "reinforce++-baseline",
+            "ppo",
+            "ppo-kl",
+            "grpo-passk",
+        )
     },
     **{"gspo": {"loss_mode": "gspo"}, "gpg": {"loss_mode": "gpg"}, "dapo": {"clip_ratio_high": 0.28}},
+    "dro": {"loss_mode": {"loss_mode": "dro", "dro_beta": 0.1}},
     **{name: {"correction": knobs} for name, knobs in SAMPLER.items()},
     **{"grpo-kl": {"use_kl_loss": True}, "grpo-kl+": {"use_kl_loss": True, "kl_loss_type": "k3+"}},
 }
@@ -133,12 +145,17 @@ def test_a_row_of_verl_s_dialect_is_verl_s_own_loss_mode(name):
     row, batch = ROWS[f"{name}@{VERSION}"], policy_batch(5)
     if name in ("gmpo", "sapo"):  # verl's GMPO has one advantage a completion
         batch = replace(batch, token_advantages=batch.advantages[:, None].expand_as(batch.mask))
+    if name == "grpo-passk":  # no advantage of its is below 0, where verl's dual clip acts
+        batch = replace(batch, token_advantages=batch.token_advantages.abs())
     knobs = {k: v for k, v in OWN[name].items() if k not in OF_THE_ALGORITHM}
     correction = knobs.pop("correction", None)
     mode, weights = knobs.pop("loss_mode", "vanilla"), None
     if correction:
         weights, _ = corrected(batch, RolloutCorrectionConfig(**correction))
-    ours, own = needed(row), {"policy": {"loss_mode": mode}, "loss_scale_factor": TOKENS, **knobs}
+    ours, own = (
+        needed(row),
+        {"policy": mode if isinstance(mode, dict) else {"loss_mode": mode}, "loss_scale_factor": TOKENS, **knobs},
+    )
     # verl's GMPO takes the mean over the rows of a micro-batch, whatever the batch: compared where the two are one
     for split in (WHOLE,) if name == "gmpo" else (SPLIT, WHOLE):
         expected = gradient(batch, split, weights=weights, **own)
@@ -191,7 +208,7 @@ def test_an_estimator_gives_the_row_s_advantages_in_any_order_of_the_completions
     expected = row.advantages(batch.rewards, batch.mask, **tensors).advantages
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     assert largest(estimate(name, batch, order, **algorithm), expected) <= 1e-9
-    assert expected.abs().max() > 0.05
+    assert expected.abs().max() > 0.05 or name == "pass-at-k"  # 4 in a group of 4: there is one set, and no gain
 
 
 @pytest.mark.parametrize("name", OWN_ESTIMATORS)
@@ -209,7 +226,10 @@ def test_an_estimator_of_verl_s_dialect_is_verl_s_own(name):
 def test_every_row_of_verl_s_dialect_is_held_against_verl_s_own():
     whole = {f"{name}@{VERSION}" for name in ("clip-cov", "kl-cov")}  # verl's own judge a micro-batch, a row the step
     assert all("together" in settings.loss_refusal(ROWS[name]) for name in whole)
-    dialect = {name.removesuffix(f"@{VERSION}") for name in ROWS.keys() - whole if name.endswith(VERSION)}
+    # verl's own filters shorten the mask before a loss is called, and its GDPO takes several rewards: test_dialects.py
+    elsewhere = {f"{name}@{VERSION}" for name in ("seq-mis", "geo-rs", "geo-rs-token-tis", "gdpo")}
+    assert elsewhere <= import_module("cases_verl").CASES.keys()
+    dialect = {name.removesuffix(f"@{VERSION}") for name in ROWS.keys() - whole - elsewhere if name.endswith(VERSION)}
     assert OWN.keys() == dialect == OWN_ESTIMATORS.keys() | {"ppo", "ppo-kl", "remax", "dapo"}
     for name in dialect - OWN_ESTIMATORS.keys():  # these advantages are verl's own there, or its reward manager's
         assert settings.advantages_refusal(ROWS[f"{name}@{VERSION}"])
@@ -218,7 +238,11 @@ def test_every_row_of_verl_s_dialect_is_held_against_verl_s_own():
 def test_an_option_of_the_column_is_an_estimator_or_says_which_row_has_its_numbers():
     batch = policy_batch(7)
     for name, option in ADVANTAGES.items():
+        if name in ROWS:  # the name is the row's
+            continue
         row = {"critic": "cannot run critic: values do not reach", "greedy": "for adv_estimator=remax alone",
+               "each-by-std": "is handed one reward a completion; adv_estimator=gdpo is verl's own",
+               "prompt-value": "values of prompts do not reach an estimator",
                "optimal-token": "for adv_estimator=optimal_token_baseline alone"}.get(name)  # fmt: skip
         if option.numbers and row is None:
             row = f"{name} takes .*; name a row that has it: .*"

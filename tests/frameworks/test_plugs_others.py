@@ -60,6 +60,15 @@ def recounted(refusal) -> list[str]:
     return [name for name in named if not refusal(find(name))]
 
 
+def for_row(name: str, batch):
+    """The batch, its sampler as near as a row's filter asks for in every second completion."""
+    if find(name).sampler.numbers.get("gate") != "sequence-mean":
+        return batch
+    near = batch.old_log_probs + 1e-4 * torch.randn_like(batch.old_log_probs)
+    kept = torch.arange(len(near))[:, None] % 2 == 0
+    return replace(batch, sampler_log_probs=torch.where(kept, near, batch.sampler_log_probs))
+
+
 def of_the_whole(recipe: str, batch, mask=None) -> torch.Tensor:
     """The gradient [B T] by Torchstone alone, of the row with all its terms, on the batch in one piece."""
     row, log_probs = find(recipe), leaf(batch.log_probs)
@@ -137,7 +146,7 @@ def slime_args(recipe: str, **more):
 
 @pytest.mark.parametrize("name", runs(of_slime.loss_refusal, "dapo:reduction=token-mean", NO_CRITIC, ENTROPY))
 def test_slime_s_micro_batches_and_ranks_add_up_to_the_row_s_loss(slime_loss, name):
-    batch = policy_batch(5, gaps=True)
+    batch = for_row(name, policy_batch(5, gaps=True))
     expected = of_the_whole(name, batch)
     for split in (SPLIT, WHOLE):
         assert_same(slime_gradient(batch, split, slime_loss, slime_args(name)), expected)
@@ -238,7 +247,7 @@ def from_ray(registry, name):
 
 @pytest.mark.parametrize("name", recounted(of_skyrl.loss_refusal))
 def test_skyrl_s_micro_batches_and_ranks_add_up_to_the_row_s_loss(skyrl_plug, name):
-    batch = policy_batch(8, gaps=True)
+    batch = for_row(name, policy_batch(8, gaps=True))
     if find(name).loss_kl.name == "k3":  # SkyRL cuts it at 10
         batch = replace(batch, ref_log_probs=batch.log_probs + (batch.ref_log_probs - batch.log_probs).clamp(-1, 1))
     skyrl_plug.register_loss(name, "row")
@@ -348,7 +357,7 @@ def counts(recipe: str, batch) -> int:
 
 @pytest.mark.parametrize("name", runs(of_tinker.refusal, NO_CRITIC))
 def test_tinker_s_calls_add_up_to_the_row_s_loss(name):
-    batch = policy_batch(10, gaps=True)
+    batch = for_row(name, policy_batch(10, gaps=True))
     more = {"old_logprobs": batch.old_log_probs, "ref_logprobs": batch.ref_log_probs}
     expected = of_the_whole(name, batch)
     with default_dtype(torch.float64):  # tinker's log-probs have it

@@ -54,7 +54,7 @@ def test_openrlhf_can_drop_tokens_and_rows_by_the_binary_kl_or_tv_to_the_engine(
             assert found == pytest.approx(-kept / 2)
 
 
-FLOAT32 = [name for name, case in cases_verl.CASES.items() if case.rtol > 1e-10]
+FLOAT32 = [name for name, case in cases_verl.CASES.items() if 1e-10 < case.rtol <= 1e-6]  # beyond it, float32 rewards
 
 
 @pytest.fixture

@@ -18,6 +18,11 @@ def couples_groups(row: Recipe) -> bool:
     return isinstance(row, PolicyRecipe) and any("group_size" in row.inputs(at) for at in ("ratio", "surrogate"))
 
 
+def in_proportion(row: Recipe) -> bool:
+    """Whether a token's loss is its advantage times something, so that a factor >= 0 may be put on the advantage."""
+    return not isinstance(row, PolicyRecipe) or row.surrogate.name not in ("quadratic", "real")
+
+
 def changed(row: Recipe, change: str) -> str:
     """The row with this change, as ``find`` reads it: ``"dapo:reduction=token-mean"``; a number it has already goes."""
     name, _, own = row.name.partition(":")

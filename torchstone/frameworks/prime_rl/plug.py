@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prime_rl.trainer.rl.loss import LossInputs, LossOutputs
 
+from torchstone.core.inputs import require
 from torchstone.frameworks.prime_rl.settings import loss_refusal
-from torchstone.frameworks.refusals import allowed
+from torchstone.frameworks.refusals import allowed, in_proportion
 
 
 def loss(inputs: LossInputs, *, recipe: str) -> LossOutputs:
@@ -18,7 +19,9 @@ def loss(inputs: LossInputs, *, recipe: str) -> LossOutputs:
     """
     row = allowed("prime-rl", recipe, loss_refusal)
     old, advantages = inputs.inference_logprobs[None], inputs.advantages[None]
-    if inputs.loss_weights is not None:  # every surrogate is proportional to its advantage, for a weight >= 0
+    if inputs.loss_weights is not None:  # a surrogate is proportional to its advantage, for a weight >= 0
+        told = f"None, since the loss of {recipe} is not a multiple of the advantage"
+        require(in_proportion(row), "loss_weights", told, inputs.loss_weights)
         advantages = advantages * inputs.loss_weights
     known = row.used("loss", {"old_log_probs": old, "sampler_log_probs": old})
     value, metrics = row.loss(inputs.trainer_logprobs[None], advantages, inputs.loss_mask[None], denominator=1, **known)

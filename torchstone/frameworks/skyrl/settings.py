@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchstone.frameworks.refusals import changed, couples_groups, likelihood_refusal, of_the_whole_batch
+from torchstone.frameworks.refusals import (
+    changed,
+    couples_groups,
+    in_proportion,
+    likelihood_refusal,
+    of_the_whole_batch,
+)
 from torchstone.recipes import PolicyRecipe
 from torchstone.recipes.choices import Recipe
 
@@ -31,6 +37,10 @@ def loss_refusal(row: Recipe) -> str:
         )
     if couples_groups(row):
         return "a micro-batch holds pieces of groups, and the row compares completions within one"
+    if not in_proportion(row):
+        return (
+            "its trainer divides the advantages by what the loss is averaged over, and the row's loss is not a multiple"
+        )
     if row.anchor.name == "reference":
         return "its own KL term alone sees the reference, and the row's ratio is taken to it"
     if row.loss_kl.name not in ("none", *KLS):

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
 
+from torchstone.frameworks.refusals import in_proportion
 from torchstone.frameworks.verl.estimator import estimator
 from torchstone.frameworks.verl.names import VARIABLE, Found, faults, option_row, recipes
 from torchstone.frameworks.verl.settings import actor_row, counts, loss_refusal, refuse
@@ -31,7 +32,8 @@ def policy_loss(found: Found) -> Callable[..., tuple[Tensor, dict[str, float]]]:
         refuse("loss_mode", row, loss_refusal(row))
         row = actor_row(row, config, rollout_is_weights is not None)
         given = counts(row, mask, config.global_batch_info)
-        if rollout_is_weights is not None:  # every surrogate is proportional to its advantage, for a weight >= 0
+        if rollout_is_weights is not None:  # a surrogate is proportional to its advantage, for a weight >= 0
+            refuse("rollout_is", row, "" if in_proportion(row) else "its loss is not a multiple of the advantage")
             advantages = advantages * rollout_is_weights
         old = "sampler_log_probs" if row.anchor.name == "sampler" else "old_log_probs"
         if old in row.takes("loss"):
