@@ -26,7 +26,6 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
     """
     P, G, policy, method = config.prompts, config.group_size, learner.policy, method_of(config)
     policy.entropy_bonus, policy.keep_logits = "entropies" in method.needs, "logits" in method.needs
-    unit = G if "group_size" in method.needs else 1  # rows that stay together
     while learner.step < config.steps:
         learner.begin_round(config.lr, config.steps)
         torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a reward may draw: a resumed run draws the same
@@ -34,13 +33,12 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         # 1 prompts: P of them, each repeated G times
         examples = take(task.examples, P, learner.step, config.seed)
         prompts = policy.encode_prompts([example["prompt"] for example in examples], config.system)
-        examples = [example for example in examples for _ in range(G)]
-        prompts = [ids for ids in prompts for _ in range(G)]
+        examples, prompts = ([one for one in ones for _ in range(G)] for ones in (examples, prompts))
 
         # 2 rollout: tokens [B S], mask [B T]
         noise = uniforms(config.seed, learner.step, P * G, config.max_new_tokens)
         rollout = sample(policy, prompts, config.max_new_tokens, config.temperature, noise, config.rollout_tokens)
-        minibatches = cut(config, rollout.tokens.shape[1], unit)
+        minibatches = cut(config, rollout.tokens.shape[1], G if "group_size" in method.needs else 1)  # whole groups
         micro_batches = [rows for _, parts in minibatches for rows in parts]  # slices of rows
         on_policy = config.epochs == len(micro_batches) == 1  # then stage 3's log-probs are those of the update too
 
@@ -60,16 +58,16 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         greedy = None  # [P], for a method whose baseline is the reward of each prompt's most likely tokens
         if "greedy_rewards" in method.needs:
             likely = sample(policy, prompts[::G], config.max_new_tokens, temperature=0.0)
-            found = judged(task, examples[::G], likely.completions, likely, state).rewards
-            greedy = torch.tensor(found, device=policy.device)
+            scores = judged(task, examples[::G], likely.completions, likely, state).rewards
+            greedy = torch.tensor(scores, device=policy.device)
             mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=earned.table), greedy)
 
         for step, (minibatch, parts) in enumerate(minibatches * config.epochs):
             count = method.denominator(batch.mask[minibatch])
             if "token_weights" in method.needs:  # judged on the whole minibatch, by the policy as it now is
-                now = old[minibatch] if step == 0 else outputs_of(policy, rollout, config.temperature, parts)
-                batch = weigh(method, batch, minibatch, now, seed=1009 * (config.seed + learner.step) + step)
+                now = outputs_of(policy, rollout, config.temperature, parts) if step else old[minibatch]
+                batch = weigh(method, batch, minibatch, now, 1009 * (config.seed + learner.step) + step)
             for rows in learner.share(parts):
                 # 6 loss: a scalar, of which the micro-batches are summands
                 if not on_policy:

@@ -17,7 +17,7 @@ from torchstone.recipes import find as find_row
 from torchstone.recipes.choices import NONE, Recipe
 
 REFERENCES = ("ref_chosen_log_probs", "ref_rejected_log_probs")
-PLAIN = ("grpo:loss_kl=none", "grpo:loss_kl=none+reduction=token-mean")  # no row of the table is a clip alone
+PLAIN = ("grpo:loss_kl=none", "grpo:loss_kl=none+reduction=token-mean")  # a clip alone, under a plain name
 EQUAL = 1e-5  # relative to the largest gradient: frameworks add 1e-8 to their denominators
 
 
@@ -36,7 +36,7 @@ def rows_equal(hand: Hand, found: Findings, recipe: str | None) -> list[str]:
         equal = [name for name, row in rows.items() if _equal(row, hand, slope, must=name == recipe)]
         equal = [name for name in equal if name == recipe or _compared(rows[name], hand, slope)]
         if equal:
-            return sorted(equal, key=lambda name: _choices(rows[name]))
+            return sorted(equal, key=lambda name: (_choices(rows[name]), name not in PLAIN))
     return []
 
 
