@@ -106,8 +106,6 @@ ALTERNATIVES: dict[str, Alternative] = {
     "not_bounded": bug("The weight has no bounds.", "A long completion's first token weighs anything.",
                        {"bound": lambda f, low, high: f}),
     "linear": variant("1 + F in place of exp(F).", "The same to first order.", {"exp": lambda x: 1 + x}),
-    "limit_ignored": bug("Tokens with a huge ratio count.", "One outlier decides its completion's weights.",
-                         {"counts": lambda u, limit: u}),
     "whatever_the_advantage": bug("Good tokens beyond the bound weigh 1 too.", "What worked is not raised.",
                                   {"reset": lambda f, u, a, limit: dual(1) if beyond(u, limit) else f}),
     "reset_ignored": bug("Bad tokens beyond the bound keep their weight.", "Outliers are pushed down hardest.",

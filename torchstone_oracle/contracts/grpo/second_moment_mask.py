@@ -72,8 +72,6 @@ ALTERNATIVES: dict[str, Alternative] = {
     "first_moment": bug("The mean of |log rho|.", TOO_MANY, {"square": absolute}),
     "sum_of_squares": bug("The sum in place of the mean.", "The larger the batch, the more are dropped.",
                           {"size": lambda squares, judged: total(squares)}),
-    "mean_over_all": variant("The squares of T over the count of all chosen tokens.", "Fewer are dropped.",
-                             {"size": lambda squares, judged: total(squares) / len(judged)}),
     "each_token": bug("Each token of T whose own square is above the limit goes.", TOO_MANY,
                       {"size": lambda squares, judged: max(squares, key=lambda x: x.value)}),
     "row_by_row": bug(selection.PARTS, selection.OF_PARTS, {"scope": selection.row_by_row}, pitfalls=("C02",)),
