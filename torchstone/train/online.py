@@ -29,11 +29,11 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
     while learner.step < config.steps:
         learner.begin_round(config.lr, config.steps)
         torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a reward may draw: a resumed run draws the same
-
         # 1 prompts: P of them, each repeated G times
         examples = take(task.examples, P, learner.step, config.seed)
-        prompts = policy.encode_prompts([example["prompt"] for example in examples], config.system)
-        examples, prompts = ([one for one in ones for _ in range(G)] for ones in (examples, prompts))
+        read = policy.encode_prompts([example["prompt"] for example in examples], config.system)
+        prompts = [ids for ids in read for _ in range(G)]
+        examples = [example for example in examples for _ in range(G)]
 
         # 2 rollout: tokens [B S], mask [B T]
         noise = uniforms(config.seed, learner.step, P * G, config.max_new_tokens)
@@ -46,6 +46,7 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         new = outputs_of(policy, rollout, config.temperature, micro_batches, gradient=on_policy)
         old = new.detach()
         ref = outputs_of(reference, rollout, config.temperature, micro_batches) if reference else old
+        teacher = Reader(reference, rollout) if reference else None
 
         # 4 rewards [P G], NaN where one cannot be scored; all 0 without a reward function, as distillation can do
         state = State(learner.step, config.steps, learner.step * P / len(task.examples))
@@ -54,12 +55,11 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
 
         # 5 advantages [B] or [B T], of the completions that the method keeps
         mask = rollout.mask & method.keep(rewards).flatten()[:, None]
-        teacher = Reader(reference, rollout) if reference else None
         greedy = None  # [P], for a method whose baseline is the reward of each prompt's most likely tokens
         if "greedy_rewards" in method.needs:
             likely = sample(policy, prompts[::G], config.max_new_tokens, temperature=0.0)
-            scores = judged(task, examples[::G], likely.completions, likely, state).rewards
-            greedy = torch.tensor(scores, device=policy.device)
+            best = judged(task, examples[::G], likely.completions, likely, state).rewards
+            greedy = torch.tensor(best, device=policy.device)
             mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=earned.table), greedy)
 
