@@ -105,7 +105,6 @@ UNNAMED = {  # of the second 120, which answers to which exercises
     ("leave_one_out", 5),  # an eps of 1e-6 beside the deviation, nearer to no eps than vectors tell apart
     ("gspo_ratio", 5),  # GSPO-token: the gradient of the sum over tokens, which vectors have, is the same
     ("directions", 2),  # the formula at beta 1e-6, in place of the ends
-    ("directions", 5),  # at beta 1 the weights held constant: no gradient there, as if all of it were detached
 }
 
 

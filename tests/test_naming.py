@@ -106,7 +106,7 @@ PAIRS = [
     ("grpo_loss", "token_mean", "k1"),
     ("grpo_loss", "sequence_sum", "dual_clip"),
     ("grpo_loss", "reversed_kl", "no_minimum"),
-    ("gae", "no_bootstrap", "returns_are_advantages"),
+    ("gae", "observations_discounted", "returns_are_rewards"),
     ("discounted_returns", "gaps_cost_discount", "own_reward_left_out"),
     ("reinforce_loss", "sign_flipped", "baseline_added"),
     ("dpo_loss", "reference_ignored", "sum_over_pairs"),

@@ -67,15 +67,13 @@ def diagnose(
     ran = [c for c in facts.cases if c.id in outcomes and outcomes[c.id].kind == "numbers"]
     if not failed or (not ran and not any(r.status == "pass" for r in facts.results)):
         return found, failed  # where it never gave a number, there is nothing to tell variants by
-    if constant(ran, outcomes, next(iter(trial.vectors.returns))):
-        return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
-    plain = [(outcomes[c.id], c.alternatives) for c in ran if not hazards(c)]
-    if (
-        len(plain) > 2
-        and not any(math.isfinite(x) for o, _ in plain for _, x in leaves(dict(o.outputs)))
-        and not any(all(matches(o, known.get(name)) for o, known in plain) for name in trial.vectors.flags)
-    ):
-        return [*found, _plain_to_see("nan_everywhere", [r.case_id for r in failed], failed)], []
+    plain = [(outcomes[c.id], c) for c in ran if not hazards(c)]
+    named_so = (all(matches(o, c.alternatives.get(n, c.expected)) for o, c in plain) for n in trial.vectors.flags)
+    if not plain or not any(named_so):
+        if constant(ran, outcomes, next(iter(trial.vectors.returns))):
+            return [*found, _plain_to_see("constant_output", [r.case_id for r in failed], failed)], []
+        if len(plain) > 2 and not any(math.isfinite(x) for o, _ in plain for _, x in leaves(dict(o.outputs))):
+            return [*found, _plain_to_see("nan_everywhere", [r.case_id for r in failed], failed)], []
     evidence = Evidence(trial, [c for c in ran if c.expected is not None], outcomes)
     wrong = {r.case_id for r in failed if r.precision == "float64"}
     evidence, not_edges = with_twins(evidence, wrong, lost)
@@ -153,7 +151,7 @@ def _detached(evidence: Evidence, lost: Sequence[str], wrong: set[int], accept: 
     about, effect = PLAIN["detached"]
     flags, kept = evidence.trial.vectors.flags, [c for c in evidence.scored if c.id in wrong]
     own = [n for n in flags if "detached" in n and "not_detached" not in n and _all_lost(n, lost, evidence.scored)]
-    name = own[0] if own else "detached"
+    name = max(own, key=lambda n: sum(n in c.alternatives for c in kept), default="detached")
     ids = tuple(sorted(c.id for c in kept))
     links, pitfalls = (flags[name].links, flags[name].pitfalls) if name in flags else ((), ())
     told = (about.format(" and ".join(lost)),)

@@ -254,7 +254,8 @@ def computed(case: Case, vectors: Vectors, settings: Mapping[str, Any], inputs: 
         return None
     if case.expected is None:
         return replace(there, signs={k: _signs(g) for k, g in numbers.gradients.items()})
-    return replace(there, expected=numbers, alternatives=Alternatives(objective, there, numbers))
+    there = replace(there, expected=numbers)
+    return replace(there, alternatives=Alternatives(objective, there, numbers))
 
 
 def _signs(x: Any) -> Any:

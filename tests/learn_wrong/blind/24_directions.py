@@ -62,7 +62,7 @@ def jsd_exact(logits, teacher_logits, beta, temperature):
 
 
 # mistake: The directions are mended, but in the reverse KL the policy's probabilities are detached, so its gradient is wrong.
-# says: detached
+# says: reverse_weights_detached
 def jsd_exact(logits, teacher_logits, beta, temperature):
     log_p = F.log_softmax(logits / temperature, dim=-1)
     log_q = F.log_softmax(teacher_logits / temperature, dim=-1).detach()

@@ -90,11 +90,12 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
     value = outputs[of_other]
     for change in changes:
         value = value if change.result is None else change.result(value, case)
-    value = _where_compared(value, case.expected.outputs[first])
+    compared = case.expected.outputs if changes else outputs  # without a change they are the right numbers themselves
+    value = _where_compared(value, compared[first])
     slopes = total(flat(value)).slopes if wanted else {}
-    also = [k for k in case.expected.outputs if k != first and other is objective and outputs.get(k) is not None]
+    also = [k for k in case.expected.outputs if k != first and outputs.get(k) is not None]
     found = {first: value} | {k: outputs[k] for k in also}
-    kept = {k: _where_compared(x, case.expected.outputs[k]) for k, x in found.items()}
+    kept = {k: _where_compared(x, compared[k]) for k, x in found.items()}
     numbers = Numbers(
         {k: floats(x) for k, x in kept.items()}, {k: floats(shaped(case.inputs[k], (k,), slopes)) for k in wanted}
     )

@@ -97,6 +97,11 @@ OBJECTIVE = Objective(
             "Length has no say: not the log-ratio of the completion.",
             {"centre": of_tokens},
         ),
+        "empty_rows_counted": bug(
+            "A completion without a token counts in its group's mean as one whose log-ratio is 0.",
+            "What was not sampled pulls the others towards the old policy.",
+            {"centre": lambda rows: less(rows, [mean([total(r) for r in rows])] * len(rows))},
+        ),
         "other_layout": bug(
             "The rows were laid out the other way round: completions of other prompts are taken for siblings.",
             "Every completion is compared with answers to other questions.",
@@ -113,6 +118,12 @@ OBJECTIVE = Objective(
             "No gradient flows through the mean.",
             "With advantages that sum to 0 none on the first term; the square pulls each completion by itself.",
             {"centre": lambda rows: less(rows, [stop(mean([total(r) for r in rows if r]))] * len(rows))},
+        ),
+        "padding_summed": bug(
+            "What lies under False is summed too.",
+            "The ratio depends on how wide the batch is padded.",
+            {"counted": lambda new, old, marks: [ppo.log_ratio(p, q) for p, q in zip(new, old, strict=True)]},
+            pitfalls=("C36",),
         ),
         "inverted_ratio": bug(
             "log pi_old - log pi.",

@@ -81,6 +81,7 @@ def case(comment: str, moved: Any, advantages: Any, mask: Any, *flags: str) -> C
 CASES = (
     case("all chosen", MOVED, [1.0, -0.5], full(2, 4)),
     case("an advantage a token", MOVED, [[1.0, -1.0, -1.0, 0.0], [-0.5, 1.0, 0.5, -1.0]], full(2, 4)),
+    case("the good one moves beyond the limit", MOVED, [-0.5, 1.0], full(2, 4)),
     case("ragged", MOVED, [1.0, -0.5], marks("1110 1100"), "ragged_mask", "junk_under_mask"),
     case("NaN in the gaps", hidden(MOVED, marks("1011 0101"), NAN), [1.0, -0.5], marks("1011 0101"),
          "nan_under_mask", "gaps_in_mask"),
@@ -106,6 +107,8 @@ ALTERNATIVES: dict[str, Alternative] = {
     "not_bounded": bug("The weight has no bounds.", "A long completion's first token weighs anything.",
                        {"bound": lambda f, low, high: f}),
     "linear": variant("1 + F in place of exp(F).", "The same to first order.", {"exp": lambda x: 1 + x}),
+    "limit_ignored": bug("Tokens with a huge ratio count.", "One outlier decides its completion's weights.",
+                         {"counts": lambda u, limit: u}),
     "whatever_the_advantage": bug("Good tokens beyond the bound weigh 1 too.", "What worked is not raised.",
                                   {"reset": lambda f, u, a, limit: dual(1) if beyond(u, limit) else f}),
     "reset_ignored": bug("Bad tokens beyond the bound keep their weight.", "Outliers are pushed down hardest.",
@@ -148,7 +151,7 @@ OBJECTIVE = Objective(
     edges=policy.POLICY_EDGES,
     groups=(
         Group({"half_life": 2.0, **FREE, "limit": 1.75, "reset": 1.5}, CASES),
-        Group({"half_life": 4.0, "epsilon": 0.25, "epsilon_high": 0.5, "limit": 2.0, "reset": 1.2}, CASES[:2]),
+        Group({"half_life": 4.0, "epsilon": 0.25, "epsilon_high": 0.5, "limit": 2.0, "reset": 1.2}, CASES[:3]),
         Group({"half_life": 1.0, **FREE, "limit": None, "reset": None}, CASES[:2]),
     ),
 )

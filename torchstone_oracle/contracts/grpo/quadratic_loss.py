@@ -82,7 +82,7 @@ OBJECTIVE = Objective(
     steps=policy.STEPS | {"surrogate": quadratic},
     alternatives={
         **policy_reductions.BUGS,
-        **without(policy_ratios.RATIO, "new_as_old"),
+        **without(policy_ratios.RATIO),
         **without(policy_ratios.ADVANTAGES, "negated_advantages"),
         "sequence_product": Alternative(
             Flag(

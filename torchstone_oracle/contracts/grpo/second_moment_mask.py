@@ -47,6 +47,7 @@ def case(comment: str, moved: Any, advantages: Any, mask: Any, *flags: str) -> C
 CASES = (
     case("an advantage a token", MOVED, [[1.0, 1.0, -1.0], [-1.0, 1.0, 0.5]], full(2, 3), "every_side_of_the_clip"),
     case("one a completion", MOVED, [1.0, -0.5], full(2, 3)),
+    case("one a completion, two to drop", MOVED, [-1.0, 0.5], full(2, 3)),
     case("an advantage of 0", MOVED, [[0.0, 1.0, -1.0], [0.0, -0.25, 0.0]], full(2, 3)),
     case("ragged", MOVED, [[1.0, 1.0, -1.0], [0.5, -1.0, 0.5]], marks("111 110"), "ragged_mask", "junk_under_mask"),
     case("NaN under the mask", hidden(MOVED, marks("101 011"), NAN), [[1.0, INF, -1.0], [NAN, -1.0, 0.5]],
@@ -72,6 +73,8 @@ ALTERNATIVES: dict[str, Alternative] = {
     "first_moment": bug("The mean of |log rho|.", TOO_MANY, {"square": absolute}),
     "sum_of_squares": bug("The sum in place of the mean.", "The larger the batch, the more are dropped.",
                           {"size": lambda squares, judged: total(squares)}),
+    "mean_over_all": variant("The squares of T over the count of all chosen tokens.", "Fewer are dropped.",
+                             {"size": lambda squares, judged: total(squares) / len(judged)}),
     "each_token": bug("Each token of T whose own square is above the limit goes.", TOO_MANY,
                       {"size": lambda squares, judged: max(squares, key=lambda x: x.value)}),
     "row_by_row": bug(selection.PARTS, selection.OF_PARTS, {"scope": selection.row_by_row}, pitfalls=("C02",)),
@@ -100,5 +103,5 @@ OBJECTIVE = Objective(
     },
     alternatives=ALTERNATIVES,
     edges=policy.POLICY_EDGES | selection.SELECTION_EDGES,
-    groups=(Group({"limit": 0.1}, CASES), Group({"limit": 0.2}, CASES[:3])),
+    groups=(Group({"limit": 0.1}, CASES), Group({"limit": 0.2}, CASES[:4])),
 )

@@ -37,6 +37,10 @@ def formula_everywhere(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: St
     return dual(dual(beta) * kl(teacher, m) + (1 - dual(beta)) * kl(policy, m))
 
 
+def constant_at_the_reverse_end(policy: Logs, teacher: Logs, beta: Any, kl: Step, mix: Step) -> Dual:
+    return constant_weights(policy, teacher) if beta == 1 else distill.jsd(policy, teacher, beta, kl, mix)
+
+
 def geometric(policy: Logs, teacher: Logs, beta: Any) -> Logs:
     return [dual(beta) * t + (1 - dual(beta)) * p for p, t in zip(policy, teacher, strict=True)]
 
@@ -75,6 +79,12 @@ DIRECTIONS: dict[str, Alternative] = {
         "The formula of the mixture is used at beta 0 and 1 too, where it is 0.",
         "Nothing is learnt from the teacher.",
         {"divergence": formula_everywhere},
+    ),
+    "reverse_weights_detached": bug(
+        "At beta 1 the policy's probabilities are held constant: only the logs that they weigh have a gradient.",
+        "What is left of the reverse KL's gradient is 0 on average: the value is right, and nothing is learnt.",
+        {"divergence": constant_at_the_reverse_end},
+        pitfalls=("C33",),
     ),
     "always_forward_kl": variant(
         "KL(teacher || policy), whatever beta is.",
