@@ -100,9 +100,9 @@ def test_PPO_15_at_level_one_the_gate_is_all_there_is():
 
 
 def test_PPO_15_what_passes_a_gate_weighs_no_more_than_the_cap_and_the_cap_decides_nothing():
-    capped = weights(level="token", gate="sequence-mean", low=0.5, high=5.0, cap=1.5)
+    capped = weights(level="token", gate="sequence-mean", low=0.5, high=5.0, kept_max=1.5)
     torch.testing.assert_close(capped, rows([1.5, 0.5, 1, 0], [1.5, 0, 0.1, 0]))
-    narrow = weights(level="token", gate="sequence-mean", low=0.6, high=5.0, cap=0.25)  # a cap below the gate's bound
+    narrow = weights(level="token", gate="sequence-mean", low=0.6, high=5.0, kept_max=0.25)  # below the gate's bound
     torch.testing.assert_close(narrow, rows([0.25, 0.25, 0.25, 0], [0, 0, 0, 0]))
 
 
@@ -163,8 +163,8 @@ def test_weights_multiply_the_loss_before_the_reduction():
         ("level", {"level": "word", "gate": None}),
         ("gate", {"level": "token", "gate": "word"}),
         ("gate", {"level": "token", "gate": "one"}),
-        ("cap", {"level": "token", "gate": None, "cap": 2.0}),
-        ("cap", {"level": "token", "gate": "token", "cap": -1.0}),
+        ("kept_max", {"level": "token", "gate": None, "kept_max": 2.0}),
+        ("kept_max", {"level": "token", "gate": "token", "kept_max": -1.0}),
         ("low", {"level": "token", "gate": None, "low": -0.1}),
         ("high", {"level": "token", "gate": None, "low": 2.0, "high": 1.0}),
         ("high", {"level": "token", "gate": None, "high": nan}),

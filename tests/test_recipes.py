@@ -727,7 +727,7 @@ def test_an_unknown_name_lists_near_ones(text, complaint):
 
 
 def test_a_row_that_lacks_a_choice_or_misspells_one_is_no_row():
-    with pytest.raises(ValueError, match="takes level, gate, low, high, cap, got weights"):
+    with pytest.raises(ValueError, match="takes level, gate, low, high, kept_max, got weights"):
         RECIPES["tis"].but(sampler=Choice("weights", level="token"))
     with pytest.raises(TypeError):
         PolicyRecipe(name="x", about="", source="", ratio=Choice("token"))

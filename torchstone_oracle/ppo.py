@@ -152,24 +152,3 @@ def importance_ratios(log_ratios: Sequence[Dual], level: str) -> list[Dual]:
     if level == "sequence-mean":
         log_ratios = [mean(log_ratios)] * len(log_ratios)
     return [stop(bounded_exp(u)) for u in log_ratios]
-
-
-def importance_weights(
-    log_ratios: Sequence[Dual],
-    level: str,
-    gate: str | None,
-    low: float | None,
-    high: float | None,
-    cap: float | None = None,
-) -> list[Dual]:
-    """Truncated: clip(w, low, high)    (PPO.14)
-
-    Masked: min(w, cap) where low <= s <= high, else 0; s is a w, at the level of the gate    (PPO.15)
-    """
-    weights = importance_ratios(log_ratios, level)
-    least, most = dual(0 if low is None else low), dual("inf" if high is None else high)
-    if gate is None:
-        return [clip(w, least, most) for w in weights]
-    judged = importance_ratios(log_ratios, gate)
-    largest = dual("inf" if cap is None else cap)
-    return [minimum(w, largest) if least <= s <= most else dual(0) for w, s in zip(weights, judged, strict=True)]

@@ -42,19 +42,19 @@ export function importance_surrogate({ log_probs, old_log_probs, advantages, mas
 }
 
 /** PPO.13, PPO.14 (gate null: truncated), PPO.15 (masked at the level of the gate) */
-export function importance_weights({ old_log_probs, sampler_log_probs, mask, level, gate = null, low, high, cap }) {
+export function importance_weights({ old_log_probs, sampler_log_probs, mask, level, gate = null, low, high, kept_max }) {
   require(level in LEVELS, "level", `one of ${Object.keys(LEVELS).join(", ")}`, level);
   require(gate === null || (gate in LEVELS && gate !== "one"), "gate", "null, token, sequence or sequence-mean", gate);
   const [least, most] = [low ?? 0, high ?? Infinity];
   number("low", least, { at_least: 0 });
   require(most >= least, "high", "a number that is not below low", high);
-  require(gate !== null || cap == null, "cap", "null without a gate", cap);
-  if (cap != null) number("cap", cap, { at_least: 0 });
+  require(gate !== null || kept_max == null, "kept_max", "null without a gate", kept_max);
+  if (kept_max != null) number("kept_max", kept_max, { at_least: 0 });
   const u = log_ratios(sg(old_log_probs), sampler_log_probs, mask);
   const weights = bounded_exp(LEVELS[level](u, mask)); // PPO.13
   if (gate === null) return select(mask, clip(weights, least, most)); // PPO.14
   const kept = bounded_exp(LEVELS[gate](u, mask)).map((row) => row.map((s) => s >= least && s <= most));
-  return select(mask, where(kept, clip(weights, 0, cap ?? Infinity), 0)); // PPO.15
+  return select(mask, where(kept, clip(weights, 0, kept_max ?? Infinity), 0)); // PPO.15
 }
 
 const LEVELS = {

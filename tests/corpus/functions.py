@@ -167,6 +167,7 @@ NUMBERS = {
     "beta": 0.3, "epsilon": 0.2, "epsilon_high": None, "dual_clip": None, "value_epsilon": None, "value_coef": 0.0,
     "entropy_coef": 0.0, "label_smoothing": 0.0, "delta": 0.7, "gamma": 0.9, "lam": 0.8, "temperature": 2.0,
     "denominator": None, "correction": 1, "eps": 1e-6, "divide_by_std": True, "keep_mean": False, "cap": None,
+    "kept_max": None,
     "reference_point": 0.4, "desirable_weight": 1.25, "undesirable_weight": 0.5, "odds_coef": 0.3, "sft_coef": 1.0,
     "flip_rate": 0.2, "centre": 0.0, "margin": None, "tau_positive": 1.0, "tau_negative": 1.5, "k_positive": 2.0,
     "k_negative": 3.0, "lambda_positive": 1.5, "lambda_negative": 2.0, "length": 9, "limit": 0.1, "level": "token",

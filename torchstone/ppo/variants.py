@@ -56,14 +56,14 @@ def importance_weights(
     gate: str | None,
     low: float | None = None,
     high: float | None = None,
-    cap: float | None = None,
+    kept_max: float | None = None,
 ) -> Float[Tensor, "B T"]:
     """What each token's loss is multiplied by where the engine that sampled computes other log-probs than the trainer.
 
         u_t = log pi_old(y_t | x, y_<t) - log pi_sampler(y_t | x, y_<t)
         w_t = exp(u_t)    or, for a whole sequence,    w = exp(sum_t u_t)    or    w = exp(mean_t u_t)    (PPO.13)
         truncated:    clip(w, low, high)                                                                (PPO.14)
-        masked:       min(w, cap) where low <= s <= high, else 0;    s is a w, at the level of the gate (PPO.15)
+        masked:       min(w, kept_max) where low <= s <= high, else 0;  s is a w, at the gate's level   (PPO.15)
 
     Truncation keeps every token and bounds the variance; masking throws away what the sampler drew from too far off,
     and at level "one" does nothing else. All bias the gradient. Multiply the loss per token by the weights, before the
@@ -77,11 +77,11 @@ def importance_weights(
             ``"one"`` (w = 1).
         gate: None truncates w. Otherwise w is masked, and the gate names the level of s. NaN passes no gate.
         low, high: bounds of the ratio; None is no bound.
-        cap: with a gate, the largest weight of what is kept; None is no bound.
+        kept_max: with a gate, the largest weight of what is kept; None is no bound.
 
     Returns: weights, unitless and detached; 0 where ``mask`` is False.
     Raises ValueError: a shape or dtype is wrong; ``level`` or ``gate`` is unknown; the bounds are negative or swapped;
-        ``cap`` is negative, or given without a gate.
+        ``kept_max`` is negative, or given without a gate.
     Source: Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025): truncation;
         Li et al., "When Speed Kills Stability" (2025), by the author's page in verl 1dda039b9: masks of sequences. TRL
         1.16.0, verl 0.9.1 and OpenRLHF 0.11.2 differ in levels (variants.md).
@@ -91,18 +91,18 @@ def importance_weights(
     low, high = 0.0 if low is None else low, math.inf if high is None else high
     number("low", low, at_least=0)
     require(isinstance(high, int | float) and high >= low, "high", "a number that is not below low", high)
-    require(gate is not None or cap is None, "cap", "None without a gate: high is then the largest weight", cap)
-    if cap is not None:
-        number("cap", cap, at_least=0)
+    alone = "None without a gate: high is then the largest weight"
+    require(gate is not None or kept_max is None, "kept_max", alone, kept_max)
+    if kept_max is not None:
+        number("kept_max", kept_max, at_least=0)
     log_ratio = log_ratios(old_log_probs, sampler_log_probs, mask, "sampler_log_probs").detach()
     weights = bounded_exp(_at(level, log_ratio, mask))
     if gate is None:
         weights = weights.clamp(low, high)
     else:
         ratios = bounded_exp(_at(gate, log_ratio, mask))
-        weights = weights.clamp(max=math.inf if cap is None else cap).masked_fill(
-            ~((ratios >= low) & (ratios <= high)), 0
-        )
+        kept = (ratios >= low) & (ratios <= high)  # and not NaN
+        weights = weights.clamp(max=math.inf if kept_max is None else kept_max).masked_fill(~kept, 0)
     return weights.masked_fill(~mask, 0)
 
 

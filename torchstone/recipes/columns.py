@@ -675,6 +675,7 @@ NUMBERS = {
     "squared-error.epsilon": "larger lets the critic move further from its values at sampling time; none lets it go",
     "dual_clip": "bounds the loss of a token with A < 0 at this multiple of |A|",
     "cap": "the largest weight of a token",
+    "kept_max": "the largest weight of what the gate keeps",
     "tau_positive": "larger closes the gate sooner for what is raised",
     "tau_negative": "larger closes the gate sooner for what is lowered",
     "k_positive": "how fast the weight of a good completion rises from ratio 0",

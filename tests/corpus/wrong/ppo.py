@@ -515,11 +515,10 @@ def other_variance(values, returns, mask):
 
 # objective: importance_weights
 # kind: K9
-# at: level=token, gate=None, high=2.0
 # expect: caught as the weight inverted
 # named: (?i)invers|invert|revers|swap|exchang|changed places
-def tis_inverted(old_logprobs, rollout_logprobs, mask, bound=2.0):
-    return torch.exp(rollout_logprobs - old_logprobs).clamp(max=bound) * mask
+def tis_inverted(old_logprobs, rollout_logprobs, mask, cap=2.0):
+    return torch.exp(rollout_logprobs - old_logprobs).clamp(max=cap) * mask
 
 
 # objective: discounted_returns

@@ -92,6 +92,7 @@ SETTINGS = {  # whole names, after words such as "coefficient" have become one
             "truncated_importance_sampling_ratio_cap importance_sampling_cap",
     "low": "low clip_min min_weight",
     "cap": "cap tis_cap ratio_cap max_ratio",
+    "kept_max": "kept_max",
     "tau": "tau discopop_tau",
     "target": "target kl_target target_kl",
     "centre": "centre center center_coef center_rewards_coef centering_coef",

@@ -326,7 +326,7 @@ ONLINE = [
         gate="sequence-mean",
         low=1 / 1.001,
         high=1 / 0.999,
-        cap=2.0,
+        kept_max=2.0,
     ),
 ]
 

@@ -853,7 +853,7 @@ ONLINE = [
         advantage=Choice("group-std", correction=1, eps=1e-6),
         ratio=Choice("token"),
         surrogate=CLIP,
-        sampler=Choice("weights", level="token", gate="sequence-mean", low=0.999, high=1.001, cap=2.0),
+        sampler=Choice("weights", level="token", gate="sequence-mean", low=0.999, high=1.001, kept_max=2.0),
         reduction=Choice("token-mean"),
         source='Li et al., "When Speed Kills Stability" (2025), by its author\'s page in verl 1dda039b9 '
         "(docs/algo/rollout_corr_math.md, section 3.3.3), and by verl's code",
@@ -866,7 +866,7 @@ ONLINE = [
             "sampler.gate": f"{ROLLOUTS}, section 3.3.3: the geometric mean",
             "sampler.low": f'{ROLLOUTS}, section 3.3.3: "Typical bounds: 0.999_1.001"',
             "sampler.high": f"{ROLLOUTS}, section 3.3.3, as above",
-            "sampler.cap": "authors' code, verl 0.9.1, config/algorithm.py: decoupled_geo_rs_token_tis",
+            "sampler.kept_max": "authors' code, verl 0.9.1, config/algorithm.py: decoupled_geo_rs_token_tis",
         },
     ),
     PolicyRecipe(

@@ -30,7 +30,7 @@ def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, St
     result = []
     low, high = settings["low"], settings["high"]
     least, most = dual(0 if low is None else low), dual("inf" if high is None else high)
-    cap = dual("inf" if settings["cap"] is None else settings["cap"])
+    cap = dual("inf" if settings["kept_max"] is None else settings["kept_max"])
     for old, sampler, on in zip(inputs["old_log_probs"], inputs["sampler_log_probs"], inputs["mask"], strict=True):
         at = [t for t, m in enumerate(on) if m]
         us = [steps["log_ratio"](old[t], sampler[t]) for t in at]
@@ -102,9 +102,9 @@ WEIGHT_CASES = (
 
 
 def bounds_of(
-    level: str, gate: str | None, low: float | None, high: float | None, cap: float | None = None
+    level: str, gate: str | None, low: float | None, high: float | None, kept_max: float | None = None
 ) -> dict[str, Any]:
-    return {"level": level, "gate": gate, "low": low, "high": high, "cap": cap}
+    return {"level": level, "gate": gate, "low": low, "high": high, "kept_max": kept_max}
 
 
 OBJECTIVE = Objective(
@@ -128,7 +128,7 @@ OBJECTIVE = Objective(
         ),
         "low": Setting("lower bound of the ratio", (None, 0.5)),
         "high": Setting("upper bound of the ratio", (2.0, 3.0, 5.0), free=True),
-        "cap": Setting("the largest weight of what passes the gate", (None, 2.0)),
+        "kept_max": Setting("the largest weight of what passes the gate", (None, 2.0)),
     },
     compute=weights_of_tokens,
     steps={
