@@ -57,6 +57,12 @@ def check_mask(mask: Bool[Tensor, "B T"], argument: str = "mask") -> None:
     require(fits, argument, "a torch.bool tensor of shape [B T], True where the policy chose the token", mask)
 
 
+def check_flags(argument: str, x: Bool[Tensor, "..."], shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless ``x`` is a boolean tensor of this shape."""
+    fits = isinstance(x, Tensor) and x.dtype == torch.bool and x.shape == shape
+    require(fits, argument, f"a torch.bool tensor of shape {list(shape)}", x)
+
+
 def select(mask: Bool[Tensor, "B T"], **tensors: Float[Tensor, "B T"]) -> tuple[Float[Tensor, "B T"], ...]:
     """Check the mask and tensors of its shape; give them back in at least float32, 0 where ``mask`` is False.
 

@@ -112,12 +112,17 @@ def masked_whiten(
     Returns: unitless (plus the mean, in x's unit), detached, 0 where ``mask`` is False; equal values deviate by 0.
     Raises ValueError: a shape or dtype is wrong; ``eps`` is negative; ``correction`` is not 0 or 1.
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     (x,) = (x.detach() for x in select(mask, x=x))
     centred, std = deviations(x, mask, correction)
     whitened = centred / torch.where(std > 0, torch.hypot(std, torch.full_like(std, eps**0.5)), 1)
     return (whitened + token_mean(x, mask)).masked_fill(~mask, 0) if keep_mean else whitened
+
+
+def check_deviation(correction: int, eps: float) -> None:
+    """Raise ``ValueError`` unless a variance is divided by n or n - 1, and ``eps`` is no negative number."""
+    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    number("eps", eps, at_least=0)
 
 
 def deviations(
@@ -143,6 +148,11 @@ def root_mean_square(x: Float[Tensor, "... N"], count: Tensor) -> Float[Tensor, 
     largest = x.abs().amax(-1, keepdim=True)
     unit = torch.where(largest > 0, largest, 1)
     return unit * ((x / unit).square().sum(-1, keepdim=True) / count.clamp(min=1)).sqrt()
+
+
+def by_deviation(x: Float[Tensor, "..."], std: Float[Tensor, "..."], eps: float) -> Float[Tensor, "..."]:
+    """x / (std + eps); x as it is where the deviation is exactly 0."""
+    return x / torch.where(std > 0, std + eps, 1)
 
 
 def _divide(total: Float[Tensor, ""], denominator: Count) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchstone.core.inputs import as_float, check_mask, number, per_token, require, same_length, select
+from torchstone.core.inputs import as_float, check_flags, check_mask, number, per_token, require, same_length, select
 from torchstone.core.logprobs import LOG_RATIO_BOUND, bounded_exp, bounded_expm1, log_softmax
 from torchstone.core.reduce import Count, Reduce, mean_of_pairs
 from torchstone.core.result import Loss, Mean, mean_of
@@ -265,7 +265,7 @@ def kto_loss(
     z = _constant("reference_point", reference_point, at_least=0)
     log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    _check_kinds(desirable, rewards)
+    check_flags("desirable", desirable, rewards.shape)
     missed = torch.sigmoid(beta * z - rewards)
     losses = torch.where(desirable, desirable_weight * missed, undesirable_weight * torch.sigmoid(rewards - beta * z))
     metrics = {
@@ -525,7 +525,7 @@ def bco_reward_shift(rewards: Float[Tensor, " M"], desirable: Bool[Tensor, " M"]
     Source: Jung et al., arXiv:2404.04656, eq. 7.
     """
     rewards = as_float("rewards", rewards, "M")
-    _check_kinds(desirable, rewards)
+    check_flags("desirable", desirable, rewards.shape)
     return (_mean_where(desirable, rewards) + _mean_where(~desirable, rewards)).detach() / 2
 
 
@@ -566,7 +566,7 @@ def bco_unpaired_loss(
     check_count("undesirable_denominator", undesirable_denominator)
     log_probs, ref_log_probs = same_length(log_probs=log_probs, ref_log_probs=ref_log_probs)
     rewards = implicit_rewards(log_probs, ref_log_probs, beta=beta)
-    _check_kinds(desirable, rewards)
+    check_flags("desirable", desirable, rewards.shape)
     good = _mean_where(desirable, -logsigmoid(rewards - shift), desirable_denominator)
     bad = _mean_where(~desirable, -logsigmoid(shift - rewards), undesirable_denominator)
     metrics = {
@@ -576,12 +576,6 @@ def bco_unpaired_loss(
         "logps/rejected": mean_of(log_probs, ~desirable),
     }
     return Loss(good + bad, metrics)
-
-
-def _check_kinds(desirable: Bool[Tensor, " M"], x: Float[Tensor, " M"], argument: str = "desirable") -> None:
-    """Raise ``ValueError`` unless there is a thumb, up or down, for each entry of ``x``."""
-    fits = isinstance(desirable, Tensor) and desirable.dtype == torch.bool and desirable.shape == x.shape
-    require(fits, argument, f"a torch.bool tensor of shape {list(x.shape)}", desirable)
 
 
 def check_count(argument: str, denominator: Count | None) -> None:
@@ -747,7 +741,7 @@ def optimism_loss(
         rounds' pairs are means here, as in TRL's former XPOTrainer (f2cd577).
     """
     chosen, rejected = same_length(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
-    _check_kinds(chosen_is_from_reference, chosen, "chosen_is_from_reference")
+    check_flags("chosen_is_from_reference", chosen_is_from_reference, chosen.shape)
     from_reference = torch.where(chosen_is_from_reference, chosen, rejected)
     return Loss(mean_of_pairs(from_reference, denominator), {"logps/from_reference": mean_of(from_reference)})
 

@@ -1,11 +1,9 @@
 """Stage 5: advantages relative to a group of samples of the same prompt."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import number, require
-from torchstone.core.reduce import root_mean_square
+from torchstone.core.reduce import by_deviation, check_deviation, root_mean_square
 from torchstone.reinforce.returns import centred_rewards
 
 
@@ -36,10 +34,8 @@ def group_advantages(
     Source: Shao et al., arXiv:2402.03300v3, section 4.1.2 (which has no eps, and no word on the correction);
         without the deviation: Liu et al., arXiv:2503.20783v2, section 3.2.
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     centred, n = centred_rewards(rewards, scored)
     if not divide_by_std:
         return centred
-    std = root_mean_square(centred, n - correction)
-    return centred / torch.where(std > 0, std + eps, 1)
+    return by_deviation(centred, root_mean_square(centred, n - correction), eps)

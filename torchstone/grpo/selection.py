@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import number, per_token, require, select
+from torchstone.core.inputs import check_flags, number, per_token, require, select
 from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.core.reduce import token_mean
 from torchstone.fast.recurrence import recur
@@ -114,8 +114,7 @@ def clip_cov_mask(
     (c, draws) = select(mask, covariances=covariances.detach(), draws=draws.detach())
     among = mask & (c >= low) & (c <= high)
     if spared is not None:
-        fits = isinstance(spared, Tensor) and spared.shape == mask.shape and spared.dtype == torch.bool
-        require(fits, "spared", "a mask of mask's shape", spared)
+        check_flags("spared", spared, mask.shape)
         among = among & ~spared
     return mask & ~_first(draws, among, _count(mask, share, least))  # GRPO.20
 

@@ -88,11 +88,16 @@ def centred_log_ratios(
     Source: Gao et al. (REBEL), arXiv:2404.16767, for pairs; a group of two is a pair.
     """
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
-    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
-    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    _check_groups(mask, group_size)
     whole, chose = log_rho.sum(1).view(-1, group_size), mask.any(1).view(-1, group_size)
     centred = whole - whole.sum(1, keepdim=True) / chose.sum(1, keepdim=True).clamp(min=1)
     return centred.reshape(-1, 1).expand(log_rho.shape).masked_fill(~mask, 0)
+
+
+def _check_groups(mask: Bool[Tensor, "B T"], group_size: int) -> None:
+    """Raise ``ValueError`` unless the rows are whole groups."""
+    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
+    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
 
 
 def overlong_penalties(lengths: Float[Tensor, "P G"], *, max_length: int, cache: int) -> Float[Tensor, "P G"]:
@@ -457,8 +462,7 @@ def real_surrogate(
     """
     number("tau", tau, above=0)
     check_mask(mask)
-    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
-    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    _check_groups(mask, group_size)
     log_rho = log_ratios(log_probs, old_log_probs, mask, "old_log_probs")
     s = (log_rho.sum(1) / mask.sum(1).clamp(min=1)).view(-1, group_size) / tau
     chose, good = mask.any(1).view(s.shape), (per_token("advantages", advantages, mask).sum(1) > 0).view(s.shape)
@@ -594,7 +598,6 @@ def group_token_mean(
     Source: Yu et al. (DAPO), arXiv:2503.14476v2, eq. 8; MiniMax-M1, arXiv:2506.13585, eq. 4.
     """
     (x,) = select(mask, x=x)
-    fits = type(group_size) is int and group_size > 0 and len(mask) % group_size == 0
-    require(fits, "group_size", f"a positive integer that divides the {len(mask)} rows", group_size)
+    _check_groups(mask, group_size)
     groups = len(mask) // group_size
     return sequence_mean(x.reshape(groups, -1), mask.reshape(groups, -1), denominator=denominator)

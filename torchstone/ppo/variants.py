@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, check_mask, number, per_token, require, select
+from torchstone.core.inputs import as_float, check_flags, check_mask, number, per_token, require, select
 from torchstone.core.logprobs import bounded_exp, log_ratios
 from torchstone.ppo.gae import gae
 
@@ -141,8 +141,10 @@ def decoupled_gae(
     Source: Yuan et al. (VC-PPO), arXiv:2503.01491, by accounts.
     """
     check_mask(mask)
-    for name, x in (("lam", lam), ("value_lam", value_lam)):
-        as_float(name, x, mask.shape[:1]) if isinstance(x, Tensor) else number(name, x, at_least=0, at_most=1)
+    if isinstance(value_lam, Tensor):
+        as_float("value_lam", value_lam, mask.shape[:1])
+    else:
+        number("value_lam", value_lam, at_least=0, at_most=1)
     advantages, _ = gae(rewards, values, mask, gamma=gamma, lam=lam)
     _, returns = gae(rewards, values, mask, gamma=gamma, lam=value_lam)
     return advantages, returns
@@ -189,8 +191,7 @@ def likelihood_surrogate(
     Source: Yue et al. (VAPO), arXiv:2504.05118v3, eq. 9 and 10, by accounts.
     """
     check_mask(mask)
-    fits = isinstance(right, Tensor) and right.dtype == torch.bool and right.shape == mask.shape[:1]
-    require(fits, "right", f"a torch.bool tensor of shape {list(mask.shape[:1])}", right)
+    check_flags("right", right, mask.shape[:1])
     (log_probs,) = select(mask, log_probs=log_probs)
     return torch.where(right[:, None], -log_probs, 0)
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.core.inputs import as_float, number, require, select
+from torchstone.core.inputs import as_float, check_flags, number, require, select
 from torchstone.core.reduce import all_equal
 from torchstone.core.scan import linear_recurrence
 
@@ -75,6 +75,5 @@ def scored_members(rewards: Float[Tensor, "P G"], scored: Bool[Tensor, "P G"] | 
     """``scored``, checked; True everywhere if it is None."""
     if scored is None:
         return torch.ones_like(rewards, dtype=torch.bool)
-    fits = isinstance(scored, Tensor) and scored.dtype == torch.bool and scored.shape == rewards.shape
-    require(fits, "scored", f"a torch.bool tensor of shape {list(rewards.shape)}", scored)
+    check_flags("scored", scored, rewards.shape)
     return scored

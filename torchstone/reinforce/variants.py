@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchstone.core.inputs import as_float, as_ids, number, require, select
-from torchstone.core.reduce import all_equal, deviations, root_mean_square
+from torchstone.core.reduce import all_equal, by_deviation, check_deviation, deviations, root_mean_square
 from torchstone.reinforce.returns import centred_rewards, scored_members
 
 __all__ = [
@@ -200,14 +200,13 @@ def batch_scaled_advantages(
     Source: Liu et al. (Lite PPO), arXiv:2508.08221, eq. 6 and section 4.1.2; Khatri et al. (ScaleRL), arXiv:2510.13786,
         section 4 (unnumbered).
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
+    check_deviation(correction, eps)
     require(isinstance(within_groups, bool), "within_groups", "True or False", within_groups)
-    number("eps", eps, at_least=0)
     centred, _ = centred_rewards(rewards, scored)
     counted = scored_members(rewards, scored)
     spread = centred if within_groups else rewards.detach().to(centred.dtype)
     _, std = deviations(spread, counted, correction)
-    return centred / torch.where(std > 0, std + eps, 1)
+    return by_deviation(centred, std, eps)
 
 
 def soft_values(
@@ -269,8 +268,7 @@ def gdpo_advantages(
         negative.
     Source: Liu et al. (GDPO), arXiv:2601.05242v1, eq. 4, 5 and 7, where nothing is added to the deviation.
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     rewards = as_float("rewards", rewards, "P G K").detach()
     require(rewards.shape[2] >= 1, "rewards", "at least 1 reward a completion", rewards)
     w = rewards.new_ones(rewards.shape[2:]) if weights is None else as_float("weights", weights, rewards.shape[2:])
@@ -278,7 +276,7 @@ def gdpo_advantages(
     each, counted = (x.transpose(1, 2).flatten(0, 1) for x in (rewards, scored))  # [P*K G]: a group for each reward
     centred, n = centred_rewards(each, counted)
     std = root_mean_square(centred, n - correction)
-    scaled = centred / torch.where(std > 0, std + eps, 1)
+    scaled = by_deviation(centred, std, eps)
     terms = w.detach()[:, None] * scaled.unflatten(0, rewards.shape[::2])  # [P K G]
     rounding = 8 * torch.finfo(terms.dtype).eps * terms.abs().sum(1).amax(1, keepdim=True)
     return terms.sum(1).masked_fill(terms.sum(1).abs() <= rounding, 0)
@@ -304,11 +302,10 @@ def whiten_completions(
     Raises ValueError: a shape or dtype is wrong; ``correction`` is not 0 or 1; ``eps`` is negative.
     Source: Liu et al. (GDPO), arXiv:2601.05242v1, eq. 6.
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     advantages = as_float("advantages", advantages, "P G").detach()
     centred, std = deviations(advantages, scored_members(advantages, scored), correction)
-    return centred / torch.where(std > 0, std + eps, 1)
+    return by_deviation(centred, std, eps)
 
 
 def pass_at_k_advantages(
@@ -382,14 +379,13 @@ def best_margin_advantages(
     Raises ValueError: a shape or dtype is wrong; G is 1; ``correction`` is not 0 or 1; ``eps`` is negative.
     Source: Tang et al., arXiv:2503.19595, by accounts; verl 0.9.1, core_algos.py (grpo_passk).
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     centred, n = centred_rewards(rewards, scored)
     left_out = ~scored_members(rewards, scored) | (n < 2)
     best = rewards.detach().to(centred.dtype).masked_fill(left_out, -torch.inf)
     margins = (best - best.topk(2).values[:, 1:]).masked_fill(left_out, 0).clamp(min=0)
     std = root_mean_square(centred, n - correction)
-    return margins / torch.where(std > 0, std + eps, 1) if divide_by_std else margins
+    return by_deviation(margins, std, eps) if divide_by_std else margins
 
 
 def step_group_advantages(
@@ -420,15 +416,14 @@ def step_group_advantages(
     Raises ValueError: a shape or dtype is wrong; ``correction`` is not 0 or 1; ``eps`` is negative.
     Source: Feng et al. (GiGPO), arXiv:2505.10978, by accounts; ROLL 8eb27cc2, roll/pipeline/agentic/utils.py.
     """
-    require(type(correction) is int and correction in (0, 1), "correction", "0 or 1", correction)
-    number("eps", eps, at_least=0)
+    check_deviation(correction, eps)
     returns = as_float("returns", returns, "N").detach()
     same = as_ids("groups", groups, returns.shape)[:, None] == groups  # [N N]: turn j is in turn i's group
     if len(returns) == 0:
         return returns
     centred, n = _centred_in(returns, same)
     std = root_mean_square(torch.where(same, centred, 0), n[:, None] - correction)[:, 0]
-    return centred / torch.where(std > 0, std + eps, 1) if divide_by_std else centred
+    return by_deviation(centred, std, eps) if divide_by_std else centred
 
 
 def _centred_in(returns: Float[Tensor, " N"], same: Bool[Tensor, "N N"]) -> tuple[Float[Tensor, " N"], Tensor]:
