@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from torchstone.core import token_mean
+from torchstone.frameworks.refusals import in_proportion
 from torchstone.frameworks.unit import Unit
+from torchstone.recipes import RECIPES, PolicyRecipe
+from torchstone.recipes.columns import SURROGATES
 
 
 @pytest.mark.parametrize("micro_batches", ["summed", "averaged"])
@@ -31,3 +34,18 @@ def test_pieces_add_up_to_the_whole(micro_batches, ranks):
 def test_a_number_of_pieces_is_a_positive_integer(pieces):
     with pytest.raises(ValueError, match="expected an integer of at least 1"):
         Unit("some", "some-1", "run", "summed", "averaged", "").scale(*pieces)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_loss_is_said_to_be_in_proportion_to_its_advantage_where_it_is(name):
+    row = next(row for row in RECIPES.values() if isinstance(row, PolicyRecipe) and row.surrogate.name == name)
+    g = torch.Generator().manual_seed(0)
+    log_probs, old, advantages = (torch.randn(4, 3, generator=g, dtype=torch.float64) for _ in range(3))
+    batch = {"log_probs": log_probs - 4, "old_log_probs": old - 4, "mask": torch.ones(4, 3, dtype=torch.bool)}
+    batch |= {"group_size": 2}
+
+    def losses(factor):
+        found = row.run("surrogate", batch | {"advantages": factor * advantages.sum(1, keepdim=True).expand(4, 3)})
+        return found[0] if isinstance(found, tuple) else found
+
+    assert in_proportion(row) == torch.allclose(losses(3.0), 3 * losses(1.0), rtol=1e-9)

@@ -29,11 +29,12 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
     while learner.step < config.steps:
         learner.begin_round(config.lr, config.steps)
         torch.manual_seed(config.seed * 1_000_003 + learner.step)  # a reward may draw: a resumed run draws the same
+
         # 1 prompts: P of them, each repeated G times
         examples = take(task.examples, P, learner.step, config.seed)
-        read = policy.encode_prompts([example["prompt"] for example in examples], config.system)
-        prompts = [ids for ids in read for _ in range(G)]
+        prompts = policy.encode_prompts([example["prompt"] for example in examples], config.system)
         examples = [example for example in examples for _ in range(G)]
+        prompts = [ids for ids in prompts for _ in range(G)]
 
         # 2 rollout: tokens [B S], mask [B T]
         noise = uniforms(config.seed, learner.step, P * G, config.max_new_tokens)
@@ -58,8 +59,7 @@ def learn_online(config: Online, task: Task, learner: Learner, reference: Policy
         greedy = None  # [P], for a method whose baseline is the reward of each prompt's most likely tokens
         if "greedy_rewards" in method.needs:
             likely = sample(policy, prompts[::G], config.max_new_tokens, temperature=0.0)
-            best = judged(task, examples[::G], likely.completions, likely, state).rewards
-            greedy = torch.tensor(best, device=policy.device)
+            greedy = rewards.new_tensor(judged(task, examples[::G], likely.completions, likely, state).rewards)
             mask = mask & greedy.isfinite().repeat_interleave(G)[:, None]  # no baseline, no lesson
         batch = method.advantages(rewards, Batch(mask, old, ref.log_probs, teacher=teacher, each=earned.table), greedy)
 

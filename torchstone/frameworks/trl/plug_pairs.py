@@ -33,9 +33,7 @@ class RecipeDPOTrainer(Recorded, DPOTrainer):
         self.recipe = chosen_row(recipe, DPOTrainer, args)
         self._counts: Any = None  # pairs, and the chosen completions' tokens, of the optimizer step
         self._with_reference = "ref_chosen_log_probs" in self.recipe.takes()
-        tail = (
-            self.recipe.log_prob.numbers
-        )  # of "shared-length"; TRL's reference log-probs are weighed like its policy's
+        tail = self.recipe.log_prob.numbers  # of "shared-length": TRL weighs the reference's log-probs as the policy's
         self._ref_alpha = 1.0 if tail.get("policy_only", True) else tail["alpha"]
         if not self._with_reference and ref_model is not None:
             raise ValueError(f"ref_model: the recipe {self.recipe.name} has no reference, expected None, got one")
