@@ -4,7 +4,7 @@ A run is a folder with result.json; what is there is not run again, so a driver 
 
     python benchmarks/smollm2.py --model FOLDER                  all runs, one after the other
     python benchmarks/smollm2.py --model FOLDER --only trl-dpo-1 ours-grpo-0
-    python benchmarks/smollm2.py --page                          docs/smollm2.md, CSVs and picture of what is done
+    python benchmarks/smollm2.py --page                          docs/smollm2.md and CSVs of what is done
     python benchmarks/smollm2.py --model FOLDER --quick          every kind at a small size, in a folder of its own
 
 FOLDER is SmolLM2-135M-Instruct in Hugging Face format. TRL runs in the environment of --trl-python

@@ -1,11 +1,10 @@
-"""docs/smollm2.md from the results of benchmarks/smollm2.py: tables, completions, a picture, CSVs."""
+"""docs/smollm2.md from the results of benchmarks/smollm2.py: tables, completions, CSVs."""
 
 import csv
 import json
 import statistics
 from pathlib import Path
 
-from torchstone.drawing import PALETTE, label_ends, pyplot
 from torchstone.evaluate.passes import difference, estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +34,12 @@ is switched off: bfloat16, gradient checkpointing. PPO is paid by a reward model
 distillation's teacher is the first GRPO run. Seeds: {seeds}.
 
 ```
-{command}
+python benchmarks/smollm2.py --model SMOLLM2
+python benchmarks/smollm2.py --page
+python docs/pictures.py smollm2
 ```
 
-A run that has its result is not run again. `--page` writes this page.
+A run that has its result is not run again. The second line writes this page and its data, the third its picture.
 
 ## What was learned
 
@@ -61,8 +62,8 @@ Means over the seeds. A round has {prompts} prompts, here others than in TRL's r
 
 ## What it cost
 
-Median over rounds after the first, and over runs; memory is the most that the process held while it trained. Processor
-time is less disturbed by other work on the machine.
+Median over rounds after the first, and over runs; memory is the most that the process held while it trained. The runs
+shared two cores with other work, which processor time feels less than the clock.
 
 {cost}
 
@@ -162,26 +163,6 @@ def write_csvs(results, folder):
         )
 
 
-def draw(results, file):
-    """The reward of each round's samples, averaged over seeds: ours as lines, TRL's dashed."""
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(8.3, 4.2), layout="constrained")
-    curves, ends = {}, []
-    for r in results.values():
-        points = [point for point in r.get("curve", []) if point[1] is not None]
-        if points and r["method"] != "ppo":  # whose reward is the reward model's
-            curves.setdefault((r["method"], r["by"]), []).append(points)
-    for (method, by), of_seeds in curves.items():
-        colour = PALETTE[list(TITLES).index(method)]
-        ys = [statistics.fmean(y for _, y in column) for column in zip(*of_seeds, strict=False)]
-        axes.plot([x for x, _ in of_seeds[0]][: len(ys)], ys, "-" if by == "ours" else "--", color=colour)
-        ends.append((ys[-1], f"{TITLES[method]}, {WHO[by]}", colour))
-    axes.set(xlabel="completions sampled", ylabel="reward of a round's samples", ylim=(0, 1), xlim=(0, None))
-    label_ends(axes, ends, 10)
-    figure.savefig(file, bbox_inches="tight")
-    plt.close(figure)
-
-
 def write_page(out, docs=ROOT / "docs", data=ROOT / "benchmarks" / "results"):
     results = read_results(out)
     if len(results) < 2 or "start" not in results:
@@ -194,10 +175,8 @@ def write_page(out, docs=ROOT / "docs", data=ROOT / "benchmarks" / "results"):
     text = PAGE.format(
         prompt=held["prompt"], made=made, samples=sizes["rounds"] * sizes["prompts"] * sizes["group"],
         seeds=", ".join(map(str, seeds)) + "; PPO and distillation 0 alone",
-        command="python benchmarks/smollm2.py --model SMOLLM2\npython benchmarks/smollm2.py --page",
         learned=learned, gained=gained, ours_more=ours_more, cost=cost, completions=completions(out, results), **sizes,
     )  # fmt: skip
     (docs / "smollm2.md").write_text(text, encoding="utf-8")
     write_csvs(results, data)
-    draw(results, docs / "smollm2.png")
     print(f"{docs / 'smollm2.md'} of {len(results) - 1} runs")

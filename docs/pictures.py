@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/ (performance, scaling, curves, gallery, comparisons) from the data that lie there.
+"""Draw the pictures of docs/ (performance, scaling, curves, gallery, smollm2, comparisons) from the data there.
 
     python docs/pictures.py [NAME ...]        default: all; needs the extra "docs"
 
@@ -10,12 +10,13 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import typst
 from differences import differences
 from gallery import RUNS
 
-from torchstone.drawing import INK, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
+from torchstone.drawing import GRPO, INK, LINE, MUTED, PALETTE, PPO, REINFORCE, label_ends, pyplot
 from torchstone.report import plot_curves
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,9 +224,34 @@ def gallery(file: Path) -> None:
     figure.savefig(file)
 
 
-PICTURES = {"performance": performance, "scaling": scaling, "curves": curves, "gallery": gallery} | {
-    f"comparisons/{name}": partial(comparison, name) for name in COMPARISONS
-}
+def smollm2(file: Path) -> None:
+    """The reward of each round's samples on SmolLM2, averaged over seeds: ours as lines, TRL's dashed."""
+    with (ROOT / "benchmarks" / "results" / "smollm2-curves.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    runs: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in rows:
+        who, method, _ = row["run"].split("-")
+        if method != "ppo":  # whose reward is the reward model's
+            runs.setdefault((method, who), {}).setdefault(int(row["samples"]), []).append(float(row["reward"]))
+    figure, axes = plt.subplots(figsize=(8.3, 3.8), layout="constrained")
+    ends, colours = [], {"grpo": GRPO, "rloo": REINFORCE}
+    for (method, who), points in runs.items():
+        means = [fmean(of_seeds) for of_seeds in points.values()]
+        axes.plot(list(points), means, "-" if who == "ours" else "--", color=colours[method])
+        ends.append((means[-1], f"{method.upper()}, {who.replace('trl', 'TRL')}", colours[method]))
+    axes.set(xlabel="completions sampled", ylabel="reward of a round's samples", ylim=(0, 1), xlim=(0, None))
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    label_ends(axes, ends)
+    figure.savefig(file)
+
+
+PICTURES = {
+    "performance": performance,
+    "scaling": scaling,
+    "curves": curves,
+    "gallery": gallery,
+    "smollm2": smollm2,
+} | {f"comparisons/{name}": partial(comparison, name) for name in COMPARISONS}
 
 
 def main(*names: str) -> None:
