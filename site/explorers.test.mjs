@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 import { batch } from "./explorers/batch_of.mjs";
 import { differentiate } from "./maths/autodiff.mjs";
 import { kl_exact, kl_k1, kl_k2, kl_k3, row_sums, sequence_mean, token_mean } from "./maths/core.mjs";
-import { dpo_loss, ipo_loss } from "./maths/dpo.mjs";
+import * as dpo from "./maths/dpo.mjs";
 import { group_advantages } from "./maths/grpo.mjs";
 import { clipped_surrogate, gae } from "./maths/ppo.mjs";
 import { filled, lacking, update } from "./maths/recipes.mjs";
@@ -333,26 +333,70 @@ test("reductions: the weight of each row, as dragged, and what two micro-batches
   }
 });
 
-test("pairs: dragged log-ratios, their loss and both pushes", async (t) => {
-  for (const [name, run] of Object.entries({ dpo: dpo_loss, ipo: ipo_loss })) {
+// Each loss of the page: its function, and what its controls say at first.
+const [beta, means] = [{ beta: 0.1 }, { beta: 2, gamma: 0.5 }];
+const PAIRS = {
+  dpo: [dpo.dpo_loss, beta],
+  cdpo: [dpo.dpo_loss, { ...beta, label_smoothing: 0.1 }],
+  robust: [dpo.robust_dpo_loss, { ...beta, flip_rate: 0.1 }],
+  ipo: [dpo.ipo_loss, beta],
+  hinge: [dpo.hinge_loss, { ...beta, delta: 1 }],
+  exo: [dpo.exo_loss, { ...beta, label_smoothing: 0.1 }],
+  discopop: [dpo.discopop_loss, { ...beta, tau: 0.05 }],
+  f_dpo: [dpo.f_dpo_loss, { ...beta, divergence: "alpha", alpha: 0.5 }],
+  f_dpo_js: [dpo.f_dpo_loss, { ...beta, divergence: "js" }],
+  dpop: [dpo.dpop_loss, { ...beta, penalty_coef: 5 }],
+  apo_down: [dpo.apo_down_loss, beta],
+  mpo: [dpo.mpo_loss, { ...beta, preference_coef: 0.8, quality_coef: 0.2, reward_shift: 0 }],
+  bco: [dpo.bco_loss, { ...beta, reward_shift: 0 }],
+  nca: [dpo.nca_loss, beta],
+  apo_zero: [dpo.apo_zero_loss, beta],
+  sppo: [dpo.sppo_loss, beta],
+  kto: [
+    ({ chosen_log_probs, rejected_log_probs, ...others }) =>
+      dpo.kto_loss({
+        log_probs: [...chosen_log_probs, ...rejected_log_probs],
+        ref_log_probs: [0, 0],
+        desirable: [true, false],
+        denominator: 1,
+        ...others,
+      }),
+    { ...beta, reference_point: 0, desirable_weight: 1, undesirable_weight: 1 },
+  ],
+  simpo: [dpo.simpo_loss, means],
+  alphapo: [dpo.alphapo_loss, { ...means, alpha: 0.25 }],
+  orpo: [dpo.orpo_loss, { odds_coef: 0.1, sft_coef: 1 }],
+};
+const PER_TOKEN = ["simpo", "alphapo", "orpo"]; // their axis is from -4 to 0, where it is from -20 to 20 elsewhere
+
+test("pairs: every loss that the page offers is held here", async (t) => {
+  const page = await open(t, "pairs");
+  const offered = await page.locator("input[name=objective]").evaluateAll((all) => all.map((one) => one.value));
+  assert.deepEqual(offered.sort(), Object.keys(PAIRS).sort());
+});
+
+for (const [name, [run, settings]] of Object.entries(PAIRS)) {
+  test(`pairs: dragged log-probs under ${name}, their loss and both pushes`, async (t) => {
     const page = await open(t, "pairs", `#objective=${name}`);
     await drag(page, page.locator("[data-drag][data-key=chosen]"), 0, 60);
     await drag(page, page.locator("[data-drag][data-key=rejected]"), 0, -40);
     const [[chosen], [rejected]] = [await handles(page, "chosen"), await handles(page, "rejected")];
     assert.ok(chosen < 0 && rejected > 0);
-    const batch_of_one = {
-      chosen_log_probs: [chosen],
-      rejected_log_probs: [rejected],
-      ref_chosen_log_probs: [0],
-      ref_rejected_log_probs: [0],
-      beta: 0.1,
+    const [log_w, log_l] = [chosen, rejected].map((x) => (PER_TOKEN.includes(name) ? (x - 20) / 10 : x));
+    const given = {
+      chosen_log_probs: [log_w],
+      rejected_log_probs: [log_l],
+      ...(!PER_TOKEN.includes(name) && { ref_chosen_log_probs: [0], ref_rejected_log_probs: [0] }),
+      ...settings,
     };
-    const { value, gradients } = differentiate(run, batch_of_one, ["chosen_log_probs", "rejected_log_probs"]);
+    const { value, gradients } = differentiate(run, given, ["chosen_log_probs", "rejected_log_probs"]);
+    const pushes = await numbers(page, ".equation .line:last-child .num");
     about((await numbers(page, ".equation .purple"))[0], value);
-    about((await numbers(page, ".equation .line:last-child .num")).at(0), -gradients.chosen_log_probs[0], 6e-5);
-    about((await numbers(page, ".equation .line:last-child .num")).at(1), -gradients.rejected_log_probs[0], 6e-5);
-  }
-});
+    all_about(pushes, [-gradients.chosen_log_probs[0], -gradients.rejected_log_probs[0]], 6e-5);
+    assert.equal(await page.locator("path.curve").count(), 2);
+    assert.doesNotMatch(await page.locator("main").innerHTML(), /NaN|undefined|not a number/);
+  });
+}
 
 test("batch: a changed batch, and the angle of every row of the table", async (t) => {
   const page = await open(t, "batch", "#rows=all&away=0.4&engine=0.3");

@@ -1,7 +1,7 @@
 // (d) The rewards of one prompt's samples, and the advantage that each method gives them.
 
 import centred_line from "code:torchstone/reinforce/returns.py?return (rewards - mean).masked_fill(";
-import std_line from "code:torchstone/grpo/advantages.py?return centred / torch.where(";
+import std_line from "code:torchstone/grpo/advantages.py?return by_deviation(centred,";
 import loo_line from "code:torchstone/reinforce/returns.py?return centred * n / (n - 1)";
 import maxrl_line from "code:torchstone/reinforce/variants.py?return centred / torch.where(mean > 0";
 import { group_advantages } from "../maths/grpo.mjs";

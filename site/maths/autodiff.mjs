@@ -61,6 +61,12 @@ export const log_sigmoid = unary(
   (x) => logistic(-x),
 );
 
+/** log(1 - exp(x)) of x below 0. */
+export const log1m_exp = unary(
+  (x) => Math.log(-Math.expm1(x)),
+  (x) => -1 / Math.expm1(-x),
+);
+
 function logistic(x) {
   return x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x));
 }
@@ -74,7 +80,7 @@ export const clip = lift((x, low, high) => (plain(x) < low ? low : plain(x) > hi
 /** a where the condition holds, else b: what is not chosen reaches neither value nor gradient. */
 export const where = lift((condition, a, b) => (condition ? a : b));
 
-const BOUND = 20; // nats; exp(20) = 4.9e8
+export const BOUND = 20; // nats; exp(20) = 4.9e8
 
 /** exp(x), and above 20 its tangent: finite, and its slope is never 0. */
 export const bounded_exp = unary(

@@ -1,6 +1,23 @@
 // Losses on pairs of completions, and on single ones with a thumb up or down. As torchstone/dpo.
 
-import { add, log_sigmoid, mul, neg, relu, sg, sigmoid, square, sub, div, where } from "./autodiff.mjs";
+import {
+  BOUND,
+  add,
+  bounded_exp,
+  bounded_expm1,
+  clip,
+  div,
+  log1m_exp,
+  log_sigmoid,
+  mul,
+  neg,
+  relu,
+  sg,
+  sigmoid,
+  square,
+  sub,
+  where,
+} from "./autodiff.mjs";
 import { mean_of_pairs, number, require, row_means, row_sums } from "./core.mjs";
 
 /** DPO.1 */
@@ -14,17 +31,20 @@ export function implicit_rewards({ log_probs, ref_log_probs, beta }) {
   return mul(beta, sub(log_probs, sg(ref_log_probs)));
 }
 
-/** DPO.3: h = r(chosen) - r(rejected); without a reference its log-probs count as 0 */
-export function reward_margin(pair) {
+/** r(chosen) and r(rejected) of DPO.2; without a reference its log-probs count as 0 */
+export function reward_pair(pair) {
   const zeros = pair.chosen_log_probs.map(() => 0);
   const { beta, ref_chosen_log_probs = zeros, ref_rejected_log_probs = zeros } = pair;
   const together = (ref_chosen_log_probs === zeros) === (ref_rejected_log_probs === zeros);
   require(together, "ref_rejected_log_probs", "both references or none", pair.ref_rejected_log_probs);
-  return sub(
+  return [
     implicit_rewards({ log_probs: pair.chosen_log_probs, ref_log_probs: ref_chosen_log_probs, beta }),
     implicit_rewards({ log_probs: pair.rejected_log_probs, ref_log_probs: ref_rejected_log_probs, beta }),
-  );
+  ];
 }
+
+/** DPO.3: h = r(chosen) - r(rejected) */
+export const reward_margin = (pair) => sub(...reward_pair(pair));
 
 /** DPO.4; with label_smoothing cDPO */
 export function dpo_loss({ label_smoothing = 0, denominator, ...pair }) {
@@ -63,6 +83,121 @@ export function simpo_loss({ chosen_log_probs, rejected_log_probs, beta, gamma, 
   number("gamma", gamma, { at_least: 0 });
   const h = reward_margin({ chosen_log_probs, rejected_log_probs, beta });
   return mean_of_pairs(neg(log_sigmoid(sub(h, gamma))), denominator);
+}
+
+/** log p - log(1 - p); above +20 its tangent */
+function log_odds(log_p) {
+  const last = -Math.log1p(Math.exp(-BOUND));
+  const below = clip(log_p, -Infinity, last);
+  return add(sub(below, log1m_exp(below)), mul(1 + Math.exp(BOUND), relu(sub(log_p, last))));
+}
+
+/** DPO.11, DPO.12, of mean log-probs and without a reference */
+export function orpo_loss({ chosen_log_probs, rejected_log_probs, odds_coef, sft_coef, denominator }) {
+  number("odds_coef", odds_coef, { above: 0 });
+  number("sft_coef", sft_coef, { at_least: 0 });
+  const preferred = log_sigmoid(sub(log_odds(chosen_log_probs), log_odds(rejected_log_probs)));
+  return mean_of_pairs(sub(mul(-sft_coef, chosen_log_probs), mul(odds_coef, preferred)), denominator);
+}
+
+/** DPO.15 */
+export function apo_zero_loss({ denominator, ...pair }) {
+  const [r_w, r_l] = reward_pair(pair);
+  return mean_of_pairs(add(sigmoid(neg(r_w)), sigmoid(r_l)), denominator);
+}
+
+/** DPO.16 */
+export function apo_down_loss({ denominator, ...pair }) {
+  const [r_w, r_l] = reward_pair(pair);
+  return mean_of_pairs(add(sigmoid(r_w), sigmoid(sub(r_l, r_w))), denominator);
+}
+
+/** DPO.20: KL( (sigmoid(h), sigmoid(-h)) || (1 - e, e) ) */
+export function exo_loss({ label_smoothing, denominator, ...pair }) {
+  number("label_smoothing", label_smoothing, { above: 0, at_most: 0.5 });
+  const h = reward_margin(pair);
+  const part = (x, log_share) => mul(sigmoid(x), sub(log_sigmoid(x), log_share));
+  const losses = add(part(h, Math.log1p(-label_smoothing)), part(neg(h), Math.log(label_smoothing)));
+  return mean_of_pairs(losses, denominator);
+}
+
+/** DPO.21 */
+export function nca_loss({ denominator, ...pair }) {
+  const [r_w, r_l] = reward_pair(pair);
+  const noise = add(log_sigmoid(neg(r_w)), log_sigmoid(neg(r_l)));
+  return mean_of_pairs(neg(add(log_sigmoid(r_w), div(noise, 2))), denominator);
+}
+
+const judged = ([r_w, r_l], shift) => neg(add(log_sigmoid(sub(r_w, shift)), log_sigmoid(sub(shift, r_l))));
+
+/** DPO.22 */
+export function bco_loss({ reward_shift, denominator, ...pair }) {
+  number("reward_shift", reward_shift);
+  return mean_of_pairs(judged(reward_pair(pair), reward_shift), denominator);
+}
+
+/** DPO.31, without its supervised term */
+export function mpo_loss({ preference_coef, quality_coef, reward_shift, denominator, ...pair }) {
+  number("preference_coef", preference_coef, { at_least: 0 });
+  number("quality_coef", quality_coef, { at_least: 0 });
+  number("reward_shift", reward_shift);
+  const rewards = reward_pair(pair);
+  const compared = mul(-preference_coef, log_sigmoid(sub(...rewards)));
+  return mean_of_pairs(add(compared, mul(quality_coef, judged(rewards, reward_shift))), denominator);
+}
+
+/** DPO.23 in its hard form: win rates 1 and 0 */
+export function sppo_loss({ denominator, ...pair }) {
+  const [r_w, r_l] = reward_pair(pair);
+  const losses = add(square(div(sub(r_w, 0.5), pair.beta)), square(div(add(r_l, 0.5), pair.beta)));
+  return mean_of_pairs(losses, denominator);
+}
+
+/** DPO.24 */
+export function discopop_loss({ tau, denominator, ...pair }) {
+  number("tau", tau, { above: 0 });
+  const h = reward_margin(pair);
+  const logistic = mul(sigmoid(neg(div(h, tau))), log_sigmoid(h));
+  return mean_of_pairs(sub(bounded_exp(sub(log_sigmoid(div(h, tau)), h)), logistic), denominator);
+}
+
+/** DPO.35 */
+export function power_reward({ x, alpha }) {
+  number("alpha", alpha);
+  return Math.abs(alpha) < 1e-20 ? x : div(bounded_expm1(mul(-alpha, x)), -alpha);
+}
+
+/** g of DPO.36 */
+function shape(divergence, alpha) {
+  const known = ["reverse-kl", "forward-kl", "alpha", "js"];
+  require(known.includes(divergence), "divergence", `one of ${known.join(", ")}`, divergence);
+  if (divergence === "alpha") number("alpha", alpha, { above: 0, at_most: 1 });
+  else require(alpha === null, "alpha", `null beside the divergence ${divergence}`, alpha);
+  if (divergence === "js") return (x) => add(Math.log(2), log_sigmoid(x));
+  return (x) => power_reward({ x, alpha: { "reverse-kl": 0, "forward-kl": 1 }[divergence] ?? alpha });
+}
+
+/** DPO.36 */
+export function f_dpo_loss({ beta, divergence, alpha = null, denominator, ...pair }) {
+  number("beta", beta, { above: 0 });
+  const [r_w, r_l] = reward_pair({ ...pair, beta: 1 }).map(shape(divergence, alpha));
+  return mean_of_pairs(neg(log_sigmoid(mul(beta, sub(r_w, r_l)))), denominator);
+}
+
+/** DPO.37, of mean log-probs and without a reference */
+export function alphapo_loss({ chosen_log_probs, rejected_log_probs, beta, gamma, alpha, denominator }) {
+  number("beta", beta, { above: 0 });
+  number("gamma", gamma, { at_least: 0 });
+  const [r_w, r_l] = [chosen_log_probs, rejected_log_probs].map((x) => mul(beta, power_reward({ x, alpha })));
+  return mean_of_pairs(neg(log_sigmoid(sub(sub(r_w, r_l), gamma))), denominator);
+}
+
+/** DPO.39 */
+export function dpop_loss({ penalty_coef, denominator, ...pair }) {
+  number("penalty_coef", penalty_coef, { at_least: 0 });
+  const [r_w, r_l] = reward_pair(pair);
+  const charged = sub(sub(r_w, r_l), mul(penalty_coef, relu(neg(r_w))));
+  return mean_of_pairs(neg(log_sigmoid(charged)), denominator);
 }
 
 /** DPO.13 */

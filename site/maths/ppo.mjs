@@ -42,7 +42,16 @@ export function importance_surrogate({ log_probs, old_log_probs, advantages, mas
 }
 
 /** PPO.13, PPO.14 (gate null: truncated), PPO.15 (masked at the level of the gate) */
-export function importance_weights({ old_log_probs, sampler_log_probs, mask, level, gate = null, low, high, kept_max }) {
+export function importance_weights({
+  old_log_probs,
+  sampler_log_probs,
+  mask,
+  level,
+  gate = null,
+  low,
+  high,
+  kept_max,
+}) {
   require(level in LEVELS, "level", `one of ${Object.keys(LEVELS).join(", ")}`, level);
   require(gate === null || (gate in LEVELS && gate !== "one"), "gate", "null, token, sequence or sequence-mean", gate);
   const [least, most] = [low ?? 0, high ?? Infinity];
