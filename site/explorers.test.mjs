@@ -500,6 +500,17 @@ test("recipes: filtered, sorted, compared, from the address too", async (t) => {
   await page.locator("select[data-key=b]").selectOption("intellect-2");
   await settled(page);
   assert.match(await page.locator(".compared").innerText(), /surrogate.dual_clip[\s\S]*none[\s\S]*4/);
+  await page.locator("input[type=search]").fill("");
+  await page.locator("select[data-key=by]").selectOption("reduction");
+  await settled(page);
+  const alike = await names();
+  assert.ok(alike.includes("grpo") && !alike.includes("dapo") && alike.length < published.length / 4, `${alike}`);
+  for (const name of alike.filter((one) => one !== "grpo")) {
+    await page.locator("select[data-key=b]").selectOption(name);
+    await settled(page);
+    const told = await page.locator(".compared tbody td:first-child").allTextContents();
+    assert.ok(told.length > 0 && told.every((at) => at.startsWith("reduction")), `${name}: ${told}`);
+  }
   await page.waitForTimeout(300);
   const other = await open(t, "recipes", page.url().replace(/^[^#]*/, ""));
   assert.equal(await drawn(other), await drawn(page));

@@ -20,12 +20,28 @@ function pair(s) {
   );
 }
 
+const columns_of = (kind) => Object.keys(ROWS[kind][0].choices);
+const ANYTHING = "anything";
+
+/** The choice by which alone rows are to differ: one of the kind at hand, whatever the address says. */
+const alone = (s) => (columns_of(s.kind).includes(s.by) ? s.by : ANYTHING);
+
+/** Does b differ from a, and by this choice alone? */
+function differs_by(at, a, b) {
+  const found = differences(a, b);
+  return found.length > 0 && found.every((one) => one.at.split(".")[0] === at);
+}
+
 const text_of = (row) => [row.name, row.about, ...row.cells, row.source, row.left_out].join(" ").toLowerCase();
 
-function shown(s) {
+function shown(s, a) {
   const asked = s.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const by = alone(s);
   const kept = ROWS[s.kind].filter(
-    (row) => (s.of === "all" || of_whom(row) === s.of) && asked.every((word) => text_of(row).includes(word)),
+    (row) =>
+      (s.of === "all" || of_whom(row) === s.of) &&
+      asked.every((word) => text_of(row).includes(word)) &&
+      (by === ANYTHING || row === a || differs_by(by, a, row)),
   );
   const column = data.kinds[s.kind].headings.indexOf(s.sort);
   const key = (row) => (s.sort === "name" ? row.name : column < 0 ? "" : row.cells[column] || "~");
@@ -41,13 +57,14 @@ export default {
     kind: choice("policy", KINDS),
     of: choice("published", WHOM),
     q: words(60),
+    by: choice(ANYTHING, [ANYTHING, ...new Set(KINDS.flatMap(columns_of))]),
     sort: words(30),
     a: choice("", ["", ...NAMES]),
     b: choice("", ["", ...NAMES]),
   },
   render(s) {
     const [a, b] = pair(s);
-    const rows = shown(s);
+    const rows = shown(s, a);
     const names = ROWS[s.kind].map(({ name }) => name);
     const { headings } = data.kinds[s.kind];
     const found = differences(a, b);
@@ -66,6 +83,7 @@ export default {
           WHOM.map((x) => [x, x]),
         )}
         ${search("q", s.q, "With these words", "token-mean, clip, 2402.03300 ...")}
+        ${select("by", alone(s), html`That differ from <b>${a.name}</b> by this alone`, [ANYTHING, ...columns_of(s.kind)])}
       </section>
       <section class="compared" aria-label="Two rows compared"><p class="kicker">Compare</p>
         <div class="pair">${select("a", a.name, "this row", names)}${select("b", b.name, "with this one", names)}</div>

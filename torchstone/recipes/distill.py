@@ -191,7 +191,8 @@ NUMBERS = {
     "prefix.eps": "the smallest sum that the shares are taken of",
     "coef": "the weight of the task's own advantage",
     **{name: columns.NUMBERS[name] for name in ("epsilon", "epsilon_high", "cispo.epsilon", "cispo.epsilon_high")},
-    **{name: columns.NUMBERS[name] for name in ("dual_clip", "cap", "level", "gate", "low", "high", "empty_rows")},
+    **{name: columns.NUMBERS[name] for name in ("dual_clip", "cap", "level", "gate", "low", "high", "kept_max")},
+    "empty_rows": columns.NUMBERS["empty_rows"],
 }
 
 
