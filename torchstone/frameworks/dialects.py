@@ -11,6 +11,7 @@ from __future__ import annotations
 from torchstone.frameworks.liger import distill_rows as liger_distill
 from torchstone.frameworks.liger import rows as liger
 from torchstone.frameworks.openrlhf import rows as openrlhf
+from torchstone.frameworks.skyrl import rows as skyrl
 from torchstone.frameworks.torchrl import rows as torchrl
 from torchstone.frameworks.torchtune import rows as torchtune
 from torchstone.frameworks.trl import distill_rows as trl_distill
@@ -20,4 +21,4 @@ from torchstone.frameworks.verl import rows as verl
 from torchstone.recipes.choices import Recipe
 
 DISTILL = [*trl_distill.ROWS, *verl_distill.ROWS, *torchrl.ROWS, *liger_distill.ROWS, *torchtune.ROWS]
-ROWS: list[Recipe] = [*trl.ROWS, *verl.ROWS, *openrlhf.ROWS, *liger.ROWS, *DISTILL]
+ROWS: list[Recipe] = [*trl.ROWS, *verl.ROWS, *openrlhf.ROWS, *liger.ROWS, *skyrl.ROWS, *DISTILL]

@@ -3,6 +3,7 @@
 Stage 3 log-ratios of whole sequences; stage 4 penalties for length; stage 5 which groups teach; stage 6 losses.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -307,7 +308,7 @@ def dppo_surrogate(
     divergence: str,
     epsilon: float,
     epsilon_high: float | None = None,
-    cap: float,
+    cap: float | None,
 ) -> Float[Tensor, "B T"]:
     """The trust region is drawn around the token's *probability*, not its ratio: rare tokens may move by any factor.
 
@@ -325,7 +326,7 @@ def dppo_surrogate(
         divergence: D between "this token" and "another": ``"tv"`` (total variation) or ``"kl"``.
         epsilon, epsilon_high: how far the token may be lowered, and raised, in units of D (probability, or nats);
             ``epsilon_high`` is ``epsilon`` if None.
-        cap: bound of the ratio as a weight.
+        cap: bound of the ratio as a weight; None is no bound.
 
     Returns: the unit of ``advantages`` x nats, per token; exactly 0 where ``mask`` is False. 1 - p and 1 - q count as
         no less than eps / 2 of the dtype, 6e-8 in float32: the KL form is finite where p rounds to 1.
@@ -337,7 +338,8 @@ def dppo_surrogate(
     epsilon_high = epsilon if epsilon_high is None else epsilon_high
     number("epsilon", epsilon, at_least=0)
     number("epsilon_high", epsilon_high, at_least=0)
-    number("cap", cap, above=0)
+    if cap is not None:
+        number("cap", cap, above=0)
     positive = per_token("advantages", advantages, mask) > 0
     ratios = bounded_exp(log_ratios(log_probs, old_log_probs, mask, "old_log_probs")).detach()
     log_p, log_q = (x.detach() for x in select(mask, log_probs=log_probs, old_log_probs=old_log_probs))
@@ -346,7 +348,7 @@ def dppo_surrogate(
     d = (p - q).abs() if divergence == "tv" else q * (log_q - log_p) + not_q * (not_q / not_p).log()
     raised, lowered = (d > epsilon_high) & (p > q), (d > epsilon) & (p < q)
     keep = ~torch.where(positive, raised, lowered)
-    return keep * ratios.clamp(max=cap) * reinforce_surrogate(log_probs, advantages, mask)
+    return keep * ratios.clamp(max=math.inf if cap is None else cap) * reinforce_surrogate(log_probs, advantages, mask)
 
 
 def quadratic_surrogate(

@@ -12,9 +12,8 @@ The worker adds KL and entropy itself, weighted by a micro-batch's share of its 
 is a mean over rows of means over tokens; the entropy a mean over a micro-batch's tokens, so it depends on the split.
 """
 
+from torchstone.frameworks.skyrl.rows import VERSION
 from torchstone.frameworks.unit import Unit
-
-VERSION = "skyrl-0.3.0"
 
 UNIT = Unit(
     framework="skyrl",
