@@ -182,10 +182,11 @@ def test_GRPO_13_a_rare_token_may_grow_by_any_factor_and_a_common_one_may_not():
     probability = tensor([[0.02, 0.6, 0.6, 0.02]], dtype=f64)
     sampled = tensor([[0.001, 0.3, 0.9, 0.9]], dtype=f64)  # ratios 20, 2, 0.67, 0.02
     every = torch.ones(1, 4, dtype=torch.bool)
-    for advantage, weights in ((1.0, [5, 0, 2 / 3, 0.02 / 0.9]), (-1.0, [5, 2, 0, 0])):
+    cases = ((1.0, 5.0, [5, 0, 2 / 3, 0.02 / 0.9]), (-1.0, 5.0, [5, 2, 0, 0]), (1.0, None, [20, 0, 2 / 3, 0.02 / 0.9]))
+    for advantage, cap, weights in cases:
         log_probs = probability.log().requires_grad_()
         A = tensor([advantage], dtype=f64)
-        loss = dppo_surrogate(log_probs, sampled.log(), A, every, divergence="tv", epsilon=0.2, cap=5.0)
+        loss = dppo_surrogate(log_probs, sampled.log(), A, every, divergence="tv", epsilon=0.2, cap=cap)
         assert slopes(loss, log_probs) == pytest.approx([-w * advantage for w in weights])
 
 

@@ -122,7 +122,7 @@ def dppo(
     kind: str,
     epsilon: float,
     epsilon_high: float | None,
-    cap: float,
+    cap: float | None,
 ) -> Dual:
     """L_t = -sg[ (1 - drop_t) min(rho_t, cap) ] A_t log pi    (GRPO.13)
 
@@ -134,7 +134,7 @@ def dppo(
         dropped = p > q and far > dual(epsilon if epsilon_high is None else epsilon_high)
     else:
         dropped = p < q and far > dual(epsilon)
-    weight = dual(0) if dropped else minimum(bounded_exp(log_ratio), dual(cap))
+    weight = dual(0) if dropped else minimum(bounded_exp(log_ratio), dual("inf" if cap is None else cap))
     return -stop(weight) * stop(advantage) * log_prob
 
 

@@ -1,8 +1,8 @@
 """SkyRL 0.3.0: for each row the settings with which SkyRL's own code runs, from the rewards to the gradients.
 
 Advantages go through its trainer's `apply_reward_kl_penalty`, `compute_advantages_and_returns` and
-`_normalize_advantages`, losses through its worker's `_forward_backward_micro`, with a real `AlgorithmConfig`: all on one
-process, in one micro-batch, and with the batch's numbers in place of a model's. SkyRL casts to float32 in
+`_normalize_advantages`, losses through its worker's `_forward_backward_micro`, with a real `AlgorithmConfig`: all on
+one process, in one micro-batch, and with the batch's numbers in place of a model's. SkyRL casts to float32 in
 `safe_exp_delta` (torch_utils.py:187-192), through which most of its ratios go; here that is float64.
 """
 
@@ -212,7 +212,7 @@ def sampler(batch: PolicyBatch, **correction: Any) -> Output:
 
 
 def near_the_engine(batch: PolicyBatch, centres: tuple[float, ...], level: str, **correction: Any) -> Output:
-    """``centres``: rows' log-ratios to the engine, in turn, as a mean or a sum of tokens; each token's is up to 1 away."""
+    """``centres``: rows' log-ratios to the engine, in turn, as a mean or a sum of tokens, each up to 1 away from it."""
     tokens = batch.mask.sum(1, keepdim=True).clamp(min=1)
     noise = torch.arange(batch.mask.numel(), dtype=torch.float64).view(batch.mask.shape).sin()
     noise -= (noise * batch.mask).sum(1, keepdim=True) / tokens
@@ -275,4 +275,4 @@ CASES = {
     f"dppo@{VERSION}": Case(dppo, POLICY, note=LINEAR),
     f"dppo-kl@{VERSION}": Case(partial(dppo, dppo_type="binary_kl"), POLICY, note=LINEAR),
 }
-SAME: set[str] = set()
+SAME = {f"tis@{VERSION}"}

@@ -1,10 +1,11 @@
-"""What the rows of verl and OpenRLHF say beside their numbers, and OpenRLHF's reward model losses."""
+"""What the rows of verl, OpenRLHF and SkyRL say beside their numbers, and OpenRLHF's reward model losses."""
 
 import inspect
 import math
 from typing import Any
 
 import cases_openrlhf
+import cases_skyrl
 import cases_verl
 import pytest
 import torch
@@ -13,10 +14,12 @@ from cases import BATCHES
 from test_dialects import SEEDS, differs, far, per_token, run
 from torch import Tensor
 
+from torchstone.core import sequence_mean
 from torchstone.dpo import bradley_terry_loss
 from torchstone.frameworks.loading import casts_to_float64
 from torchstone.frameworks.openrlhf import functions as openrlhf
 from torchstone.frameworks.verl import functions as verl
+from torchstone.ppo import clipped_value_error
 from torchstone.recipes import RECIPES
 from torchstone.recipes.choices import Choice
 
@@ -106,3 +109,60 @@ def test_k3_is_cut_at_10_with_gradient_0(framework: Any) -> None:
         kl = framework.kl("k3")(log_probs, log_probs.detach() + 3)
     _, gradients = value_and_grads(kl.sum(), log_probs=log_probs)
     assert (kl == 10).all() and not gradients["log_probs"].any()
+
+
+@pytest.mark.parametrize("kind", ("prefix", "gaps", "empty"))
+def test_skyrls_critic_learns_by_a_mean_over_completions(kind: str) -> None:
+    batch, config = BATCHES[kind](0), cases_skyrl.settings()
+    data = cases_skyrl.rollout(batch)
+    data["returns"] = cases_skyrl.aligned(batch.returns, batch)
+    with cases_skyrl.on_a_cpu_in_float64():
+        value, gradients = cases_skyrl.value_loss(batch, data, config)
+    values = leaf(batch.values)
+    errors = clipped_value_error(values, batch.old_values, batch.returns, batch.mask, epsilon=0.2)
+    mean = sequence_mean(errors, batch.mask, denominator=len(batch.mask))
+    mine, mine_gradients = value_and_grads(mean, values=values)
+    assert not far(mine, value, 1e-10) and not far(mine_gradients["values"], gradients["values"], 1e-10)
+
+
+def test_skyrls_clip_cov_drops_tokens_where_its_bounds_are_divided_by_the_batchs_tokens_too() -> None:
+    """All tokens between 1 and 5, so that none has to be drawn."""
+    batch = BATCHES["long"](0)
+    n = int(batch.mask.sum())
+    bounds = {"clip_ratio": 1.0, "clip_cov_lb": 1.0 / n, "clip_cov_ub": 5.0 / n}
+    found = cases_skyrl.policy(batch, policy_loss_type="clip_cov", clip_cov=bounds)
+    numbers = {"share": 1.0, "low": 1.0, "high": 5.0, "least": 1, "epsilon": 0.2}
+    row = RECIPES["clip-cov@skyrl-0.3.0"].but(tokens=Choice("clip-cov", **numbers))
+    weights = row.token_weights(batch.log_probs, found.advantages, batch.mask, old_log_probs=batch.old_log_probs,
+                                draws=batch.draws)  # fmt: skip
+    assert 0 < int((batch.mask & (weights == 0)).sum()) < n
+    assert differs(run(row, batch, found.given), found, batch.mask, 1e-10) == []
+
+
+def test_skyrls_kl_cov_has_a_penalty_that_grows_with_the_batchs_tokens() -> None:
+    batch = BATCHES["gaps"](0)
+    found = cases_skyrl.policy(batch, policy_loss_type="kl_cov")
+    tokens = Choice("kl-cov", share=0.2, coef=1.0 * int(batch.mask.sum()), least=1)
+    row = RECIPES["importance-sampling@skyrl-0.3.0"].but(tokens=tokens)
+    assert differs(run(row, batch, found.given), found, batch.mask, 1e-10) == []
+
+
+def test_skyrls_rollout_is_drops_tokens_on_both_sides_whatever_the_advantage() -> None:
+    batch = BATCHES["prefix"](0)
+    ratios = (batch.log_probs - batch.sampler_log_probs).exp()
+    kept = batch.mask & (ratios > 0.8) & (ratios < 1.2)
+    found = cases_skyrl.policy(batch, policy_loss_type="rollout_is")
+    assert 0 < int(kept.sum()) < int(batch.mask.sum())
+    mine = -(ratios * found.advantages * kept) / batch.mask.sum()
+    assert not far(mine, found.gradients["log_probs"], 1e-10)
+
+
+def test_skyrls_outlier_mask_drops_a_completion_for_a_single_token() -> None:
+    batch = BATCHES["gaps"](0)
+    ratios = (batch.old_log_probs - batch.sampler_log_probs).exp()
+    kept = ~(batch.mask & ((ratios > 3.0) | (ratios < 0.25))).any(1, keepdim=True)
+    bounds = {"outlier_token_is_threshold_low": 0.25, "outlier_token_is_threshold_high": 3.0}
+    found = cases_skyrl.policy(batch, off_policy_correction=bounds)
+    plain = cases_skyrl.policy(batch)
+    assert 0 < int(kept.sum()) < len(kept)
+    assert not far(plain.gradients["log_probs"] * kept, found.gradients["log_probs"], 1e-10)

@@ -96,7 +96,7 @@ GFPO, ASPO, BAPO, CE-GPPO, GEPO, QAE, Step-DPO: no framework has them by name, o
 3c3be62, SkyRL a956457, NeMo-RL 7ea279a, slime 624b824, ROLL 8eb27cc, AReaL 4aef98d, prime-rl 559b447, ms-swift 3602360.
 `dpo` on other data: Step-DPO (a completion is one step), SPIN (the rejected one is the last round's own), online DPO
 (pairs sampled and judged in each step). Nash-MD (TRL f2cd577, not 1.16.0): a policy gradient, its reward the win rate
-less 1/2.
+less 1/2. SkyRL 0.3.0's `rollout_is`, `kl_cov`, `cross_entropy`: [why](../torchstone/frameworks/skyrl/rows.py).
 """
 DIALECTS = """\
 ## The same rows as frameworks compute them
@@ -111,15 +111,18 @@ SURPRISES = """\
 Each of these is a row below, run against that version. None is called wrong here: a name is not a specification.
 
 - **DAPO and CISPO**, as printed, take the mean over the tokens of each prompt's group and then over prompts. Every
-  framework takes it over the tokens of the batch, so prompts with long answers weigh more.
+  framework takes it over the tokens of the batch, so prompts with long answers weigh more, unless SkyRL is asked
+  for `prompt_mean`.
 - **`loss_type="dr_grpo"` in TRL** changes the length divisor alone; the group's deviation still divides, since that is
   another setting (`scale_rewards`). OpenRLHF's `dr_grpo` is the other half: no deviation, and no constant length.
 - **CISPO's `epsilon_high`** is the cap itself in TRL and Liger, and 0.2 by default: a token on policy then weighs 0.2.
-  In verl it is a distance from 1, and there is a lower bound too.
-- **RLOO in TRL** is PPO's clip on the ratio of the whole completion; in verl and OpenRLHF on that of each token. The
-  paper has no clip.
+  In verl it is a distance from 1, and there is a lower bound too; in SkyRL 0.3.0 that bound is 1.
+- **RLOO in TRL** is PPO's clip on the ratio of the whole completion; in verl, OpenRLHF and SkyRL on that of each token.
+  The paper has no clip.
 - **The KL**: TRL multiplies it by the ratio (which makes its gradient right), Liger does not, at the same `beta`.
-  OpenRLHF pays it in the reward by default, in GRPO and Dr. GRPO too. verl has none unless asked.
+  OpenRLHF pays it in the reward by default, in GRPO and Dr. GRPO too. verl has none unless asked. SkyRL's, on by
+  default, is a mean over completions beside a loss that is one over tokens.
+- **Clip-Cov in SkyRL 0.3.0** drops no token: its covariances are of advantages already divided by the batch's tokens.
 - **PPO and GRPO in verl** have a dual clip at 3 unless it is turned off.
 - **GPG in verl** counts completions whose reward is not 0; the paper counts groups that teach something.
 - **"Reverse KL"** by default is k3 back-propagated in verl's YAML and in TorchRL: its gradient is forward KL's
@@ -176,9 +179,10 @@ def dialects(groups: dict[str, list[Recipe]]) -> str:
         {at for line in cells.values() for at in line}, key=lambda at: (-sum(at in c for c in cells.values()), at)
     )
     lines = [f"| row | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    return "\n".join(
-        [*lines, *(f"| `{name}` | {' | '.join(line.get(at, '') for at in columns)} |" for name, line in cells.items())]
-    )
+    for name, line in cells.items():
+        said = (f" {line[at]} " if at in line else "" for at in columns)
+        lines.append(f"| `{name}` |{'|'.join(said)}|")
+    return "\n".join(lines)
 
 
 def in_full(option: Option) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +13,17 @@ from torch import Tensor
 
 from torchstone.frameworks.arguments import per_token, prompts
 from torchstone.frameworks.registry import Framework
-from torchstone.frameworks.skyrl.load import CORE, TORCH, core, load
+from torchstone.frameworks.skyrl.load import CORE, CORRECTION, TORCH, core, load, trainer
 
-FRAMEWORK = Framework("SkyRL", "skyrl", "skyrl", "https://github.com/NovaSky-AI/SkyRL", "skyrl-v{}", prepare=load)
+
+def prepare() -> None:
+    """Import what is called here; the trainer's module brings one function with it, and wants more packages."""
+    load()
+    with suppress(ImportError):
+        trainer()
+
+
+FRAMEWORK = Framework("SkyRL", "skyrl", "skyrl", "https://github.com/NovaSky-AI/SkyRL", "skyrl-v{}", prepare=prepare)
 peer = FRAMEWORK.peer
 
 
@@ -32,6 +42,36 @@ def token_mean(x: Tensor, mask: Tensor) -> Tensor:
     return importlib.import_module(TORCH).masked_mean(x, mask)
 
 
+DIVIDED = f"{CORE}:apply_loss_reduction_to_advantages_minibatch"
+
+
+def _mean(x: Tensor, mask: Tensor, reduction: str, length: int = 1, bounds: Any = None) -> Tensor:
+    """SkyRL's sum of what it has divided before."""
+    marks, divide = mask.to(x.dtype), core().apply_loss_reduction_to_advantages_minibatch
+    return core().reduce_loss(divide(x, marks, reduction, len(mask), length, bounds), marks)
+
+
+@peer("mean over tokens", "token_mean", DIVIDED, 'loss_reduction="token_mean", its default')
+def sum_of_token_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return _mean(x, mask, "token_mean")
+
+
+@peer("mean of row means", "sequence_mean", DIVIDED, 'loss_reduction="sequence_mean"')
+def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
+    return _mean(x, mask, "sequence_mean")
+
+
+@peer("fixed-length mean (Dr. GRPO)", "fixed_length_mean", DIVIDED, 'loss_reduction="seq_mean_token_sum_norm"')
+def fixed_length_mean(x: Tensor, mask: Tensor, length: int) -> Tensor:
+    return _mean(x, mask, "seq_mean_token_sum_norm", length)
+
+
+@peer("mean over each prompt's tokens, then over prompts", "group_token_mean", DIVIDED, 'loss_reduction="prompt_mean"')
+def group_token_mean(x: Tensor, mask: Tensor, group_size: int) -> Tensor:
+    bounds = [(start, start + group_size) for start in range(0, len(mask), group_size)]
+    return _mean(x, mask, "prompt_mean", bounds=bounds)
+
+
 @peer("masked whitening", "masked_whiten", f"{CORE}:masked_whiten", "0 is put under the mask")
 def masked_whiten(x: Tensor, mask: Tensor, keep_mean: bool) -> Tensor:
     return core().masked_whiten(x, mask, shift_mean=not keep_mean).where(mask, 0.0)
@@ -46,6 +86,22 @@ def _kl(name: str) -> Any:
 
 for _name in ("k1", "k2", "k3"):
     peer(f"KL, {_name}", f"kl_{_name}", f"{CORE}:compute_approx_kl", f'kl_estimator_type="{_name}"')(_kl(_name))
+
+
+@peer("adaptive KL weight", "adaptive_kl", f"{CORE}:AdaptiveKLController", "n_steps / horizon = 0.1")
+def adaptive_kl(kl: Any, beta: float, target: float) -> float:
+    controller = core().AdaptiveKLController(beta, target, horizon=10)
+    controller.update(float(kl), n_steps=1)
+    return float(controller.value)
+
+
+@peer("groups with a signal (DAPO)", "mixed_groups", "skyrl.train.utils.trainer_utils:zero_variance_filter",
+      "tol=1e-6, its default")  # fmt: skip
+def mixed_groups(rewards: Tensor) -> Tensor:
+    keep = importlib.import_module("skyrl.train.utils.trainer_utils").zero_variance_filter
+    G = rewards.shape[1]
+    kept = keep(rewards.flatten().tolist(), [str(row // G) for row in range(rewards.numel())], tol=1e-6)
+    return torch.tensor([p * G in kept for p in range(len(rewards))])
 
 
 @peer("group advantages (GRPO)", "group_advantages", f"{CORE}:compute_grpo_outcome_advantage",
@@ -167,6 +223,50 @@ def cispo_loss(epsilon: float | None, epsilon_high: float | None, cap: float | N
 def sapo_loss(tau_positive: float, tau_negative: float, **policy: Any) -> Tensor:
     sapo = SimpleNamespace(tau_pos=tau_positive, tau_neg=tau_negative)
     return _loss("sapo_policy_loss", "sequence_mean", **policy, sapo=sapo)
+
+
+@peer("DPPO's loss", "dppo_loss", f"{CORE}:dppo_policy_loss",
+      'dppo_type="binary_tv" or "binary_kl", loss_reduction="seq_mean_token_sum_norm" with max_seq_len=1',
+      "It has no cap. The value is -A rho, of the same gradient.")  # fmt: skip
+def dppo_loss(divergence: str, epsilon: float, epsilon_high: float | None, **policy: Any) -> Tensor:
+    high = epsilon if epsilon_high is None else epsilon_high
+    of = SimpleNamespace(dppo_type=f"binary_{divergence}", delta_low=epsilon, delta_high=high)
+    return _loss("dppo_policy_loss", "seq_mean_token_sum_norm", **policy, dppo=of)
+
+
+CAPS = ("token_tis_ratio_clip_high", "sequence_tis_ratio_clip_high")
+METRICS = {"sequence": "product", "sequence-mean": "geometric"}
+
+
+@peer("truncated weights for the engine's samples (TIS)", "importance_weights", f"{CORRECTION}:compute_tis_ratio",
+      "level: tis_ratio_type")  # fmt: skip
+def truncated_weights(
+    old_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor, level: str, high: float
+) -> Tensor:
+    if level not in ("token", "sequence"):
+        raise ValueError(f"level: SkyRL truncates the weight of a token or a sequence, got {level}")
+    marks, caps = mask.to(old_log_probs.dtype), SimpleNamespace(**dict.fromkeys(CAPS, high))
+    ratio = importlib.import_module(CORRECTION).compute_tis_ratio
+    return ratio(old_log_probs, sampler_log_probs, marks, level, caps)[0].expand(mask.shape).where(mask, 0.0)
+
+
+@peer("masks for the engine's samples", "importance_weights", f"{CORRECTION}:compute_off_policy_correction",
+      "gate: sequence_mask_metric, or token_mask_is_threshold_*; level: tis_ratio_type",
+      "Beside a mask of tokens the weight of a sequence is the product of those that are kept.")  # fmt: skip
+def masked_weights(
+    old_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor, level: str, gate: str | None,
+    low: float | None, high: float, kept_max: float | None,
+) -> Tensor:  # fmt: skip
+    if gate not in ("token", *METRICS):
+        raise ValueError(f"gate: SkyRL masks by token, sequence and sequence-mean, got {gate}")
+    bounds = {"token": "token_mask_is_threshold", "sequence": "product_mask", "sequence-mean": "geo_mask"}[gate]
+    given = vars(OFF) | dict.fromkeys(CAPS, math.inf if kept_max is None else kept_max)
+    given |= {"tis_ratio_type": None if level == "one" else level, "sequence_mask_metric": METRICS.get(gate)}
+    given |= {f"{bounds}_low": 0.0 if low is None else low, f"{bounds}_high": high}
+    correct = importlib.import_module(CORRECTION).compute_off_policy_correction
+    marks = mask.to(old_log_probs.dtype)
+    weights, _, kept = correct(old_log_probs, sampler_log_probs, marks, SimpleNamespace(**given))
+    return kept if weights is None else weights * kept
 
 
 @peer("clipped value loss", "clipped_value_error", f"{CORE}:ppo_critic_loss", "a mean of row means; cases of one row")

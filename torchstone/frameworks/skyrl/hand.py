@@ -25,7 +25,7 @@ NESTED: dict[str, dict[str, Any]] = {
     "sapo": {"tau_pos": 1.0, "tau_neg": 1.05},
     "clip_cov": {"clip_ratio": 0.0002, "clip_cov_lb": 1.0, "clip_cov_ub": 5.0},
     "kl_cov": {"kl_cov_frac": 0.2, "ppo_kl_coef": 1.0},
-    "cispo": {"cispo_eps_clip_low": 1.0, "cispo_eps_clip_high": 4.0, "cispo_anchor": "old"},
+    "cispo": {"cispo_eps_clip_low": 0.0, "cispo_eps_clip_high": 5.0, "cispo_anchor": "old"},
     "dppo": {"dppo_type": "binary_tv", "delta_low": 0.2, "delta_high": 0.2},
     "off_policy_correction": {
         "tis_ratio_type": None, "token_tis_ratio_clip_high": 2.0, "sequence_tis_ratio_clip_high": 5.0,

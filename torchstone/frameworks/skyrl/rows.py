@@ -1,12 +1,12 @@
 """SkyRL 0.3.0: the estimators and losses of its registries, as its trainer and its workers call them.
 
-Its KL (k3, 0.001) is on by default and a mean over completions, whatever the policy's loss is: the table has one mean for
-both. So it is on where ``loss_reduction`` is sequence_mean, and elsewhere off (``use_kl_loss=false``).
+Its KL (k3, 0.001) is on by default and a mean over completions, whatever the policy's loss is: the table has one mean
+for both. So it is on where ``loss_reduction`` is sequence_mean, and elsewhere off (``use_kl_loss=false``).
 
-Of its policy losses three have no row. ``rollout_is``: the ratio to the engine weighs a token, and drops it outside 0.8 to
-1.2, whatever the advantage's sign. ``kl_cov``: the trainer divides advantages by the batch's tokens, and not the penalty
-beside them, which so grows with the batch. ``cross_entropy`` reads no advantages. Of its masks for the engine's samples
-one has none: ``outlier_token_is_threshold_*`` drops a completion for a single token.
+No row has these. ``rollout_is``: the ratio to the engine weighs a token, and drops it outside 0.8 to 1.2, whatever the
+advantage's sign. ``kl_cov``: the trainer divides the advantages by the batch's tokens, and not the penalty beside
+them, which so grows with the batch. ``cross_entropy``, which reads no advantages. ``outlier_token_is_threshold_*``,
+which drop a completion for a single token.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ ONLINE = [
         "clip-cov",
         "881-941",
         "clip_cov, use_kl_loss=false",
-        "PPO's clip alone. The covariances are of advantages that are divided by the batch's tokens: in a batch of more "
-        "than a few none is between the bounds, 1 and 5, and no token is dropped.",
+        "PPO's clip alone. Covariances are those of advantages divided by the batch's tokens: of more than a few "
+        "tokens none is between the bounds, 1 and 5, and none is dropped.",
     ),
     loss_type(
         "dppo",
