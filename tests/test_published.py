@@ -78,6 +78,13 @@ def test_a_row_names_what_the_authors_code_or_another_run_has_otherwise(name, sa
         ("cispo@trl-1.16.0", "divided by 1e-4", ("tangent",)),  # the weight is capped at 0.2, detached
         ("gspo@liger-0.8.5", "above 20", ()),  # exp has no bound there either: grpo_loss.py:155
         ("dapo@liger-0.8.5", "divided by 1e-4", ()),
+        ("grpo@skyrl-0.3.0", "-20 and 20, with gradient 0", ("critic", "whitening")),  # torch_utils.py:187-192
+        ("gspo@skyrl-0.3.0", "is cut at 10", ("on by default",)),  # ppo_utils.py:708; its KL is in the row
+        ("cispo@skyrl-0.3.0", "a group of one", ("log-ratios",)),  # 749-751: the weight is within 1 and 6, detached
+        ("clip-cov@skyrl-0.3.0", "exp of any log-ratio", ("are cut",)),  # 903
+        ("rloo@skyrl-0.3.0", "on by default", ("a group of one", "rounding")),  # 1247: its advantage is 0
+        ("ppo@skyrl-0.3.0", "the critic's loss", ("a group of one", "rounding")),
+        ("maxrl@skyrl-0.3.0", "1e-6 is added to the mean", ("rounding",)),
     ],
 )
 def test_a_dialect_names_what_its_own_lines_do_and_no_other_rows(name, says, says_not):

@@ -103,7 +103,7 @@ export function vespo_surrogate({ log_probs, old_log_probs, advantages, mask, ..
 export function dppo_surrogate({ log_probs, old_log_probs, advantages, mask, divergence, epsilon, epsilon_high, cap }) {
   require(divergence in DIVERGENCES, "divergence", "'tv' or 'kl'", divergence);
   clip_range(epsilon, epsilon_high);
-  number("cap", cap, { above: 0 });
+  if (cap != null) number("cap", cap, { above: 0 });
   const A = per_token(advantages, mask);
   const [log_p, log_q] = [select(mask, sg(log_probs)), select(mask, sg(old_log_probs))];
   const rho = bounded_exp(sub(log_p, log_q));
@@ -112,7 +112,7 @@ export function dppo_surrogate({ log_probs, old_log_probs, advantages, mask, div
       const d = DIVERGENCES[divergence](log_p[b][t], log_q[b][t]);
       const [up, down] = [log_p[b][t] > log_q[b][t], log_p[b][t] < log_q[b][t]];
       const dropped = a > 0 ? d > (epsilon_high ?? epsilon) && up : d > epsilon && down;
-      return dropped ? 0 : Math.min(rho[b][t], cap);
+      return dropped ? 0 : Math.min(rho[b][t], cap ?? Infinity);
     }),
   );
   return mul(weights, reinforce_surrogate({ log_probs, advantages, mask }));
