@@ -75,5 +75,5 @@ def _stub() -> None:
             empty(name, Path("/nowhere"))
         empty("skyrl_gym.envs.search.env", SearchEnvConfig=object)
         empty("skyrl_gym.envs.sql.env", Text2SQLEnvConfig=object)
-    if find_spec("loguru") is None:
+    if not _installed("loguru"):
         empty("loguru", logger=SimpleNamespace(warning=lambda *_: None, info=lambda *_: None))
