@@ -16,7 +16,7 @@ def completion_mask(completions: Int[Tensor, "B T"], *, eos_id: int | Sequence[i
 
     Args:
         completions: the generated token ids, without the prompt.
-        eos_id: the id, or the ids, that end a completion.
+        eos_id: the id, or a sequence of the ids, that end a completion.
     Raises ValueError: ``completions`` is not a two-dimensional integer tensor; ``eos_id`` is empty.
     """
     completions = as_ids("completions", completions, "B T")

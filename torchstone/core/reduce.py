@@ -27,8 +27,8 @@ def token_mean(
 
     Args:
         x: any value per token. Gradient flows through it.
-        mask: True at the tokens that count.
-        denominator: N, in tokens. Default: counted in ``mask``. At 0 the result is 0.
+        mask: True at the tokens that count. Other entries may hold anything, NaN included.
+        denominator: N, in tokens. Default: counted in ``mask``. At 0, counted or given, the result is 0.
     Raises ValueError: a shape or dtype is wrong; ``denominator`` is negative.
     Source: DAPO's token-level loss as its authors' page in verl has it (b178a3c, docs/algo/dapo.md); by eq. 12 of
         arXiv:2503.14476v2 it is taken within each group (``group_token_mean``).

@@ -16,8 +16,8 @@ class Exercise:
     ``hints``: after the first failing check and after the second; after that ``read``, a section of a page.
     ``practice``: what it is for, and what goes wrong; said when it is right. ``pitfall``: a row of docs/pitfalls.md.
     ``objectives``: the vectors, where they have another name. ``without``: optional arguments that are left out, and
-    words with which they are spoken of.
-    ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and counts here.
+    words: a sentence that has one of them is left out too.
+    ``arguments``, ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and counts here.
     ``settings``: choices that are free elsewhere, and are asked for here.
     """
 
@@ -33,6 +33,7 @@ class Exercise:
     mend: bool = False
     objectives: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    arguments: tuple[tuple[str, str], ...] = ()
     returns: str = ""
     must: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
@@ -114,6 +115,10 @@ EXERCISES = (
         f"{CORE}#equations",
         "Advantages that depend on the padding make the step depend on the longest completion of the batch.", "c45",
         mend=True, without=("keep_mean",), returns="unitless, 0 where ``mask`` is False.",
+        arguments=(
+            ("x", "advantages or rewards per token. No gradient is asked of it."),
+            ("correction", "0 for the population variance, 1 for the sample variance (sum / (N - 1)). N is 2 or more."),
+        ),
     ),
     Exercise(
         "returns", "reinforce", "returns", ("discounted_returns",),
@@ -126,7 +131,7 @@ EXERCISES = (
     ),
     Exercise(
         "leave_one_out", "reinforce", "the leave-one-out baseline", ("leave_one_out_advantages",),
-        "Several completions of one prompt: the others tell how hard the prompt is.",
+        "Several completions of one prompt, two at least: the others tell how hard the prompt is.",
         ("The baseline of a completion must not know that completion's own reward.",
          "The sum of the group less one's own reward, over how many? One row is one prompt."),
         f"{REINFORCE}#equations",
@@ -189,7 +194,11 @@ EXERCISES = (
          "Take one token with A = 1 and ratio 1.5, epsilon 0.2: what should its loss be, and what is it here?"),
         f"{PPO}#the-clip-case-by-case",
         "A minimum and a minus sign do not commute: code that negates first needs the other of the two.", "c15",
-        mend=True, without=("reduce", "dual_clip"),
+        mend=True, without=("reduce", "dual_clip", "NaN"),
+        arguments=(
+            ("old_values", "V_old, its prediction at sampling time, in reward units; None if ``value_epsilon`` is. A "
+             "constant."),
+        ),
         returns="the loss, one number: the mean over the tokens that count.",
         settings=(("reduce", "token_mean"),),
     ),
@@ -213,7 +222,7 @@ EXERCISES = (
          "Only one line is about the reference. Exercise 4 has the same formula."),
         f"{CORE}#equations",
         "The same mistake was in the code of a book and of a library; both were plausible on every plot.", "r01",
-        mend=True, without=("reduce",),
+        mend=True, without=("reduce", "NaN"),
         returns="the loss, one number: the mean in each row, then over rows.",
     ),
     Exercise(
@@ -243,6 +252,7 @@ EXERCISES = (
         "torchstone/grpo/variants.md#another-loss-per-token",
         "Without the detach, or without log pi, the loss has about the same value and another gradient.", "c22",
         objectives=("cispo_loss",), without=("cap",),
+        arguments=(("epsilon_high", "the upper bound is 1 + epsilon_high. It is always given."),),
     ),
     Exercise(
         "completions", "dpo", "the log-prob of a completion", ("sequence_log_probs",),
@@ -252,15 +262,27 @@ EXERCISES = (
         f"{DPO}#equations",
         "Prompt or padding in this sum is the same for both answers only if both have the same width.", "c59",
         mend=True,
+        arguments=(
+            ("mask", "True where ``log_probs`` is of a token of the completion, its end token included; False at prompt "
+             "and padding."),
+        ),
     ),
     Exercise(
         "dpo", "dpo", "DPO", ("dpo_loss",),
-        "Two completions of one prompt, one preferred: raise the margin of the implicit rewards.",
-        ("Each completion has an implicit reward: beta times how much likelier it is than under the reference.",
+        "Two completions of one prompt, one preferred: raise the margin of the implicit rewards, which are r(x, y) = beta "
+        "(log pi(y | x) - log pi_ref(y | x)).",
+        ("Try a pair on which policy and reference agree: h is 0 there, and the loss is log 2.",
          "With labels that may be flipped, the loss is a mixture of the pair and of the pair turned round."),
         f"{DPO}#equations",
         "A reference that is left out still trains, and nothing then holds the policy near it.", "c73",
         without=("denominator",), returns="the loss, one number: the mean over pairs.",
+        arguments=(
+            ("chosen_log_probs", "log pi(y_w | x) of the completions that people chose, summed over tokens, in nats. "
+             "Gradient flows through it."),
+            ("rejected_log_probs", "log pi(y_l | x) of the other completions, likewise. Gradient flows through it."),
+            ("ref_chosen_log_probs", "log pi_ref(y_w | x), under the frozen reference. Treated as a constant."),
+            ("ref_rejected_log_probs", "log pi_ref(y_l | x), under the frozen reference. Treated as a constant."),
+        ),
     ),
     Exercise(
         "reward_model", "dpo", "a reward model with a margin", ("bradley_terry_loss",),
@@ -270,6 +292,11 @@ EXERCISES = (
         f"{DPO}#equations",
         "A term that is added after the last function moves the value of the loss, and no weight.", "c79",
         mend=True, without=("centre", "denominator"), returns="the loss, one number: the mean over pairs.",
+        arguments=(
+            ("chosen_rewards", "r(x, y_w), of the completions that people chose, in reward units. Gradient flows through "
+             "it."),
+            ("rejected_rewards", "r(x, y_l), of the other completions, in reward units. Gradient flows through it."),
+        ),
     ),
     Exercise(
         "distillation", "distill", "distillation of the sampled tokens", ("teacher_advantages",),
@@ -288,6 +315,6 @@ EXERCISES = (
          "Between the ends the function is right. torch's kl_div(input, target) is KL(target || input)."),
         "docs/distillation.md#two-directions",
         "Forward and reverse are called by each other's names in code and in guides: go by the formula.", "c82",
-        mend=True, returns="nats per position.",
+        mend=True, without=("inf",), returns="nats per position.",
     ),
 )  # fmt: skip

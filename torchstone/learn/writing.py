@@ -78,7 +78,7 @@ def _docstring(exercise: Exercise, name: str, taken: list[str]) -> str:
     shapes = {a.arg: _shape(a.annotation) for a in _arguments(node)}
     entries = []
     for argument in taken:
-        parts = re.split(r"(?<=[.:;]) ", _entry(name, argument))
+        parts = re.split(r"(?<=[.:;]) ", dict(exercise.arguments).get(argument) or _entry(name, argument))
         entry = " ".join(part for part in parts if not _speaks_of(part, dropped))
         entries.append(textwrap.fill(f"{argument}{shapes[argument]}: {entry}", WIDTH - 8, subsequent_indent="    "))
     returns = exercise.returns or " ".join(sections.get("Returns", "").split())

@@ -99,7 +99,7 @@ def clipped_value_error(
         values: V, the critic's present prediction, in reward units. Gradient flows through it.
         old_values: V_old, its prediction at sampling time, in reward units; None if ``epsilon`` is. A constant.
         returns: R, the target from ``gae``, in reward units. Treated as a constant.
-        mask: True where the policy chose the token.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included.
         epsilon: how far V may move from V_old, in reward units; None is the plain squared error.
 
     Returns: reward units squared, per token; exactly 0 where ``mask`` is False.
@@ -146,8 +146,10 @@ def ppo_loss(
         log_probs, old_log_probs, advantages, mask, epsilon, epsilon_high, dual_clip: see ``clipped_surrogate``.
         reduce: (x[B T], mask) -> scalar, from ``torchstone.core``; the same for all three terms.
         values, old_values, returns: see ``clipped_value_error``. Gradient flows through ``values``.
-        value_epsilon, value_coef: the value error's clip, in reward units (None does not clip), and its weight.
-        entropies, entropy_coef: H_t (``token_entropies``, in nats; gradient flows through it), the bonus's weight.
+        value_epsilon: the clip of the value error, in reward units; None does not clip.
+        value_coef: weight of the value error.
+        entropies: H_t of the whole distribution, in nats (``token_entropies``). Gradient flows through it.
+        entropy_coef: weight of the bonus.
 
     Returns: ``Loss``; metrics (means over tokens): ``approx_kl`` (k3 of KL(pi_old || pi), in nats),
         ``clip_ratio/low_mean`` and ``clip_ratio/high_mean`` (share of tokens whose gradient the clip removes, not

@@ -26,7 +26,8 @@ def shaped_rewards(
         scores: one a completion, from a reward model or a checker, in reward units. Treated as a constant.
         log_probs: under the policy *that sampled* (the old policy), in nats. Treated as a constant.
         ref_log_probs: the same tokens under the frozen reference, in nats. Treated as a constant.
-        mask: True where the policy chose the token. A row without a True gets no reward, its score included.
+        mask: True where the policy chose the token. Other entries may hold anything, NaN included. A row without a
+            True gets no reward, its score included.
         beta: price of the KL, in reward units per nat.
 
     Returns: reward units, detached; 0 where ``mask`` is False. Each row sums to score - beta log(pi / pi_ref).

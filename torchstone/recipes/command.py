@@ -30,7 +30,7 @@ examples
 """
 FOOT = (
     "Three dots are further choices. A KL is in the loss unless it says reward. Name a row to have it explained, or "
-    "two to see what differs."
+    "two to see what differs; docs/recipes.md says where to begin."
 )
 
 

@@ -31,23 +31,22 @@ loss = recipe.loss(log_probs, earned.advantages, mask, old_log_probs=old_log_pro
 loss.value.backward()
 ```
 
-What stands on this page is what sets a row apart. The rest is in the terminal:
+What sets a row apart stands here; the rest is in the terminal:
 
-| command | what it says |
-|---|---|
-| `torchstone recipes dapo` | one row: what each choice does, where each number is stated, what is left out |
-| `torchstone recipes grpo dapo` | what differs, and what that does to the update |
-| `torchstone recipes --choices` | every option of every column |
-| `torchstone trace dapo` | one update with all its numbers |
-| `torchstone recipes grpo:advantage=group-mean` | a row with a choice of your own; in Python, `find` takes it |
+- `torchstone recipes dapo`: what each choice does, where each number is stated, what is left out
+- `torchstone recipes grpo dapo`: what differs, and what that does to the update
+- `torchstone recipes --choices`: every option of every column
+- `torchstone trace dapo`: one update with all its numbers
+- `torchstone recipes grpo:advantage=group-mean`: a row with a choice of your own; in Python, `find` takes it
 
 This page is written by `torchstone recipes --markdown`.
 
 **How to read a line.** A row is told from another one: "grpo with clip high 0.28" makes all other choices as `grpo`
-does. Choices stand in the order in which data flows: how a completion's advantage is made from the rewards; whether a
-ratio to the sampling policy is taken for each token or each completion; the loss of a token; where the KL to the
-reference is paid, its estimator and weight; how the losses become one number. `clip 0.2, high 0.28` is
-$\\epsilon = 0.2$, $\\epsilon_{high} = 0.28$; `n` and `n-1` are the divisor of the variance.
+does. Choices stand in the order in which data flows: how a completion's advantage is made from the rewards; whether
+the ratio is of each token or each completion, to the policy that the update began with unless `anchor` names another;
+the loss of a token; what the sampler's own log-probs do (`weights`); where the KL to the reference is paid, its
+estimator and weight; how the losses become one number. `clip 0.2, high 0.28` is $\\epsilon = 0.2$,
+$\\epsilon_{high} = 0.28$; `n` and `n-1` are the divisor of the variance.
 """
 TWELVE = (
     "ppo", "rloo", "reinforce++", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "opd", "dpo", "simpo", "kto",
@@ -105,6 +104,19 @@ What a framework does beside its row (where it cuts log-ratios, what it makes of
 `torchstone recipes dapo@verl-0.9.1`. The number after a framework is the version that was run. A row that is not
 published under its name is told from the nearest that is.
 """
+BEGIN = """\
+## Where to begin
+
+- **A sampler some updates behind**: `decoupled-ppo`, `m2po`, `vespo`, `scalerl`, `topr`, `intellect-2`.
+- **Another engine's log-probs, such as vLLM's**: `tis` bounds a token's weight, `icepop` drops tokens, `seq-mis`
+  completions; each goes onto other rows: `RECIPES["gspo"].but(sampler=RECIPES["tis"].sampler)`.
+- **A mixture of experts**: the same, and `gspo`, `deepseek-v3.2`, which were made on such models.
+- **Long answers**: `dapo`, `dr_grpo`; with a critic `vapo`.
+- **Several rewards**: `gdpo`.
+- **pass@k**: `pass-at-k`, `grpo-passk`, `maxrl`; against lost entropy `clip-cov`, `kl-cov`.
+- **Pairs with wrong labels**, of a share that you know: `cdpo`, `robust_dpo`. Written by another model: `wpo`.
+- **No pairs**: `kto`, `aot_unpaired`. **No reference**: `simpo`, `cpo`, `orpo`.
+"""
 SURPRISES = """\
 ## What surprises people
 
@@ -137,7 +149,7 @@ Each of these is a row below, run against that version. None is called wrong her
 
 def markdown() -> str:
     """The whole page."""
-    parts = [HEAD, f"## The twelve that most people mean\n\n{listed(TWELVE)}\n", SURPRISES]
+    parts = [HEAD, f"## The twelve that most people mean\n\n{listed(TWELVE)}\n", BEGIN, SURPRISES]
     parts.append("## The others, by what they change\n")
     for title, names in GROUPS.items():
         parts.append(f"### {title}\n\n{listed(name for name in names if name not in TWELVE)}\n")

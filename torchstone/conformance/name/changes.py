@@ -26,6 +26,7 @@ class Change:
     ``steps``: of the oracle's objective. ``code``: functions of the oracle, and what they run in place of their own.
     ``result``: from the first output, a list or a number, and the case to another. ``of``: the oracle's objective
     that is computed in place of this one. ``gradient_only``: the value is the right one, the gradient is this one's.
+    ``when``: a setting, and the value of it with which alone the change is made.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Change:
     result: Callable[[Any, Case], Any] | None = None
     of: Any = None
     gradient_only: bool = False
+    when: tuple[str, Any] | None = None
     links: tuple[str, ...] = ()
     pitfalls: tuple[str, ...] = ()
 
@@ -74,6 +76,7 @@ def _computed(objective: Any, case: Case, changes: Sequence[Change], gradients: 
     from torchstone_oracle.numbers import total
 
     assert case.expected is not None
+    changes = [c for c in changes if c.when is None or case.settings[c.when[0]] == c.when[1]]
     other = next((c.of for c in changes if c.of is not None), objective)
     steps, settings = dict(other.steps), dict(case.settings)
     wanted = [k for k, a in objective.arguments.items() if a.gradient and case.inputs.get(k) is not None and gradients]

@@ -157,11 +157,23 @@ class Search:
         yield "other objectives", borrowed.others(self.objective, self.probes[0], taken)
         self.edited = [*code_changes(self.objective, self.probes[0])]
         known = self.known
+        yield "alternatives with one value of a setting", self.in_one_use()
         yield "alternatives in pairs", _pairs(known, known)
         yield "lines of the equations", self.edited
         if all(self._value_is_right(c) for c in (*self.failing, *self.new)):
             every = [*self.known, *self.inputs, *self.borrowed, *self.edited]
             yield "gradients", map(_gradient_of, every)
+
+    def in_one_use(self) -> Iterator[Change]:
+        """An alternative with one value of a setting that is no number: a branch of the code that has its own mistake."""
+        for k in filter(self.trial.signature.expresses, self.trial.vectors.settings):
+            values = list(dict.fromkeys(c.settings[k] for c in self.core))
+            for value in (v for v in values if len(values) > 1 and (v is None or isinstance(v, bool | str))):
+                for change in (c for c in self.known if f"setting {k}" not in c.replaces):
+                    yield replace(
+                        change, name=f"{change.name}_where_{k}_is_{value}", when=(k, value),
+                        about=f"Where {k} is {'none' if value is None else value}: {change.about}",
+                    )  # fmt: skip
 
     def pairs(self) -> Iterator[tuple[Change, ...]]:
         """An alternative with a name and any other change, any two of inputs and numbers, and what else there is."""

@@ -121,7 +121,7 @@ ONLINE = [
     ),
     PolicyRecipe(
         name="maxrl",
-        about="The policy gradient of a truncated log-likelihood of success.",
+        about="Pass@k for every k below the group's size at once, each over k: hard prompts weigh more.",
         advantage=Choice("max-likelihood"),
         ratio=NONE,
         surrogate=POLICY_GRADIENT,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ... import core, ppo
 from ...contract import Alternative, Inputs
-from ...numbers import Dual, bounded_exp, clip, dual, exp, log, maximum, mean, minimum, stop, total
+from ...numbers import Dual, Number, bounded_exp, clip, dual, exp, log, maximum, mean, minimum, sigmoid, stop, total
 from .common import Marks, Matrix, Row, Settings, bug, chosen, variant
 from .more_groups import GROUPS
+from .pairs import each
 from .policy_surrogates import bounds
 
 # ------------------------------------------------------------------------------------------- the clip, in another order
@@ -220,6 +221,14 @@ def rows_unmasked_over_tokens(x: Matrix, marks: Marks, settings: Settings) -> Du
     return mean([total(row) / max(1, sum(on)) for row, on in zip(x, marks, strict=True)])
 
 
+# ----------------------------------------------------------------------------------------------------------- the pairs
+
+
+def mixed_in_the_log(win: Dual, lose: Dual, s: Number) -> Dual:
+    """Minus the log of the mixture, where the mixture of the logs belongs."""
+    return -log((1 - dual(s)) * sigmoid(win - lose) + s * sigmoid(lose - win))
+
+
 # ------------------------------------------------------------------------------------------------------ the advantages
 
 
@@ -230,6 +239,7 @@ def advantage_sign(inputs: Inputs, b: int, t: int) -> Dual:
 
 
 HOPE = "The clip acts on the wrong side for them."
+RATIO_ALONE = "The estimate of the KL is exp(u), the ratio pi_ref / pi alone: - 1 - u is missing."
 OTHER_ORDER = "The clip no longer bounds the ratio alone."
 ALTERNATIVES = {
     **GROUPS,
@@ -359,6 +369,17 @@ ALTERNATIVES = {
                            "Values shrink to 0.", {"target": lambda raw, final, b, t, inputs, gamma: 2 * raw}),
     "returns_constant": bug("The critic's target is 0: the returns are a constant.", "The critic learns nothing.",
                             {"target": lambda raw, final, b, t, inputs, gamma: dual(0)}),
+    "ratio_alone": bug(RATIO_ALONE, "It is never 0, and its gradient is not that of a KL.",
+                       {"kl": lambda p, q: bounded_exp(stop(q) - p)}),
+    "ratio_alone_as_kl": bug(RATIO_ALONE, "It is never 0, and its gradient is not that of a KL.",
+                             {"kl": lambda p, q, old: bounded_exp(stop(q) - p)}),
+    "ratio_as_signal": bug("pi_T / pi, the ratio of the probabilities, in place of the difference of their logs.",
+                           "Never below 0: what the teacher would not say is raised too.",
+                           {"signal": lambda p, q, o: bounded_exp(dual(q) - stop(p))}),
+    "smoothing_in_the_log": bug("The log is taken of the mixed probabilities, and the mixture belongs outside: "
+                                "log((1 - s) sigmoid(h) + s sigmoid(-h)).",
+                                "A pair that is far on the wrong side has no gradient.",
+                                {"losses": each(mixed_in_the_log, "label_smoothing")}),
     "sign_of_advantages": bug("Only the sign of the advantages is used.", "Great and small successes count the same.",
                               {"advantage": advantage_sign}),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...numbers import Dual, dual, mean
+from ...numbers import Dual, dual, maximum, mean
 from .common import Marks, bug, chosen, variant
 
 Groups = list[list[Dual]]
@@ -83,6 +83,10 @@ GROUPS = {
     "median_and_mad": variant("Median and median absolute deviation in place of mean and deviation.",
                               "Few good samples of many bad ones gain more.",
                               {"baseline": median_between, "deviation": around_median}),
+    "eps_not_added": variant(
+        "eps is not added to the deviation: it is left out, or the least that the deviation may be (clamp(min=eps)).",
+        "Groups whose rewards hardly differ are divided by hardly anything, and move as far as others.",
+        {"quotient": lambda r, baseline, spread, eps: (r - baseline) / maximum(spread, eps)}),
     "divided_by_mean": variant("Divided by the group's mean, not by its deviation.", "Hard prompts weigh more.",
                                {"deviation": group_mean}),
 }  # fmt: skip
