@@ -79,10 +79,10 @@ def askable(case: Case, signature: Signature, vectors: Vectors, without: bool = 
         kept["old_values"] = times(kept["values"], 0.0, 1)  # where the clip is written in, they matter
     settings = dict(case.settings)
     lower, upper = (signature.expresses(k) for k in ("epsilon", "epsilon_high"))
-    if settings.get("epsilon_high", 0) is None and settings.get("cap") is not None and upper:
-        if not signature.expresses("cap"):
-            return None  # the bound is the number that it cannot be given, and not the one that it is
-    if settings.get("epsilon_high", 0) is None and upper and not lower:
+    none = settings.get("epsilon_high", 0) is None
+    if none and upper and settings.get("cap") is not None and not signature.expresses("cap"):
+        return None  # the bound is the number that it cannot be given, and not the one that it can
+    if none and upper and not lower:
         settings["epsilon_high"] = settings["epsilon"]  # none is the lower bound's number, which it cannot be given
     return replace(case, inputs=kept, settings=settings) if signature.can_lay_out(case) else None
 

@@ -17,8 +17,8 @@ class Exercise:
     ``practice``: what it is for, and what goes wrong; said when it is right. ``pitfall``: a row of docs/pitfalls.md.
     ``objectives``: the vectors, where they have another name. ``without``: optional arguments that are left out, and
     words: a sentence that has one of them is left out too.
-    ``arguments``, ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and counts here.
-    ``settings``: choices that are free elsewhere, and are asked for here.
+    ``arguments``, ``returns``: in place of the library's own words. ``must``: names of what is let pass elsewhere, and
+    counts here. ``settings``: choices that are free elsewhere, and are asked for here.
     """
 
     name: str
@@ -263,14 +263,14 @@ EXERCISES = (
         "Prompt or padding in this sum is the same for both answers only if both have the same width.", "c59",
         mend=True,
         arguments=(
-            ("mask", "True where ``log_probs`` is of a token of the completion, its end token included; False at prompt "
-             "and padding."),
+            ("mask", "True where ``log_probs`` is of a token of the completion, its end token included; False at "
+             "prompt and padding."),
         ),
     ),
     Exercise(
         "dpo", "dpo", "DPO", ("dpo_loss",),
-        "Two completions of one prompt, one preferred: raise the margin of the implicit rewards, which are r(x, y) = beta "
-        "(log pi(y | x) - log pi_ref(y | x)).",
+        "Two completions of one prompt, one preferred: raise the margin of the implicit rewards, which are r(x, y) = "
+        "beta (log pi(y | x) - log pi_ref(y | x)).",
         ("Try a pair on which policy and reference agree: h is 0 there, and the loss is log 2.",
          "With labels that may be flipped, the loss is a mixture of the pair and of the pair turned round."),
         f"{DPO}#equations",
@@ -293,8 +293,8 @@ EXERCISES = (
         "A term that is added after the last function moves the value of the loss, and no weight.", "c79",
         mend=True, without=("centre", "denominator"), returns="the loss, one number: the mean over pairs.",
         arguments=(
-            ("chosen_rewards", "r(x, y_w), of the completions that people chose, in reward units. Gradient flows through "
-             "it."),
+            ("chosen_rewards", "r(x, y_w), of the completions that people chose, in reward units. Gradient flows "
+             "through it."),
             ("rejected_rewards", "r(x, y_l), of the other completions, in reward units. Gradient flows through it."),
         ),
     ),

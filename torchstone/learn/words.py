@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from torchstone.conformance.name.search import IN_ONE_USE
 from torchstone.conformance.result import Diagnosis, Report, Result
 from torchstone.conformance.vectors import Vectors, hazards, load
 from torchstone.conformance.words import count, listed, what_differs
@@ -77,6 +78,7 @@ def _cause(d: Diagnosis, known: Collection[str]) -> Iterable[str]:
 
 def _named(name: str, known: Collection[str]) -> str:
     """Its name in brackets, if it has one that others use too: a page explains it."""
+    name = name.partition(IN_ONE_USE)[0]
     return f" ({name})" if name in known else ""
 
 

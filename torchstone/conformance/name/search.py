@@ -28,6 +28,7 @@ from torchstone.conformance.vectors import MASKS, Case, hazards, leaves
 
 CALLS = 8_000_000  # of functions, by the oracle: some seconds
 SIDES = ("every_side_of_the_clip", "both_signs", "two_prompts")
+IN_ONE_USE = "_where_"  # between an alternative and the value of a setting with which alone it is made
 SHARE = 0.7  # of the ordinary failures that a name must explain
 
 
@@ -165,13 +166,13 @@ class Search:
             yield "gradients", map(_gradient_of, every)
 
     def in_one_use(self) -> Iterator[Change]:
-        """An alternative with one value of a setting that is no number: a branch of the code that has its own mistake."""
+        """An alternative with one value of a setting that is no number: a mistake in one branch of the code."""
         for k in filter(self.trial.signature.expresses, self.trial.vectors.settings):
-            values = list(dict.fromkeys(c.settings[k] for c in self.core))
+            values = list({repr(c.settings[k]): c.settings[k] for c in self.core}.values())
             for value in (v for v in values if len(values) > 1 and (v is None or isinstance(v, bool | str))):
                 for change in (c for c in self.known if f"setting {k}" not in c.replaces):
                     yield replace(
-                        change, name=f"{change.name}_where_{k}_is_{value}", when=(k, value),
+                        change, name=f"{change.name}{IN_ONE_USE}{k}_is_{value}", when=(k, value),
                         about=f"Where {k} is {'none' if value is None else value}: {change.about}",
                     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from ..shared.common import CONSTANT_LOG_PROBS, EDGES, MASK, NAN, Settings, bug,
 
 def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, Step]) -> dict[str, Any]:
     rows = zip(inputs["log_probs"], inputs["mask"], strict=True)
-    return {"weights": [[steps["weight"](x) if m else None for x, m in zip(*row, strict=True)] for row in rows]}
+    return {"weights": [[steps["token_weight"](x) if m else None for x, m in zip(*row, strict=True)] for row in rows]}
 
 
 def probability(log_prob: Dual) -> Dual:
@@ -38,32 +38,32 @@ OBJECTIVE = Objective(
     returns={"weights": Argument("B T", "none")},
     settings={},
     compute=weights_of_tokens,
-    steps={"weight": grpo.chord_weight},
+    steps={"token_weight": grpo.chord_weight},
     alternatives={
         "probability": variant(
             "p alone.",
             "What the policy knows already teaches most.",
-            {"weight": probability},
+            {"token_weight": probability},
         ),
         "one_less": variant(
             "1 - p: as in focal losses.",
             "What the policy would never say teaches most: its own ways break.",
-            {"weight": lambda x: 1 - probability(x)},
+            {"token_weight": lambda x: 1 - probability(x)},
         ),
         "one": variant(
             "No weight: plain supervised learning (CHORD-mu).",
             "All tokens of the expert teach alike.",
-            {"weight": lambda x: dual(1)},
+            {"token_weight": lambda x: dual(1)},
         ),
         "times_4": variant(
             "4 p (1 - p): 1 at its highest.",
             "The expert weighs four times as much at the same mu.",
-            {"weight": lambda x: 4 * grpo.chord_weight(x)},
+            {"token_weight": lambda x: 4 * grpo.chord_weight(x)},
         ),
         "log_prob_as_probability": bug(
             "The log-prob is taken for the probability.",
             "The weights are below 0: what the expert says is unlearned.",
-            {"weight": lambda x: stop(x) * (1 - stop(x))},
+            {"token_weight": lambda x: stop(x) * (1 - stop(x))},
         ),
     },
     edges=EDGES,
