@@ -42,6 +42,13 @@ def fail(page: Path, why: str) -> NoReturn:
     raise SystemExit(f"{page.relative_to(ROOT)}: {why}")
 
 
+# What the page of recipes begins with on the site, which has another page of them.
+BESIDE_RECIPES = (
+    '\n\nTo filter, sort and compare: <a href="../explorers/recipes.html">the same rows as a table</a>, '
+    '<a href="../explorers/recipes.html#by=reduction">those that differ from GRPO by the denominator alone</a>, '
+    'or <a href="../explorers/batch.html">what each makes of one batch</a>.\n'
+)
+
 # Where each method of the map leads to: the equation that defines it.
 NODES = {
     "GAE": "PPO.4", "return \N{MINUS SIGN} V": "PPO.5", "reward-to-go": "REINFORCE.1", "TD error": "PPO.3",
@@ -88,6 +95,7 @@ class Site:
         """One Markdown page, its links to code turned into links to the code's own pages."""
         text = path.read_text(encoding="utf-8")
         text = self.map(text) if path == ROOT / "docs/map.md" else text
+        text = text.replace("\n", BESIDE_RECIPES, 1) if path == ROOT / "docs/recipes.md" else text
         parts, at = [], 0
         for fence in FENCE.finditer(text):
             parts += [self.linked(path, text[at : fence.start()]), fence.group().replace("```jsonc", "```js")]

@@ -80,7 +80,7 @@ export default {
           ${button({ mask: every(1).with(3, 0).with(4, 0) }, "a tool speaks")}
           ${button({ mask: every(1).with(6, 0).with(7, 0), rewards: every(0).with(5, 1) }, "ends early")}
           ${button({ mask: every(1), rewards: LAST, values: VALUES, gamma: 1, lam: 0.8 }, "as at first")}</div></div>
-        ${note("Drag the critic's values (circles) and the rewards (bars). Press a token to follow its advantage; press ✓ below it for a token that the policy did not choose: it is stepped over, and costs no discount.")}`,
+        ${note("Drag the critic's values (circles) and the rewards (bars). Press a token to follow its advantage; press ✓ below it for a token that the policy did not choose: it is stepped over, and costs neither a γ nor a λ.")}`,
       )}
       ${equation(
         "PPO.3, PPO.4, PPO.5",

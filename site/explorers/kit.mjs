@@ -182,7 +182,7 @@ export const axes = (f, { xticks = [], yticks = [], xlabel = "", ylabel = "", di
       class="${v === 0 ? "zero" : "grid"}"/><text x="${f.left - 7}" y="${f.Y(v) + 4}" text-anchor="end">${show(v, digits)}</text>`,
     )}
     ${xticks.map((v) => html`<text x="${f.X(v)}" y="${f.bottom + 17}" text-anchor="middle">${show(v, xdigits)}</text>`)}
-    ${xlabel && html`<text class="name" x="${f.right}" y="${f.bottom - 7}" text-anchor="end">${xlabel}</text>`}
+    ${xlabel && html`<text class="name" x="${f.right - (f.right - f.left) / 8}" y="${f.bottom + 17}" text-anchor="middle">${xlabel}</text>`}
     ${ylabel && html`<text class="name" x="${f.left}" y="${f.top - 8}">${ylabel}</text>`}</g>`;
 
 /** What is drawn inside a frame, cut off at its edges. */

@@ -56,14 +56,31 @@ const exact = (logits, ref) => kl_exact({ logits: [[logits]], ref_logits: [[ref]
 const backward = (logits, ref) =>
   jsd_exact({ logits: [[logits]], teacher_logits: [[ref]], beta: 0, temperature: 1 })[0][0];
 
+const u_ = sym("u");
 const ESTIMATORS = {
-  k1: { run: kl_k1, tag: "KL.1", line: k1_line, equation: (u) => html`−${sym("u")} = ${num(-u)}` },
-  k2: { run: kl_k2, tag: "KL.2", line: k2_line, equation: (u) => html`${sym("u")}² / 2 = ${num((u * u) / 2)}` },
+  k1: {
+    run: kl_k1,
+    tag: "KL.1",
+    line: k1_line,
+    equation: (u) => html`−${u_} = ${num(-u)}`,
+    slope: "1",
+    why: "the same for every token, so on average 0",
+  },
+  k2: {
+    run: kl_k2,
+    tag: "KL.2",
+    line: k2_line,
+    equation: (u) => html`${u_}² / 2 = ${num((u * u) / 2)}`,
+    slope: html`−${u_}`,
+    why: "each token is charged its log-ratio: on average the policy gradient of KL(π ‖ ref)",
+  },
   k3: {
     run: kl_k3,
     tag: "KL.3",
     line: k3_line,
-    equation: (u) => html`e<sup>${sym("u")}</sup> − 1 − ${sym("u")} = ${num(Math.expm1(u) - u)}`,
+    equation: (u) => html`e<sup>${u_}</sup> − 1 − ${u_} = ${num(Math.expm1(u) - u)}`,
+    slope: html`1 − e<sup>${u_}</sup>`,
+    why: html`the 1 averages to 0, and e<sup>${u_}</sup> = π ref / π makes the mean over π one over ref: on average ∇KL(ref ‖ π)`,
   },
 };
 
@@ -123,6 +140,8 @@ export default {
     const v = Number(s.token);
     const u = ref[v] - logits[v];
     const chosen = ESTIMATORS[s.which];
+    const one = { log_probs: [[logits[v]]], ref_log_probs: [[ref[v]]], mask: [[true]] };
+    const slope = differentiate(chosen.run, one, ["log_probs"]).gradients.log_probs[0][0];
     const row = rows.find(({ name }) => name === s.which);
     return html`
       ${predict(
@@ -157,6 +176,7 @@ export default {
         chosen.tag,
         html`${sym("u")} = log π<sub>ref</sub> − log π = ${num(ref[v])} − ${par(logits[v])} = ${num(u)} <small>for “${WORDS[v]}”</small>`,
         html`${s.which} = ${chosen.equation(u)}`,
+        html`∇${s.which} = ${chosen.slope === "1" ? "" : html`(${chosen.slope})`}∇log π = ${num(slope)} ∇log π <small>${chosen.why}</small>`,
         html`mean over ${sym("y")} ~ π: ${num(row.mean, "blue", 3)} <small>±</small> ${num(row.deviation, "", 3)}, &nbsp;KL(π ‖ ref) = ${num(forward.mean, "green", 3)}`,
       )}
       ${table(rows, forward, other, s)}
@@ -231,7 +251,7 @@ function table(rows, forward, other, s) {
     const c = cosine(a, b);
     return Number.isNaN(c) ? "–" : c > 1 - 1e-9 ? html`<b>the same</b>` : show(c, 2);
   };
-  return html`<section><p class="kicker">Mean, deviation, and the expected gradient on the six logits</p><div style="overflow-x:auto"><table>
+  return html`<section><p class="kicker">Mean, deviation, and the expected gradient on the six logits: its cosine with that of either KL</p><div style="overflow-x:auto"><table>
     <thead><tr><th>as a loss term</th><th class="n">mean</th><th class="n">along ∇KL(π‖ref)</th><th class="n">along ∇KL(ref‖π)</th><th class="n">deviation</th><th>gradient</th></tr></thead>
     <tbody>${rows.map(
       ({ name, mean, deviation, gradient }) => html`<tr><td>${name === s.which ? html`<b>${name}</b>` : name}</td>

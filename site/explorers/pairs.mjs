@@ -427,17 +427,17 @@ export default {
         "It fell from 0.69 to 0.31. DPO sees the margin alone, 0.1 · (−5 + 15) = 1: both answers may lose, as long as the rejected one loses more. Watch logps/chosen beside the loss.",
         { objective: "dpo", beta: 0.1, chosen: -5, rejected: -15 },
       )}
+      <div class="panel controls across">${GROUPS.map(([legend, names]) =>
+        options(
+          "objective",
+          s.objective,
+          legend,
+          names.map((k) => [k, OBJECTIVES[k].label]),
+        ),
+      )}</div>
       ${stage(
         draw(s, room(width), v),
         html`
-        ${GROUPS.map(([legend, names]) =>
-          options(
-            "objective",
-            s.objective,
-            legend,
-            names.map((k) => [k, OBJECTIVES[k].label]),
-          ),
-        )}
         ${o.takes.map((k) => slider(k, NUMBERS[k], s[k], NAMES[k]))}
         <div class="row">${button({ chosen: 0, rejected: 0 }, o.means ? "alike" : "at the reference")}${button({ chosen: -4, rejected: 4 }, "the wrong way round")}
           ${button({ chosen: 15, rejected: -15 }, "far apart")}</div>

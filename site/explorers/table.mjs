@@ -83,7 +83,7 @@ export default {
           WHOM.map((x) => [x, x]),
         )}
         ${search("q", s.q, "With these words", "token-mean, clip, 2402.03300 ...")}
-        ${select("by", alone(s), html`That differ from <b>${a.name}</b> by this alone`, [ANYTHING, ...columns_of(s.kind)])}
+        ${select("by", alone(s), html`Differ from <b>${a.name}</b> only in`, [ANYTHING, ...columns_of(s.kind)])}
       </section>
       <section class="compared" aria-label="Two rows compared"><p class="kicker">Compare</p>
         <div class="pair">${select("a", a.name, "this row", names)}${select("b", b.name, "with this one", names)}</div>

@@ -1,11 +1,12 @@
-// A page with long tables gets a box that filters their rows by words. Without scripts they are whole, as they are.
+// A page with a long table gets a box that filters rows by words. Without scripts they are whole, as they are.
 "use strict";
 addEventListener("DOMContentLoaded", () => {
   const tables = [...document.querySelectorAll("article table")].filter(
     (table) => table.querySelectorAll("tbody tr").length > 3,
   );
   const rows = tables.flatMap((table) => [...table.querySelectorAll("tbody tr")]);
-  if (rows.length < 40) return;
+  const longest = Math.max(0, ...tables.map((table) => table.querySelectorAll("tbody tr").length));
+  if (rows.length < 40 || longest < 15) return;
   const box = document.createElement("label");
   box.className = "table-filter";
   box.innerHTML = `<span>Rows with</span><input type="search" placeholder="these words"><output>${rows.length} rows</output>`;
