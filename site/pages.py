@@ -45,7 +45,7 @@ def fail(page: Path, why: str) -> NoReturn:
 # What the page of recipes begins with on the site, which has another page of them.
 BESIDE_RECIPES = (
     '\n\nTo filter, sort and compare: <a href="../explorers/recipes.html">the same rows as a table</a>, '
-    '<a href="../explorers/recipes.html#by=reduction">those that differ from GRPO by the denominator alone</a>, '
+    '<a href="../explorers/recipes.html#of=all&amp;by=reduction">those with another denominator than GRPO</a>, '
     'or <a href="../explorers/batch.html">what each makes of one batch</a>.\n'
 )
 

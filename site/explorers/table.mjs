@@ -23,29 +23,43 @@ function pair(s) {
 const columns_of = (kind) => Object.keys(ROWS[kind][0].choices);
 const ANYTHING = "anything";
 
-/** The choice by which alone rows are to differ: one of the kind at hand, whatever the address says. */
-const alone = (s) => (columns_of(s.kind).includes(s.by) ? s.by : ANYTHING);
+/** The choice in which rows are to differ: one of the kind at hand, whatever the address says. */
+const asked_for = (s) => (columns_of(s.kind).includes(s.by) ? s.by : ANYTHING);
 
-/** Does b differ from a, and by this choice alone? */
-function differs_by(at, a, b) {
-  const found = differences(a, b);
-  return found.length > 0 && found.every((one) => one.at.split(".")[0] === at);
-}
+/** The choices in which two rows differ, by name. */
+const differing = (a, b) => [...new Set(differences(a, b).map(({ at }) => at.split(".")[0]))];
 
 const text_of = (row) => [row.name, row.about, ...row.cells, row.source, row.left_out].join(" ").toLowerCase();
 
 function shown(s, a) {
   const asked = s.q.toLowerCase().split(/\s+/).filter(Boolean);
-  const by = alone(s);
+  const by = asked_for(s);
   const kept = ROWS[s.kind].filter(
     (row) =>
       (s.of === "all" || of_whom(row) === s.of) &&
       asked.every((word) => text_of(row).includes(word)) &&
-      (by === ANYTHING || row === a || differs_by(by, a, row)),
+      (by === ANYTHING || row === a || differing(a, row).includes(by)),
   );
   const column = data.kinds[s.kind].headings.indexOf(s.sort);
   const key = (row) => (s.sort === "name" ? row.name : column < 0 ? "" : row.cells[column] || "~");
+  if (s.sort === "" && by !== ANYTHING) {
+    return kept.sort((x, y) => differing(a, x).length - differing(a, y).length || x.name.localeCompare(y.name));
+  }
   return s.sort === "" ? kept : [...kept].sort((x, y) => key(x).localeCompare(key(y)) || x.name.localeCompare(y.name));
+}
+
+/** What else a row differs in, below its name. */
+function also(by, a, row) {
+  const others = differing(a, row).filter((at) => at !== by);
+  return html`<br><small class="muted">${others.length ? `also ${others.join(", ")}` : "in this alone"}</small>`;
+}
+
+/** Which rows differ in this alone, or that none does. */
+function alone(by, a, rows) {
+  const found = rows.filter((row) => row !== a && differing(a, row).length === 1).map(({ name }) => name);
+  return found.length
+    ? `In ${by} alone: ${found.join(", ")}.`
+    : `None of these rows differs from ${a.name} in ${by} alone; the nearest stand first.`;
 }
 
 export default {
@@ -65,6 +79,7 @@ export default {
   render(s) {
     const [a, b] = pair(s);
     const rows = shown(s, a);
+    const by = asked_for(s);
     const names = ROWS[s.kind].map(({ name }) => name);
     const { headings } = data.kinds[s.kind];
     const found = differences(a, b);
@@ -83,7 +98,7 @@ export default {
           WHOM.map((x) => [x, x]),
         )}
         ${search("q", s.q, "With these words", "token-mean, clip, 2402.03300 ...")}
-        ${select("by", alone(s), html`Differ from <b>${a.name}</b> only in`, [ANYTHING, ...columns_of(s.kind)])}
+        ${select("by", by, html`Differ from <b>${a.name}</b> in`, [ANYTHING, ...columns_of(s.kind)])}
       </section>
       <section class="compared" aria-label="Two rows compared"><p class="kicker">Compare</p>
         <div class="pair">${select("a", a.name, "this row", names)}${select("b", b.name, "with this one", names)}</div>
@@ -99,13 +114,13 @@ export default {
           )}</tbody></table></div>`
         }</div>
       </section>
-      <section aria-label="The rows"><p class="kicker">${rows.length} of ${ROWS[s.kind].length} rows</p><div class="wide-table" tabindex="0" role="region" aria-label="Table of recipes"><table>
+      <section aria-label="The rows"><p class="kicker">${rows.length} of ${ROWS[s.kind].length} rows</p>${by !== ANYTHING && note(alone(by, a, rows))}<div class="wide-table" tabindex="0" role="region" aria-label="Table of recipes"><table>
         <thead><tr>${["name", ...headings].map((heading) => html`<th aria-sort="${s.sort === heading ? "ascending" : "none"}">${button({ sort: s.sort === heading ? "" : heading }, html`${heading}${s.sort === heading && " ↑"}`)}</th>`)}
           <th>in words; source</th></tr></thead>
         <tbody>${rows.map(
           (
             row,
-          ) => html`<tr><td>${button(row.name === a.name ? { b: a.name, a: b.name } : { a: a.name, b: row.name }, row.name, { pressed: row === a || row === b, label: `compare ${row.name} with ${a.name}` })}</td>
+          ) => html`<tr><td>${button(row.name === a.name ? { b: a.name, a: b.name } : { a: a.name, b: row.name }, row.name, { pressed: row === a || row === b, label: `compare ${row.name} with ${a.name}` })}${by !== ANYTHING && row !== a && also(by, a, row)}</td>
           ${row.cells.map((cell) => html`<td>${cell ? escaped(cell) : html`<span class="off">–</span>`}</td>`)}
           <td>${escaped(row.about)} <i>${row.source}</i></td></tr>`,
         )}</tbody></table></div>
