@@ -205,7 +205,13 @@ def test_ctrl_c_leaves_what_is_done(run, tmp_path, monkeypatch, capsys):
         (["eval", "a", "--samples", "2", "--k", "3"], "--k 3 needs from 1 to --samples 2"),
         (["eval", "a", "--prompts", "0"], "must be at least 1"),
         (["eval", "a", "--temperature", "0", "--samples", "2"], "--temperature 0 is greedy"),
+        (["eval", "a", "--temperature", "-1"], "--temperature must be at least 0, got -1"),
+        (["eval", "a", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1, got 0"),
+        (["eval", "a", "--threshold", "nan"], "--threshold must be a number, got nan"),
+        (["eval", "a", "--json", "no/such/folder.json"], "cannot write no/such/folder.json: No such file"),
         (["ask", "a"], "a model and a prompt: torchstone ask"),
+        (["ask", "a", "b\udcff"], "the prompt 'b\\udcff' is no text in utf-8"),
+        (["ask", "--n", "2", "a"], "unexpected 'a' among the options"),
         (["ask", "a", "b", "--n", "0"], "--n must be at least 1"),
     ],
 )
@@ -218,6 +224,19 @@ def test_a_run_that_has_not_finished_is_named(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("")
     assert main(["eval", str(tmp_path)]) == 1
     assert f"{tmp_path} has no model yet: torchstone train --resume {tmp_path}" in capsys.readouterr().err
+
+
+def test_scores_that_nothing_has_are_said_and_left_out(run, tmp_path, capsys):
+    (tmp_path / "r.py").write_text("def none(completions):\n    return [None for _ in completions]\n")
+    rows = [{"prompt": f"{i}>"} for i in range(12)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"answer": "1"}) + "\n" for row in rows))
+    ask = ["eval", str(run), "--reward", str(tmp_path / "r.py"), "--prompts", "2", "--data"]
+    assert main([*ask, str(tmp_path / "p.jsonl")]) == 0
+    assert "none of the completions could be scored" in capsys.readouterr().out
+    assert main([*ask, str(tmp_path / "a.jsonl")]) == 0
+    told = capsys.readouterr().out
+    assert "strict" in told and "lenient" in told and "reward " not in told
 
 
 # -------------------------------------------------------------------------------------------- torchstone ask

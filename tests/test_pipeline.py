@@ -22,6 +22,7 @@ from transformers import (
 
 from torchstone.cli import main
 from torchstone.data.examples import split
+from torchstone.data.find import find_task
 from torchstone.data.formats import completion_of
 from torchstone.rewards.reward_model import RewardModel, load_reward_model, pair_rewards, reward_model_of
 from torchstone.rewards.scores import Scores
@@ -259,11 +260,17 @@ def held_out(n: int) -> list[int]:
     return split(n)[0]
 
 
-@pytest.mark.parametrize("margin", ["big", None, math.nan, True])
+@pytest.mark.parametrize("margin", ["big", None, "nan", True])
 def test_a_margin_is_a_number(tmp_path, home, margin):
-    data = write(tmp_path / "pairs.jsonl", [row | {"margin": margin} for row in ROWS])
-    with pytest.raises(UserError, match=r"'margin' must be a number, got .*, for prompt 'say \d+'"):
+    rows = [row | {"margin": 1.0} for row in ROWS]
+    data = write(tmp_path / "pairs.jsonl", [*rows[:3], rows[3] | {"margin": margin}, *rows[4:]])
+    with pytest.raises(UserError, match=r"pairs.jsonl, line 4: 'margin' must be a number, got "):
         train(RewardOptions(out=tmp_path / "run", data=data, model=str(home / "base"), **SIZES))
+
+
+def test_a_margin_in_csv_is_the_number_that_stands_there(tmp_path):
+    (file := tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,margin\na,b,c,0.5\n")
+    assert find_task(RewardOptions(data=file)).examples[0]["margin"] == 0.5
 
 
 # ----------------------------------------------------------------------------------------- PPO paid by a reward model

@@ -20,6 +20,8 @@ from torchstone.rewards.loading import absolute_spec, load_reward
 from torchstone.rewards.mathematics import math as math_reward
 from torchstone.rewards.several import as_rewards, load_rewards
 from torchstone.terminal import UserError
+from torchstone.train.options import GRPOOptions
+from torchstone.train.run import train
 
 ROWS = [{"prompt": "first", "answer": "1"}, {"prompt": "second", "answer": "2"}]
 TWO = ["c", "d"]
@@ -290,6 +292,22 @@ def test_a_function_that_ruins_what_it_is_handed_hurts_nobody():
         asked(empties_and_fails)
 
 
+def test_a_judge_that_changes_directory_and_switches_gradients_off_changes_nothing_for_the_run(tmp_path, monkeypatch):
+    """As judges do that run code in a folder of its own, or that hold a model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    body = f"import os\nimport torch\nos.chdir({str(tmp_path / 'elsewhere')!r})\ntorch.set_grad_enabled(False)\n"
+    body += "def f(completions):\n    os.chdir('/')\n    torch.set_grad_enabled(False)\n"
+    (tmp_path / "r.py").write_text(body + "    return [float(len(c)) for c in completions]\n")
+    sizes = {"pretrain_steps": 1, "warmup_steps": 1, "steps": 2, "prompts": 2, "group_size": 2, "eval_prompts": 2}
+    try:
+        folder = train(GRPOOptions(reward="r.py:f", out=Path("run"), device="cpu", max_new_tokens=3, **sizes))
+    finally:
+        torch.set_grad_enabled(True)
+    assert (tmp_path / "run" / "model").is_dir() and Path.cwd() == tmp_path
+    assert any(json.loads(line)["grad_norm"] > 0 for line in (folder / "metrics.jsonl").read_text().splitlines()[1:])
+
+
 # ---------------------------------------------------------------------------------------- what comes back
 
 
@@ -357,6 +375,10 @@ COMMAND = {
     "return [trainer_state.log_history]": (
         "def f(trainer_state): ", (), "raised AttributeError: trainer_state has global_step, max_steps and epoch"
     ),
+    "log_extra('completion', [1] * len(prompts)); return [0.5] * len(prompts)": (
+        "def f(prompts, log_extra): ", (), r"completions.jsonl has a completion already; choose another name"
+    ),
+    "return [0.5] * len(prompt)": ("def f(prompt): ", (), r"wants 'prompt' \(did you mean 'prompts'"),
     "log_metric('reward', 1); return [0.5] * len(prompts)": (
         "def f(prompts, log_metric): ", (), r"log_metric\('reward'\): the run has a metric of that name; choose another"
     ),

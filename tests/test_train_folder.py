@@ -222,3 +222,54 @@ def test_missing_rounds_are_said(stopped, whole, capsys):
     train(load_config(stopped), resume=True)
     assert "metrics.jsonl lacks 3 of the rounds before 3" in capsys.readouterr().err
     assert weights(stopped) == weights(whole)
+
+
+def test_a_mistake_in_the_middle_says_how_far_the_run_is_saved(tmp_path):
+    (file := tmp_path / "r.py").write_text(
+        "n = 0\ndef reward(completions):\n    global n\n    n += 1\n    return [1.0] * (len(completions) - (n > 5))\n"
+    )
+    with pytest.raises(
+        UserError, match=rf"rewards for 16 .* All up to round 2 is saved, .* --resume {tmp_path / 'run'}"
+    ):
+        train(GRPOOptions(reward=str(file), out=tmp_path / "run", **SIZES))
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--lr-warmup 4: the run has 4 rounds, and would end before --lr"):
+        train(GRPOOptions(out=tmp_path / "run", schedule="linear", lr_warmup=4, **SIZES))
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_job_or_of_a_terminal_saves(tmp_path, signal_name):
+    (tmp_path / "r.py").write_text(
+        f"import os, signal\ndef reward(completions, trainer_state):\n    if trainer_state.global_step == 1:\n"
+        f"        os.kill(os.getpid(), signal.{signal_name})\n    return [1.0] * len(completions)\n"
+    )
+    ended = command(tmp_path, "--reward", "r.py", "--eval-every", "4")
+    assert ended.returncode == 130 and "stopped; everything is saved in run" in ended.stderr
+    assert (tmp_path / "run" / "checkpoint-000002.safetensors").is_file()
+
+
+def test_output_that_nobody_reads_stops_a_run_and_loses_nothing(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    ended = command(tmp_path, stdout=write)
+    assert ended.returncode == 141 and ended.stderr.count("cannot be written (Broken pipe): stopping") == 1
+    assert (tmp_path / "run" / "checkpoint-000000.safetensors").is_file()
+
+
+def test_a_command_without_output_or_with_a_narrow_encoding_goes_on(tmp_path):
+    assert command(tmp_path, "--out", "a", preexec_fn=lambda: os.close(1)).returncode == 0
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"ü… {i}", "answer": "ü"}) + "\n" for i in range(9))
+    )
+    narrow = ["--data", "p.jsonl", "--reward", "exact", "--out", "ö"]
+    assert command(tmp_path, *narrow, env={"PYTHONIOENCODING": "ascii"}).returncode == 0
+
+
+def command(home: Path, *options: str, stdout=subprocess.PIPE, env=None, **how) -> subprocess.CompletedProcess:
+    """``torchstone train grpo`` in a process of its own, in the folder run."""
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items() if name != "task"]
+    words = [sys.executable, "-m", "torchstone", "train", "grpo", "--out", "run", *sizes, *options]
+    there = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | (env or {})
+    return subprocess.run(words, cwd=home, stdout=stdout, stderr=subprocess.PIPE, text=True, env=there, **how)

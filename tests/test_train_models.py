@@ -1,17 +1,19 @@
 """What a policy makes of a model: which token ends a turn, what it computes in, how long it may read."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from torchstone.terminal import UserError
 from torchstone.train.loading import load_policy
 from torchstone.train.model import Policy, small_policy
 from torchstone.train.options import DPOOptions, GRPOOptions
-from torchstone.train.rollout import as_rollout, sample
+from torchstone.train.rollout import as_rollout, choose, sample
 from torchstone.train.run import train
 
 TURNS = (
@@ -69,6 +71,69 @@ def test_an_end_token_that_nobody_names_is_not_guessed(tmp_path):
     policy = a_policy(None, None)
     with pytest.raises(UserError, match="The model has none"):
         Policy(policy.model, policy.tokenizer)
+
+
+def damaged(folder: Path, what: str) -> None:
+    """A model's folder of which something is missing or another thing than config.json says."""
+    a_policy_saved(folder, "<end>", ["<end>"], None)
+    weights, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    if what == "layer":
+        weights = {name: x for name, x in weights.items() if "layers.0" not in name}
+    elif what == "shape":
+        weights["lm_head.weight"] = torch.zeros(3, 5)
+    elif what == "reward model":
+        config["architectures"] = ["LlamaForSequenceClassification"]
+    elif what == "config":
+        (folder / "config.json").unlink()
+    elif what == "tokenizer":
+        for file in folder.glob("token*"):
+            file.unlink()
+    elif what == "tokenizer.json":
+        (folder / "tokenizer.json").write_text("{")
+    elif what == "more":
+        weights["model.layers.9.mlp.up_proj.weight"] = torch.zeros(3, 5)
+    elif what == "run":
+        (folder / "metrics.jsonl").touch()
+        (folder / "model").mkdir()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if what == "cut":
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+    if what != "config":
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("layer", r"its files lack \d+ weights \(model.layers.0.*, ...\): transformers would draw them at random"),
+        ("shape", r"lm_head.weight is \[3, 5\] in its files, and \[\d+, \d+\] by its config.json"),
+        ("cut", "incomplete metadata"),
+        ("reward model", r"it is a reward model \(LlamaForSequenceClassification\)"),
+        ("config", "config.json is not in it"),
+        ("tokenizer", "no tokenizer is in it"),
+        ("tokenizer.json", "its tokenizer cannot be read"),
+        ("run", "it is the folder of a run, whose model is .*model"),
+    ],
+)
+def test_a_model_of_which_something_is_missing_is_refused(tmp_path, what, says):
+    """By itself transformers draws missing weights at random, and goes on."""
+    damaged(tmp_path, what)
+    with pytest.raises(UserError, match=says):
+        load_policy(str(tmp_path), "cpu", "float32")
+
+
+def test_weights_that_a_model_has_no_place_for_are_said(tmp_path, capsys):
+    damaged(tmp_path, "more")
+    load_policy(str(tmp_path), "cpu", "float32")
+    assert (
+        "1 weight (model.layers.9.mlp.up_proj.weight) that its config.json has no place for" in capsys.readouterr().err
+    )
+
+
+def test_a_model_of_no_numbers_is_said():
+    with pytest.raises(UserError, match="is no number"):
+        choose(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]), 1.0, torch.tensor([0.5, 0.5], dtype=torch.float64))
 
 
 def test_end_token_0_is_an_end_token():

@@ -90,14 +90,31 @@ TRAIN = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give back its exit status. A mistake of the user's is one line on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the command
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is no reason to stop
     try:
-        try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
-        finally:
-            sys.stdout.flush()
+        status = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except BrokenPipeError:  # who reads has enough, as in: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        status = 141
+    return _flushed(status)
+
+
+def _flushed(status: int) -> int:
+    """The status, with all that was printed written; another one if that cannot be."""
+    try:
+        sys.stdout.flush()
+        return status
+    except ValueError:  # closed on the way, by a reward
+        return status
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more
+        if isinstance(e, BrokenPipeError):
+            return 141
+        print(f"torchstone: what is printed cannot be written: {e.strerror}", file=sys.stderr)
+        return status or 1
 
 
 def _run(arguments: list[str]) -> int:

@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         if rest:
             known = [name for action in self._actions for name in action.option_strings]
             name = rest[0].split("=")[0]
+            if not name.startswith("-"):
+                self.error(f"unexpected {rest[0]!r} among the options; {self.prog} --help explains all")
             self.error(f"unknown option {rest[0]!r}{near(name, known)}; {self.prog} --help explains all")
         return options
 

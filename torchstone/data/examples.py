@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from torchstone.data.files import Rows, open_rows
-from torchstone.data.formats import FORMATS, format_for, text_of, to_example
+from torchstone.data.formats import FORMATS, check_margin, format_for, text_of, to_example
 from torchstone.data.tasks import Example, Task
 from torchstone.data.text import Row
 from torchstone.terminal import UserError
@@ -66,6 +66,8 @@ class Survey:
             raise UserError(f"expected an object, got {type(row).__name__}")
         kind = self.kind or format_for(self.method, self.judged, row)
         example = to_example(kind, row)
+        if self.method == "reward":
+            check_margin(example.get("margin", 0.0))
         check_columns(row, self.first or row)
         self.kind, self.first = kind, self.first or row
         self.good.append(i)

@@ -68,6 +68,8 @@ class Renamed:
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
             raise UserError(f"--columns {columns}: expected NAME=COLUMN,..., such as prompt=question,answer=final")
         self.names = dict(pairs)
+        if len(self.names) < len(pairs):
+            raise UserError(f"--columns {columns}: one name is given twice")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,7 +110,7 @@ def open_rows(source: str) -> Rows:
         or source.count("/") > 1
         or re.search(r"\.(jsonl?|[ct]sv|parquet|gz)$", source)
     ):
-        beside = [str(file) for file in path.parent.glob("*")]
+        beside = [str(file) for file in path.parent.glob("*") if file.exists()]
         raise UserError(f"cannot read {source}: no such file{near(str(path), beside)}")
     return on_the_hub(name, split)
 

@@ -7,7 +7,9 @@ Other columns stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from torchstone.data.tasks import Example
@@ -81,6 +83,9 @@ def to_example(kind: str, row: Row) -> Example:
         return row | dict(zip(("prompt", *SIDES[kind]), extract(row), strict=True))
     prompt = prompt_of(messages_in(row, "prompt"), "prompt") if isinstance(row.get("prompt"), list) else None
     example = row | {"prompt": prompt or text_in(row, "prompt", empty=False)}
+    if kind == "preference" and isinstance(row.get("margin"), str):  # as all is in CSV
+        with suppress(ValueError):
+            example["margin"] = float(row["margin"])
     for side in SIDES.get(kind, ()):
         given = isinstance(row.get(side), list)
         example[side] = answer_of(messages_in(row, side), side) if given else text_in(row, side)
@@ -99,6 +104,12 @@ def text_in(row: Row, column: str, empty: bool = True) -> str:
     except UnicodeEncodeError as e:
         raise UserError(f"{column!r} is no text: {e.reason}") from e
     return text
+
+
+def check_margin(margin: Any) -> None:
+    """How much better the chosen one of a pair is. Raises UserError: it is no number."""
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise UserError(f"'margin' must be a number, got {shown(margin)}")
 
 
 def messages_in(row: Row, column: str) -> Messages:

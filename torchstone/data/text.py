@@ -33,6 +33,8 @@ class JSONLines:
         with path.open("rb") as file:
             empty = not file.read(1)
             self.bytes: Any = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if self.bytes[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{name} is text in UTF-16: save it in UTF-8")
         self.start = 3 if self.bytes[:3] == b"\xef\xbb\xbf" else 0
         self.spans = array("q", (edge for span in self.find_spans() for edge in span))
         if not self.spans:
@@ -133,7 +135,15 @@ class CSVRows(JSONLines):
                 yield begin, at
             elif twice := [name for i, name in enumerate(row) if name in row[:i]]:
                 raise UserError(f"{self.name}: the first line names {twice[0]!r} twice")
-            self.header, begin = self.header or row, at
+            self.header, begin = self.header or self.checked(row), at
+
+    def checked(self, row: list[str]) -> list[str]:
+        """The names of the columns, if the right character is between them. Raises UserError."""
+        (mark,) = {",", "\t"} - {self.form["delimiter"]}
+        if len(row) == 1 and (found := [other for other in (mark, ";") if other in row[0]]):
+            between = "commas (.csv) or tabs (.tsv)"
+            raise UserError(f"{self.name}: {found[0]!r} is between the names of its first line: expected {between}")
+        return row
 
     def parse(self, text: str, strict: bool = False) -> Row:
         fields = next(csv.reader(io.StringIO(text, newline=""), **self.form))
@@ -151,4 +161,10 @@ def keys_once(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-LENIENT, STRICT = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=keys_once)
+def no_number(text: str) -> float:
+    """NaN and infinity, which Python writes and JSON has not."""
+    raise ValueError(f"{text} is no value of JSON: null is for what is missing")
+
+
+LENIENT = json.JSONDecoder()
+STRICT = json.JSONDecoder(object_pairs_hook=keys_once, parse_constant=no_number)

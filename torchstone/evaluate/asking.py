@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,13 +40,26 @@ def check(options: Any) -> None:
             raise UserError(f"--k {k} needs from 1 to --samples {options.samples} completions of each prompt")
     if options.temperature == 0 and options.samples > 1:
         raise UserError("--temperature 0 is greedy, and all --samples would be one and the same: leave one out")
+    if not math.isfinite(options.threshold):
+        raise UserError(f"--threshold must be a number, got {options.threshold}")
+    check_measured(options)
+
+
+def check_measured(options: Any) -> None:
+    """The same for what ``ask`` has too."""
+    if options.temperature is not None and not 0 <= options.temperature < math.inf:
+        raise UserError(f"--temperature must be at least 0, got {options.temperature}")
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
 
 
 def _eval(names: list[str], options: Any) -> int:
     from torchstone.evaluate.models import config_for, load, task_of
     from torchstone.evaluate.passes import sampled, scorers, summary
     from torchstone.progress import Bar
+    from torchstone.store.files import check_writable, write_text
 
+    check_writable(options.json, options.completions)
     config = config_for(names, options)
     task = task_of(config, names)
     if not scorers(task):
@@ -79,13 +93,13 @@ def _eval(names: list[str], options: Any) -> int:
         for name, some in done.items()
     }
     told = setting | {"models": list(models.values()), "differences": differences(done, options)}
+    if models:
+        print(eval_table(told), flush=True)
     if options.json:
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(told, indent=1) + "\n")
     if options.completions:
         lines = ({"model": name, **row} for name, some in rows.items() for row in some)
-        options.completions.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    if models:
-        print(eval_table(told))
+        write_text(options.completions, "".join(json.dumps(line) + "\n" for line in lines))
     if stopped:
         raise UserError("stopped: what was sampled until then is above, and in --json" if models else "stopped", 130)
     return 0
@@ -103,7 +117,7 @@ def differences(rows: dict[str, list[Any]], options: Any) -> list[dict[str, Any]
         for scorer, columns in measured[name].items():
             pairs = {k: paired(column, measured[first][scorer][k]) for k, column in columns.items()}
             more = {k: asdict(pair) for k, pair in pairs.items() if pair}
-            found.append({"model": name, "minus": first, "scorer": scorer, "measures": more})
+            found += [{"model": name, "minus": first, "scorer": scorer, "measures": more}] if more else []
     return found
 
 
@@ -114,11 +128,16 @@ def eval_table(told: dict[str, Any]) -> str:
     single = len(found)
     for pair in told["differences"]:
         found.append((f"{numbers[pair['model']]} - 1", pair["scorer"], pair["measures"], "+"))
-    names = list(found[0][2])
+    if not found:
+        return f"{told['task']}: none of the completions could be scored (None)"
+    names = list(dict.fromkeys(name for _, _, of, _ in found for name in of))
     if all(of["mean"]["mean"] == of.get("pass@1", {"mean": None})["mean"] for _, _, of, _ in found):
         names.remove("mean")  # scores of 0 and 1 alone: their mean is pass@1
     head = ["model", "score", *names]
-    rows = [[model, score, *(cell(name, of[name], sign) for name in names)] for model, score, of, sign in found]
+    rows = [
+        [model, score, *(cell(name, of[name], sign) if name in of else "-" for name in names)]
+        for model, score, of, sign in found
+    ]
     drawn = f"{told['samples']} sampled at temperature {told['temperature']:g}" if told["temperature"] else "greedy"
     note = f"{told['task']}: {told['prompts']} held-out prompts, {drawn}; in brackets 95% intervals over prompts."
     note += " 2 - 1: what 2 has more than 1, prompt by prompt." if told["differences"] else ""
@@ -138,9 +157,16 @@ def ask(arguments: list[str]) -> int:
     from torchstone.evaluate.options import Ask
 
     words, rest = operands(arguments)
+    if len(words) == 1 and rest and not rest[0].startswith("--") and rest[0] != "-h":  # -3+4= is a prompt
+        words, rest = [*words, rest[0]], rest[1:]
     options = read_options(ASK, Ask, Ask(), rest)
     if len(words) != 2 or not words[1]:
         raise UserError('a model and a prompt: torchstone ask runs/grpo-add-0 "27+65="', 2)
+    if any("\ud800" <= character <= "\udfff" for character in words[1]):
+        raise UserError(
+            f"the prompt {words[1]!a} is no text in {sys.getfilesystemencoding()}: is it in another encoding?"
+        )
+    check_measured(options)
     if options.n < 1 or (options.temperature == 0 and options.n > 1 and "--n" in rest):
         raise UserError("--n must be at least 1, and 1 with --temperature 0, which is greedy")
     return _ask(words[0], words[1], options)

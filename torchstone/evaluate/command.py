@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torchstone.stopping import stopped
 from torchstone.terminal import UserError, read_options, unstyled
-from torchstone.train.command import resume_folder, stopped
+from torchstone.train.command import resume_folder
 
 
 def compare(arguments: list[str]) -> int:

@@ -130,6 +130,7 @@ def summary(rows: list[Row], samples: int, ks: Sequence[int], threshold: float) 
         scorer: {name: asdict(estimate(known)) for name, column in columns.items() if (known := finite(column))}
         for scorer, columns in values(rows, samples, ks, threshold).items()
     }
+    measures = {scorer: of for scorer, of in measures.items() if of}  # without those that could score nothing
     tokens, cut_off = (sum(row[name] for row in rows) / len(rows) for name in ("tokens", "cut_off"))
     return {"measures": measures, "completions/mean_length": tokens, "completions/clipped_ratio": cut_off}
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchstone.progress import evaluated, noted
+from torchstone.stopping import ctrl_c_waits, stopped, unread
 from torchstone.terminal import UserError, read_options, table, wrapped
-from torchstone.train.command import ctrl_c_waits, resume_folder, stopped
+from torchstone.train.command import resume_folder
 
 STAGES = {
     "sft": "1  SFT. The pre-trained model imitates {demonstrations} demonstrations, and so learns what an answer looks "
@@ -119,7 +120,10 @@ def _train(config: Any, folder: Path, stop: Any) -> None:
     with Bar(config.label) as bar:
 
         def show(record: dict[str, Any]) -> bool:
-            bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
+            try:
+                bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
+            except (OSError, ValueError) as e:
+                unread(stop, e)
             return bool(stop.is_set())
 
         try:

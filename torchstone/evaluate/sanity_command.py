@@ -40,6 +40,7 @@ def _sanity(options: Any) -> int:
     from torchstone.data.find import find_task
     from torchstone.evaluate.sanity import LOOPS, binary, find_prompts, rates_of, verdict
     from torchstone.progress import Bar
+    from torchstone.store.files import check_writable, write_text
     from torchstone.train import start
     from torchstone.train.checks import check_options
     from torchstone.train.loading import load_policy
@@ -47,6 +48,7 @@ def _sanity(options: Any) -> int:
 
     started, config = time.perf_counter(), config_of(options)
     check_options(config)
+    check_writable(options.json)
     task = find_task(config)
     if task.reward is None:
         raise UserError(f"{task.name} has preference pairs: sanity wants prompts and a --reward")
@@ -80,7 +82,7 @@ def _sanity(options: Any) -> int:
         passes = {name: {"rates": rates, "as_expected": verdicts[name]} for name, rates in results.items()}
         prompts = [example["prompt"] for example in found.examples]
         numbers = {"sane": sane, "loops": passes, "prompts": prompts, "seconds": time.perf_counter() - started}
-        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(numbers, indent=1) + "\n")
     print(sanity_table(results, verdicts, options.rounds))
     if len(verdicts) == len(LOOPS) or not all(verdicts.values()):
         print(wrapped(meaning(verdicts, options.rounds)))

@@ -6,19 +6,22 @@ import asyncio
 import copy
 import inspect
 import math
+import os
 import traceback
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from torchstone.terminal import UserError
+from torchstone.terminal import UserError, near
 
 Rows = dict[str, list[Any]]  # prompts, completions, columns, and if there was a rollout completion_ids and cut_off
 Scores = list[float | None]  # None: cannot be scored
 GIVEN = ("prompts", "completions", "completion_ids", "cut_off", "trainer_state", "log_metric", "log_extra")
+TAKEN = ("step", "prompt", "completion", "tokens", "reward", "rewards", "loss", "of", "kl")  # in completions.jsonl
 LARGEST = 1e18  # its square still fits float32
 
 
@@ -81,11 +84,22 @@ def attempt(reward: Reward, rows: Rows, state: State | None, logged: Logged) -> 
     """What the function gives back, or the exception that it raised."""
     handed = arguments(reward, rows, state, logged)
     try:
-        return reward.function(**handed)
-    except KeyboardInterrupt:
+        with where_it_was():
+            return reward.function(**handed)
+    except (KeyboardInterrupt, UserError):  # a UserError is of one of ours, and says it all
         raise
     except BaseException as e:  # sys.exit, and what a judge may raise that is no Exception
         return e
+
+
+@contextmanager
+def where_it_was() -> Iterator[None]:
+    """The working directory is afterwards what it was: judges change it, and a run's paths are relative to it."""
+    home = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(home)
 
 
 def together(given: list[Any]) -> list[Any]:
@@ -140,7 +154,8 @@ def arguments(reward: Reward, rows: Rows, state: State | None, logged: Logged) -
         needed = [p.name for p in wanted if p.default is p.empty and p.kind in kinds]
         if lacking := [name for name in needed if name not in every]:
             has = ", ".join(name for name in rows if name not in GIVEN) or "only prompts"
-            raise UserError(f"{reward.label} wants {lacking[0]!r}, and the data has no such column: it has {has}")
+            what = f"{lacking[0]!r}{near(lacking[0], every)}"
+            raise UserError(f"{reward.label} wants {what}, and the data has no such column: it has {has}")
         if not any(p.kind is p.VAR_KEYWORD for p in wanted):
             every = {name: value for name, value in every.items() if name in {p.name for p in wanted}}
     return {name: copy.deepcopy(value) if name in rows else value for name, value in every.items()}
@@ -163,6 +178,8 @@ def log_metric(logged: Logged, name: str, value: float) -> None:
 
 def log_extra(logged: Logged, rows: int, column: str, values: Sequence[Any]) -> None:
     """``log_extra("name", [...])``, a value for each completion: a key of held-out samples in completions.jsonl."""
+    if column in TAKEN:
+        raise ValueError(f"log_extra({column!r}): completions.jsonl has a {column} already; choose another name")
     if len(values) != rows:
         raise ValueError(f"log_extra({column!r}): {len(values)} values for {rows} completions")
     logged.extra[str(column)] = [v if isinstance(v, int | float | None) else str(v) for v in values]

@@ -62,7 +62,8 @@ def judged(
     """
     if task.reward is None:
         return Judged([0.0] * len(examples))
-    sums, each, logged = as_rewards(task.reward).judge(rows_of(examples, completions, rollout), state)
+    with torch.set_grad_enabled(torch.is_grad_enabled()):  # afterwards too, whatever the functions switch off
+        sums, each, logged = as_rewards(task.reward).judge(rows_of(examples, completions, rollout), state)
     metrics = {name: fmean(values) for name, values in logged.metrics.items()}
     return Judged([math.nan if one is None else one for one in sums], each, metrics, logged.extra)
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from torchstone.rewards import library
-from torchstone.rewards.calling import Reward
+from torchstone.rewards.calling import Reward, where_it_was
 from torchstone.terminal import UserError, near
 
 BY_NAME = {f.__name__: f for f in (library.exact, library.last_number, library.last_words, library.lenient)}
@@ -90,7 +90,8 @@ def imported(spec: str, what: str, load: Callable[[], ModuleType]) -> ModuleType
     forget_neighbours(home)
     sys.path[:] = [home, *(path for path in sys.path if path != home)]
     try:
-        return load()
+        with where_it_was():
+            return load()
     except (Exception, SystemExit) as e:
         told = f"sys.exit({e.code!r})" if isinstance(e, SystemExit) else f"{type(e).__name__}: {e}"
         raise UserError(f"--reward {spec}: {what} does not import: {' '.join(told.split())}") from e

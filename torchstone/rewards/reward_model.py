@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from torchstone.data.files import first_line
+from torchstone.data.formats import check_margin
 from torchstone.data.tasks import Example
 from torchstone.layers import run_again
 from torchstone.store.files import absolute, file_hash
+from torchstone.store.models import FAILS, REWARD, read_model, read_tokenizer
 from torchstone.terminal import UserError, near
 from torchstone.train.model import Policy
 from torchstone.train.offline import cut_pairs, encode, side_by_side
@@ -87,7 +89,7 @@ def load_reward_model(source: str, device: str, dtype: str = "float32", trust: b
 
     Raises UserError: there is none, it is a model of another kind, or it has no tokenizer.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, logging
+    from transformers import AutoConfig, AutoModelForSequenceClassification, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -101,17 +103,16 @@ def load_reward_model(source: str, device: str, dtype: str = "float32", trust: b
     try:
         kind = AutoConfig.from_pretrained(source, trust_remote_code=trust)
         is_a = ", ".join(kind.architectures or [kind.model_type])
-        if not is_a.endswith("ForSequenceClassification"):
+        if not is_a.endswith(REWARD):
             make = f"torchstone train reward --model {source} --data PAIRS.jsonl"
             raise UserError(f"{name} is a {is_a}, without a head that gives a reward: {make} makes a reward model")
         if kind.num_labels != 1:
             raise UserError(f"{name} has {kind.num_labels} labels, and a reward model has one")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trust)
+        tokenizer = read_tokenizer(source, trust)
         weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
-        model: Any = AutoModelForSequenceClassification.from_pretrained(source, dtype=weights, trust_remote_code=trust)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise UserError(f"{name} cannot be loaded: {why}") from e
+        model = read_model(AutoModelForSequenceClassification, source, dtype=weights, trust_remote_code=trust)
+    except FAILS as e:
+        raise UserError(f"{name} cannot be loaded: {first_line(e)}") from e
     if not hasattr(model, "score"):
         raise UserError(f"{name} is a {is_a}: only models that read from left to right can be used")
     if model.config.get_text_config().pad_token_id is None:
@@ -141,13 +142,10 @@ def weights_hash(folder: Path) -> str:
     return " ".join(map(file_hash, found))
 
 
-def margin_of(model: Policy, pair: Example) -> float:
+def margin_of(pair: Example) -> float:
     """How much better the chosen one of an encoded pair is held to be, in reward units: the column ``margin``, or 0."""
-    margin = pair.get("margin", 0.0)
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        prompt = model.tokenizer.decode(pair["prompt"], skip_special_tokens=True)
-        raise UserError(f"'margin' must be a number, got {margin!r}, for prompt {prompt[:60]!r}")
-    return margin
+    check_margin(margin := pair.get("margin", 0.0))
+    return float(margin)
 
 
 def pair_rewards(model: Any, pairs: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ from torchstone.train.processes import main_process, wait, world
 Notes = dict[
     str, Any
 ]  # step, best (the best held-out reward so far), tokens (sampled so far), options, files (a hash of data and reward)
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """A mistake that ends a run in the middle says how far it is saved, and how to go on."""
+    try:
+        yield
+    except UserError as e:
+        if "--resume" in str(e) or not (saved := files(folder)):
+            raise
+        rounds = int(saved[-1].stem.rpartition("-")[2])
+        said = f"all up to round {rounds} is saved, to go on from with: torchstone train --resume {folder}"
+        raise UserError(f"{e}. {said[0].upper()}{said[1:]}", e.status) from e
 
 
 def files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -58,7 +58,7 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [file.name for file in folder.iterdir()] in ([], [".lock"]):
+        if folder.is_dir() and [file.name for file in folder.iterdir()] in ([], [".lock"]):
             (folder / ".lock").unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
@@ -176,6 +176,24 @@ def save_model(policy: Any, folder: Path, adapters: bool = False) -> None:
         with replacing(folder) as temporary:
             (policy.save_adapters if adapters else policy.save)(temporary)
     wait()
+
+
+def check_writable(*files: Path | None) -> None:
+    """Before hours are spent on what is to stand in these files. Raises UserError: one of them cannot be written."""
+    for file in filter(None, files):
+        there = file.exists()
+        write_text(file, "", "a")
+        if not there:
+            file.unlink()
+
+
+def write_text(file: Path, text: str, mode: Literal["w", "a"] = "w") -> None:
+    """A file that an option names. Raises UserError: it cannot be written."""
+    try:
+        with file.open(mode, encoding="utf-8") as out:
+            out.write(text)
+    except OSError as e:
+        raise UserError(f"cannot write {file}: {e.strerror}; name another file") from e
 
 
 def append(file: Path, records: list[dict[str, Any]]) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
+from torchstone.stopping import ctrl_c_waits, stopped, unread
 from torchstone.terminal import UserError, near, read_options, wrapped
 
 HELP = """\
@@ -43,7 +41,7 @@ def _read(arguments: list[str]) -> int:
 
         config = load_config(resume, rest)
     elif method not in METHODS:
-        raise UserError(f"unknown method {method!r}{near(method, METHODS)}; choose {', '.join(METHODS)}")
+        raise UserError(f"unknown method {method!r}{near(method, METHODS)}; choose {', '.join(METHODS)}", 2)
     else:
         large = any(option == "--model" or option.startswith("--model=") for option in options)
         config = read_options(f"train {method}", METHODS[method], defaults(method, large), options)
@@ -67,9 +65,12 @@ def _train(config: Any, resume: bool) -> int:
     with Bar("the start model" if not config.model else "loading") as bar:
 
         def show(record: dict[str, Any]) -> bool:
-            bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
-            for sample in record["held_out"] if bar.on_terminal else []:
-                bar.say(shown(sample))
+            try:
+                bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
+                for sample in record["held_out"] if bar.on_terminal else []:
+                    bar.say(shown(sample))
+            except (OSError, ValueError) as e:  # nobody reads it, or the disk is full
+                unread(stop, e)
             return stop.is_set()
 
         try:
@@ -97,28 +98,3 @@ def resume_folder(arguments: list[str]) -> tuple[Path | None, list[str]]:
         raise UserError("--resume FOLDER: the folder of a run that was stopped is missing")
     before = arguments[: at[0]]
     return Path(folder), before[bool(before and not before[0].startswith("-")) :] + arguments[after:]
-
-
-def ctrl_c_waits() -> threading.Event:
-    """The first Ctrl-C, or SIGTERM, asks to stop after the round; the second stops at once, in a lone process.
-
-    torchrun hands on what the terminal has sent to each process already, and ends them all half a minute later.
-    """
-    asked, alone = threading.Event(), os.environ.get("WORLD_SIZE", "1") == "1"
-
-    def handler(*_: Any) -> None:
-        if alone and asked.is_set():
-            raise KeyboardInterrupt
-        if not asked.is_set() and os.environ.get("RANK", "0") == "0":
-            print(f"\nstopping after this round{' (once more: at once)' * alone}", file=sys.stderr)
-        asked.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for of in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(of, handler)
-    return asked
-
-
-def stopped(command: str, folder: Any) -> UserError:
-    again = f"torchstone {command} --resume {folder}"
-    return UserError(f"stopped; everything is saved in {folder}. Go on with: {again}", 130)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torchstone.data.files import first_line
+from torchstone.store.models import FAILS, check_folder, read_model, read_tokenizer
 from torchstone.terminal import UserError, near
 from torchstone.train.model import Policy
 from torchstone.train.options import GRPOOptions
@@ -43,7 +45,7 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model", t
     ``trust``: code that comes with the model may run here.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, logging
 
     folder = Path(source)
     logging.set_verbosity_error()
@@ -52,24 +54,26 @@ def load_policy(source: str, device: str, dtype: str, option: str = "--model", t
         local = source.startswith((".", "/", "~")) or source.count("/") > 1
         if not folder.is_dir() and (local or ("/" in source and folder.parent.is_dir())):
             raise OSError("no such folder")
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=trust)
+        if folder.is_dir():
+            check_folder(folder)
+        tokenizer = read_tokenizer(source, trust)
         weights = torch.bfloat16 if dtype == "pure-bfloat16" else torch.float32
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
 
             model: Any = AutoPeftModelForCausalLM.from_pretrained(source, dtype=weights).merge_and_unload()
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=weights, trust_remote_code=trust)
+            model = read_model(AutoModelForCausalLM, source, dtype=weights, trust_remote_code=trust)
         last, room = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
         if last >= room:
             raise ValueError(f"its tokenizer has a token {last}, and the model none from {room} on")
         policy = Policy(model.to(device), tokenizer).requires_grad_(True)  # merged adapters leave it frozen
         policy.compute = torch.bfloat16 if dtype == "bfloat16" else None
         return policy
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        beside = [str(f.parent) for f in folder.parent.glob("*/config.json") if f.parent != folder]
+    except FAILS as e:
+        beside = [str(f.parent) for f in folder.parent.glob("*/config.json")] if not folder.is_dir() else []
         choices = f"; folders with a model there: {', '.join(sorted(beside))}" if beside else ""
-        why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        why = first_line(e)
         if "trust_remote_code" in str(e):
             why = "it brings code of its own, which would run here as you; read it, then add --trust-remote-code"
         raise UserError(f"{option} {source} cannot be loaded: {why}{near(source, beside)}{choices}") from e

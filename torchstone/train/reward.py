@@ -33,7 +33,7 @@ def learn_reward(
             chosen, rejected = pair_rewards(model, batch[piece])
             # 5 advantages: none, the loss itself ranks the pair
             # 6 loss: a scalar
-            margin = torch.tensor([margin_of(model, pair) for pair in batch[piece]]).to(chosen)
+            margin = torch.tensor([margin_of(pair) for pair in batch[piece]]).to(chosen)
             centre = config.center_rewards_coefficient
             loss = bradley_terry_loss(chosen, rejected, margin=margin, centre=centre, denominator=N)
             named = {"accuracy": "accuracy", "reward_gap": "margin", "mean_reward": "mean_reward"}

@@ -71,6 +71,7 @@ def train(config: Run, report: Report = lambda record: False, resume: bool = Fal
         return _train(config, task, told, resume, dry)
 
 
+@torch.enable_grad()  # whatever the file of a reward switches off
 def _train(config: Run, task: Task, report: Report, resume: bool, dry: bool) -> Path:
     folder, notes = config.folder, checkpoint.notes_of(config, task.fingerprint)
     for text in task.told:
@@ -92,6 +93,8 @@ def _train(config: Run, task: Task, report: Report, resume: bool, dry: bool) -> 
     learner, rounds, steps = prepare(config, task, policy, teacher, resume)
     if isinstance(config, RewardOptions):
         task = replace(task, held_out=held_out_pairs(config, task, policy, resume))
+    if config.lr_warmup >= steps:
+        raise UserError(f"--lr-warmup {config.lr_warmup}: the run has {steps} rounds, and would end before --lr")
     policy = learner.policy
     checkpoint.check_disk(folder, learner, config.keep)
     notes = checkpoint.read(folder, learner, notes) if resume else notes
@@ -102,8 +105,9 @@ def _train(config: Run, task: Task, report: Report, resume: bool, dry: bool) -> 
     journal = Journal(config, task, learner, teacher, steps, report, started - rewind(folder, learner.step), notes)
     if learner.step == 0:
         journal.write({"step": 0, "samples": 0})
-    for metrics in rounds:
-        journal.write(metrics)
+    with checkpoint.kept(folder):
+        for metrics in rounds:
+            journal.write(metrics)
     save_model(policy, folder / "model")
     if config.lora:
         save_model(policy, folder / "adapter", adapters=True)
