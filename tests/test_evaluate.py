@@ -371,3 +371,14 @@ def test_plot_says_what_there_is(tmp_path, capsys):
     assert main(["plot", str(tmp_path)]) == 1 and f"{tmp_path} is no run's folder" in capsys.readouterr().err
     assert main(["plot", run, "--out", str(tmp_path / "no" / "p.png")]) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "axis"), [([], "step"), (["--x", "samples"], "samples")])
+def test_plot_of_a_run_that_sampled_all_before_it_began(tmp_path, capsys, monkeypatch, options, axis):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"method": "dpo", "seed": 0}))
+    lines = [{"step": step, "samples": 64, "eval_reward": 0.1 * step} for step in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["plot", ".", *options]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0].split()[-1] == axis and "0.2" in told

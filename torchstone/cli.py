@@ -137,7 +137,7 @@ def _run(arguments: list[str]) -> int:
 def _command(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{near(name, COMMANDS)}; choose {', '.join(COMMANDS)}", 2)
-    if name in ("compare", "sanity") and os.environ.get("WORLD_SIZE", "1") != "1":
+    if name in ("compare", "sanity", "pipeline", "eval", "ask") and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(
             "WORLD_SIZE says several processes, and only torchstone train takes them: start without torchrun"
         )

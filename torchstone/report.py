@@ -72,7 +72,7 @@ def curve(folder: Path, metric: str = "eval_reward") -> Curve:
 def at(points: Curve, share: float) -> float:
     """The curve at ``share``, linear between evaluations."""
     for (x0, y0), (x1, y1) in pairwise(points):
-        if share <= x1:
+        if share <= x1 and x0 < x1:
             return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
     return points[-1][1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchstone.train.command import resume_folder
 def compare(arguments: list[str]) -> int:
     """``torchstone compare [options]``, or ``torchstone compare --resume FOLDER``."""
     from torchstone.evaluate.options import Compare
+    from torchstone.store.files import read_options_of
 
     folder, rest = resume_folder(arguments)
     if folder:
@@ -24,12 +24,12 @@ def compare(arguments: list[str]) -> int:
             raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
         if not (folder / "compare.json").is_file():
             raise UserError(f"--resume {folder}: no comparison there (compare.json is missing)")
-        values = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-        tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        options = Compare(**values | {"out": folder} | tuples)
+        options = read_options_of(folder / "compare.json", Compare, out=folder)
     else:
         default = Compare(seeds=1, samples=8192, quick=True) if "--quick" in arguments else Compare()
         options = read_options("compare", Compare, default, arguments)
+        if options.recipes and options.methods != default.methods:
+            raise UserError("--methods would change nothing: --recipes says what is compared")
         folder = options.out or _new_folder(Path("runs") / f"compare-{options.task}")
         if (folder / "compare.json").exists():
             raise UserError(f"{folder} holds a comparison already: --resume {folder}, or choose another --out")

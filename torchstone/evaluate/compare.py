@@ -17,7 +17,7 @@ from typing import Any
 
 from torchstone.data.find import find_task
 from torchstone.evaluate.options import Compare
-from torchstone.store.files import absolute
+from torchstone.store.files import absolute, make_folder, write_text
 from torchstone.terminal import UserError
 from torchstone.train.checks import check_options
 from torchstone.train.loading import load_teacher
@@ -53,11 +53,8 @@ def compare(options: Compare, folder: Path, show: Show) -> dict[str, list[Path]]
         raise UserError("--teacher is for distill, and nothing else that is compared has one")
     if options.teacher:
         load_teacher(runs[students[0]][0], "cpu")  # one that cannot be read is an error at once
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(
-        json.dumps({**asdict(options), "out": str(folder), "teacher": absolute("teacher", options.teacher)}),
-        encoding="utf-8",
-    )
+    values = {**asdict(options), "out": str(folder), "teacher": absolute("teacher", options.teacher)}
+    write_text(make_folder(folder) / "compare.json", json.dumps(values))
 
     start = Run(task=options.task)
     start = replace(start, **options.changes(start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -54,14 +55,15 @@ class Pipeline:
 
 def pipeline(arguments: list[str]) -> int:
     """``torchstone pipeline [options]``, or ``torchstone pipeline --resume FOLDER``."""
+    from torchstone.store.files import make_folder, read_options_of, write_text
+
     folder, rest = resume_folder(arguments)
     if folder:
         if rest:
             raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
         if not (folder / "pipeline.json").is_file():
             raise UserError(f"--resume {folder}: no pipeline there (pipeline.json is missing)")
-        values = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
-        options = Pipeline(**values | {"betas": tuple(values["betas"]), "out": folder})
+        options = read_options_of(folder / "pipeline.json", Pipeline, out=folder)
     else:
         options = read_options("pipeline", Pipeline, Pipeline(), arguments)
         folder = options.out or Path("runs") / f"pipeline-{options.task}-{options.seed}"
@@ -69,8 +71,11 @@ def pipeline(arguments: list[str]) -> int:
             raise UserError(f"{folder} holds a pipeline already: --resume {folder}, or choose another --out")
     if not (0 <= options.noise <= 1 and options.pairs >= 2 and options.betas and options.steps >= 1):
         raise UserError("--noise must be from 0 to 1, --pairs at least 2, --steps at least 1, and --betas not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pipeline.json").write_text(json.dumps(asdict(options) | {"out": str(folder)}), encoding="utf-8")
+    if min(options.prompts, options.eval_prompts, options.demonstrations) < 1:
+        raise UserError("--prompts, --eval-prompts and --demonstrations must be at least 1")
+    if bad := [beta for beta in options.betas if not 0 <= beta < math.inf]:
+        raise UserError(f"--betas must be at least 0, got {bad[0]}")
+    write_text(make_folder(folder) / "pipeline.json", json.dumps(asdict(options) | {"out": str(folder)}))
     return _run(options, folder)
 
 

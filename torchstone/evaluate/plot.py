@@ -44,7 +44,7 @@ def plot(arguments: Sequence[str]) -> int:
     for name in chosen:
         if name not in metrics:
             raise UserError(f"no run has the metric {name!r}{near(name, metrics)}; there are {', '.join(metrics)}")
-    x = options.x or ("samples" if all(run["records"][-1].get("samples") for run in runs.values()) else "step")
+    x = options.x or ("samples" if all(map(samples_grow, runs.values())) else "step")
     lines = {label: [runs[folder]["records"] for folder in folders] for label, folders in labelled(runs).items()}
     draw(lines, chosen, x, options.out)
     print(plot_table(lines, chosen, x))
@@ -59,6 +59,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no options")
     except (OSError, ValueError) as e:
         raise UserError(f"{folder} is no run's folder: {e}") from e
     records = read_records(folder / "metrics.jsonl")
@@ -71,6 +73,12 @@ def metrics_of(runs: Any) -> list[str]:
     """The names of all numbers in the records, in their order."""
     names = (name for run in runs for record in run["records"] for name, x in record.items() if is_number(x))
     return list(dict.fromkeys(names))
+
+
+def samples_grow(run: dict[str, Any]) -> bool:
+    """Whether a run samples as it goes: dpo samples all before its first round."""
+    first, last = (run["records"][i].get("samples") or 0 for i in (0, -1))
+    return bool(first < last)
 
 
 def is_number(x: Any) -> bool:

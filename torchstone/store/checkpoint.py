@@ -44,8 +44,9 @@ def kept(folder: Path) -> Iterator[None]:
 
 def files(folder: Path) -> list[Path]:
     """Those in the folder, the oldest first."""
-    found = (file for file in folder.glob("checkpoint-*") if file.suffix in ("", ".safetensors"))
-    return sorted(found, key=lambda file: int(file.stem.rpartition("-")[2]))
+    found = {file: file.stem.rpartition("-")[2] for file in folder.glob("checkpoint-*")}
+    ours = [file for file in found if file.suffix in ("", ".safetensors") and found[file].isdigit()]
+    return sorted(ours, key=lambda file: int(found[file]))
 
 
 def write(folder: Path, learner: Learner, notes: Notes, keep: int) -> None:

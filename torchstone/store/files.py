@@ -178,6 +178,25 @@ def save_model(policy: Any, folder: Path, adapters: bool = False) -> None:
     wait()
 
 
+def make_folder(folder: Path) -> Path:
+    """The folder, made if need be. Raises UserError: it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except OSError as e:
+        raise UserError(f"nothing can be written into {folder}: {e.strerror}; choose another --out") from e
+
+
+def read_options_of(file: Path, kind: Any, **changes: Any) -> Any:
+    """The options that a file of JSON holds, as this dataclass. Raises UserError: it is damaged, or was edited."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return kind(**values | changes)
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        raise UserError(f"{file} does not hold the options that were written there: {e}") from e
+
+
 def check_writable(*files: Path | None) -> None:
     """Before hours are spent on what is to stand in these files. Raises UserError: one of them cannot be written."""
     for file in filter(None, files):
