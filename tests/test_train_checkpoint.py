@@ -113,6 +113,17 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_gone_on_from(stopped, w
     assert records(stopped) == records(whole) and weights(stopped) == weights(whole)
 
 
+def test_copies_of_a_users_beside_the_checkpoints_are_left_alone(tmp_path):
+    for name in (
+        "checkpoint-000002.safetensors",
+        "checkpoint-best.safetensors",
+        "checkpoint-000001",
+        "checkpoint-9.txt",
+    ):
+        (tmp_path / name).touch()
+    assert [file.name for file in checkpoint.files(tmp_path)] == ["checkpoint-000001", "checkpoint-000002.safetensors"]
+
+
 def test_if_every_checkpoint_is_damaged_nothing_is_begun_again(stopped, capsys):
     for file in checkpoint.files(stopped):
         flip(file, 0.5)
