@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -245,7 +246,8 @@ def test_the_end_of_a_job_or_of_a_terminal_saves(tmp_path, signal_name):
         f"import os, signal\ndef reward(completions, trainer_state):\n    if trainer_state.global_step == 1:\n"
         f"        os.kill(os.getpid(), signal.{signal_name})\n    return [1.0] * len(completions)\n"
     )
-    ended = command(tmp_path, "--reward", "r.py", "--eval-every", "4")
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731, under nohup too
+    ended = command(tmp_path, "--reward", "r.py", "--eval-every", "4", preexec_fn=heard)
     assert ended.returncode == 130 and "stopped; everything is saved in run" in ended.stderr
     assert (tmp_path / "run" / "checkpoint-000002.safetensors").is_file()
 
