@@ -209,10 +209,10 @@ def check(section: str, needed: Settings, config: Any) -> None:
 
 def threshold(row: PolicyRecipe) -> str | None:
     """verl's rollout_is_threshold for the row's weights; None where it has no such form."""
-    low, high, gate = (row.sampler.numbers.get(k) for k in ("low", "high", "gate"))
+    low, high, gate, kept_max = (row.sampler.numbers.get(k) for k in ("low", "high", "gate", "kept_max"))
     if gate is None:
         return None if high is None or low is not None else f"{high}"
-    return None if low is None or high is None else f"{low}_{high}"
+    return None if low is None or high is None or kept_max is not None else f"{low}_{high}"
 
 
 def bounds(threshold: Any) -> tuple[float, ...]:
