@@ -133,6 +133,12 @@ def half_solved(prompts, completions, **_):
     return [len(c) * (int(p[:3]) % 2) for p, c in zip(prompts, completions, strict=True)]
 
 
+def partly_scored(prompts, completions, **_):
+    """The same, and of some completions nothing can be said."""
+    earned = half_solved(prompts, completions)
+    return [None if len(c) % 3 == 0 else r for c, r in zip(completions, earned, strict=True)]
+
+
 @pytest.mark.parametrize("name", ["rloo", "gspo", "dppo"])
 def test_a_published_row_learns(name):
     """From random text to nothing but sevens; all rows: ``engine_trl.py --learn``."""
@@ -141,9 +147,11 @@ def test_a_published_row_learns(name):
     assert first < 0.2 and last > 0.8
 
 
+@pytest.mark.parametrize("reward", [half_solved, partly_scored])
 @pytest.mark.parametrize("name", ["dapo:penalty.cache=2", "rloo", "reinforce++", "grpo:entropy=bonus+entropy.coef=0.1"])
-def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name):
-    """Dropped groups, means over groups that TRL has shuffled apart, a KL in the reward, an entropy bonus."""
+def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name, reward):
+    """Dropped groups, means over groups that TRL has shuffled apart, a KL in the reward, an entropy bonus; a completion
+    that has no reward teaches nothing and enters no statistic."""
     row, batches = find(name), []
 
     class Kept(plugs.RecipeGRPOTrainer):
@@ -153,18 +161,21 @@ def test_a_step_is_the_gradient_of_the_row_on_the_batch_uncut(name):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("engine_trl.RecipeGRPOTrainer", Kept)
-        run = online(recipe=name, reward=half_solved, tools=False, max_steps=1, num_iterations=1)
-    policy, batch, rewards = model(), batches[0], run._rewards.view(-1, 4)
-    assert rewards.any() and not rewards.any(1).all()
+        run = online(recipe=name, reward=reward, tools=False, max_steps=1, num_iterations=1)
+    policy, batch = model(), batches[0]
+    rewards = run._rewards.view(-1, 4)
+    scored = ~rewards.isnan()
+    assert scored.all() == (reward is half_solved) and rewards[scored].any() and not rewards.nan_to_num().any(1).all()
     moved = flat(run.model) - flat(policy)
-    mask = batch["completion_mask"].bool() & row.keep(rewards).repeat_interleave(4)[:, None]
+    kept = row.keep(rewards, scored=scored).repeat_interleave(4) & scored.flatten()
+    mask = batch["completion_mask"].bool() & kept[:, None]
     add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
     with float32_is_float64(HEAD):
         log_probs, entropies, _ = run._log_probs(policy, batch, compute_entropy=True)
         old = log_probs.detach()
         given = {"old_log_probs": old, "sampler_log_probs": old, "ref_log_probs": old, "entropies": entropies}
         advantages, loss = (row.used(stage, given) for stage in ("advantages", "loss"))
-        earned = row.advantages(rewards, mask, max_length=6, **advantages).advantages
+        earned = row.advantages(rewards, mask, scored=scored, max_length=6, **advantages).advantages
         loss = row.loss(log_probs, earned, mask, group_size=4, max_length=6, **loss).value
         grads = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
     assert moved.abs().max() > 1e-5
