@@ -1,4 +1,5 @@
-"""Whole training steps of the small default model: against TRL's trainers, where the time goes, how it grows.
+"""Whole training steps of the small default model: against TRL's trainers, where the time goes, how it grows;
+and its rollouts against transformers' ``generate``.
 
 GRPO in samples a second against ``GRPOTrainer``, DPO in pairs a second against ``DPOTrainer``, in one process. Both
 load the same folder, and do the same work in a round: the same prompts (of 7 tokens), group size, longest completion
@@ -11,7 +12,8 @@ TRL generates with transformers' ``generate``, its default. Every repetition run
 ratio over repetitions. Wall time; the ratio of processor time, which other processes disturb less, stands beside it.
 
     python benchmarks/training.py                     everything; writes benchmarks/results/training.json
-    python benchmarks/training.py peers               one part: peers, profile or growth, merged into that file
+    python benchmarks/training.py peers               one part (peers, rollouts, profile, growth), merged into that file
+    python benchmarks/training.py rollouts --model FOLDER    a real model's
     python benchmarks/training.py --quick             a smoke run, which writes nothing
 
 One thread by default: with more, on a shared machine, each small product waits for the slower core (--threads).
@@ -36,6 +38,7 @@ import torch
 from recurrence import processor
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchstone.core import completion_mask
 from torchstone.data.tasks import DIGITS, Task, load_task
 from torchstone.train import methods, offline, online
 from torchstone.train.learner import Learner
@@ -44,11 +47,13 @@ from torchstone.train.model import small_policy
 from torchstone.train.offline import add_reference, learn_offline
 from torchstone.train.online import learn_online
 from torchstone.train.options import DPOOptions, GRPOOptions
+from torchstone.train.rollout import sample
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
 GRPO_SIZES = ["8x8x16x1", "64x8x8x1", "64x8x8x4", "32x16x32x1"]  # prompts, group, new tokens, optimizer steps a round
 DPO_SIZES = ["16x16", "128x8", "128x32"]  # pairs, tokens of a completion
+ROLLOUTS = ["8x8x16", "64x8x8", "32x16x32"]  # prompts, completions of each, new tokens
 HERE = {"lr": 1e-6, "device": "cpu", "micro_batch": 1024}  # nothing is learned: all rounds are alike
 BASE = {"prompts": 16, "group": 8, "tokens": 16, "vocabulary": 1024}  # so large that few completions end early
 GROWTH = {
@@ -171,7 +176,7 @@ def trl_dpo(folder, N, T):
     return Trl("DPO", folder, pairs(4 * N, T), N, micro=HERE["micro_batch"] // 2, **reference)
 
 
-# ------------------------------------------------------------------------------------------------------ three parts
+# ------------------------------------------------------------------------------------------------------- four parts
 
 
 def compare(method, size, repetitions, rounds):
@@ -194,6 +199,36 @@ def compare(method, size, repetitions, rounds):
         "ratio": round(statistics.median(ratios), 2), "lowest": round(ratios[0], 2), "highest": round(ratios[-1], 2),
         "processor_ratio": round(statistics.median(a / b for a, b in zip(their_cpu, our_cpu, strict=True)), 2),
         "repetitions": repetitions, "rounds": rounds,
+    }  # fmt: skip
+
+
+def rollouts(size, repetitions, folder=None):
+    """Tokens a second up to the end tokens, of ours and of ``generate``, full sampling and the KV cache in both."""
+    P, G, T = (int(n) for n in size.split("x"))
+    with tempfile.TemporaryDirectory() as small:
+        policy = load_policy(str(folder or model(small, T)), HERE["device"], "float32")
+    ids = policy.encode_prompts([row["prompt"] for row in prompts(P) for _ in range(G)])
+    padded = policy.tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(policy.device)
+    end = {"eos_token_id": policy.eos_ids, "pad_token_id": policy.pad_id}
+
+    def ours():
+        return sample(policy, ids, T, 1.0).mask
+
+    @torch.no_grad()
+    def theirs():
+        out = policy.model.generate(**padded, **end, do_sample=True, top_k=0, top_p=1.0, max_new_tokens=T)
+        return completion_mask(out[:, padded["input_ids"].shape[1] :], eos_id=policy.eos_ids)
+
+    def rate(write):
+        start = clock()[0]
+        tokens = int(write().sum())
+        return tokens / (clock()[0] - start)
+
+    rates = [(rate(ours), rate(theirs)) for _ in range(repetitions + 1)][1:]  # the first warms up
+    ratios = sorted(a / b for a, b in rates)
+    a, b = (round(statistics.median(column), 1) for column in zip(*rates, strict=True))
+    return {"torchstone": a, "generate": b, "ratio": round(statistics.median(ratios), 2)} | {
+        "lowest": round(ratios[0], 2), "highest": round(ratios[-1], 2), "repetitions": repetitions,
     }  # fmt: skip
 
 
@@ -281,8 +316,11 @@ def growth(quick):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["peers", "profile", "growth"])
-    parser.add_argument("--sizes", nargs="*", help="of the part peers: PxGxTxSTEPS for GRPO, PAIRSxT for DPO")
+    parser.add_argument("parts", nargs="*", default=["peers", "rollouts", "profile", "growth"])
+    parser.add_argument(
+        "--sizes", nargs="*", help="of peers: PxGxTxSTEPS for GRPO, PAIRSxT for DPO; of rollouts: PxGxT"
+    )
+    parser.add_argument("--model", help="of rollouts: a folder in Hugging Face format (default: the small model)")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -321,6 +359,12 @@ def main():
         text = "{:5} {:12} ours {torchstone:7.0f}  TRL {trl:7.0f}  {ratio:.2f} ({lowest:.2f}-{highest:.2f})"
         print(text.format(method, size + ending, **row), f" {row['processor_ratio']:.2f}", flush=True)
         keep("peers", {f"{method} {size}{ending}": row | {"load": os.getloadavg()[0]}})
+    for size in (["2x2x4"] if options.quick else options.sizes or ROLLOUTS) if "rollouts" in options.parts else []:
+        row = rollouts(size, options.repetitions, options.model)
+        name = f"{Path(options.model).name} {size}" if options.model else size
+        text = "{:20} ours {torchstone:7.0f} tokens a second  generate {generate:7.0f}  {ratio:.2f}"
+        print(text.format(name, **row), "({lowest:.2f}-{highest:.2f})".format(**row), flush=True)
+        keep("rollouts", {name: row | {"load": os.getloadavg()[0]}})
     for method, size in named if "profile" in options.parts else []:
         row = profile(method, size, max(2, options.rounds))
         whole = sum(row["milliseconds"].values())

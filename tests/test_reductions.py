@@ -204,6 +204,22 @@ def test_rebel_on_pairs_whose_rewards_are_one_apart_is_ipo_about_the_old_policy(
     same(gradient(ipo, log_probs), 8 / 0.2 * gradient(rebel, log_probs))
 
 
+@edge("REAL", "REINFORCE", "ratio 1, pairs of a right and a wrong", "same gradient, over tau")
+@pytest.mark.parametrize("tau", [0.5, 2.0])
+def test_real_at_ratio_1_on_pairs_of_a_right_and_a_wrong_is_leave_one_out(batch, tau):
+    log_probs, _, _, _, _, mask = batch
+    mask = mask | (torch.arange(5) == 0)
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    row = RECIPES["real"].but(surrogate=Choice("real", tau=tau))
+    earned = row.advantages(rewards, mask).advantages
+    real = row.loss(log_probs, earned, mask, old_log_probs=log_probs.detach(), group_size=2)
+    ahead = leave_one_out_advantages(rewards).flatten()
+    same(
+        gradient(real, log_probs),
+        gradient(reinforce_loss(log_probs, ahead, mask, reduce=sequence_mean), log_probs) / tau,
+    )
+
+
 @edge("A*-PO", "Kimi's regression", "the reference samples")
 def test_a_star_po_on_samples_of_the_reference_is_kimis_with_another_baseline(batch):
     log_probs, old, _, _, _, mask = batch
@@ -537,6 +553,19 @@ def test_mpo_with_one_of_its_two_weights_is_dpo_or_bco(batch, preference_coef):
     coefs = {"preference_coef": preference_coef, "quality_coef": 1 - preference_coef}
     found = preference.mpo_loss(*four, beta=0.3, reward_shift=0.4, **coefs)
     alone = dpo_loss(*four, beta=0.3) if preference_coef else preference.bco_loss(*four, beta=0.3, reward_shift=0.4)
+    same(found.value, alone.value)
+    same(gradient(found, log_probs), gradient(alone, log_probs))
+
+
+@edge("RPO", "DPO", "SFT weight 0")
+def test_rpo_with_an_sft_weight_of_0_is_dpo(batch):
+    log_probs, old, other, values, _, mask = batch
+    mask = mask | (torch.arange(5) == 0)
+    pair = {"chosen_log_probs": log_probs, "rejected_log_probs": old, "chosen_mask": mask, "rejected_mask": mask}
+    pair |= {"ref_chosen_log_probs": other, "ref_rejected_log_probs": values}
+    row = find("rpo:sft.coef=0")
+    sums = [sequence_log_probs(x, mask, average=False) for x in (log_probs, old, other, values)]
+    found, alone = row.loss(**pair), dpo_loss(*sums, beta=row.objective.numbers["beta"])
     same(found.value, alone.value)
     same(gradient(found, log_probs), gradient(alone, log_probs))
 
