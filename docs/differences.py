@@ -14,16 +14,16 @@ Interval = tuple[float, float]  # mean, and half the width
 
 def differences(file: Path, metric: str) -> dict[str, dict[int, Interval]]:
     """The first run's values and then every other run's difference from it, at each number of samples."""
-    values: dict[str, dict[tuple, float]] = {}
+    values: dict[str, dict[tuple[str, int], float]] = {}
     with open(file, encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if row[metric]:
-                pair = (row.get("stream"), row["seed"], int(row["samples"]))
+                pair = (row["seed"], int(row["samples"]))
                 values.setdefault(row["run"], {})[pair] = float(row[metric])
     (first, base), *others = values.items()
     tables = {first: base} | {run: {k: v - base[k] for k, v in table.items()} for run, table in others}
-    grid = dict.fromkeys(at for *_, at in base)
-    return {run: {at: interval([v for k, v in t.items() if k[-1] == at]) for at in grid} for run, t in tables.items()}
+    grid = dict.fromkeys(at for _, at in base)
+    return {run: {at: interval([v for k, v in t.items() if k[1] == at]) for at in grid} for run, t in tables.items()}
 
 
 def main(file: str, metric: str, *samples: str) -> None:

@@ -154,7 +154,7 @@ COMPARISONS = {  # picture: its lines (file, run, words), and its panels (findin
         [("length", "dr_grpo:reduction=token-mean", "token mean"), ("length", "dr_grpo", "fixed length")],
         ("Wrong answers stay longer for a while\nunder the sequence mean",
          "tokens, less the sequence mean's", "eval_length/wrong", 1),
-        ("Reward: ahead after two rounds,\nthen no difference shown",
+        ("Reward: ahead after two rounds,\nlevel at the end",
          "points, less the sequence mean's", "eval_reward", 100),
     ),
     "clip": (
@@ -172,6 +172,13 @@ COMPARISONS = {  # picture: its lines (file, run, words), and its panels (findin
          "points, less those with the deviation", "eval_reward", 100),
         ("Entropy: higher there, the policy\nstays closer to the start",
          "nats per token, less that with it", "entropy", 1),
+    ),
+    "explore": (
+        [("explore", "dr_grpo:reduction=token-mean+tokens=high-entropy+tokens.share=0.2+tokens.counted=chosen",
+          "a fifth of\nthe tokens"),
+         ("explore", "dr_grpo:reduction=token-mean+advantage=pass-at-k+advantage.k=4+advantage.eps=1e-6", "pass@4")],
+        ("Reward: both learn more slowly", "points, less those of all tokens", "eval_reward", 100),
+        ("Entropy: both keep more of it", "nats per token, less that of all tokens", "entropy", 1),
     ),
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ def write(
     completions = torch.full((len(tokens), T), policy.pad_id, device=policy.device)
     rows, going = torch.arange(len(tokens), device=policy.device), True  # those that go on, and whether any do
     noise = noise if policy.device.type == "mps" else noise.to(policy.device)  # which has no float64
-    with policy.computing():
+    with torch.inference_mode(not policy.is_cut), policy.computing():  # gathered weights outlive the block
         out = policy.read_prompts(tokens, visible)
         cache = out.past_key_values
         for t in range(T):
@@ -154,9 +154,10 @@ def choose(logits: Float[Tensor, "B V"], temperature: float, noise: Float[Tensor
 
 def check_room(policy: Policy, prompts: list[list[int]], completions: list[int], whose: str = "a") -> None:
     """A prompt that is empty, or that with so many tokens of its completion exceeds the context. Raises UserError."""
+    context = policy.context
     for ids, room in zip(prompts, completions, strict=True):
-        if not 0 < len(ids) <= policy.context - room:
-            sizes = f"{len(ids)} tokens, then {room} of a completion, in {whose} context of {policy.context}"
+        if not 0 < len(ids) <= context - room:
+            sizes = f"{len(ids)} tokens, then {room} of a completion, in {whose} context of {context}"
             advice = "shorten the text, or try a smaller --max-new-tokens"
             raise UserError(f"a prompt does not fit ({sizes}): {policy.tokenizer.decode(ids[:30])[:60]!r}; {advice}")
 
