@@ -145,7 +145,9 @@ def choose(logits: Float[Tensor, "B V"], temperature: float, noise: Float[Tensor
     found = torch.searchsorted(below, noise[:, None] * below[:, -1:], right=True)
     if not (probs.gather(1, found.clamp(max=probs.shape[1] - 1)) > 0).all():
         if probs.isnan().any():
-            raise UserError("what the model says of the next token is no number (NaN): try a smaller --lr")
+            raise UserError(
+                "what the model says of the next token is no number (NaN): its weights are damaged, or --lr was too large"
+            )
         # sums in parallel may grow by a rounding where nothing is added
         columns = torch.arange(probs.shape[1], device=probs.device)
         found = torch.where((probs > 0) & (columns <= found), columns, 0).amax(1, keepdim=True)
