@@ -172,5 +172,5 @@ def check_disk(folder: Path, learner: Learner, keep: int) -> None:
     there = sum(file.stat().st_size for file in files(folder))
     need, free = 3 * (keep + 1) * trained + (1 + (keep > 1)) * whole, there + shutil.disk_usage(folder).free
     if free < need:
-        sizes = f"{free / 1e9:.1f} GB, and the run writes {need / 1e9:.1f}"
+        sizes = f"{free / 1e9:.2g} GB, and the run writes {need / 1e9:.2g}"
         raise UserError(f"{folder} has room for {sizes}: choose another --out")

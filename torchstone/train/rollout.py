@@ -146,7 +146,7 @@ def choose(logits: Float[Tensor, "B V"], temperature: float, noise: Float[Tensor
     if not (probs.gather(1, found.clamp(max=probs.shape[1] - 1)) > 0).all():
         if probs.isnan().any():
             raise UserError(
-                "what the model says of the next token is no number (NaN): its weights are damaged, or --lr was too large"
+                "what the model says of the next token is no number (NaN): damaged weights, or too large a --lr"
             )
         # sums in parallel may grow by a rounding where nothing is added
         columns = torch.arange(probs.shape[1], device=probs.device)
