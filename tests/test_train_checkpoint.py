@@ -293,7 +293,7 @@ def test_a_line_that_cannot_be_written_names_its_file(stopped, whole):
 
 def test_too_little_room_is_said_before_any_round(tmp_path, home, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
-    with pytest.raises(UserError, match=r"has room for 0.0 GB, and the run writes"):
+    with pytest.raises(UserError, match=r"has room for 0.001 GB, and the run writes 0.0058:"):
         train(config(home, tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
