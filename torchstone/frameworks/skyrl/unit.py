@@ -18,7 +18,7 @@ from torchstone.frameworks.unit import Unit
 UNIT = Unit(
     framework="skyrl",
     version=VERSION,
-    how="run: its registries and its reductions; read: its worker",
+    how="run: its registries, its reductions, a micro-batch of its worker; read: how these add up",
     micro_batches="summed",
     ranks="summed",
     wants="the sum over the micro-batch, with the advantages as they come: divided by the count of the mini-batch",
