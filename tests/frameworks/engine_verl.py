@@ -43,6 +43,8 @@ def difference(name: str, seed: int) -> tuple[float, float]:
     row, batch, settings = ROWS[name], policy_batch(seed), needed(ROWS[name])
     torch.manual_seed(seed)
     per_token = batch.token_advantages if "@" not in name else batch.advantages[:, None].expand_as(batch.mask)
+    if name.startswith("grpo-passk"):  # no advantage of its is below 0, where verl's dual clip acts
+        per_token = per_token.abs()
     batch, weights = replace(batch, token_advantages=per_token, advantages=None), None
     if row.sampler.name == "weights":
         weights, _ = corrected(batch, settings["policy"]["rollout_correction"])
@@ -55,7 +57,8 @@ def difference(name: str, seed: int) -> tuple[float, float]:
     knobs = {k: v for k, v in knobs.items() if k not in OF_THE_ALGORITHM}
     if correction := knobs.pop("correction", None):
         weights, _ = corrected(batch, RolloutCorrectionConfig(**correction))
-    own = {"policy": {"loss_mode": knobs.pop("loss_mode", "vanilla")}, "loss_scale_factor": TOKENS, **knobs}
+    mode = knobs.pop("loss_mode", "vanilla")
+    own = {"policy": mode if isinstance(mode, dict) else {"loss_mode": mode}, "loss_scale_factor": TOKENS, **knobs}
     pairs = list(zip(ours, splits, strict=True))
     if name.startswith("gmpo"):  # verl's own changes with the split: compared on the batch in one piece
         pairs = pairs[:1]
