@@ -50,7 +50,7 @@ def without(*packages: str, command: str) -> subprocess.CompletedProcess:
 
 
 HELPS = ["", "compare", "train", "train grpo", "train distill", "recipes", "check", "identify", "peers", "frameworks"]
-HELPS += ["cost", "eval", "ask", "plot", "sanity"]
+HELPS += ["cost", "eval", "ask", "plot", "sanity", "pipeline", "train sft", "train reward"]
 
 
 @pytest.mark.parametrize("command", HELPS)

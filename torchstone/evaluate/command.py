@@ -16,7 +16,6 @@ from torchstone.train.command import resume_folder
 def compare(arguments: list[str]) -> int:
     """``torchstone compare [options]``, or ``torchstone compare --resume FOLDER``."""
     from torchstone.evaluate.options import Compare
-    from torchstone.store.files import read_options_of
 
     folder, rest = resume_folder(arguments)
     if folder:
@@ -24,6 +23,8 @@ def compare(arguments: list[str]) -> int:
             raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
         if not (folder / "compare.json").is_file():
             raise UserError(f"--resume {folder}: no comparison there (compare.json is missing)")
+        from torchstone.store.files import read_options_of
+
         options = read_options_of(folder / "compare.json", Compare, out=folder)
     else:
         default = Compare(seeds=1, samples=8192, quick=True) if "--quick" in arguments else Compare()

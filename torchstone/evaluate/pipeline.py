@@ -55,14 +55,14 @@ class Pipeline:
 
 def pipeline(arguments: list[str]) -> int:
     """``torchstone pipeline [options]``, or ``torchstone pipeline --resume FOLDER``."""
-    from torchstone.store.files import make_folder, read_options_of, write_text
-
     folder, rest = resume_folder(arguments)
     if folder:
         if rest:
             raise UserError("--resume FOLDER takes every option from the folder; give nothing else with it")
         if not (folder / "pipeline.json").is_file():
             raise UserError(f"--resume {folder}: no pipeline there (pipeline.json is missing)")
+        from torchstone.store.files import read_options_of
+
         options = read_options_of(folder / "pipeline.json", Pipeline, out=folder)
     else:
         options = read_options("pipeline", Pipeline, Pipeline(), arguments)
@@ -75,6 +75,8 @@ def pipeline(arguments: list[str]) -> int:
         raise UserError("--prompts, --eval-prompts and --demonstrations must be at least 1")
     if bad := [beta for beta in options.betas if not 0 <= beta < math.inf]:
         raise UserError(f"--betas must be at least 0, got {bad[0]}")
+    from torchstone.store.files import make_folder, write_text
+
     write_text(make_folder(folder) / "pipeline.json", json.dumps(asdict(options) | {"out": str(folder)}))
     return _run(options, folder)
 
