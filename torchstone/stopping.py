@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torchstone.terminal import UserError
@@ -34,12 +35,16 @@ def ctrl_c_waits() -> threading.Event:
     return asked
 
 
-def unread(stop: threading.Event, error: Exception) -> None:
-    """What a run prints cannot be written: it stops after the round, and saves, as if asked to."""
-    if not stop.is_set():
-        why = getattr(error, "strerror", None) or error
-        print(f"torchstone: what is printed cannot be written ({why}): stopping after this round", file=sys.stderr)
-    stop.set()
+@contextmanager
+def unread(stop: threading.Event) -> Iterator[None]:
+    """If what is printed inside cannot be written, the run stops after the round, and saves, as if asked to."""
+    try:
+        yield
+    except (OSError, ValueError) as e:  # nobody reads it, it was closed, or the disk is full
+        if not stop.is_set():
+            why = getattr(e, "strerror", None) or e
+            print(f"torchstone: what is printed cannot be written ({why}): stopping after this round", file=sys.stderr)
+        stop.set()
 
 
 def stopped(command: str, folder: Any) -> UserError:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 from batch import PolicyBatch, PreferenceBatch, leaf, value_and_grads
-from cases import Case, Output, sides, spread_out
+from cases import Case, Model, Output, sides, spread_out
 from torch import Tensor
 
 from torchstone.frameworks.arguments import per_token
@@ -46,19 +46,6 @@ class Captured:
 
     def get_grad_norm(self, *_: Any) -> float:
         return 0.0
-
-
-class Model:
-    """Returns the numbers it was made with."""
-
-    def __init__(self, *output: Any):
-        self.output = output
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self.output
-
-    def train(self) -> None:
-        pass
 
 
 def actor_loss(

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import torch
 from batch import GROUP, TOKENS, PolicyBatch, leaf, value_and_grads
-from cases import Case, Output, spread_out
+from cases import Case, Model, Output, near_the_engine, spread_out
 from torch import Tensor
 
 from torchstone.frameworks.loading import float32_is_float64
@@ -31,19 +31,6 @@ from skyrl.train.config import AlgorithmConfig  # noqa: E402
 POLICY = ("prefix", "gaps", "empty", "far")
 NO_GAPS = ("prefix", "far")
 Result = tuple[Tensor, dict[str, Tensor]]
-
-
-class Model:
-    """Returns the numbers it was made with, in place of the policy's or the critic's."""
-
-    def __init__(self, *output: Any):
-        self.output = output
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self.output
-
-    def train(self) -> None:
-        pass
 
 
 class Captured:
@@ -211,14 +198,8 @@ def sampler(batch: PolicyBatch, **correction: Any) -> Output:
     return output._replace(given={"sampler_log_probs": batch.sampler_log_probs})
 
 
-def near_the_engine(batch: PolicyBatch, centres: tuple[float, ...], level: str, **correction: Any) -> Output:
-    """``centres``: rows' log-ratios to the engine, in turn, as a mean or a sum of tokens, each up to 1 away from it."""
-    tokens = batch.mask.sum(1, keepdim=True).clamp(min=1)
-    noise = torch.arange(batch.mask.numel(), dtype=torch.float64).view(batch.mask.shape).sin()
-    noise -= (noise * batch.mask).sum(1, keepdim=True) / tokens
-    of_rows = torch.tensor(centres, dtype=torch.float64)[torch.arange(len(noise)) % len(centres), None]
-    drift = noise + (of_rows / tokens if level == "sum" else of_rows)
-    batch = replace(batch, sampler_log_probs=batch.old_log_probs - drift)
+def masking(batch: PolicyBatch, centres: tuple[float, ...], level: str, **correction: Any) -> Output:
+    batch = near_the_engine(batch, centres, level)
     output = policy(batch, off_policy_correction=correction)
     return output._replace(given={"sampler_log_probs": batch.sampler_log_probs})
 
@@ -268,7 +249,7 @@ CASES = {
     **{f"{name}@{VERSION}": Case(partial(policy, **x), POLICY[:3], note=NO_FAR) for name, x in KLS.items()},
     **{f"{name}@{VERSION}": Case(partial(whitened, **x), NO_GAPS, 1e-7, FLOAT32) for name, x in WHITENED.items()},
     **{f"{name}@{VERSION}": Case(partial(sampler, **x), POLICY) for name, x in SAMPLER.items()},
-    **{f"{name}@{VERSION}": Case(partial(near_the_engine, **x), POLICY) for name, x in MASKING.items()},
+    **{f"{name}@{VERSION}": Case(partial(masking, **x), POLICY) for name, x in MASKING.items()},
     f"gspo@{VERSION}": Case(partial(gspo, **GSPO), POLICY[:3], note=NO_FAR),
     f"maxrl@{VERSION}": Case(maxrl, POLICY),
     f"clip-cov@{VERSION}": Case(partial(policy, policy_loss_type="clip_cov"), (*POLICY, "long")),

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from batch import GROUP, TOKENS, PolicyBatch, leaf, value_and_grads
-from cases import NOTHING, Case, Output, spread_out
+from cases import NOTHING, Case, Output, near_the_engine, spread_out
 from torch import Tensor
 
 from torchstone.frameworks.verl import functions as verl
@@ -263,16 +263,8 @@ def sampler(batch: PolicyBatch, **knobs: Any) -> Output:
 
 
 def rejecting(batch: PolicyBatch, centres: tuple[float, ...], level: str, **knobs: Any) -> Output:
-    """Completions leave the mask. ``centres``: rows' log-ratios to the engine, in turn, as a mean or a sum of tokens.
-
-    Each token's own is up to 1 away from its row's mean.
-    """
-    tokens = batch.mask.sum(1, keepdim=True).clamp(min=1)
-    noise = torch.arange(batch.mask.numel(), dtype=torch.float64).view(batch.mask.shape).sin()
-    noise -= (noise * batch.mask).sum(1, keepdim=True) / tokens
-    of_rows = torch.tensor(centres, dtype=torch.float64)[torch.arange(len(noise)) % len(centres), None]
-    drift = noise + (of_rows / tokens if level == "sum" else of_rows)
-    batch = replace(batch, sampler_log_probs=batch.old_log_probs - drift)
+    """Completions leave the mask."""
+    batch = near_the_engine(batch, centres, level)
     left = int(corrected(batch, knobs)[1].sum())
     assert 0 < left < int(batch.mask.sum())
     given = {"sampler_log_probs": batch.sampler_log_probs, "denominator": left}

@@ -127,10 +127,8 @@ def _train(config: Any, folder: Path, stop: Any) -> None:
     with Bar(config.label) as bar:
 
         def show(record: dict[str, Any]) -> bool:
-            try:
+            with unread(stop):
                 bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
-            except (OSError, ValueError) as e:
-                unread(stop, e)
             return bool(stop.is_set())
 
         try:

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from torchstone.data.files import first_line
-from torchstone.data.formats import check_margin
 from torchstone.data.tasks import Example
 from torchstone.layers import run_again
 from torchstone.store.files import absolute, file_hash
@@ -140,12 +139,6 @@ def weights_hash(folder: Path) -> str:
     """Of the weights in a model's folder, or in that of its run; of a model of the hub nothing."""
     found = sorted((folder / "model" if (folder / "model").is_dir() else folder).glob("*.safetensors"))
     return " ".join(map(file_hash, found))
-
-
-def margin_of(pair: Example) -> float:
-    """How much better the chosen one of an encoded pair is held to be, in reward units: the column ``margin``, or 0."""
-    check_margin(margin := pair.get("margin", 0.0))
-    return float(margin)
 
 
 def pair_rewards(model: Any, pairs: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -39,13 +39,11 @@ def claimed(folder: Path, resume: bool) -> Iterator[None]:
         yield
         return
     lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process trains in {folder}: let it end, or choose another --out") from None
-    except OSError as e:
-        raise UserError(f"nothing can be written into {folder}: {e.strerror}; choose another --out") from e
+    with writable(make_folder(folder)):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"another process trains in {folder}: let it end, or choose another --out") from None
     try:
         held = [file.name for name in LEFT for file in folder.glob(name)]
         if held and not resume:
@@ -180,9 +178,16 @@ def save_model(policy: Any, folder: Path, adapters: bool = False) -> None:
 
 def make_folder(folder: Path) -> Path:
     """The folder, made if need be. Raises UserError: it cannot be."""
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    return folder
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raises UserError: inside, the system refused to make or to write something in the folder that --out names."""
+    try:
+        yield
     except OSError as e:
         raise UserError(f"nothing can be written into {folder}: {e.strerror}; choose another --out") from e
 

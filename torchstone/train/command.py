@@ -65,12 +65,10 @@ def _train(config: Any, resume: bool) -> int:
     with Bar("the start model" if not config.model else "loading") as bar:
 
         def show(record: dict[str, Any]) -> bool:
-            try:
+            with unread(stop):
                 bar.update(record["step"], record["steps"], noted(record), evaluated(record), config.label)
                 for sample in record["held_out"] if bar.on_terminal else []:
                     bar.say(shown(sample))
-            except (OSError, ValueError) as e:  # nobody reads it, or the disk is full
-                unread(stop, e)
             return stop.is_set()
 
         try:

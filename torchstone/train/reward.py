@@ -11,7 +11,7 @@ from torchstone.core import Loss
 from torchstone.core.result import mean_of
 from torchstone.data.tasks import Example
 from torchstone.dpo import bradley_terry_loss
-from torchstone.rewards.reward_model import margin_of, pair_rewards
+from torchstone.rewards.reward_model import pair_rewards
 from torchstone.train.learner import Learner
 from torchstone.train.offline import cut_pairs, encoder
 from torchstone.train.options import RewardOptions
@@ -33,7 +33,7 @@ def learn_reward(
             chosen, rejected = pair_rewards(model, batch[piece])
             # 5 advantages: none, the loss itself ranks the pair
             # 6 loss: a scalar
-            margin = torch.tensor([margin_of(pair) for pair in batch[piece]]).to(chosen)
+            margin = torch.tensor([float(pair.get("margin", 0.0)) for pair in batch[piece]]).to(chosen)
             centre = config.center_rewards_coefficient
             loss = bradley_terry_loss(chosen, rejected, margin=margin, centre=centre, denominator=N)
             named = {"accuracy": "accuracy", "reward_gap": "margin", "mean_reward": "mean_reward"}

@@ -6,6 +6,7 @@ and not before them.
 
 from __future__ import annotations
 
+from torchstone.frameworks import beside
 from torchstone.recipes.choices import Choice, Recipe
 from torchstone.recipes.online import PolicyRecipe
 from torchstone.recipes.pairs import PreferenceRecipe
@@ -27,7 +28,7 @@ def left_out(row: PolicyRecipe) -> str:
     own = row.advantage.name in ("critic", "reward")
     said = ["rewards are clipped to -10 and 10" + ("" if own else " after the baseline")]
     if row.ratio.name == "token":
-        said.append("log-ratios are cut at -20 and 20, with gradient 0 beyond")
+        said.append(beside.LOG_RATIOS_CUT)
     if row.reward_kl.name != "none":
         said.append("a token's KL is cut at -10 and 10")
     if row.loss_kl.name != "none":

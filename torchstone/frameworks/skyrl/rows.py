@@ -11,6 +11,7 @@ which drop a completion for a single token.
 
 from __future__ import annotations
 
+from torchstone.frameworks import beside
 from torchstone.recipes.choices import Choice, Recipe
 from torchstone.recipes.online import PolicyRecipe
 
@@ -30,16 +31,15 @@ def left_out(row: PolicyRecipe) -> str:
     said = []
     own = row.name.startswith("clip-cov")  # its loss takes exp itself
     if row.surrogate.name in ("clip", "sapo", "dppo") and not own:  # cispo's weight is within its bounds long before
-        whole = "the mean log-ratio of a completion is cut at 10, with gradient 0 beyond"
-        said.append("log-ratios are cut at -20 and 20, with gradient 0 beyond" if row.ratio.name == "token" else whole)
+        said.append(beside.LOG_RATIOS_CUT if row.ratio.name == "token" else beside.MEAN_LOG_RATIO_CUT)
     if row.surrogate.name == "importance" or own:
-        said.append("the ratio is exp of any log-ratio, where a row goes on as a tangent from 20")
+        said.append(beside.NO_TANGENT)
     if row.surrogate.name == "dppo":
         said.append("the value is -A rho, of the same gradient")
     if row.sampler.name != "none":
-        said.append("the log of a weight for the engine's samples is cut at -20 and 20")
+        said.append(beside.WEIGHTS_CUT)
     if row.loss_kl.name != "none":
-        said.append("the KL's log-ratio is cut at -20 and 20 and k3 at 10, with gradient 0 beyond")
+        said.append(beside.KL_CUT + beside.NO_GRADIENT)
     elif row.reward_kl.name == "none":
         said.append("the KL, on by default: 0.001 k3 as a mean over completions")
     if row.reward_kl.name != "none":
@@ -52,9 +52,9 @@ def left_out(row: PolicyRecipe) -> str:
     if row.advantage.name == "max-likelihood":
         said.append("1e-6 is added to the mean that it divides by")
     if row.advantage.name in ("group-std", "group-mean", "max-likelihood"):
-        said.append("a group of one keeps its raw reward")
+        said.append(beside.GROUP_OF_ONE)
     if row.advantage.name == "group-std" and row.groups.name == "all":
-        said.append("equal rewards leave what rounding leaves, divided by 1e-6, in place of 0")
+        said.append(beside.ROUNDING)
     if row.groups.name == "mixed":
         said.append("its example's own trainer adds a penalty for length and masks what was cut off")
     return "; ".join(said)

@@ -5,6 +5,7 @@ Everywhere: the trainer gives the counts of the whole mini-batch. Whitening take
 
 from __future__ import annotations
 
+from torchstone.frameworks import beside
 from torchstone.recipes.choices import Choice, Recipe
 from torchstone.recipes.online import PolicyRecipe
 
@@ -21,34 +22,31 @@ CRITIC = {
 PER_ROW = Choice("sequence-mean", empty_rows="counted")
 GEOMETRIC = "rollout_rs=seq_mean_k1, rollout_rs_threshold=0.999_1.001"
 INVERSE = "The bounds are those of the inverse ratio, engine / trainer: 0.999 and 1.001 keep 1 / 1.001 to 1 / 0.999."
-CUT = "log-ratios are cut at -20 and 20, with gradient 0 beyond"
 
 
 def left_out(row: PolicyRecipe) -> str:
     """What verl does beside these choices."""
     said = []
     if row.surrogate.name in ("clip", "sapo"):  # of cispo the weight is within its bounds long before; gmpo is not cut
-        whole = "the mean log-ratio of a completion is cut at 10, with gradient 0 beyond"
-        said.append(CUT if row.ratio.name == "token" else whole)
+        said.append(beside.LOG_RATIOS_CUT if row.ratio.name == "token" else beside.MEAN_LOG_RATIO_CUT)
     elif row.surrogate.name == "dppo":
         said.append("the log-ratio in a weight is cut at -20")
     if row.surrogate.name == "quadratic":
         said.append("the value has -A log pi for -A s, a constant more")
     if row.surrogate.name == "importance":
-        said.append("the ratio is exp of any log-ratio, where a row goes on as a tangent from 20")
+        said.append(beside.NO_TANGENT)
     if row.tokens.name != "all":
         said.append("covariances, counts and the pick are those of one micro-batch")
     if row.sampler.name != "none":
-        said.append("the log of a weight for the engine's samples is cut at -20 and 20")
+        said.append(beside.WEIGHTS_CUT)
     if row.sampler.numbers.get("gate") in ("sequence", "sequence-mean"):
         said.append("what is dropped leaves the mask: give the tokens that are kept as the denominator")
     if row.loss_kl.name != "none":
-        gradient = "" if row.loss_kl.name == "k3-k2-gradient" else ", with gradient 0 beyond"
-        said.append(f"the KL's log-ratio is cut at -20 and 20 and k3 at 10{gradient}")
+        said.append(beside.KL_CUT + ("" if row.loss_kl.name == "k3-k2-gradient" else beside.NO_GRADIENT))
     if row.advantage.name.startswith(("group-", "each-", "leave-one-out", "length-weighted")):
-        said.append("a group of one keeps its raw reward")
+        said.append(beside.GROUP_OF_ONE)
     if row.advantage.name in ("group-std", "each-by-std") and row.groups.name == "all":
-        said.append("equal rewards leave what rounding leaves, divided by 1e-6, in place of 0")
+        said.append(beside.ROUNDING)
     return "; ".join(said) or "nothing"
 
 

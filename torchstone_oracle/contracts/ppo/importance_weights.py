@@ -30,7 +30,7 @@ def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, St
     result = []
     low, high = settings["low"], settings["high"]
     least, most = dual(0 if low is None else low), dual("inf" if high is None else high)
-    cap = dual("inf" if settings["kept_max"] is None else settings["kept_max"])
+    kept_max = dual("inf" if settings["kept_max"] is None else settings["kept_max"])
     for old, sampler, on in zip(inputs["old_log_probs"], inputs["sampler_log_probs"], inputs["mask"], strict=True):
         at = [t for t, m in enumerate(on) if m]
         us = [steps["log_ratio"](old[t], sampler[t]) for t in at]
@@ -39,7 +39,7 @@ def weights_of_tokens(inputs: Inputs, settings: Settings, steps: Mapping[str, St
             bounded = [steps["truncate"](w, least, most) for w in weights]
         else:
             judged = steps["judge"](us, settings["gate"])
-            capped = [steps["cap"](w, cap) for w in weights]
+            capped = [steps["cap"](w, kept_max) for w in weights]
             bounded = [steps["keep"](w, s, least, most) for w, s in zip(capped, judged, strict=True)]
         found = dict(zip(at, bounded, strict=True))
         result.append([found.get(t) for t in range(len(on))])

@@ -1,0 +1,10 @@
+"""What several frameworks do beside a row's choices, each in the same words: for the ``left_out`` of their rows."""
+
+LOG_RATIOS_CUT = "log-ratios are cut at -20 and 20, with gradient 0 beyond"
+MEAN_LOG_RATIO_CUT = "the mean log-ratio of a completion is cut at 10, with gradient 0 beyond"
+NO_TANGENT = "the ratio is exp of any log-ratio, where a row goes on as a tangent from 20"
+WEIGHTS_CUT = "the log of a weight for the engine's samples is cut at -20 and 20"
+KL_CUT = "the KL's log-ratio is cut at -20 and 20 and k3 at 10"
+NO_GRADIENT = ", with gradient 0 beyond"
+GROUP_OF_ONE = "a group of one keeps its raw reward"
+ROUNDING = "equal rewards leave what rounding leaves, divided by 1e-6, in place of 0"
