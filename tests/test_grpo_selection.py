@@ -157,6 +157,8 @@ def test_GRPO_22_by_hand():
     assert kept(0.0) == [F, F, F, T]
     still = second_moment_mask(moved, moved, advantages, every(moved), limit=0.0)
     assert still.all()  # on policy nothing has moved
+    at_limit = second_moment_mask(row(0.5, 0.25), row(0.0, 0.0), row(1.0, 1.0), every(row(1, 1)), limit=0.15625)
+    assert at_limit.all()  # their mean is the limit, exactly
 
 
 def test_GRPO_22_gaps_and_an_advantage_of_0_are_not_in_t():
